@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Set up and run spex_mech from a clone: Python 3.11 and git are all it needs.
+
+    python3 run.py demo            the main job, on the bundled model
+    python3 run.py test [...]      the tests (arguments go to pytest)
+    python3 run.py COMMAND [...]   any other command of spex-mech
+
+The first call makes a virtual environment in .venv and installs the package into it; later calls
+start at once. A build of torch that pip has at hand (a folder named by PIP_FIND_LINKS) is used
+instead of downloading one.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENT = Path(os.environ.get("SPEX_MECH_VENV", HERE / ".venv"))
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def set_up() -> None:
+    """Make the environment, unless it was made from this pyproject.toml already."""
+    stamp = ENVIRONMENT / "spex_mech_installed"
+    wanted = hashlib.sha256((HERE / "pyproject.toml").read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print(f"setting up {ENVIRONMENT} (once; some minutes) ...", file=sys.stderr, flush=True)
+    if not PYTHON.is_file():
+        venv.create(ENVIRONMENT, with_pip=True)
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if subprocess.run([str(PYTHON), "-c", "import torch"], capture_output=True).returncode:
+        # Only from what is at hand; where nothing is, the requirement below downloads it.
+        subprocess.run([*pip, "--no-index", "--no-deps", "torch"], capture_output=True)
+    subprocess.run([*pip, "--editable", f"{HERE}[dev]"], check=True)
+    stamp.write_text(wanted)
+
+
+def main() -> int:
+    arguments = sys.argv[1:] or ["--help"]
+    try:
+        set_up()
+    except (subprocess.CalledProcessError, OSError) as error:
+        print(f"the set-up failed: {error}; remove {ENVIRONMENT} to start it afresh")
+        return 1
+    if arguments[0] == "test":
+        command = [str(PYTHON), "-m", "pytest", *arguments[1:]]
+        return subprocess.run(command, cwd=HERE).returncode
+    return subprocess.run([str(PYTHON), "-m", "spex_mech", *arguments]).returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

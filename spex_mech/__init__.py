@@ -1,0 +1,68 @@
+"""spex_mech finds which parts of a neural network interact.
+
+The public names, imported when first used: importing the package loads no torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spex_mech.discover import confirm, discover, measure
+    from spex_mech.games.architectures import Architecture
+    from spex_mech.games.components import Component, Components
+    from spex_mech.games.metrics import Task
+    from spex_mech.games.model_game import ModelGame
+    from spex_mech.games.prompts import Prompts
+    from spex_mech.results.interactions import Interactions
+    from spex_mech.results.plots import plot_map, plot_network
+    from spex_mech.tasks import load_task
+    from spex_mech.zoo import load_model
+
+_HOMES = {
+    "Architecture": "games.architectures",
+    "Component": "games.components",
+    "Components": "games.components",
+    "Interactions": "results.interactions",
+    "ModelGame": "games.model_game",
+    "Prompts": "games.prompts",
+    "Task": "games.metrics",
+    "confirm": "discover",
+    "discover": "discover",
+    "load_model": "zoo",
+    "load_task": "tasks",
+    "measure": "discover",
+    "plot_map": "results.plots",
+    "plot_network": "results.plots",
+}
+
+__all__ = [
+    "Architecture",
+    "Component",
+    "Components",
+    "Interactions",
+    "ModelGame",
+    "Prompts",
+    "Task",
+    "confirm",
+    "discover",
+    "load_model",
+    "load_task",
+    "measure",
+    "plot_map",
+    "plot_network",
+]
+
+__version__ = version("spex_mech")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spex_mech' has no attribute {name!r}")
+    value = getattr(import_module(f"spex_mech.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,182 @@
+"""The command line: ``spex-mech demo | discover | models | tasks``.
+
+Bad input ends with exit code 2 and one line that names the value and the cure. Nothing heavy is
+imported before a command runs, so that ``--help`` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# The functions' own defaults, repeated here because importing them would load torch; a test holds
+# the two together.
+DEFAULTS: dict[str, Any] = {
+    "method": "exhaustive",
+    "budget": None,
+    "order": 2,
+    "seed": 0,
+    "n_prompts": 64,
+    "ablation": "mean",
+    "batch_size": None,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        print(f"spex-mech: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("spex-mech: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="spex-mech", description="Find which parts of a neural network interact."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="find the pair of heads that makes induction")
+    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
+    demo.set_defaults(command=_demo)
+
+    discover = commands.add_parser("discover", help="measure the interactions of a model on a task")
+    discover.add_argument("--model", default="demo", help="bundled name, local folder or hub name")
+    discover.add_argument("--bridge", action="store_true", help="load it as a TransformerBridge")
+    discover.add_argument("--task", default="induction", help="a task, or a .csv/.json prompt file")
+    discover.add_argument("--file", help="the text file of the task 'text'")
+    discover.add_argument("--n-prompts", type=int, default=DEFAULTS["n_prompts"])
+    discover.add_argument(
+        "--units",
+        default="heads",
+        help="heads, neurons, heads+neurons, kv_groups, or labels and patterns: L1H*,L0N17",
+    )
+    discover.add_argument(
+        "--ablation",
+        default=DEFAULTS["ablation"],
+        help="mean, zero, mean_per_position or resample",
+    )
+    discover.add_argument("--method", default=DEFAULTS["method"])
+    discover.add_argument("--budget", type=int, default=DEFAULTS["budget"], help="evaluations")
+    discover.add_argument("--order", type=int, default=DEFAULTS["order"])
+    discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])
+    discover.add_argument("--batch-size", type=int, default=DEFAULTS["batch_size"], help="rows")
+    discover.add_argument("--out", type=Path, default=Path("out/discover"))
+    discover.set_defaults(command=_discover)
+
+    commands.add_parser("models", help="what --model takes").set_defaults(command=_models)
+    commands.add_parser("tasks", help="what --task takes").set_defaults(command=_tasks)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> None:
+    import spex_mech as sm
+
+    _check_folder(options.out)
+    model = sm.load_model("demo")
+    task = sm.load_task("induction", model)
+    game = sm.ModelGame(model, task)
+    found = sm.discover(game)
+    print(found)
+    a, b = (found.labels[u] for u in found.top(1).units[0])
+    print(
+        f"\n{a} and {b} make induction: each alone costs "
+        f"{_main(found, a):+.2f} and {_main(found, b):+.2f} nats, "
+        f"and the damage overlaps by {found.value(a, b):+.2f}: they work in series."
+    )
+    again = sm.confirm(found, sm.ModelGame(model, sm.load_task("induction", model, seed=1)), k=1)
+    print(f"On 64 other prompts: {again.mean[0]:+.2f} +- {again.stderr[0]:.2f}.")
+    _write(found, options.out)
+
+
+def _discover(options: argparse.Namespace) -> None:
+    import spex_mech as sm
+    from spex_mech.tasks import load_task
+
+    _check_folder(options.out)
+    model = sm.load_model(options.model, bridge=options.bridge)
+    extra = {} if options.file is None else {"file": options.file}
+    task = load_task(options.task, model, options.n_prompts, options.seed, **extra)
+    game = sm.ModelGame(
+        model,
+        task,
+        _units(model, options.units),
+        ablation=options.ablation,
+        batch_size=options.batch_size,
+    )
+    found = sm.discover(game, options.method, options.budget, options.order, options.seed)
+    print(found)
+    _write(found, options.out)
+
+
+def _models(options: argparse.Namespace) -> None:
+    from spex_mech.zoo import BUNDLED
+
+    for name, what in BUNDLED.items():
+        print(f"{name:<14}{what}")
+    print(f"{'a folder':<14}that transformers' save_pretrained wrote")
+    print(f"{'a hub name':<14}such as gpt2 or EleutherAI/pythia-70m, where there is a network")
+
+
+def _tasks(options: argparse.Namespace) -> None:
+    from spex_mech.tasks import TASKS
+
+    for name, what in TASKS.items():
+        print(f"{name:<14}{what}")
+    print(f"{'a file':<14}of prompts: EAP-IG's .csv, auto-circuit's .json, or rows of your own")
+
+
+def _units(model: Any, text: str) -> Any:
+    import spex_mech as sm
+
+    whole = {
+        "heads": sm.Components.heads,
+        "neurons": sm.Components.neurons,
+        "kv_groups": sm.Components.kv_groups,
+    }
+    parts = []
+    for word in text.replace("+", ",").split(","):
+        if word in whole:
+            parts.append(whole[word](model))
+        elif any(sign in word for sign in "*?["):
+            kinds = "neurons" if "N" in word else "kv_groups" if "G" in word else "heads"
+            parts.append(whole[kinds](model).select(word))
+        else:
+            parts.append(sm.Components.named(model, [word]))
+    units = parts[0]
+    for part in parts[1:]:
+        units = units + part
+    return units
+
+
+def _main(found: Any, label: str) -> float:
+    return float(found.main_effects[found.labels.index(label)])
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file; give a folder")
+
+
+def _write(found: Any, folder: Path) -> None:
+    """The result, the table and the map: nothing before all were computed."""
+    from spex_mech.results.plots import plot_map
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found.save(folder / "interactions.npz")
+    found.frame().to_csv(folder / "interactions.csv", index=False)
+    written = ["interactions.npz", "interactions.csv"]
+    try:
+        plot_map(found).savefig(folder / "map.png", dpi=160)
+        written.append("map.png")
+    except ImportError as error:
+        print(f"no map: {error}", file=sys.stderr)
+    print(f"\nwritten to {folder}: {', '.join(written)}")

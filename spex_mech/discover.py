@@ -1,0 +1,208 @@
+"""The steps in order: a search's questions go to the game, the answers go back.
+
+Progress, budget and cost live here, once for every search and every game.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spex_mech.games.model_game import versions
+from spex_mech.results.interactions import Interactions
+from spex_mech.search.exhaustive import Exhaustive
+from spex_mech.search.question import Findings, Question, Search
+
+METHODS: dict[str, Callable[..., Search]] = {"exhaustive": Exhaustive}
+_MASKS_PER_BATCH = 256
+
+
+@dataclass(frozen=True)
+class CallableGame:
+    """Any function of masks as a game: ``Bool[mask unit]`` -> ``[mask]`` or ``[mask prompt]``."""
+
+    function: Callable[[Any], Any]
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __call__(self, masks: Bool[Tensor, "mask unit"]) -> Float[Tensor, "mask prompt"]:
+        values = torch.as_tensor(np.asarray(self.function(masks)))
+        values = values[:, None] if values.ndim == 1 else values
+        if values.ndim != 2 or len(values) != len(masks):
+            raise ValueError(
+                f"the game returned shape {list(values.shape)} for {len(masks)} masks; it must "
+                "return [mask] or [mask prompt]"
+            )
+        return values.double()
+
+
+def discover(
+    game: Any,
+    method: str = "exhaustive",
+    budget: int | None = None,
+    order: int = 2,
+    seed: int = 0,
+    *,
+    n: int | None = None,
+    labels: Sequence[str] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Interactions:
+    """Find and measure the interactions of a game.
+
+    Args:
+        game: a ``ModelGame``, or anything with ``len``, ``labels`` and a call, or (with ``n``) any
+            function from ``Bool[mask unit]`` (True = kept) to ``[mask]`` or ``[mask prompt]``.
+        method: "exhaustive" (every pair exactly; a random sample where the budget is smaller).
+        budget: evaluations that may be spent; one mask over all prompts is one.
+        order: the largest number of units in an interaction.
+        seed: of everything random.
+        n: the number of units, where the game has no length.
+        labels: their names; default: the game's own, or their numbers.
+        progress: show a progress bar once it takes more than a few seconds.
+
+    Returns:
+        The measured interactions, with errors over prompts, main effects, cost and provenance.
+
+    Raises:
+        ValueError: an unknown method, a budget that is too small, or an answer of the game that is
+            not finite.
+    """
+    game = _as_game(game, n, labels)
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    search = METHODS[method](len(game), order=order, budget=budget, seed=seed, **options)
+    return _drive(
+        game, search, {"method": method, "order": order, "budget": budget, "seed": seed}, progress
+    )
+
+
+def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) -> Interactions:
+    """Measure exactly the interactions of the given sets of labels, and of their subsets.
+
+    >>> def overlap(masks):  # two units in series: either one gone breaks it
+    ...     return masks.all(dim=1).double()
+    >>> found = measure(_as_game(overlap, 2, ["a", "b"]), [("a", "b")])
+    >>> found.value("a", "b")
+    1.0
+    """
+    game = _as_game(game, None, None)
+    column = {label: u for u, label in enumerate(game.labels)}
+    if unknown := [label for labels in sets for label in labels if label not in column]:
+        raise ValueError(f"unknown unit {unknown[0]!r}; this game's units are {game.labels[:4]}...")
+    width = max((len(labels) for labels in sets), default=0)
+    rows = [[column[x] for x in labels] + [-1] * (width - len(labels)) for labels in sets]
+    search = Exhaustive(len(game), order=max(width, 2), sets=np.array(rows).reshape(-1, width))
+    return _drive(game, search, {"method": "listed sets"}, progress)
+
+
+def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = True) -> Interactions:
+    """Measure the k strongest interactions again on another game of the same units: other prompts,
+    another ablation. What was selected on some prompts is a finding only if it holds on others."""
+    labels = np.append(found.labels, "")
+    sets = [[name for name in labels[row] if name] for row in found.top(k).units]
+    again = measure(game, sets, progress=progress)
+    wanted = {frozenset(names) for names in sets}
+    kept = [r for r, row in enumerate(again.units) if frozenset(labels[row]) - {""} in wanted]
+    return again._rows(np.array(kept))
+
+
+def _as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
+    if hasattr(game, "__len__") and hasattr(game, "labels"):
+        return game
+    if not callable(game):
+        raise ValueError(f"{type(game).__name__} is not a game: it cannot be called with masks")
+    if n is None and labels is None:
+        raise ValueError("a plain function has no length: give n=, the number of its units")
+    names = list(labels) if labels is not None else [str(unit) for unit in range(n or 0)]
+    if n is not None and len(names) != n:
+        raise ValueError(f"{len(names)} labels for {n} units")
+    return CallableGame(game, names)
+
+
+def _drive(game: Any, search: Search, about: dict[str, Any], progress: bool) -> Interactions:
+    started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
+    # A fixed size: which masks share a batch must not depend on how fast the machine is.
+    batch = int(getattr(game, "masks_per_batch", _MASKS_PER_BATCH))
+    # A line a minute in a log file, where a bar cannot be redrawn.
+    often = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 60
+    with tqdm(
+        total=search.planned,
+        unit="eval",
+        delay=2,
+        disable=not progress,
+        dynamic_ncols=True,
+        mininterval=often,
+        maxinterval=often,
+    ) as bar:
+        while (question := search.ask()) is not None:
+            bar.set_description(question.stage, refresh=False)
+            values, gradients = [], []
+            masks = torch.from_numpy(question.masks(len(game)))
+            for part in masks.split(batch):
+                value, gradient = _answer(game, question, part)
+                values.append(value)
+                gradients.append(gradient)
+                bar.update(len(part) * question.cost // len(question))
+            cost["evaluations"] += question.cost
+            cost["gradients"] += len(question) if question.gradient else 0
+            search.tell(
+                np.concatenate(values), np.concatenate(gradients) if question.gradient else None
+            )
+            bar.set_postfix_str(_best_words(game, search), refresh=False)
+    seconds = round(time.perf_counter() - started, 3)
+    return _result(game, search.findings(), {**cost, "seconds": seconds}, about)
+
+
+def _answer(
+    game: Any, question: Question, masks: Bool[Tensor, "mask unit"]
+) -> tuple[Float[np.ndarray, "mask prompt"], Float[np.ndarray, "mask unit"] | None]:
+    gradients = None
+    if question.gradient:
+        gates = torch.where(masks, 1.0, question.gate) if question.gate else masks
+        values, slopes = game.value_and_gradient(gates)
+        gradients = slopes.numpy()
+    else:
+        values = game(masks)
+    values = np.asarray(values)
+    if not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        lost = np.flatnonzero(~masks[row].numpy())
+        names = ", ".join(game.labels[u] for u in lost[:4]) + (", ..." if len(lost) > 4 else "")
+        raise ValueError(
+            f"the game's value is {values[row].min()} with {names or 'nothing'} ablated; it must "
+            "be finite for every mask"
+        )
+    return values, gradients
+
+
+def _best_words(game: Any, search: Search) -> str:
+    return ", ".join(
+        f"{'x'.join(game.labels[u] for u in units)} {value:+.3g}" for units, value in search.best(2)
+    )
+
+
+def _result(
+    game: Any, findings: Findings, cost: dict[str, float], about: dict[str, Any]
+) -> Interactions:
+    described = game.describe() if hasattr(game, "describe") else {}
+    return Interactions(
+        labels=list(game.labels),
+        units=findings.units,
+        values=findings.values.astype(np.float32),
+        main_effects_by_prompt=findings.main_effects,
+        intact_by_prompt=findings.intact,
+        noise_floor=float(getattr(game, "noise_floor", 0.0)),
+        cost=cost,
+        audit=findings.audit,
+        about={**about, **findings.notes, **described, "versions": versions()},
+    )

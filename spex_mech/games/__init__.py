@@ -1,0 +1,1 @@
+"""What is ablated, and how the model answers."""

@@ -1,0 +1,291 @@
+"""Where a model keeps its attention heads and MLP neurons.
+
+Heads are read at the *input* of the attention's output projection (``[row pos head*d_head]``),
+neurons at the input of the MLP's down projection (``[row pos neuron]``): there, and only there, a
+head or a neuron is a slice that can be replaced without touching any other. (Slices of the
+projection's output mix all heads.) Sizes come from the weights, never from a config, and a model
+whose heads cannot be told apart is refused.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn
+
+from torch import nn
+
+Kind = Literal["head", "neuron", "kv_group"]
+
+# One row a family of transformers models: the two output projections of layer L.
+_FAMILIES: dict[str, tuple[str, str]] = {
+    "gpt2": (r"h\.(\d+)\.attn\.c_proj", r"h\.(\d+)\.mlp\.c_proj"),
+    "gpt_neo": (r"h\.(\d+)\.attn\.attention\.out_proj", r"h\.(\d+)\.mlp\.c_proj"),
+    "gptj": (r"h\.(\d+)\.attn\.out_proj", r"h\.(\d+)\.mlp\.fc_out"),
+    "gpt_neox": (r"layers\.(\d+)\.attention\.dense", r"layers\.(\d+)\.mlp\.dense_4h_to_h"),
+    "phi": (r"layers\.(\d+)\.self_attn\.dense", r"layers\.(\d+)\.mlp\.fc2"),
+    "opt": (r"decoder\.layers\.(\d+)\.self_attn\.out_proj", r"decoder\.layers\.(\d+)\.fc2"),
+    "bert": (r"encoder\.layer\.(\d+)\.attention\.output\.dense", r"layer\.(\d+)\.output\.dense"),
+    "distilbert": (r"layer\.(\d+)\.attention\.out_lin", r"layer\.(\d+)\.ffn\.lin2"),
+}
+_FAMILIES |= dict.fromkeys(("roberta", "xlm-roberta", "electra"), _FAMILIES["bert"])
+_LLAMA = (r"layers\.(\d+)\.self_attn\.o_proj", r"layers\.(\d+)\.mlp\.down_proj")
+_FAMILIES |= dict.fromkeys(
+    "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 olmo olmo2 granite smollm3".split(),
+    _LLAMA,
+)
+# Heads as in Llama; the MLP is a mixture of experts, in which no neuron runs for every token.
+_EXPERTS = dict.fromkeys(
+    "mixtral qwen2_moe qwen3_moe olmoe gpt_oss phimoe granitemoe".split(), _LLAMA[0]
+)
+_NO_HEADS = frozenset("mamba mamba2 falcon_mamba rwkv jamba bamba zamba zamba2 nemotron_h".split())
+
+_NAME_IT = (
+    "name the output projections yourself: spex_mech.Architecture(heads=('layers.0.attn.o', ...), "
+    "neurons=('layers.0.mlp.down', ...), n_heads=...)"
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The two output projections of each layer of a model, and what their inputs hold.
+
+    For a plain ``nn.Module`` give the module names, with None where a layer lacks one, and the
+    number of heads of each layer (one number for all, or one a layer). Everything else is read
+    from the weights.
+
+    >>> arch = Architecture(heads=("layers.0.attn.o",), neurons=(None,), n_heads=4)
+    >>> arch.n_layers
+    1
+    """
+
+    heads: tuple[str | None, ...]
+    neurons: tuple[str | None, ...]
+    n_heads: int | tuple[int, ...]
+    n_kv_heads: int | tuple[int, ...] | None = None
+    d_head: tuple[int, ...] = ()
+    d_mlp: tuple[int, ...] = ()
+    hooks: Literal["modules", "hook_points"] = "modules"
+    no_heads: str = "none of its layers has an attention output projection"
+    no_neurons: str = "none of its layers has an MLP down projection"
+
+    def __post_init__(self) -> None:
+        if len(self.heads) != len(self.neurons):
+            raise ValueError(
+                f"heads names {len(self.heads)} layers and neurons {len(self.neurons)}; give one "
+                "entry a layer in both, None where a layer has no such module"
+            )
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.heads)
+
+    def count(self, kind: Kind, layer: int) -> int:
+        """How many heads, neurons or key-value groups a layer has.
+
+        Raises:
+            ValueError: the layer has none, or the sizes are not known yet.
+        """
+        if not self.has(kind, layer):
+            self.refuse(kind, layer)
+        if kind == "head":
+            return _of_layer(self.n_heads, layer)
+        if kind == "kv_group":
+            return _of_layer(self.n_kv_heads or 0, layer)
+        if not self.d_mlp:
+            raise ValueError(
+                "the number of neurons is read from the weights: pass the model and the "
+                "architecture, Components.neurons(model, architecture=...)"
+            )
+        return self.d_mlp[layer]
+
+    def has(self, kind: Kind, layer: int) -> bool:
+        """Whether a layer has heads, neurons or key-value groups."""
+        if kind == "neuron":
+            return self.neurons[layer] is not None
+        return self.heads[layer] is not None and (kind == "head" or self.n_kv_heads is not None)
+
+    def refuse(self, kind: Kind, layer: int | None = None) -> NoReturn:
+        """Raise the error that says why there are no such components."""
+        where = "the model" if layer is None else f"layer {layer}"
+        if kind == "kv_group" and any(self.heads):
+            raise ValueError(
+                f"{where} has no key-value groups: its heads share no keys and values; use "
+                "Components.heads"
+            )
+        why = self.no_neurons if kind == "neuron" else self.no_heads
+        raise ValueError(f"{where} has no {'neurons' if kind == 'neuron' else 'heads'}: {why}")
+
+    def name(self, kind: Kind, layer: int) -> str:
+        """The hook point of a layer: the name of a module, or of a TransformerLens hook."""
+        name = (self.neurons if kind == "neuron" else self.heads)[layer]
+        if name is None:
+            self.refuse(kind, layer)
+        return name
+
+
+def architecture_of(model: Any, architecture: Architecture | None = None) -> Architecture:
+    """The architecture of a model, its sizes read from the weights.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer, a transformers model, an ``nn.Module``
+            together with ``architecture``, or an ``Architecture`` itself (returned as it is).
+
+    Raises:
+        ValueError: the family is unknown, or its heads or neurons cannot be told apart.
+    """
+    if isinstance(model, Architecture):
+        return model
+    if architecture is not None:
+        return _sized(model, architecture)
+    if is_hooked(model):
+        return _of_hooked(model)
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) is None:
+        raise ValueError(f"{type(model).__name__} is not a model of a known family; {_NAME_IT}")
+    return _of_transformers(model, config)
+
+
+def is_hooked(model: Any) -> bool:
+    """Whether the model is TransformerLens's: a TransformerBridge or a HookedTransformer."""
+    return all(hasattr(model, name) for name in ("cfg", "hooks", "hook_dict", "blocks"))
+
+
+def _of_transformers(model: nn.Module, config: Any) -> Architecture:
+    family = config.model_type
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if family in _NO_HEADS:
+        raise ValueError(
+            f"a {family} model is a state-space model: it has no attention heads in some or all "
+            f"layers, and mixing channels are not heads; {_NAME_IT} for the layers that have them"
+        )
+    if getattr(text, "kv_lora_rank", None):
+        raise ValueError(
+            f"a {family} model uses multi-head latent attention, whose heads cannot be split by "
+            f"width safely; {_NAME_IT} if you know the split"
+        )
+    if family not in _FAMILIES and family not in _EXPERTS:
+        raise ValueError(f"transformers models of type {family!r} are not known here; {_NAME_IT}")
+    attention, mlp = _FAMILIES.get(family) or (_EXPERTS[family], None)
+    heads, neurons = _numbered(model, attention), _numbered(model, mlp) if mlp else {}
+    if not heads:
+        raise ValueError(f"no module of this {family} model is named like {attention}; {_NAME_IT}")
+    n_layers = max([*heads, *neurons]) + 1
+    experts = "its MLPs are mixtures of experts, in which no neuron runs for every token"
+    n_heads, n_kv = text.num_attention_heads, getattr(text, "num_key_value_heads", None)
+    return _sized(
+        model,
+        Architecture(
+            heads=tuple(heads.get(layer) for layer in range(n_layers)),
+            neurons=tuple(neurons.get(layer) for layer in range(n_layers)),
+            n_heads=n_heads,
+            n_kv_heads=n_kv if n_kv and n_kv < n_heads else None,
+            no_neurons=experts if family in _EXPERTS else "no down projection was found",
+        ),
+        d_head=getattr(text, "head_dim", None),
+    )
+
+
+def _of_hooked(model: Any) -> Architecture:
+    """TransformerLens's two hook names; sizes from W_O and W_out, as cfg.d_mlp is wrong for some
+    families (OPT) and hook_post is d_model wide in a mixture of experts."""
+    d_model, heads, neurons, d_head, d_mlp = model.cfg.d_model, [], [], [], []
+    n_heads, why_heads, why_neurons = model.cfg.n_heads, "", ""
+    for layer, block in enumerate(model.blocks):
+        z, post = f"blocks.{layer}.attn.hook_z", f"blocks.{layer}.mlp.hook_post"
+        w_o = _weight(getattr(block, "attn", None), "W_O") if z in model.hook_dict else None
+        if w_o is None:
+            why_heads = "its attention exposes no W_O (state-space or multi-head latent attention)"
+        heads.append(None if w_o is None else z)
+        width = 0 if w_o is None else w_o.numel() // d_model
+        if width % n_heads or (width and width // n_heads != model.cfg.d_head):
+            raise ValueError(
+                f"layer {layer}: the output projection reads {width} numbers, which is not "
+                f"{n_heads} heads of {model.cfg.d_head}; these heads cannot be told apart"
+            )
+        d_head.append(width // n_heads)
+        mlp = getattr(block, "mlp", None)
+        experts = bool(getattr(model.cfg, "num_experts", None)) or "MoE" in type(mlp).__name__
+        w_out = None if experts or post not in model.hook_dict else _weight(mlp, "W_out")
+        if w_out is None:
+            why_neurons = (
+                "its MLPs are mixtures of experts, in which no neuron runs for every token"
+                if experts
+                else "its layers expose no W_out"
+            )
+        neurons.append(None if w_out is None else post)
+        d_mlp.append(0 if w_out is None else w_out.numel() // d_model)
+    if not any(heads) and not any(neurons):
+        raise ValueError(f"the model has neither heads nor neurons: {why_heads}; {why_neurons}")
+    n_kv = getattr(model.cfg, "n_key_value_heads", None)
+    return Architecture(
+        heads=tuple(heads),
+        neurons=tuple(neurons),
+        n_heads=n_heads,
+        n_kv_heads=n_kv if n_kv and n_kv < n_heads else None,
+        d_head=tuple(d_head),
+        d_mlp=tuple(d_mlp),
+        hooks="hook_points",
+        no_heads=why_heads,
+        no_neurons=why_neurons,
+    )
+
+
+def _sized(model: nn.Module, arch: Architecture, d_head: int | None = None) -> Architecture:
+    modules = dict(model.named_modules())
+    head_widths, neuron_widths = [], []
+    for layer in range(arch.n_layers):
+        for name, widths in (
+            (arch.heads[layer], head_widths),
+            (arch.neurons[layer], neuron_widths),
+        ):
+            if name is not None and name not in modules:
+                raise ValueError(
+                    f"the model has no module {name!r}; it has, for example, "
+                    f"{', '.join([n for n in modules if n][-3:])}"
+                )
+            widths.append(0 if name is None else _in_features(name, modules[name]))
+    for layer, width in enumerate(head_widths):
+        n_heads = _of_layer(arch.n_heads, layer)
+        if width % n_heads or (width and d_head and width != n_heads * d_head):
+            raise ValueError(
+                f"layer {layer}: {arch.heads[layer]} reads {width} numbers, which is not {n_heads} "
+                f"heads{f' of {d_head}' if d_head else ''}; these heads cannot be told apart"
+            )
+        n_kv = _of_layer(arch.n_kv_heads, layer) if arch.n_kv_heads else None
+        if n_kv and n_heads % n_kv:
+            raise ValueError(f"layer {layer}: {n_heads} heads do not split into {n_kv} groups")
+    sizes = tuple(w // _of_layer(arch.n_heads, layer) for layer, w in enumerate(head_widths))
+    return replace(arch, d_head=sizes, d_mlp=tuple(neuron_widths))
+
+
+def _numbered(model: nn.Module, pattern: str) -> dict[int, str]:
+    """Layer -> module name, for the modules whose name ends in the pattern."""
+    found: dict[int, str] = {}
+    for name, _ in model.named_modules():
+        # "layer.0.output.dense" must not match inside "layer.0.attention.output.dense".
+        if match := re.search(rf"(?:^|\.){pattern}$", name):
+            found[int(match[1])] = name
+    return found
+
+
+def _in_features(name: str, module: nn.Module) -> int:
+    """The width of what a projection reads (Conv1D stores [in out], Linear [out in])."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features)  # type: ignore[arg-type]
+    weight = getattr(module, "weight", None)
+    if weight is not None and weight.ndim == 2:
+        return int(weight.shape[0 if type(module).__name__ == "Conv1D" else 1])
+    raise ValueError(
+        f"{name} is a {type(module).__name__} without a weight matrix; name the linear layer that "
+        "reads the heads or neurons"
+    )
+
+
+def _weight(module: Any, name: str) -> Any:
+    try:
+        return getattr(module, name, None)
+    except (NotImplementedError, RuntimeError):  # how a bridge says that it has no such matrix
+        return None
+
+
+def _of_layer(value: int | tuple[int, ...], layer: int) -> int:
+    return value if isinstance(value, int) else value[layer]

@@ -1,0 +1,255 @@
+"""The component registry: attention heads and MLP neurons of a model as ablatable units.
+
+``Components`` is an ordered set of components; unit ``u`` is column ``u`` of every mask. It knows
+nothing of hooks: ``sites`` turns it into the plan that the engine applies, one entry a hook point.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from spex_mech.games.architectures import Architecture, architecture_of
+
+Kind = Literal["head", "neuron", "kv_group"]
+
+_LETTERS: dict[Kind, str] = {"head": "H", "neuron": "N", "kv_group": "G"}
+_KINDS: dict[str, Kind] = {letter: kind for kind, letter in _LETTERS.items()}
+_PATTERNS: tuple[tuple[re.Pattern[str], Kind | None], ...] = (
+    (re.compile(r"L(?P<layer>\d+)(?P<letter>[HNG])(?P<index>\d+)", re.IGNORECASE), None),
+    (re.compile(r"a?(?P<layer>\d+)\.h?(?P<index>\d+)", re.IGNORECASE), "head"),
+    (re.compile(r"blocks\.(?P<layer>\d+)\.attn\.hook_(?:z|result)\[(?P<index>\d+)\]"), "head"),
+    (re.compile(r"blocks\.(?P<layer>\d+)\.mlp\.hook_post\[(?P<index>\d+)\]"), "neuron"),
+)
+
+
+@dataclass(frozen=True, order=True)
+class Component:
+    """One ablatable part of a model: a head, a neuron, or a key-value group of heads.
+
+    >>> Component.parse("a9.h6").label
+    'L9H6'
+    """
+
+    kind: Kind
+    layer: int
+    index: int
+
+    @property
+    def label(self) -> str:
+        """``L9H6`` for a head, ``L3N1024`` for a neuron, ``L9G1`` for a key-value group."""
+        return f"L{self.layer}{_LETTERS[self.kind]}{self.index}"
+
+    @staticmethod
+    def parse(text: str) -> "Component":
+        """Read ``L9H6``, ``L3N1024``, ``L9G1``, ``9.6``, ``A9.6``, ``a9.h6`` or
+        ``blocks.9.attn.hook_z[6]`` (numbers without a letter mean a head).
+
+        Raises:
+            ValueError: the text is none of these.
+        """
+        for pattern, kind in _PATTERNS:
+            if match := pattern.fullmatch(text.strip()):
+                found = kind or _KINDS[match["letter"].upper()]
+                return Component(found, int(match["layer"]), int(match["index"]))
+        raise ValueError(
+            f"{text!r} is not the label of a component; write L9H6 for head 6 of layer 9, "
+            "L3N1024 for a neuron, L9G1 for a key-value group (9.6, A9.6, a9.h6 and "
+            "blocks.9.attn.hook_z[6] are read too)"
+        )
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a game ablates at one hook point: ``slot_unit[s]`` is the unit that slot ``s`` (a head
+    or a neuron) belongs to; slots of no unit hold ``n_units``, a column that is always kept."""
+
+    layer: int
+    kind: Literal["head", "neuron"]
+    slot_unit: Int[Tensor, " slot"]
+
+
+@dataclass(frozen=True)
+class Components(Sequence[Component]):
+    """The units of a game, in the order of a mask's columns.
+
+    Build it with :meth:`heads`, :meth:`neurons`, :meth:`kv_groups` or :meth:`named`; join two with
+    ``+``; take some with ``[...]`` (a slice, an index, a list of indices or labels) or
+    :meth:`select`.
+    """
+
+    units: tuple[Component, ...]
+    architecture: Architecture = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.units:
+            raise ValueError("no components left: a game needs at least one unit")
+        seen: dict[Component, str] = {}
+        for unit in self.units:
+            for slot in self._slots(unit):
+                if slot in seen:
+                    raise ValueError(
+                        f"duplicate unit: {unit.label} covers {slot.label}, which {seen[slot]} "
+                        "covers already; every head and neuron may be in one unit only"
+                    )
+                seen[slot] = unit.label
+
+    @staticmethod
+    def heads(model: Any, architecture: Architecture | None = None) -> "Components":
+        """Every attention head of ``model`` (or of an ``Architecture``), layer by layer.
+
+        Raises:
+            ValueError: the model has no heads that can be told apart; the text says why.
+        """
+        return _all_of("head", model, architecture, None)
+
+    @staticmethod
+    def neurons(
+        model: Any,
+        layers: Iterable[int] | int | None = None,
+        architecture: Architecture | None = None,
+    ) -> "Components":
+        """Every MLP neuron of the given layers (default: all), at the input of the down projection.
+
+        Raises:
+            ValueError: the model has no plain MLP neurons, or a layer does not exist.
+        """
+        return _all_of("neuron", model, architecture, layers)
+
+    @staticmethod
+    def kv_groups(model: Any, architecture: Architecture | None = None) -> "Components":
+        """Every key-value group: the query heads that share one key-value head, as one unit."""
+        return _all_of("kv_group", model, architecture, None)
+
+    @staticmethod
+    def named(
+        model: Any, labels: Iterable[str], architecture: Architecture | None = None
+    ) -> "Components":
+        """The components with these labels (any spelling that ``Component.parse`` reads).
+
+        Raises:
+            ValueError: a label cannot be read, or the model has no such component.
+        """
+        sized = architecture_of(model, architecture)
+        units = tuple(Component.parse(label) for label in labels)
+        for unit in units:
+            if not 0 <= unit.layer < sized.n_layers:
+                raise ValueError(
+                    f"unknown component {unit.label}: the model has layers 0 to "
+                    f"{sized.n_layers - 1}"
+                )
+            count = sized.count(unit.kind, unit.layer)
+            if unit.index >= count:
+                raise ValueError(
+                    f"unknown component {unit.label}: layer {unit.layer} has {count} "
+                    f"{unit.kind.replace('_', '-')}s"
+                )
+        return Components(units, sized)
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each unit, in mask order."""
+        return [unit.label for unit in self.units]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __iter__(self) -> Iterator[Component]:
+        return iter(self.units)
+
+    @overload
+    def __getitem__(self, key: int) -> Component: ...
+
+    @overload
+    def __getitem__(self, key: "str | slice | Sequence[int | str]") -> "Components": ...
+
+    def __getitem__(self, key: Any) -> "Component | Components":
+        if isinstance(key, int | np.integer):
+            return self.units[int(key)]
+        if isinstance(key, slice):
+            return Components(self.units[key], self.architecture)
+        if isinstance(key, str):
+            key = [key]
+        chosen = [self.index(k) if isinstance(k, str | Component) else int(k) for k in key]
+        return Components(tuple(self.units[i] for i in chosen), self.architecture)
+
+    def __add__(self, other: "Components") -> "Components":
+        if self.architecture != other.architecture:
+            raise ValueError("these components belong to two different models; join one model's")
+        return Components(self.units + other.units, self.architecture)
+
+    def index(self, value: "str | Component", start: int = 0, stop: int | None = None) -> int:
+        """The mask column of a component.
+
+        Raises:
+            ValueError: it is not among these components.
+        """
+        unit = Component.parse(value) if isinstance(value, str) else value
+        try:
+            return self.units.index(unit, start, len(self.units) if stop is None else stop)
+        except ValueError:
+            raise ValueError(
+                f"unknown component {unit.label}: these {len(self)} components run from "
+                f"{self.units[0].label} to {self.units[-1].label}"
+            ) from None
+
+    def select(self, pattern: str) -> "Components":
+        """Those whose label matches a shell pattern: ``"L3*"``, ``"L[0-4]H*"``, ``"*N*"``.
+
+        Raises:
+            ValueError: nothing matches.
+        """
+        chosen = tuple(u for u in self.units if fnmatch.fnmatchcase(u.label, pattern))
+        if not chosen:
+            raise ValueError(
+                f"no component matches {pattern!r}; labels look like {self.units[0].label}"
+            )
+        return Components(chosen, self.architecture)
+
+    def sites(self) -> list[Site]:
+        """The plan for the engine: one entry a hook point, in the order of the forward pass."""
+        unit_of = {s: u for u, unit in enumerate(self.units) for s in self._slots(unit)}
+        sites = []
+        for layer in range(self.architecture.n_layers):
+            for kind in ("head", "neuron"):
+                if not any(s.layer == layer and s.kind == kind for s in unit_of):
+                    continue
+                n_slots = self.architecture.count(kind, layer)
+                slot_unit = [
+                    unit_of.get(Component(kind, layer, s), len(self)) for s in range(n_slots)
+                ]
+                sites.append(Site(layer, kind, torch.tensor(slot_unit)))
+        return sites
+
+    def _slots(self, unit: Component) -> Iterator[Component]:
+        if unit.kind != "kv_group":
+            yield unit
+            return
+        group = self.architecture.count("head", unit.layer) // self.architecture.count(
+            "kv_group", unit.layer
+        )
+        for head in range(unit.index * group, (unit.index + 1) * group):
+            yield Component("head", unit.layer, head)
+
+
+def _all_of(
+    kind: Kind, model: Any, architecture: Architecture | None, layers: Iterable[int] | int | None
+) -> Components:
+    sized = architecture_of(model, architecture)
+    if layers is None:
+        chosen = [layer for layer in range(sized.n_layers) if sized.has(kind, layer)]
+    else:
+        chosen = [layers] if isinstance(layers, int) else list(layers)
+    for layer in chosen:
+        if not 0 <= layer < sized.n_layers:
+            raise ValueError(f"no layer {layer}: the model has layers 0 to {sized.n_layers - 1}")
+    if not chosen:
+        sized.refuse(kind)
+    units = (Component(kind, layer, i) for layer in chosen for i in range(sized.count(kind, layer)))
+    return Components(tuple(units), sized)

@@ -1,0 +1,181 @@
+"""Prompts: what a model reads, and what a metric needs to know of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Prompts:
+    """Tokenised prompts of one length (padded on the right), with their answers.
+
+    Lists are made tensors; a single answer a prompt is made a row of one; sets of answers of
+    unequal size are padded with -1.
+
+    Args:
+        tokens: token ids, ``[prompt pos]``.
+        attention_mask: True where a token is real, ``[prompt pos]``; default: everywhere.
+        answers: the right answers' token ids, ``[prompt]`` or ``[prompt answer]``.
+        wrong_answers: the same for wrong ones.
+        corrupted: the token ids of a corrupted prompt of the same length (for resampling).
+        target_mask: True at the positions whose *next* token a metric scores, ``[prompt pos]``.
+        answer_pos: the position at which the answer is read; default: the last real token.
+        index: each prompt's number in the set it came from; kept when prompts are taken out.
+
+    Raises:
+        ValueError: no prompts, prompts of unequal length without padding information, padding on
+            the left, or a field whose shape does not fit.
+    """
+
+    tokens: Int[Tensor, "prompt pos"]
+    attention_mask: Bool[Tensor, "prompt pos"] | None
+    answers: Int[Tensor, "prompt answer"] | None
+    wrong_answers: Int[Tensor, "prompt wrong_answer"] | None
+    corrupted: Int[Tensor, "prompt pos"] | None
+    target_mask: Bool[Tensor, "prompt pos"] | None
+    answer_pos: Int[Tensor, " prompt"] | None
+    index: Int[Tensor, " prompt"]
+
+    def __init__(
+        self,
+        tokens: Any,
+        attention_mask: Any = None,
+        answers: Any = None,
+        wrong_answers: Any = None,
+        corrupted: Any = None,
+        target_mask: Any = None,
+        answer_pos: Any = None,
+        index: Any = None,
+    ) -> None:
+        tokens = _token_matrix("tokens", tokens)
+        n_prompts, n_pos = tokens.shape
+        if not n_prompts or not n_pos:
+            raise ValueError(f"empty prompts: tokens has shape {tuple(tokens.shape)}")
+        real = _like(tokens, "attention_mask", attention_mask)
+        if real is not None:
+            if not real.any(dim=1).all():
+                raise ValueError("empty prompts: attention_mask is False everywhere in a row")
+            if (real[:, 1:] & ~real[:, :-1]).any():
+                raise ValueError(
+                    "prompts must be padded on the right (attention_mask True, then False); set "
+                    "tokenizer.padding_side = 'right'"
+                )
+        if corrupted is not None:
+            corrupted = _same_shape(tokens, "corrupted", _token_matrix("corrupted", corrupted))
+        values = {
+            "tokens": tokens,
+            "attention_mask": real,
+            "answers": _answer_matrix("answers", answers, n_prompts),
+            "wrong_answers": _answer_matrix("wrong_answers", wrong_answers, n_prompts),
+            "corrupted": corrupted,
+            "target_mask": _like(tokens, "target_mask", target_mask),
+            "answer_pos": _one_each("answer_pos", answer_pos, n_prompts),
+            "index": _one_each(
+                "index", torch.arange(n_prompts) if index is None else index, n_prompts
+            ),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, None if value is None else value.to(tokens.device))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: Any) -> "Prompts":
+        """Some of the prompts: a slice, a list, or a tensor of numbers (repeats allowed)."""
+        if isinstance(rows, int):
+            rows = [rows]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _unchecked({k: None if v is None else v[rows] for k, v in values.items()})
+
+    @property
+    def real(self) -> Bool[Tensor, "prompt pos"]:
+        """True where a token is not padding."""
+        if self.attention_mask is not None:
+            return self.attention_mask
+        return torch.ones_like(self.tokens, dtype=torch.bool)
+
+    @property
+    def last(self) -> Int[Tensor, " prompt"]:
+        """The position at which the answer is read."""
+        return self.real.sum(dim=1) - 1 if self.answer_pos is None else self.answer_pos
+
+    def to(self, device: Any) -> "Prompts":
+        """The same prompts on a device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _unchecked({k: None if v is None else v.to(device) for k, v in values.items()})
+
+
+def _unchecked(values: dict[str, Tensor | None]) -> Prompts:
+    """Rows of prompts that were checked already: done once a batch, so without the checks."""
+    prompts = object.__new__(Prompts)
+    for name, value in values.items():
+        object.__setattr__(prompts, name, value)
+    return prompts
+
+
+def _token_matrix(name: str, value: Any) -> Int[Tensor, "prompt pos"]:
+    if not isinstance(value, Tensor):
+        rows = [list(row) for row in value]
+        if not rows:
+            raise ValueError(f"empty prompts: {name} has no row")
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError(
+                f"{name} has rows of unequal length ({min(map(len, rows))} to "
+                f"{max(map(len, rows))} tokens); pad them on the right and give attention_mask, or "
+                "use prompts of one length"
+            )
+        value = torch.tensor(rows)
+    if value.ndim != 2 or value.dtype.is_floating_point or value.dtype == torch.bool:
+        raise ValueError(
+            f"{name} must be token ids [prompt pos], not {value.dtype} of shape "
+            f"{tuple(value.shape)}"
+        )
+    return value.long()
+
+
+def _same_shape(tokens: Tensor, name: str, value: Tensor) -> Tensor:
+    if value.shape != tokens.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, tokens {tuple(tokens.shape)}; they must be "
+            "equal"
+        )
+    return value
+
+
+def _like(tokens: Tensor, name: str, value: Any) -> Bool[Tensor, "prompt pos"] | None:
+    return None if value is None else _same_shape(tokens, name, torch.as_tensor(value).bool())
+
+
+def _one_each(name: str, value: Any, n_prompts: int) -> Int[Tensor, " prompt"] | None:
+    if value is None:
+        return None
+    value = torch.as_tensor(value).long()
+    if value.shape != (n_prompts,):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; it needs one number for each of the "
+            f"{n_prompts} prompts"
+        )
+    return value
+
+
+def _answer_matrix(name: str, value: Any, n_prompts: int) -> Int[Tensor, "prompt answer"] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        rows = [list(row) if isinstance(row, Sequence | Tensor) else [row] for row in value]
+        width = max((len(row) for row in rows), default=0)
+        value = torch.tensor([[int(a) for a in row] + [-1] * (width - len(row)) for row in rows])
+    if value.ndim == 1:
+        value = value[:, None]
+    if value.ndim != 2 or len(value) != n_prompts or not value.shape[1]:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; it needs [prompt] or [prompt answer] for "
+            f"{n_prompts} prompts"
+        )
+    if not (value >= 0).any(dim=1).all():
+        raise ValueError(f"{name}: a prompt has no answer at all (only -1, the padding)")
+    return value.long()

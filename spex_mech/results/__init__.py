@@ -1,0 +1,1 @@
+"""What was measured: data, statistics, pictures."""

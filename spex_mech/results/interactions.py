@@ -1,0 +1,218 @@
+"""Interactions: what a search measured, with errors, cost and where it came from."""
+
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spex_mech.results.statistics import p_values, q_values, standard_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT = 1
+_ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Measured interactions among the units of a game.
+
+    The interaction of units i and j at the intact model N is
+    ``f(N without i, j) - f(N without i) - f(N without j) + f(N)``; of k units, the alternating sum
+    over their subsets. For units that help (negative main effects), a positive value means that
+    their damage overlaps (they work in series, AND-like), a negative one that it compounds (one
+    backs the other up, OR-like).
+
+    Args:
+        labels: the name of each unit.
+        units: each interaction's unit numbers, padded with -1 on the right.
+        values: each interaction on each prompt.
+        main_effects_by_prompt: of each unit; NaN where it was not measured.
+        intact_by_prompt: the metric of the intact model.
+        noise_floor: the size below which a value cannot be told from rounding.
+        cost: evaluations, gradients, seconds: what it took.
+        audit: what is known of the pairs that were not measured; None where all were.
+        about: method, seed, model, task, hashes, versions.
+    """
+
+    labels: list[str]
+    units: Int[np.ndarray, "interaction order"]
+    values: Float[np.ndarray, "interaction prompt"]
+    main_effects_by_prompt: Float[np.ndarray, "unit prompt"]
+    intact_by_prompt: Float[np.ndarray, " prompt"]
+    noise_floor: float = 0.0
+    cost: dict[str, float] = field(default_factory=dict)
+    audit: dict[str, Any] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @cached_property
+    def mean(self) -> Float[np.ndarray, " interaction"]:
+        """Each interaction, averaged over the prompts."""
+        return self.values.mean(axis=1, dtype=np.float64)
+
+    @cached_property
+    def stderr(self) -> Float[np.ndarray, " interaction"]:
+        """Standard error of the mean over prompts (NaN for a single prompt)."""
+        return standard_errors(self.values)
+
+    @cached_property
+    def q_value(self) -> Float[np.ndarray, " interaction"]:
+        """False-discovery-rate q-value over all interactions measured (NaN for one prompt)."""
+        return q_values(p_values(self.values))
+
+    @cached_property
+    def is_noise(self) -> Bool[np.ndarray, " interaction"]:
+        """True where a value is under the noise floor."""
+        return abs(self.mean) <= self.noise_floor
+
+    @cached_property
+    def order(self) -> Int[np.ndarray, " interaction"]:
+        """How many units each interaction has."""
+        return (self.units >= 0).sum(axis=1)
+
+    @property
+    def main_effects(self) -> Float[np.ndarray, " unit"]:
+        """``f(N without i) - f(N)`` of each unit, averaged over prompts; NaN if not measured."""
+        return self.main_effects_by_prompt.mean(axis=1)
+
+    @property
+    def intact(self) -> float:
+        """The metric of the intact model, averaged over prompts."""
+        return float(self.intact_by_prompt.mean())
+
+    @property
+    def readings(self) -> list[str]:
+        """Each interaction in words: "AND-like" (damage overlaps: in series), "OR-like" (damage
+        compounds: backup), "mixed" where units do not jointly help, "noise" under the floor."""
+        mains = np.append(self.main_effects, 0.0)[self.units].sum(axis=1)
+        joint = mains + self.mean
+        words = np.where(
+            self.is_noise,
+            "noise",
+            np.where(
+                (self.mean > 0) & (mains < 0),
+                "AND-like",
+                np.where((self.mean < 0) & (joint < 0), "OR-like", "mixed"),
+            ),
+        )
+        return words.tolist()
+
+    def top(self, k: int = 20, order: int | None = None) -> "Interactions":
+        """The k strongest by absolute value (of one order, if asked)."""
+        rows = np.arange(len(self)) if order is None else np.flatnonzero(self.order == order)
+        strongest = rows[np.argsort(-abs(self.mean[rows]), kind="stable")[:k]]
+        return self._rows(strongest)
+
+    def frame(self, order: int = 2) -> "pd.DataFrame":
+        """A pandas table with a row an interaction, strongest first: ``unit_a unit_b value stderr
+        q_value main_a main_b reading is_noise`` (``unit_c main_c`` too for order 3)."""
+        import pandas as pd
+
+        rows = np.flatnonzero(self.order == order)
+        rows = rows[np.argsort(-abs(self.mean[rows]), kind="stable")]
+        letters, labels = "abcdefgh"[:order], np.array(self.labels)
+        readings = np.array(self.readings)
+        data: dict[str, Any] = {
+            f"unit_{c}": labels[self.units[rows, i]] for i, c in enumerate(letters)
+        }
+        data |= {"value": self.mean[rows], "stderr": self.stderr[rows]}
+        data |= {"q_value": self.q_value[rows]}
+        data |= {f"main_{c}": self.main_effects[self.units[rows, i]] for i, c in enumerate(letters)}
+        return pd.DataFrame(data | {"reading": readings[rows], "is_noise": self.is_noise[rows]})
+
+    def matrix(self) -> Float[np.ndarray, "unit unit"]:
+        """The pairs as a symmetric matrix; NaN on the diagonal and where none was measured."""
+        full = np.full((len(self.labels), len(self.labels)), np.nan)
+        pairs = self.units[self.order == 2][:, :2]
+        full[pairs[:, 0], pairs[:, 1]] = full[pairs[:, 1], pairs[:, 0]] = self.mean[self.order == 2]
+        return full
+
+    def value(self, *labels: str) -> float:
+        """The interaction of the units with these labels.
+
+        Raises:
+            KeyError: it was not measured, or a label is unknown.
+        """
+        if unknown := [label for label in labels if label not in self.labels]:
+            raise KeyError(f"no unit is called {unknown[0]!r}")
+        wanted = sorted(self.labels.index(label) for label in labels)
+        row = wanted + [-1] * (self.units.shape[1] - len(wanted))
+        hits = np.flatnonzero((self.units == row).all(axis=1))
+        if not len(hits):
+            raise KeyError(f"the interaction of {' and '.join(labels)} was not measured")
+        return float(self.mean[hits[0]])
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything into one npz file (arrays and JSON, no pickles), all or nothing."""
+        path = Path(path)
+        about = {
+            "format": _FORMAT,
+            "labels": self.labels,
+            "noise_floor": self.noise_floor,
+            "cost": self.cost,
+            "audit": self.audit,
+            "about": self.about,
+        }
+        text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, about=text, **{k: getattr(self, k) for k in _ARRAYS})
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Interactions":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a result, or of a newer format.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(file["about"].tobytes())
+                arrays = {name: file[name] for name in _ARRAYS}
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
+        if about.pop("format") > _FORMAT:
+            raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
+        return Interactions(**about, **arrays)
+
+    def __repr__(self) -> str:
+        spent = f"{self.cost.get('evaluations', 0):,.0f} evaluations"
+        lines = [
+            f"{len(self):,} interactions among {len(self.labels):,} units, {spent} "
+            f"({self.about.get('method', 'unknown method')}), noise floor {self.noise_floor:.1e}"
+        ]
+        shown = self.top(10)
+        labels = np.append(self.labels, "")
+        names = [" x ".join(n for n in labels[row] if n) for row in shown.units]
+        width = max((len(n) for n in names), default=0)
+        for i, name in enumerate(names):
+            error = "" if np.isnan(shown.stderr[i]) else f" +- {shown.stderr[i]:.2g}"
+            lines.append(f"  {name:<{width}}  {shown.mean[i]:+.3g}{error}  {shown.readings[i]}")
+        if len(self) > len(names):
+            lines.append(f"  ... {len(self) - len(names):,} more: .frame(), .top(k), .matrix()")
+        return "\n".join(lines)
+
+    def _rows(self, rows: Int[np.ndarray, " interaction"]) -> "Interactions":
+        part = replace(self, units=self.units[rows], values=self.values[rows])
+        # A q-value belongs to the whole set that was tested, not to the part that is shown.
+        object.__setattr__(part, "q_value", self.q_value[rows])
+        return part

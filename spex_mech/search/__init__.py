@@ -1,0 +1,1 @@
+"""Which masks to ask for: integers only, no model."""

@@ -1,0 +1,92 @@
+"""What a search and its driver say to each other: integers and values, no model.
+
+A search never evaluates anything. The driver asks it for a question, has the masks evaluated, and
+tells it the values, until there is no further question; so progress, budget, store, resume and
+cluster are the driver's business alone.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+GRADIENT_COST = 3  # evaluations that one gradient at one mask counts for
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Masks to evaluate, each as the list of units that it ablates.
+
+    Args:
+        ablated: one row a mask, padded with -1; an empty row is the intact model.
+        gradient: ask for the gradient with respect to every unit's gate too.
+        gate: with ``gradient``, the gate of the ablated units (0 ablated, 1 kept).
+        stage: what a progress bar calls it.
+    """
+
+    ablated: Int[np.ndarray, "mask slot"]
+    gradient: bool = False
+    gate: float = 0.0
+    stage: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ablated)
+
+    @property
+    def cost(self) -> int:
+        """In evaluations."""
+        return len(self) * (GRADIENT_COST if self.gradient else 1)
+
+    def masks(self, n: int) -> Bool[np.ndarray, "mask unit"]:
+        """The masks themselves, True = kept."""
+        keep = np.ones((len(self), n + 1), dtype=bool)
+        keep[np.arange(len(self))[:, None], self.ablated] = False  # -1 hits the spare column
+        return keep[:, :n]
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a search measured, in units' numbers.
+
+    Args:
+        units: each interaction's units in ascending order, padded with -1 on the right.
+        values: each interaction on each prompt.
+        main_effects: of each unit on each prompt, NaN where it was not measured.
+        intact: the metric of the intact model on each prompt.
+        audit: what is known of the pairs that were not measured, if they were audited.
+        notes: whatever else the result should state.
+    """
+
+    units: Int[np.ndarray, "interaction order"]
+    values: Float[np.ndarray, "interaction prompt"]
+    main_effects: Float[np.ndarray, "unit prompt"]
+    intact: Float[np.ndarray, " prompt"]
+    audit: Any = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Search(Protocol):
+    """The ask/tell contract, which every search keeps."""
+
+    planned: int  # evaluations that it will ask for in all, as far as it knows
+
+    def ask(self) -> Question | None:
+        """The next question; None when the search is over."""
+        ...
+
+    def tell(
+        self,
+        values: Float[np.ndarray, "mask prompt"],
+        gradients: Float[np.ndarray, "mask unit"] | None = None,
+    ) -> None:
+        """The answer to the last question."""
+        ...
+
+    def best(self, k: int) -> list[tuple[tuple[int, ...], float]]:
+        """The strongest interactions measured so far, for the progress bar."""
+        ...
+
+    def findings(self) -> Findings:
+        """What was measured."""
+        ...
