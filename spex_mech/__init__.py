@@ -3,8 +3,10 @@
 The public names, imported when first used: importing the package loads no torch.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,6 +64,16 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"spex_mech.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing the file discover.py would put the module where the function belongs.
+        shadows = isinstance(value, ModuleType) and name in _HOMES
+        super().__setattr__(name, getattr(value, name) if shadows else value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

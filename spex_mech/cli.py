@@ -5,10 +5,11 @@ imported before a command runs, so that ``--help`` answers at once.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # The functions' own defaults, repeated here because importing them would load torch; a test holds
 # the two together.
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+    except (ValueError, OSError) as error:
         print(f"spex-mech: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -38,10 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage: --help has it."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="spex-mech", description="Find which parts of a neural network interact."
-    )
+    parser = _Parser(prog="spex-mech", description="Find which parts of a neural network interact.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     demo = commands.add_parser("demo", help="find the pair of heads that makes induction")
@@ -162,21 +167,27 @@ def _main(found: Any, label: str) -> float:
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file; give a folder")
+    """Before the work, not after it: can the folder be there at the end?"""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"--out {folder}: {nearest} is a file; give a folder")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"--out {folder}: no right to write in {nearest}; give another folder")
 
 
 def _write(found: Any, folder: Path) -> None:
     """The result, the table and the map: nothing before all were computed."""
     from spex_mech.results.plots import plot_map
 
-    folder.mkdir(parents=True, exist_ok=True)
-    found.save(folder / "interactions.npz")
-    found.frame().to_csv(folder / "interactions.csv", index=False)
-    written = ["interactions.npz", "interactions.csv"]
+    table, figure = found.frame().to_csv(index=False), None
     try:
-        plot_map(found).savefig(folder / "map.png", dpi=160)
-        written.append("map.png")
+        figure = plot_map(found)
     except ImportError as error:
         print(f"no map: {error}", file=sys.stderr)
+    found.save(folder / "interactions.npz")
+    (folder / "interactions.csv").write_text(table, encoding="utf-8")
+    written = ["interactions.npz", "interactions.csv"]
+    if figure is not None:
+        figure.savefig(folder / "map.png", dpi=160)
+        written.append("map.png")
     print(f"\nwritten to {folder}: {', '.join(written)}")

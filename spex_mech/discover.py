@@ -34,15 +34,8 @@ class CallableGame:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __call__(self, masks: Bool[Tensor, "mask unit"]) -> Float[Tensor, "mask prompt"]:
-        values = torch.as_tensor(np.asarray(self.function(masks)))
-        values = values[:, None] if values.ndim == 1 else values
-        if values.ndim != 2 or len(values) != len(masks):
-            raise ValueError(
-                f"the game returned shape {list(values.shape)} for {len(masks)} masks; it must "
-                "return [mask] or [mask prompt]"
-            )
-        return values.double()
+    def __call__(self, masks: Bool[Tensor, "mask unit"]) -> Any:
+        return self.function(masks)
 
 
 def discover(
@@ -66,8 +59,8 @@ def discover(
         budget: evaluations that may be spent; one mask over all prompts is one.
         order: the largest number of units in an interaction.
         seed: of everything random.
-        n: the number of units, where the game has no length.
-        labels: their names; default: the game's own, or their numbers.
+        n: the number of units of a function, which has no length.
+        labels: their names; default: their numbers. (A game brings both itself.)
         progress: show a progress bar once it takes more than a few seconds.
 
     Returns:
@@ -97,11 +90,15 @@ def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) 
     """
     game = _as_game(game, None, None)
     column = {label: u for u, label in enumerate(game.labels)}
+    if not any(len(labels) > 1 for labels in sets):
+        raise ValueError("no sets to measure: give at least one set of two labels")
+    if twice := [labels for labels in sets if len(set(labels)) < len(labels)]:
+        raise ValueError(f"the set {tuple(twice[0])} holds a unit twice")
     if unknown := [label for labels in sets for label in labels if label not in column]:
         raise ValueError(f"unknown unit {unknown[0]!r}; this game's units are {game.labels[:4]}...")
-    width = max((len(labels) for labels in sets), default=0)
+    width = max(len(labels) for labels in sets)
     rows = [[column[x] for x in labels] + [-1] * (width - len(labels)) for labels in sets]
-    search = Exhaustive(len(game), order=max(width, 2), sets=np.array(rows).reshape(-1, width))
+    search = Exhaustive(len(game), order=width, sets=np.array(rows).reshape(-1, width))
     return _drive(game, search, {"method": "listed sets"}, progress)
 
 
@@ -118,6 +115,10 @@ def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = Tru
 
 def _as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
     if hasattr(game, "__len__") and hasattr(game, "labels"):
+        if n not in (None, len(game)) or (labels is not None and list(labels) != list(game.labels)):
+            raise ValueError(
+                f"this game brings its own {len(game)} units: leave out n= and labels="
+            )
         return game
     if not callable(game):
         raise ValueError(f"{type(game).__name__} is not a game: it cannot be called with masks")
@@ -126,6 +127,9 @@ def _as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
     names = list(labels) if labels is not None else [str(unit) for unit in range(n or 0)]
     if n is not None and len(names) != n:
         raise ValueError(f"{len(names)} labels for {n} units")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two units are called {twice!r}; a label must name one")
     return CallableGame(game, names)
 
 
@@ -173,7 +177,7 @@ def _answer(
         gradients = slopes.numpy()
     else:
         values = game(masks)
-    values = np.asarray(values)
+    values = _as_table(values, len(masks))
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         lost = np.flatnonzero(~masks[row].numpy())
@@ -185,6 +189,19 @@ def _answer(
     return values, gradients
 
 
+def _as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
+    """A game's answer, tensor or array or list, [mask] or [mask prompt], in float64."""
+    if isinstance(values, Tensor):
+        values = values.detach().double().cpu()
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim not in (1, 2) or len(table) != n_masks or not table.size:
+        raise ValueError(
+            f"the game returned shape {list(table.shape)} for {n_masks} masks; it must return "
+            "[mask] or [mask prompt]"
+        )
+    return table.reshape(n_masks, -1)
+
+
 def _best_words(game: Any, search: Search) -> str:
     return ", ".join(
         f"{'x'.join(game.labels[u] for u in units)} {value:+.3g}" for units, value in search.best(2)
@@ -192,7 +209,7 @@ def _best_words(game: Any, search: Search) -> str:
 
 
 def _result(
-    game: Any, findings: Findings, cost: dict[str, float], about: dict[str, Any]
+    game: Any, findings: Findings, cost: dict[str, int | float], about: dict[str, Any]
 ) -> Interactions:
     described = game.describe() if hasattr(game, "describe") else {}
     return Interactions(

@@ -162,8 +162,9 @@ _NAMES = (
     "Max Mia Bob Sara Tim Amy Jane Kim Dan Joe Adam Ryan"
 ).split()
 _PLACES, _THINGS = ("park", "store", "school", "garden"), ("book", "ball", "drink", "flower")
+# No name begins a prompt: without a space before it, it would be another token.
 _IOI = (
-    "{a} and {b} went to the {place}. {s} gave a {thing} to",
+    "One day, {a} and {b} went to the {place}. {s} gave a {thing} to",
     "When {a} and {b} came to the {place}, {s} gave a {thing} to",
     "Then, {a} and {b} were at the {place}. {s} wanted to give a {thing} to",
 )
@@ -263,6 +264,8 @@ def _json_rows(text: str) -> list[Any]:
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     if isinstance(rows, dict):
         rows = rows.get("prompts", [rows])
+    if not isinstance(rows, list):
+        raise TypeError(f"rows expected, not {type(rows).__name__}")
     return rows
 
 

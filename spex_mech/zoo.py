@@ -9,6 +9,10 @@ _DATA = Path(__file__).parent / "data"
 BUNDLED = {
     "demo": "a GPT-2 type transformer that does induction and counts; in the package, no network",
 }
+_CURE = (
+    f"bundled: {', '.join(BUNDLED)}; otherwise give a folder that save_pretrained wrote, or a hub "
+    "name where there is a network"
+)
 
 
 def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -> Any:
@@ -40,12 +44,12 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
         )
     # A relative path such as "out/model" looks like a hub name, "owner/model": the folder wins.
     if not folder.is_dir() and (folder.is_absolute() or str(model).count("/") > 1):
-        raise ValueError(f"no folder {folder}, and {str(model)!r} cannot be a hub name")
+        raise ValueError(f"no folder {folder} ({_CURE})")
     if bridge and not folder.is_dir():
         from transformer_lens.model_bridge import TransformerBridge
 
         return _or_explain(str(model), TransformerBridge.boot_transformers, device=device).eval()
-    loaded = _or_explain(str(model), _class_of(folder).from_pretrained)
+    loaded = _or_explain(str(model), lambda name: _class_of(folder).from_pretrained(name))
     return (_as_bridge(loaded) if bridge else loaded).to(device).eval()
 
 
@@ -102,11 +106,18 @@ def _as_bridge(model: Any) -> Any:
 
 
 def _or_explain(name: str, load: Any, **options: Any) -> Any:
+    """Load a model, without a progress bar where it is a folder, with one where it is fetched."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled() and Path(name).is_dir()
+    if shown:
+        logging.disable_progress_bar()
     try:
         return load(name, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"could not load {name!r}: {reason} (bundled: {', '.join(BUNDLED)}; otherwise give a "
-            "local folder, or a hub name where there is a network)"
-        ) from error
+        raise ValueError(f"could not load {name!r}: {reason} ({_CURE})") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()

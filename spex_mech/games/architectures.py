@@ -103,6 +103,10 @@ class Architecture:
             return self.neurons[layer] is not None
         return self.heads[layer] is not None and (kind == "head" or self.n_kv_heads is not None)
 
+    def same_places(self, other: "Architecture") -> bool:
+        """Whether both name the same hook points (one may know the sizes, the other not yet)."""
+        return (self.heads, self.neurons) == (other.heads, other.neurons)
+
     def refuse(self, kind: Kind, layer: int | None = None) -> NoReturn:
         """Raise the error that says why there are no such components."""
         where = "the model" if layer is None else f"layer {layer}"

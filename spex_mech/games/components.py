@@ -180,9 +180,10 @@ class Components(Sequence[Component]):
         return Components(tuple(self.units[i] for i in chosen), self.architecture)
 
     def __add__(self, other: "Components") -> "Components":
-        if self.architecture != other.architecture:
+        mine, others = self.architecture, other.architecture
+        if not mine.same_places(others):
             raise ValueError("these components belong to two different models; join one model's")
-        return Components(self.units + other.units, self.architecture)
+        return Components(self.units + other.units, mine if mine.d_mlp else others)
 
     def index(self, value: "str | Component", start: int = 0, stop: int | None = None) -> int:
         """The mask column of a component.

@@ -66,9 +66,7 @@ class ModelGame:
         sized = architecture_of(model, architecture)
         self.model, self.task = model, task
         self.components = components or Components.heads(sized)
-        if self.components.architecture.heads != sized.heads or (
-            self.components.architecture.neurons != sized.neurons
-        ):
+        if not self.components.architecture.same_places(sized):
             raise ValueError("the components belong to another model; make them from this one")
         self.components = Components(self.components.units, sized)
         self.architecture = sized

@@ -2,8 +2,8 @@
 
 import json
 import os
-import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FORMAT = 1
-_ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
+_ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt", "q_value")
+# What reading a file that is no npz, or a damaged one, is seen to raise.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, EOFError,
+    OSError, NotImplementedError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +54,7 @@ class Interactions:
     main_effects_by_prompt: Float[np.ndarray, "unit prompt"]
     intact_by_prompt: Float[np.ndarray, " prompt"]
     noise_floor: float = 0.0
-    cost: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, int | float] = field(default_factory=dict)
     audit: dict[str, Any] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -94,19 +99,19 @@ class Interactions:
     @property
     def readings(self) -> list[str]:
         """Each interaction in words: "AND-like" (damage overlaps: in series), "OR-like" (damage
-        compounds: backup), "mixed" where units do not jointly help, "noise" under the floor."""
+        compounds: backup), "mixed" where units do not jointly help, "noise" under the floor. Of
+        three units and more the sign does not tell the two apart (three in series and three
+        backups both give -1): "beyond pairs"."""
         mains = np.append(self.main_effects, 0.0)[self.units].sum(axis=1)
         joint = mains + self.mean
-        words = np.where(
-            self.is_noise,
-            "noise",
-            np.where(
-                (self.mean > 0) & (mains < 0),
-                "AND-like",
-                np.where((self.mean < 0) & (joint < 0), "OR-like", "mixed"),
-            ),
-        )
-        return words.tolist()
+        overlaps, compounds = (self.mean > 0) & (mains < 0), (self.mean < 0) & (joint < 0)
+        cases = {
+            "noise": self.is_noise,
+            "beyond pairs": self.order > 2,
+            "AND-like": overlaps,
+            "OR-like": compounds,
+        }
+        return np.select(list(cases.values()), list(cases), "mixed").tolist()
 
     def top(self, k: int = 20, order: int | None = None) -> "Interactions":
         """The k strongest by absolute value (of one order, if asked)."""
@@ -119,6 +124,8 @@ class Interactions:
         q_value main_a main_b reading is_noise`` (``unit_c main_c`` too for order 3)."""
         import pandas as pd
 
+        if not 2 <= order <= self.units.shape[1]:
+            raise ValueError(f"no interaction of order {order} was measured")
         rows = np.flatnonzero(self.order == order)
         rows = rows[np.argsort(-abs(self.mean[rows]), kind="stable")]
         letters, labels = "abcdefgh"[:order], np.array(self.labels)
@@ -148,7 +155,8 @@ class Interactions:
             raise KeyError(f"no unit is called {unknown[0]!r}")
         wanted = sorted(self.labels.index(label) for label in labels)
         row = wanted + [-1] * (self.units.shape[1] - len(wanted))
-        hits = np.flatnonzero((self.units == row).all(axis=1))
+        fits = len(row) == self.units.shape[1]
+        hits = np.flatnonzero((self.units == row).all(axis=1)) if fits else []
         if not len(hits):
             raise KeyError(f"the interaction of {' and '.join(labels)} was not measured")
         return float(self.mean[hits[0]])
@@ -164,15 +172,17 @@ class Interactions:
             "audit": self.audit,
             "about": self.about,
         }
-        text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+        # Numbers of numpy, such as a budget, become plain ones.
+        as_json = json.dumps(about, default=lambda value: value.tolist())
+        text = np.frombuffer(as_json.encode(), dtype=np.uint8)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("wb") as file:
                 np.savez_compressed(file, about=text, **{k: getattr(self, k) for k in _ARRAYS})
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         return path
 
@@ -184,15 +194,20 @@ class Interactions:
             FileNotFoundError: there is no such file.
             ValueError: it is not a result, or of a newer format.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no result {path}: there is no such file")
+        newer = False
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
-                arrays = {name: file[name] for name in _ARRAYS}
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+                newer = about.pop("format") > _FORMAT
+                arrays = {} if newer else {name: file[name] for name in _ARRAYS}
+        except _DAMAGED as error:
             raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
-        if about.pop("format") > _FORMAT:
+        if newer:
             raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
-        return Interactions(**about, **arrays)
+        q_value = arrays.pop("q_value")
+        return _with_q_value(Interactions(**about, **arrays), q_value)
 
     def __repr__(self) -> str:
         spent = f"{self.cost.get('evaluations', 0):,.0f} evaluations"
@@ -213,6 +228,10 @@ class Interactions:
 
     def _rows(self, rows: Int[np.ndarray, " interaction"]) -> "Interactions":
         part = replace(self, units=self.units[rows], values=self.values[rows])
-        # A q-value belongs to the whole set that was tested, not to the part that is shown.
-        object.__setattr__(part, "q_value", self.q_value[rows])
-        return part
+        return _with_q_value(part, self.q_value[rows])
+
+
+def _with_q_value(found: Interactions, q_value: Float[np.ndarray, " interaction"]) -> Interactions:
+    """A q-value belongs to the whole set that was tested, not to the part that is shown or kept."""
+    object.__setattr__(found, "q_value", q_value)
+    return found

@@ -20,6 +20,7 @@ from spex_mech.search.question import Findings, Question
 
 _MASKS_PER_QUESTION = 4096
 _MOST_SETS = 60_000_000
+_SHOWN = 8
 
 
 class Exhaustive:
@@ -50,7 +51,7 @@ class Exhaustive:
                 f"interactions of order {order} among {n} unit(s): the order must be at least 2 "
                 "and at most the number of units"
             )
-        if n ** min(order, 8) > 2**62:
+        if n**order > 2**62:  # sets are told apart by one integer each
             raise ValueError(
                 f"order {order} among {n} units is out of reach; ask for a lower order"
             )
@@ -61,6 +62,7 @@ class Exhaustive:
         self.planned = 1 + sum(len(s) for s in self._plan.values())
         self._values: dict[int, Float[np.ndarray, "set prompt"]] = {}
         self._told: list[Float[np.ndarray, "set prompt"]] = []
+        self._best: list[tuple[tuple[int, ...], float]] = []
         self._asking = (0, 0)  # order and how many of its sets were asked
 
     def ask(self) -> Question | None:
@@ -90,6 +92,8 @@ class Exhaustive:
                 at = self._find(self._plan[size][rows][:, slots])
                 effects -= self._values[smaller][at]
         self._told.append(effects.astype(np.float32) if size > 1 else effects)
+        if size > 1:
+            self._note(self._plan[size][rows], effects.mean(axis=1))
         start += len(values)
         if start == len(self._plan[size]):
             self._values[size] = np.concatenate(self._told)
@@ -97,17 +101,7 @@ class Exhaustive:
         self._asking = (size, start)
 
     def best(self, k: int) -> list[tuple[tuple[int, ...], float]]:
-        size, _ = self._asking
-        parts = [(self._plan[s], v.mean(1)) for s, v in self._values.items() if s > 1] + (
-            [(self._plan[size], np.concatenate(self._told).mean(1))]
-            if self._told and size > 1
-            else []
-        )
-        found = []
-        for sets, means in parts:
-            for row in np.argsort(-abs(means))[:k]:
-                found.append((tuple(int(u) for u in sets[row]), float(means[row])))
-        return sorted(found, key=lambda pair: -abs(pair[1]))[:k]
+        return self._best[:k]
 
     def findings(self) -> Findings:
         width = max(self._plan)
@@ -119,6 +113,11 @@ class Exhaustive:
         main_effects = np.full((self.n, len(self._intact)), np.nan)
         main_effects[self._plan[1][:, 0]] = self._values[1]
         return Findings(np.concatenate(units), np.concatenate(values), main_effects, self._intact)
+
+    def _note(self, sets: Int[np.ndarray, "set size"], means: Float[np.ndarray, " set"]) -> None:
+        for row in np.argsort(-abs(means))[:_SHOWN]:
+            self._best.append((tuple(int(u) for u in sets[row]), float(means[row])))
+        self._best = sorted(self._best, key=lambda found: -abs(found[1]))[:_SHOWN]
 
     def _find(self, sets: Int[np.ndarray, "set size"]) -> Int[np.ndarray, " set"]:
         known = self._plan[sets.shape[1]]
@@ -160,6 +159,8 @@ def _every(n: int, size: int) -> Int[np.ndarray, "set size"]:
 
 def _some(n: int, size: int, count: int, rng: np.random.Generator) -> Int[np.ndarray, "set size"]:
     """A uniform sample without repetition, in lexicographic order."""
+    if count > comb(n, size) // 4:  # drawing until enough are new would take ever longer
+        return _every(n, size)[np.sort(rng.choice(comb(n, size), count, replace=False))]
     keys = np.empty(0, dtype=np.int64)
     while len(keys) < count:
         drawn = np.sort(rng.integers(0, n, (2 * (count - len(keys)) + 8, size)), axis=1)
@@ -171,9 +172,11 @@ def _some(n: int, size: int, count: int, rng: np.random.Generator) -> Int[np.nda
 
 def _closed(sets: Int[np.ndarray, "set order"], n: int) -> dict[int, Int[np.ndarray, "set size"]]:
     """The given sets and all their non-empty subsets, by size."""
+    if sets.size == 0 or not ((sets >= 0).sum(axis=1) > 1).any():
+        raise ValueError("no sets to measure: give at least one set of two units")
     sets = np.sort(np.where(sets < 0, n, sets), axis=1)  # the padding goes to the end
-    if sets.size == 0:
-        raise ValueError("no sets to measure")
+    if ((np.diff(sets, axis=1) == 0) & (sets[:, 1:] < n)).any():
+        raise ValueError("a set of units holds one of them twice")
     plan: dict[int, np.ndarray] = {}
     for size in range(sets.shape[1], 0, -1):
         exactly = sets[(sets < n).sum(axis=1) == size][:, :size]

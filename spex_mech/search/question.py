@@ -6,7 +6,7 @@ cluster are the driver's business alone.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -66,6 +66,7 @@ class Findings:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Search(Protocol):
     """The ask/tell contract, which every search keeps."""
 

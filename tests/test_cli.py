@@ -1,0 +1,248 @@
+"""The command line: what it prints and writes, and how it refuses."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import transformers as tf
+
+import spex_mech as sm
+from spex_mech import cli
+from spex_mech.tasks import TASKS
+from spex_mech.zoo import BUNDLED
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny GPT-2 with two layers of two heads."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    config = tf.GPT2Config(
+        n_layer=2, n_head=2, n_embd=8, n_inner=6, vocab_size=60, n_positions=64,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    tf.GPT2LMHeadModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr with which a command ends."""
+    capsys.readouterr()
+    try:
+        code = cli.main(arguments)
+    except SystemExit as error:
+        code = error.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith("spex-mech") and err.endswith("\n")
+    return err
+
+
+def test_discover_writes_result_table_and_map(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "folder"
+    arguments = ["discover", "--model", model, "--n-prompts", "4", "--out", str(out)]
+    assert cli.main(arguments) == 0
+    printed, err = capsys.readouterr()
+    assert err == ""
+    assert "6 interactions among 4 units, 11 evaluations (exhaustive)" in printed
+    names = ["interactions.csv", "interactions.npz", "map.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert printed.splitlines()[-1].startswith(f"written to {out}: ")
+    assert all(name in printed.splitlines()[-1] for name in names)
+
+    found = sm.Interactions.load(out / "interactions.npz")
+    assert found.labels == ["L0H0", "L0H1", "L1H0", "L1H1"]
+    assert found.values.shape == (6, 4)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "interactions.csv"), found.frame())
+    assert (out / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_discover_is_what_the_functions_give(model: str, tmp_path: Path) -> None:
+    options = "--n-prompts 4 --seed 3 --ablation resample --budget 30 --batch-size 7"
+    units = "L1H*,L0H1+L0N3,L1N[12]"
+    cli.main(
+        ["discover", "--model", model, *options.split(), "--units", units, "--out", str(tmp_path)]
+    )
+    got = sm.Interactions.load(tmp_path / "interactions.npz")
+
+    loaded = sm.load_model(model, device="cpu")
+    heads, neurons = sm.Components.heads(loaded), sm.Components.neurons(loaded)
+    chosen = heads[["L1H0", "L1H1", "L0H1"]] + neurons[["L0N3", "L1N1", "L1N2"]]
+    task = sm.load_task("induction", loaded, 4, 3)
+    want = sm.discover(sm.ModelGame(loaded, task, chosen, ablation="resample"), budget=30, seed=3)
+    assert got.labels == want.labels
+    np.testing.assert_array_equal(got.units, want.units)
+    np.testing.assert_allclose(got.values, want.values, rtol=0, atol=1e-5)
+    assert got.about["ablation"] == "resample" and got.about["seed"] == 3
+
+
+@pytest.mark.parametrize(("units", "n_units"), [("neurons", 12), ("heads+neurons", 16)])
+def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> None:
+    arguments = ["--units", units, "--n-prompts", "2", "--out", str(tmp_path)]
+    assert cli.main(["discover", "--model", model, *arguments]) == 0
+    assert len(sm.Interactions.load(tmp_path / "interactions.npz").labels) == n_units
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        ("--task nosuch", ["unknown task 'nosuch'", "induction"]),
+        ("--task ioi", ["'ioi' needs a tokenizer"]),
+        ("--task induction --file x.txt", ["'induction' takes no option 'file'"]),
+        ("--method magic", ["unknown method 'magic'", "exhaustive"]),
+        ("--ablation blur", ["unknown ablation 'blur'", "mean", "resample"]),
+        ("--units L9H0", ["unknown component L9H0", "layers 0 to 1"]),
+        ("--units L0H7", ["unknown component L0H7", "2 heads"]),
+        ("--units what", ["'what' is not the label of a component"]),
+        ("--units L7H*", ["no component matches 'L7H*'"]),
+        ("--units heads,L0H0", ["duplicate unit", "L0H0"]),
+        ("--budget 5", ["a budget of 5 evaluations is too small", "at least 6"]),
+        ("--order 9", ["order 9 among 4 unit"]),
+        ("--order 1", ["order 1", "at least 2"]),
+        ("--n-prompts 0", ["n_prompts is 0"]),
+        ("--seed -1", ["seed is -1"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    model: str, tmp_path: Path, capsys: Any, arguments: str, texts: list[str]
+) -> None:
+    out = tmp_path / "out"
+    common = ["discover", "--model", model, "--n-prompts", "2", "--out", str(out)]
+    error = refused(capsys, *common, *arguments.split())
+    assert all(text in error for text in texts)
+    assert not out.exists()
+
+
+def test_models_that_are_none(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "empty").mkdir()
+    out = ["--out", str(tmp_path / "out")]
+    error = refused(capsys, "discover", "--model", str(tmp_path / "empty"), *out)
+    assert f"{tmp_path / 'empty'} holds no model" in error and "save_pretrained" in error
+    error = refused(capsys, "discover", "--model", str(tmp_path / "nosuch"), *out)
+    assert f"no folder {tmp_path / 'nosuch'}" in error and "bundled: demo" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
+def test_a_damaged_model(model: str, tmp_path: Path, capsys: Any, damage: str) -> None:
+    for file in Path(model).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 200 if file.name == damage else None])
+    error = refused(capsys, "discover", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert f"could not load '{tmp_path}'" in error
+
+
+def test_out_is_looked_at_before_the_work(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("keep me")
+    for out in (file, file / "deeper"):
+        for command in ("demo", "discover"):
+            error = refused(capsys, command, "--out", str(out))
+            assert f"--out {out}" in error and f"{file} is a file; give a folder" in error
+    assert file.read_text() == "keep me"
+
+
+def test_nothing_is_half_written(model: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def full(*arguments: Any, **arrays: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez_compressed", full)
+    out = tmp_path / "out"
+    arguments = ["discover", "--model", model, "--n-prompts", "2", "--out", str(out)]
+    assert cli.main(arguments) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
+
+
+def test_without_matplotlib_there_is_no_map(
+    model: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = ["discover", "--model", model, "--n-prompts", "2", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == "no map: drawing needs matplotlib: pip install 'spex_mech[viz]'\n"
+    assert not (tmp_path / "map.png").exists() and "map.png" not in out
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch: Any, capsys: Any) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spex_mech.load_model", interrupted)
+    assert cli.main(["discover"]) == 130
+    assert capsys.readouterr().err == "spex-mech: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("", "required: command"),
+        ("fly", "invalid choice: 'fly'"),
+        ("discover --budget many", "--budget: invalid int value: 'many'"),
+        ("discover --colour red", "unrecognized arguments: --colour red"),
+    ],
+)
+def test_wrong_arguments_are_one_line(capsys: Any, arguments: str, text: str) -> None:
+    error = refused(capsys, *arguments.split())
+    assert text in error and "--help" in error
+
+
+def test_models_and_tasks_list_everything(capsys: Any) -> None:
+    assert cli.main(["models"]) == 0
+    models = capsys.readouterr().out
+    assert all(f"{name} " in models and what in models for name, what in BUNDLED.items())
+    assert "a folder" in models and "a hub name" in models
+    assert cli.main(["tasks"]) == 0
+    tasks = capsys.readouterr().out
+    assert all(f"{name} " in tasks and what in tasks for name, what in TASKS.items())
+
+
+def defaults_of(function: Any) -> dict[str, Any]:
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+
+def test_defaults_are_the_functions() -> None:
+    discover, load_task = defaults_of(sm.discover), defaults_of(sm.load_task)
+    game = defaults_of(sm.ModelGame)
+    want = {name: discover[name] for name in ("method", "budget", "order", "seed")}
+    want |= {name: game[name] for name in ("ablation", "batch_size")}
+    want |= {"n_prompts": load_task["n_prompts"]}
+    assert want == cli.DEFAULTS
+    assert load_task["seed"] == discover["seed"]  # one --seed for both
+
+    parsed = vars(cli._parser().parse_args(["discover"]))
+    assert {name: parsed[name] for name in want} == want
+    assert parsed["bridge"] == defaults_of(sm.load_model)["bridge"]
+    assert parsed["model"] in BUNDLED and parsed["task"] in TASKS
+    # The game's own default is every head.
+    assert game["components"] is None and parsed["units"] == "heads"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, spex_mech.cli\n"
+        "try: spex_mech.cli.main(['discover', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'transformer_lens', 'numpy', 'matplotlib', 'pandas'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("usage: spex-mech discover")
+    assert run.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "spex_mech", "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert all(name in run.stdout for name in ("demo", "discover", "models", "tasks"))

@@ -1,0 +1,168 @@
+"""What importing loads, who may import whom, the public names, and the size of classes."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import spex_mech as sm
+
+PACKAGE = Path(sm.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {
+    "transformer_lens", "transformers", "matplotlib", "plotly", "networkx", "ray", "pandas",
+}  # fmt: skip
+MOST_LINES = 300
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after running the code."""
+    code = f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in json.loads(run.stdout.splitlines()[-1])}
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere in it, also inside functions."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    assert not loaded_by("import spex_mech") & {*HEAVY, "torch", "numpy", "scipy"}
+
+
+@pytest.mark.parametrize(
+    "code", ["import spex_mech.discover", "import spex_mech as sm; sm.ModelGame, sm.plot_map"]
+)
+def test_the_core_loads_nothing_heavy(code: str) -> None:
+    loaded = loaded_by(code)
+    assert "torch" in loaded  # or the code did not do what it should
+    assert not loaded & HEAVY
+
+
+def test_importing_sets_no_seed_and_no_hook() -> None:
+    code = (
+        "import random, sys\nimport numpy as np, torch\n"
+        "before = (random.getstate(), np.random.get_state()[1].tolist(),"
+        " torch.get_rng_state().tolist(), sys.excepthook, torch.is_grad_enabled())\n"
+        "import spex_mech.cli, spex_mech.discover, spex_mech.tasks, spex_mech.results.plots\n"
+        "after = (random.getstate(), np.random.get_state()[1].tolist(),"
+        " torch.get_rng_state().tolist(), sys.excepthook, torch.is_grad_enabled())\n"
+        "assert before == after"
+    )
+    loaded_by(code)
+
+
+def test_public_names() -> None:
+    assert list(sm.__all__) == sorted(sm.__all__) == sorted(sm._HOMES)
+    assert {*dir(sm)} == {*sm.__all__, "__version__"}
+    for name in sm.__all__:
+        value = getattr(sm, name)
+        assert value.__name__ == name
+        assert (value.__doc__ or "").strip(), f"{name} has no docstring"
+        assert not value.__doc__.startswith(f"{name}("), f"{name} has only dataclass's docstring"
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        sm.nosuch  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["sm.measure", "from spex_mech.discover import measure", "import spex_mech.discover", "pass"],
+)
+def test_discover_is_the_function_whatever_was_imported_first(first: str) -> None:
+    loaded_by(f"import spex_mech as sm\n{first}\nassert sm.discover.__name__ == 'discover'")
+
+
+@pytest.mark.parametrize(
+    ("folder", "never"),
+    [
+        ("search", ["games", "results", "discover", "tasks", "zoo", "cli"]),
+        ("games", ["search", "results", "discover", "tasks", "zoo", "cli"]),
+        ("results", ["search", "games", "discover", "tasks", "zoo", "cli"]),
+    ],
+)
+def test_who_may_import_whom(folder: str, never: list[str]) -> None:
+    files = sorted((PACKAGE / folder).rglob("*.py"))
+    assert len(files) > 1
+    for file in files:
+        for name in imports_of(file):
+            assert not any(name.startswith(f"spex_mech.{other}") for other in never), (
+                f"{file.relative_to(PACKAGE)} imports {name}"
+            )
+            assert name not in {f"spex_mech.{name}" for name in sm.__all__}, file
+
+
+def test_a_search_knows_no_torch() -> None:
+    for file in (PACKAGE / "search").rglob("*.py"):
+        assert "torch" not in {name.split(".")[0] for name in imports_of(file)}, file.name
+
+
+def test_only_zoo_imports_the_model_libraries() -> None:
+    importers = {
+        str(file.relative_to(PACKAGE))
+        for file in FILES
+        for name in imports_of(file)
+        if name.split(".")[0] in ("transformers", "transformer_lens")
+    }
+    assert importers == {"zoo.py"}
+
+
+def code_lines(node: ast.ClassDef) -> int:
+    """Lines of a class that are code: no docstring, no comment, no blank."""
+    lines: set[int] = set()
+    for part in ast.walk(node):
+        is_text = isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
+        if isinstance(part, ast.stmt) and not is_text:
+            body = getattr(part, "body", None)
+            last = body[0].lineno - 1 if body else part.end_lineno
+            lines.update(range(part.lineno, max(last or 0, part.lineno) + 1))
+    texts = [p for p in ast.walk(node) if isinstance(p, ast.Expr)]
+    for part in texts:
+        if isinstance(part.value, ast.Constant):
+            lines -= set(range(part.lineno, (part.end_lineno or part.lineno) + 1))
+    return len(lines)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_no_class_is_too_long(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            assert code_lines(node) <= MOST_LINES, f"{node.name} in {file.name}"
+
+
+def test_code_lines_counts_code() -> None:
+    text = '''
+class A:
+    """Not this.
+
+    Nor this."""
+
+    # Nor this.
+    x = 1
+
+    def f(
+        self,
+    ) -> int:
+        """Nor this."""
+        if self.x:
+            return 1
+
+        return 2
+'''
+    (node,) = ast.parse(text).body
+    assert isinstance(node, ast.ClassDef)
+    assert code_lines(node) == 8
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_every_file_says_what_it_is(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file.name

@@ -1,0 +1,199 @@
+"""Prompts are checked once, metrics against formulas written out, bad input by its message."""
+
+import pytest
+import torch
+
+import spex_mech as sm
+from spex_mech.games import metrics
+from tests.families import D_VOCAB, build
+from tests.test_engine import some_prompts
+
+LOGITS = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+TOKENS = [[1, 2, 3], [4, 0, 1]]
+
+
+def test_lists_and_single_answers_are_made_tensors() -> None:
+    prompts = sm.Prompts(TOKENS, answers=[1, 2], wrong_answers=[[0], [3, 4]])
+    assert prompts.answers.tolist() == [[1], [2]]
+    assert prompts.wrong_answers.tolist() == [[0, -1], [3, 4]]
+    assert prompts.index.tolist() == [0, 1] and prompts.last.tolist() == [2, 2]
+    repeated = prompts[torch.tensor([1, 1, 0])]
+    assert repeated.index.tolist() == [1, 1, 0] and len(repeated) == 3
+    assert repeated.answers.tolist() == [[2], [2], [1]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tokens": []}, "empty prompts: tokens has no row"),
+        ({"tokens": torch.zeros(0, 3, dtype=torch.long)}, r"empty prompts.*\(0, 3\)"),
+        ({"tokens": [[1, 2], [1]]}, r"unequal length \(1 to 2 tokens\); pad them on the right"),
+        ({"tokens": torch.zeros(2, 3)}, "must be token ids"),
+        ({"tokens": torch.zeros(3, dtype=torch.long)}, "must be token ids"),
+        ({"tokens": TOKENS, "attention_mask": [[0, 1, 1], [1, 1, 1]]}, "padded on the right"),
+        ({"tokens": TOKENS, "attention_mask": [[0, 0, 0], [1, 1, 1]]}, "False everywhere in a row"),
+        ({"tokens": TOKENS, "attention_mask": [[1, 1]]}, r"attention_mask has shape \(1, 2\)"),
+        ({"tokens": TOKENS, "corrupted": [[1, 2]]}, r"corrupted has shape \(1, 2\)"),
+        ({"tokens": TOKENS, "answers": [1]}, r"answers has shape \(1, 1\)"),
+        ({"tokens": TOKENS, "answers": [[1], []]}, "a prompt has no answer at all"),
+        ({"tokens": TOKENS, "answer_pos": [1]}, "one number for each of the 2 prompts"),
+    ],
+)
+def test_bad_prompts(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sm.Prompts(**fields)
+
+
+def test_logit_diff_and_prob_diff_by_hand() -> None:
+    prompts = sm.Prompts(TOKENS, answers=[[1, 2], [3, -1]], wrong_answers=[0, 4])
+    last = LOGITS[:, -1]
+    want = [(last[0, 1] + last[0, 2]) / 2 - last[0, 0], last[1, 3] - last[1, 4]]
+    torch.testing.assert_close(metrics.logit_diff(LOGITS, prompts), torch.stack(want))
+    p = last.softmax(-1)
+    want = [p[0, 1] + p[0, 2] - p[0, 0], p[1, 3] - p[1, 4]]
+    torch.testing.assert_close(metrics.prob_diff(LOGITS, prompts), torch.stack(want))
+
+
+def test_log_prob_of_answers_and_of_next_tokens_by_hand() -> None:
+    log_p = LOGITS.log_softmax(-1)
+    prompts = sm.Prompts(TOKENS, answers=[[1, 2], [3, -1]])
+    want = torch.stack([torch.logaddexp(log_p[0, 2, 1], log_p[0, 2, 2]), log_p[1, 2, 3]])
+    torch.testing.assert_close(metrics.log_prob(LOGITS, prompts), want)
+
+    mean = torch.stack([log_p[0, 0, 2] + log_p[0, 1, 3], log_p[1, 0, 0] + log_p[1, 1, 1]]) / 2
+    torch.testing.assert_close(metrics.log_prob(LOGITS, sm.Prompts(TOKENS)), mean)
+    torch.testing.assert_close(metrics.loss(LOGITS, sm.Prompts(TOKENS)), -mean)
+
+    padded = sm.Prompts(TOKENS, attention_mask=[[1, 1, 0], [1, 1, 1]])
+    want = torch.stack([log_p[0, 0, 2], mean[1]])
+    torch.testing.assert_close(metrics.log_prob(LOGITS, padded), want)
+
+    masked = sm.Prompts(TOKENS, target_mask=[[0, 1, 0], [1, 0, 0]])
+    want = torch.stack([log_p[0, 1, 3], log_p[1, 0, 0]])
+    torch.testing.assert_close(metrics.log_prob(LOGITS, masked), want)
+
+
+def test_answer_is_read_where_it_stands() -> None:
+    prompts = sm.Prompts(TOKENS, attention_mask=[[1, 1, 0], [1, 1, 1]], answers=[0, 0])
+    assert prompts.last.tolist() == [1, 2]
+    torch.testing.assert_close(
+        metrics.answer_logits(LOGITS, prompts), torch.stack([LOGITS[0, 1], LOGITS[1, 2]])
+    )
+    prompts = sm.Prompts(TOKENS, answer_pos=[0, 1], answers=[0, 0])
+    torch.testing.assert_close(
+        metrics.answer_logits(LOGITS, prompts), torch.stack([LOGITS[0, 0], LOGITS[1, 1]])
+    )
+    classes = torch.randn(2, 4)  # a classifier's logits have no position
+    torch.testing.assert_close(metrics.answer_logits(classes, prompts), classes)
+
+
+def test_half_precision_logits_are_read_in_float32() -> None:
+    prompts = sm.Prompts(TOKENS, answers=[0, 1], wrong_answers=[1, 2])
+    for metric in (metrics.logit_diff, metrics.prob_diff, metrics.log_prob):
+        assert metric(LOGITS.bfloat16(), prompts).dtype == torch.float32
+    assert metrics.log_prob(LOGITS.bfloat16(), sm.Prompts(TOKENS)).dtype == torch.float32
+
+
+def test_kl_by_hand() -> None:
+    prompts = sm.Prompts(TOKENS, answers=[0, 0])
+    kl = metrics.KL.to_intact(LOGITS, prompts)
+    other = LOGITS.flip(-1)
+    p, q = LOGITS[:, -1].softmax(-1), other[:, -1].softmax(-1)
+    want = -(p * (p.log() - q.log())).sum(-1)
+    torch.testing.assert_close(kl(other, prompts), want)
+    torch.testing.assert_close(kl(other[[1]], prompts[[1]]), want[[1]])
+
+
+def test_metrics_say_what_they_miss() -> None:
+    with pytest.raises(ValueError, match="needs wrong_answers: give Prompts"):
+        metrics.logit_diff(LOGITS, sm.Prompts(TOKENS, answers=[0, 0]))
+    with pytest.raises(ValueError, match="returned dict without logits"):
+        metrics.logit_diff({}, sm.Prompts(TOKENS, answers=[0, 0]))
+    with pytest.raises(ValueError, match="unknown metric 'logitdiff'; choose one of logit_diff"):
+        sm.Task(sm.Prompts(TOKENS), "logitdiff")
+    with pytest.raises(ValueError, match="log_prob needs answers here"):
+        metrics.log_prob(LOGITS[:, 0], sm.Prompts(TOKENS))
+
+
+def test_task_split_renumbers_the_prompts() -> None:
+    first, rest = sm.Task(sm.Prompts([[1], [2], [3]]), "log_prob").split(1)
+    assert first.prompts.tokens.tolist() == [[1]] and rest.prompts.tokens.tolist() == [[2], [3]]
+    assert rest.prompts.index.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="cannot take 1 of 1 prompts"):
+        first.split(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": [[D_VOCAB]]}, f"tokens holds the token {D_VOCAB}, outside the vocabulary of"),
+        ({"answers": [D_VOCAB + 4]}, f"answers holds the token {D_VOCAB + 4}, outside"),
+        ({"ablation": "resample"}, "resample ablation takes activations from corrupted prompts"),
+        ({"ablation": "average"}, "unknown ablation 'average'; choose one of zero, mean"),
+        ({"ablation": {"nowhere": torch.zeros(1)}}, "unknown hook point 'nowhere'; this game's"),
+        ({"ablation": {}}, "no reference tensor for 'transformer.h.0.attn.c_proj'"),
+        (
+            {"ablation": {f"transformer.h.{i}.attn.c_proj": torch.zeros(5) for i in range(2)}},
+            r"has shape \(5,\); it must broadcast to \[prompt pos width\] = \[1, 1, 32\]",
+        ),
+        ({"metric": lambda output, prompts: output.mean()}, r"returned \[\] for 1 rows; it must"),
+        ({"metric": lambda output, prompts: 3.0}, "returned float for 1 rows"),
+        (
+            {"metric": lambda output, prompts: output[:, -1, 0] * torch.nan},
+            "is nan for prompt 0 with L0H1 ablated; it must be finite",
+        ),
+        ({"mask": torch.ones(1, 3, dtype=torch.bool)}, r"shape \(1, 3\); they need \[mask unit\]"),
+        ({"mask": torch.ones(1, 8)}, r"masks are torch.float32; they must be bool, True = kept"),
+        ({"gates": torch.full((1, 8), 1.5)}, "gates must lie between 0"),
+    ],
+)
+def test_bad_games(change: dict, message: str) -> None:
+    change = dict(change)
+    metric, ablation = change.pop("metric", "log_prob"), change.pop("ablation", "mean")
+    mask, gates = change.pop("mask", None), change.pop("gates", None)
+    with pytest.raises(ValueError, match=message):
+        prompts = sm.Prompts(**({"tokens": [[1]], "answers": [2]} | change))
+        game = sm.ModelGame(build("gpt2"), sm.Task(prompts, metric), ablation=ablation)
+        if gates is not None:
+            game.gradient(gates)
+        if mask is None:
+            mask = torch.ones(1, 8, dtype=torch.bool)
+            mask[0, 1] = False
+        game(mask)
+
+
+def test_per_position_mean_needs_enough_positions() -> None:
+    task = sm.Task(some_prompts(), "logit_diff")
+    short = sm.Prompts([[1, 2, 3]])
+    with pytest.raises(ValueError, match="the reference prompts have 3 positions, the task's 7"):
+        sm.ModelGame(build("gpt2"), task, ablation="mean_per_position", reference=short)
+
+
+def test_components_of_another_model_are_refused() -> None:
+    task = sm.Task(some_prompts(), "logit_diff")
+    with pytest.raises(ValueError, match="the components belong to another model"):
+        sm.ModelGame(build("gpt2"), task, sm.Components.heads(build("llama")))
+
+
+def test_classifier_and_pooled_output() -> None:
+    import transformers as tf
+
+    torch.manual_seed(0)
+    sizes = {
+        "num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 24, "vocab_size": 30,
+        "num_attention_heads": 2, "num_labels": 3,
+    }  # fmt: skip
+    prompts = sm.Prompts([[1, 2, 3], [4, 5, 6]], answers=[0, 2], wrong_answers=[1, 1])
+    classifier = tf.BertForSequenceClassification(tf.BertConfig(**sizes)).eval()
+    found = sm.discover(sm.ModelGame(classifier, sm.Task(prompts, "logit_diff")))
+    with torch.no_grad():
+        logits = classifier(prompts.tokens).logits
+    want = torch.stack([logits[0, 0] - logits[0, 1], logits[1, 2] - logits[1, 1]])
+    torch.testing.assert_close(torch.from_numpy(found.intact_by_prompt).float(), want)
+    with pytest.raises(ValueError, match="answers holds the token 3, outside the vocabulary of 3"):
+        outside = sm.Prompts([[1]], answers=[3], wrong_answers=[0])
+        sm.ModelGame(classifier, sm.Task(outside, "logit_diff"))
+
+    encoder = tf.BertModel(tf.BertConfig(**sizes)).eval()
+    task = sm.Task(prompts, lambda output, prompts: output.pooler_output.square().sum(-1))
+    assert len(sm.discover(sm.ModelGame(encoder, task))) == 1
