@@ -67,6 +67,16 @@ def test_it_does_induction_and_counts() -> None:
     with torch.no_grad():
         guess = model(tokens).logits.argmax(-1)
     assert (guess[:, 2:-1] == tokens[:, 3:]).float().mean() > 0.95
+    # It counts with its MLPs: without them, nothing is left.
+    neurons = sm.Components.neurons(model)
+    right = sm.Task(
+        sm.Prompts(tokens),
+        lambda output, prompts: (output[:, 2:-1].argmax(-1) == prompts.tokens[:, 3:])
+        .float()
+        .mean(-1),
+    )
+    game = sm.ModelGame(model, right, neurons)
+    assert game(torch.zeros(1, len(game), dtype=torch.bool)).max() < 0.1
 
 
 def test_it_is_small_and_needs_no_network() -> None:

@@ -194,16 +194,14 @@ class Interactions:
             FileNotFoundError: there is no such file.
             ValueError: it is not a result, or of a newer format.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no result {path}: there is no such file")
-        newer = False
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                about = json.loads(file["about"].tobytes())
-                newer = about.pop("format") > _FORMAT
-                arrays = {} if newer else {name: file[name] for name in _ARRAYS}
-        except _DAMAGED as error:
-            raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
+        with Path(path).open("rb") as raw:
+            try:
+                with np.load(raw, allow_pickle=False) as file:
+                    about = json.loads(file["about"].tobytes())
+                    newer = about.pop("format") > _FORMAT
+                    arrays = {} if newer else {name: file[name] for name in _ARRAYS}
+            except _DAMAGED as error:
+                raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
         if newer:
             raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
         q_value = arrays.pop("q_value")

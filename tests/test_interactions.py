@@ -1,0 +1,347 @@
+"""Interactions: what a result says of itself, and what it keeps."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import spex_mech as sm
+
+LABELS = ["L0H0", "L0H1", "L1H0", "L1H1"]
+PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)]  # (1, 3) was not measured
+MEANS = np.array([0.25, -0.5, 0.01, 0.125, -0.0625])
+MAINS = np.array([-1.0, -0.5, 0.25, np.nan])
+
+
+def a_result(n_prompts: int = 3, triple: bool = False, **changes: Any) -> sm.Interactions:
+    """Means and main effects as above, exact in float32; errors differ by row."""
+    spread = np.linspace(-1, 1, n_prompts) if n_prompts > 1 else np.zeros(1)
+    width = 3 if triple else 2
+    units = np.array([[*pair, -1][:width] for pair in PAIRS] + [[0, 1, 2]] * triple)
+    means = np.append(MEANS, [2.0] * triple)
+    values = means[:, None] + spread * 2.0 ** -np.arange(4, 4 + len(means))[:, None]
+    options: dict[str, Any] = {
+        "noise_floor": 0.02,
+        "cost": {"evaluations": 1234, "gradients": 0, "seconds": 0.5},
+        "about": {"method": "listed sets", "seed": 0, "model": "none"},
+    }
+    return sm.Interactions(
+        LABELS,
+        units,
+        values.astype(np.float32),
+        MAINS[:, None] + 0.5 * spread,
+        2 + spread,
+        **{**options, **changes},
+    )
+
+
+def test_numbers_of_a_result() -> None:
+    found = a_result(triple=True)
+    assert len(found) == 6
+    np.testing.assert_allclose(found.mean, [*MEANS, 2], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        found.stderr, 2.0 ** -np.arange(4, 10) / np.sqrt(3), rtol=1e-6
+    )
+    np.testing.assert_array_equal(found.order, [2, 2, 2, 2, 2, 3])
+    np.testing.assert_array_equal(found.main_effects, MAINS)
+    np.testing.assert_array_equal(found.is_noise, [False, False, True, False, False, False])
+    assert found.intact == 2
+    # Differing spreads order the rows by how sure they are.
+    assert found.q_value[5] == found.q_value.min() and found.q_value[2] > 0.05
+
+
+def test_one_prompt_has_no_error() -> None:
+    found = a_result(n_prompts=1)
+    assert np.isnan(found.stderr).all() and np.isnan(found.q_value).all()
+    assert "+-" not in repr(found)
+
+
+def test_top_is_by_absolute_value() -> None:
+    found = a_result(triple=True)
+    assert found.top(3).units.tolist() == [[0, 1, 2], [0, 2, -1], [0, 1, -1]]
+    assert found.top(2, order=2).units.tolist() == [[0, 2, -1], [0, 1, -1]]
+    assert found.top(99, order=3).units.tolist() == [[0, 1, 2]]
+    assert len(found.top(0)) == 0
+    top = found.top(2)
+    assert top.labels == LABELS and top.cost == found.cost
+    np.testing.assert_array_equal(top.main_effects_by_prompt, found.main_effects_by_prompt)
+
+
+def test_top_keeps_ties_in_order() -> None:
+    found = a_result()
+    same = np.ones_like(found.values)
+    tied = sm.Interactions(LABELS, found.units, same, found.main_effects_by_prompt, np.ones(3))
+    assert tied.top(3).units.tolist() == [list(pair) for pair in PAIRS[:3]]
+
+
+def test_a_q_value_belongs_to_all_that_was_tested(tmp_path: Path) -> None:
+    found = a_result()
+    whole = dict(zip(map(tuple, found.units), found.q_value, strict=True))
+    top = found.top(2)
+    for part in (top, top.top(1), sm.Interactions.load(top.save(tmp_path / "top.npz"))):
+        want = [whole[tuple(row)] for row in part.units]
+        np.testing.assert_array_equal(part.q_value, want)
+    # The test can tell: by themselves the two would have other q-values.
+    alone = sm.Interactions(
+        LABELS, top.units, top.values, top.main_effects_by_prompt, top.intact_by_prompt
+    )
+    assert not np.array_equal(alone.q_value, top.q_value)
+
+
+def test_frame() -> None:
+    found = a_result()
+    frame = found.frame()
+    assert list(frame) == [
+        "unit_a", "unit_b", "value", "stderr", "q_value", "main_a", "main_b", "reading",
+        "is_noise",
+    ]  # fmt: skip
+    pairs = list(zip(frame.unit_a, frame.unit_b, strict=True))
+    assert pairs == [
+        ("L0H0", "L1H0"), ("L0H0", "L0H1"), ("L0H1", "L1H0"), ("L1H0", "L1H1"), ("L0H0", "L1H1"),
+    ]  # fmt: skip
+    rows = [1, 0, 3, 4, 2]
+    np.testing.assert_array_equal(frame.value, found.mean[rows])
+    np.testing.assert_array_equal(frame.stderr, found.stderr[rows])
+    np.testing.assert_array_equal(frame.q_value, found.q_value[rows])
+    np.testing.assert_array_equal(frame.main_a, MAINS[[0, 0, 1, 2, 0]])
+    np.testing.assert_array_equal(frame.main_b, MAINS[[2, 1, 2, 3, 3]])
+    assert frame.is_noise.tolist() == [False] * 4 + [True]
+    assert frame.reading.tolist() == [found.readings[row] for row in rows]
+
+
+def test_frame_of_triples() -> None:
+    frame = a_result(triple=True).frame(order=3)
+    assert list(frame)[:3] == ["unit_a", "unit_b", "unit_c"]
+    assert frame[["unit_a", "unit_b", "unit_c"]].to_numpy().tolist() == [LABELS[:3]]
+    np.testing.assert_array_equal(frame[["main_a", "main_b", "main_c"]], [MAINS[:3]])
+    assert len(a_result(triple=True).frame()) == 5
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_frame_of_an_order_not_measured(order: int) -> None:
+    with pytest.raises(ValueError, match=f"no interaction of order {order} was measured"):
+        a_result().frame(order)
+
+
+@pytest.mark.parametrize("triple", [False, True])
+def test_matrix_is_symmetric_and_nan_where_nothing_was_measured(triple: bool) -> None:
+    matrix = a_result(triple=triple).matrix()
+    a, b, c, d, e = MEANS
+    nan = np.nan
+    np.testing.assert_allclose(
+        matrix,
+        [[nan, a, b, c], [a, nan, d, nan], [b, d, nan, e], [c, nan, e, nan]],
+        rtol=0,
+        atol=1e-9,
+    )
+
+
+def test_value_by_labels_in_any_order() -> None:
+    found = a_result(triple=True)
+    assert found.value("L0H0", "L1H0") == found.value("L1H0", "L0H0") == pytest.approx(-0.5)
+    assert found.value("L1H0", "L0H0", "L0H1") == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (("L0H1", "L1H1"), "the interaction of L0H1 and L1H1 was not measured"),
+        (("L0H0", "L0H1", "L1H0"), "L0H0 and L0H1 and L1H0 was not measured"),
+        (("L0H0", "L9H9"), "no unit is called 'L9H9'"),
+    ],
+)
+def test_value_that_is_not_there(labels: tuple[str, ...], match: str) -> None:
+    with pytest.raises(KeyError, match=match):
+        a_result().value(*labels)
+
+
+def reading_of(main_a: float, main_b: float, value: float, noise_floor: float = 0.01) -> str:
+    found = sm.Interactions(
+        ["a", "b"],
+        np.array([[0, 1]]),
+        np.full((1, 2), value, dtype=np.float32),
+        np.array([[main_a] * 2, [main_b] * 2], dtype=np.float64),
+        np.ones(2),
+        noise_floor=noise_floor,
+    )
+    return found.readings[0]
+
+
+@pytest.mark.parametrize(
+    ("main_a", "main_b", "value", "reading"),
+    [
+        (-1, -1, 1, "AND-like"),  # f = a and b
+        (0, 0, -1, "OR-like"),  # f = a or b
+        (-0.5, -0.25, -0.5, "OR-like"),
+        (0.5, 0.5, 1, "mixed"),  # both hurt
+        (1, 1, -1, "mixed"),  # f = 1 - (a and b)
+        (-1, -1, 0.009, "noise"),
+        (-1, -1, -0.01, "noise"),
+        (np.nan, -1, 1, "mixed"),  # a main effect is not known
+    ],
+)
+def test_readings(main_a: float, main_b: float, value: float, reading: str) -> None:
+    assert reading_of(main_a, main_b, value) == reading
+
+
+def test_readings_without_a_floor_call_only_zero_noise() -> None:
+    assert reading_of(-1, -1, 0, noise_floor=0.0) == "noise"
+    assert reading_of(-1, -1, 1e-9, noise_floor=0.0) == "AND-like"
+
+
+def test_three_units_are_not_read_by_their_sign() -> None:
+    """Three in series and three backups both have a triple interaction of -1."""
+    for function in (lambda m: m.all(dim=1), lambda m: m.any(dim=1)):
+        found = sm.discover(lambda m, f=function: f(m).double(), n=3, order=3)
+        assert found.value("0", "1", "2") == -1
+        assert found.readings[-1] == "beyond pairs"
+
+
+def test_repr() -> None:
+    text = repr(a_result(triple=True))
+    lines = text.splitlines()
+    assert lines[0] == (
+        "6 interactions among 4 units, 1,234 evaluations (listed sets), noise floor 2.0e-02"
+    )
+    assert lines[1].split() == ["L0H0", "x", "L0H1", "x", "L1H0", "+2", "+-", "0.0011", "beyond",
+                                "pairs"]  # fmt: skip
+    assert lines[2].split() == ["L0H0", "x", "L1H0", "-0.5", "+-", "0.018", "OR-like"]
+    assert lines[3].split()[-1] == "AND-like" and lines[-1].split()[-1] == "noise"
+    assert len(lines) == 7
+
+
+def test_repr_of_many_names_the_rest() -> None:
+    found = sm.discover(lambda masks: masks.all(dim=1).double(), n=6)
+    assert repr(found).splitlines()[-1] == "  ... 5 more: .frame(), .top(k), .matrix()"
+    assert len(repr(found).splitlines()) == 12
+
+
+# -- on disk --------------------------------------------------------------------------------------
+
+
+def test_save_and_load_give_the_same(tmp_path: Path) -> None:
+    found = a_result(triple=True, audit={"missed": [0.1, 0.2], "note": "ö"})
+    path = found.save(tmp_path / "deep" / "run.npz")
+    assert path == tmp_path / "deep" / "run.npz"
+    again = sm.Interactions.load(str(path))
+    for name in ("units", "values", "main_effects_by_prompt", "intact_by_prompt", "q_value"):
+        got, want = getattr(again, name), getattr(found, name)
+        np.testing.assert_array_equal(got, want)
+        assert got.dtype == want.dtype
+    for name in ("labels", "noise_floor", "cost", "audit", "about"):
+        assert getattr(again, name) == getattr(found, name)
+    assert [p.name for p in path.parent.iterdir()] == ["run.npz"]
+
+
+def test_a_measured_result_survives_the_disk(tmp_path: Path) -> None:
+    found = sm.discover(lambda m: m.all(dim=1).double(), n=4, budget=8, seed=1)
+    again = sm.Interactions.load(found.save(tmp_path / "run.npz"))
+    assert again.about == found.about and again.about["budget"] == 8
+    assert repr(again) == repr(found)
+
+
+def test_numbers_of_numpy_are_kept_as_plain_ones(tmp_path: Path) -> None:
+    about = {"budget": np.int64(8), "rates": np.array([0.5, 1.0])}
+    again = sm.Interactions.load(a_result(about=about).save(tmp_path / "run.npz"))
+    assert again.about == {"budget": 8, "rates": [0.5, 1.0]}
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    path = a_result().save(tmp_path / "run.npz")
+    with np.load(path, allow_pickle=False) as file:
+        assert all(file[name].dtype.kind in "uif" for name in file)
+        about = json.loads(file["about"].tobytes())
+    assert about["labels"] == LABELS and about["format"] == 1
+
+
+def test_a_result_is_as_readable_as_other_files(tmp_path: Path) -> None:
+    path = a_result().save(tmp_path / "run.npz")
+    (tmp_path / "other").write_text("x")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", [None, b"the run before"])
+def test_save_is_all_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, before: bytes | None
+) -> None:
+    path = tmp_path / "run.npz"
+    if before is not None:
+        path.write_bytes(before)
+
+    def fail(file: Any, **arrays: Any) -> None:
+        file.write(b"half")
+        assert len(os.listdir(tmp_path)) == 1 + (before is not None)
+        raise error
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(type(error)):
+        a_result().save(path)
+    assert os.listdir(tmp_path) == ([] if before is None else ["run.npz"])
+    assert before is None or path.read_bytes() == before
+
+
+def test_load_of_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="none.npz"):
+        sm.Interactions.load(tmp_path / "none.npz")
+
+
+def test_load_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, x=np.ones(3))
+    with pytest.raises(ValueError, match=r"other.npz is not a spex_mech result .*about"):
+        sm.Interactions.load(path)
+    np.savez(path, about=np.frombuffer(b"[1, 2]", dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"other.npz is not a spex_mech result"):
+        sm.Interactions.load(path)
+    np.savez(path, about=np.array([{"pickled": 1}], dtype=object))
+    with pytest.raises(ValueError, match=r"other.npz is not a spex_mech result .*allow_pickle"):
+        sm.Interactions.load(path)
+    np.save(tmp_path / "one.npy", np.ones(3))
+    with pytest.raises(ValueError, match=r"one.npy is not a spex_mech result"):
+        sm.Interactions.load(tmp_path / "one.npy")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04garbage", b"{}"])
+def test_load_of_garbage(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad.npz is not a spex_mech result"):
+        sm.Interactions.load(tmp_path / "bad.npz")
+
+
+def test_load_of_a_damaged_file(tmp_path: Path) -> None:
+    whole = a_result().save(tmp_path / "run.npz").read_bytes()
+    path = tmp_path / "damaged.npz"
+    seen = 0
+    for at in range(0, len(whole), 13):
+        for content in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
+            path.write_bytes(content)
+            try:  # some bytes (of dates, say) do not matter
+                again = sm.Interactions.load(path)
+            except ValueError as error:
+                assert "damaged.npz is not a spex_mech result" in str(error)
+                seen += 1
+            else:
+                np.testing.assert_array_equal(again.values, a_result().values)
+    assert seen > len(whole) // 13
+
+
+def test_load_of_a_newer_format(tmp_path: Path) -> None:
+    path = a_result().save(tmp_path / "run.npz")
+    with np.load(path) as file:
+        about = {**json.loads(file["about"].tobytes()), "format": 2, "more": []}
+        values = file["values"]
+    # A newer format may lack what this one needs.
+    np.savez(path, about=np.frombuffer(json.dumps(about).encode(), np.uint8), values=values)
+    with pytest.raises(ValueError, match=r"run.npz was written by a newer spex_mech; upgrade"):
+        sm.Interactions.load(path)
+
+
+def test_a_result_is_compressed(tmp_path: Path) -> None:
+    path = a_result().save(tmp_path / "run.npz")
+    with zipfile.ZipFile(path) as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_DEFLATED}
