@@ -97,8 +97,59 @@ _TRANSFORMERS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
         "distilbert.transformer.layer.{}.ffn.lin2",
     ),
 }
+# Families that share another's layout, tested more briefly.
+_MORE: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    name: (make, *names)
+    for name, make, names in (
+        (
+            "gemma3_text",
+            lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**_GROUPED, head_dim=8)),
+            _TRANSFORMERS["llama"][1:],
+        ),
+        (
+            "phi3",
+            lambda: tf.Phi3ForCausalLM(tf.Phi3Config(**_GROUPED)),
+            _TRANSFORMERS["llama"][1:],
+        ),
+        (
+            "olmo2",
+            lambda: tf.Olmo2ForCausalLM(tf.Olmo2Config(**_GROUPED)),
+            _TRANSFORMERS["llama"][1:],
+        ),
+        (
+            "gpt_neo",
+            lambda: tf.GPTNeoForCausalLM(
+                tf.GPTNeoConfig(
+                    num_layers=N_LAYERS,
+                    attention_types=[[["global"], N_LAYERS]],
+                    num_heads=N_HEADS,
+                    hidden_size=D_MODEL,
+                    intermediate_size=D_MLP,
+                    vocab_size=D_VOCAB,
+                    max_position_embeddings=64,
+                )
+            ),
+            ("transformer.h.{}.attn.attention.out_proj", "transformer.h.{}.mlp.c_proj"),
+        ),
+        (
+            "gptj",
+            lambda: tf.GPTJForCausalLM(tf.GPTJConfig(**_GPT2_SIZES, rotary_dim=4)),
+            ("transformer.h.{}.attn.out_proj", "transformer.h.{}.mlp.fc_out"),
+        ),
+        (
+            "roberta",
+            lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**_LLAMA_SIZES)),
+            (
+                "roberta.encoder.layer.{}.attention.output.dense",
+                "roberta.encoder.layer.{}.output.dense",
+            ),
+        ),
+    )
+}
+MORE_FAMILIES = tuple(_MORE)
+_TRANSFORMERS |= _MORE
 BRIDGES = ("bridge_native", "bridge_gpt2", "bridge_llama")
-FAMILIES = (*_TRANSFORMERS, *BRIDGES)
+FAMILIES = (*(f for f in _TRANSFORMERS if f not in _MORE), *BRIDGES)
 
 
 def build(family: str) -> Any:

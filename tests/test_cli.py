@@ -133,7 +133,9 @@ def test_models_that_are_none(tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
 def test_a_damaged_model(model: str, tmp_path: Path, capsys: Any, damage: str) -> None:
     for file in Path(model).iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes()[: 200 if file.name == damage else None])
+        (tmp_path / file.name).write_bytes(
+            file.read_bytes()[: 200 if file.name == damage else None]
+        )
     error = refused(capsys, "discover", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
     assert f"could not load '{tmp_path}'" in error
 

@@ -63,7 +63,7 @@ def test_errors_name_the_value_and_the_cure() -> None:
     heads = sm.Components.heads(ARCH)
     with pytest.raises(ValueError, match="duplicate unit: L0H1 covers L0H1, which L0H1 covers"):
         heads + heads[[1]]
-    with pytest.raises(ValueError, match="unknown component L7H0.*from L0H0 to L2H1"):
+    with pytest.raises(ValueError, match=r"unknown component L7H0.*from L0H0 to L2H1"):
         heads["L7H0"]
     with pytest.raises(ValueError, match="unknown component L7H0: the model has layers 0 to 2"):
         sm.Components.named(ARCH, ["L7H0"])

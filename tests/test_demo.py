@@ -71,9 +71,9 @@ def test_it_does_induction_and_counts() -> None:
     neurons = sm.Components.neurons(model)
     right = sm.Task(
         sm.Prompts(tokens),
-        lambda output, prompts: (output[:, 2:-1].argmax(-1) == prompts.tokens[:, 3:])
-        .float()
-        .mean(-1),
+        lambda output, prompts: (
+            (output[:, 2:-1].argmax(-1) == prompts.tokens[:, 3:]).float().mean(-1)
+        ),
     )
     game = sm.ModelGame(model, right, neurons)
     assert game(torch.zeros(1, len(game), dtype=torch.bool)).max() < 0.1

@@ -1,5 +1,6 @@
 """The engine against a plain one, on every family; its invariances; what it leaves behind."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,7 @@ import torch
 from torch import Tensor
 
 import spex_mech as sm
-from tests.families import D_VOCAB, FAMILIES, PlainEngine, build, logits
-
-KINDS = ("head", "neuron")
+from tests.families import D_VOCAB, FAMILIES, MORE_FAMILIES, PlainEngine, build, logits
 
 
 def some_prompts(n_prompts: int = 3, n_pos: int = 7) -> sm.Prompts:
@@ -43,8 +42,11 @@ def a_game(family: str = "gpt2", **options: Any) -> sm.ModelGame:
     return sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"), units, **options)
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean", "mean_per_position", "resample"])
-@pytest.mark.parametrize("family", FAMILIES)
+ABLATIONS = ("zero", "mean", "mean_per_position", "resample")
+CASES = [*product(FAMILIES, ABLATIONS), *((family, "mean") for family in MORE_FAMILIES)]
+
+
+@pytest.mark.parametrize(("family", "ablation"), CASES)
 def test_equals_one_hook_at_a_time(family: str, ablation: str) -> None:
     model, prompts = build(family), some_prompts()
     units = all_units(model)

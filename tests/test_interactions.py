@@ -43,9 +43,7 @@ def test_numbers_of_a_result() -> None:
     found = a_result(triple=True)
     assert len(found) == 6
     np.testing.assert_allclose(found.mean, [*MEANS, 2], rtol=0, atol=1e-9)
-    np.testing.assert_allclose(
-        found.stderr, 2.0 ** -np.arange(4, 10) / np.sqrt(3), rtol=1e-6
-    )
+    np.testing.assert_allclose(found.stderr, 2.0 ** -np.arange(4, 10) / np.sqrt(3), rtol=1e-6)
     np.testing.assert_array_equal(found.order, [2, 2, 2, 2, 2, 3])
     np.testing.assert_array_equal(found.main_effects, MAINS)
     np.testing.assert_array_equal(found.is_noise, [False, False, True, False, False, False])
@@ -286,7 +284,7 @@ def test_save_is_all_or_nothing(
 
 
 def test_load_of_no_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="none.npz"):
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
         sm.Interactions.load(tmp_path / "none.npz")
 
 

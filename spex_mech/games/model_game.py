@@ -31,6 +31,7 @@ from spex_mech.games.prompts import Prompts
 _CPU_TOKENS = 2048
 _CPU_BYTES = 256 * 2**20
 _SELF_TEST_ROWS = 4
+Hook = Callable[[Tensor], Tensor | None]  # [row pos width] -> the same rewritten, or None: as it is
 
 
 class ModelGame:
@@ -78,7 +79,7 @@ class ModelGame:
         self._check_tokens()
         self._references = self._make_references(ablation, reference)
         self._metric = self._make_metric()
-        self._self_test()
+        self_test(model, sized, self.prompts[:_SELF_TEST_ROWS])
 
     def __len__(self) -> int:
         return len(self.components)
@@ -276,11 +277,9 @@ class ModelGame:
 
     # -- one forward pass -----------------------------------------------------------------------
 
-    def _replacing(
-        self, keep: Tensor, of_prompt: Int[Tensor, " row"]
-    ) -> dict[Site, Callable[[Tensor], Tensor | None]]:
+    def _replacing(self, keep: Tensor, of_prompt: Int[Tensor, " row"]) -> dict[Site, Hook]:
         """What each hook does for these rows: ``keep`` is ``[row unit+1]``, bool or gates."""
-        hooks: dict[Site, Callable[[Tensor], Tensor | None]] = {}
+        hooks: dict[Site, Hook] = {}
         for index, site in enumerate(self._sites):
             gate = keep[:, site.slot_unit.to(keep.device)]
             if gate.dtype == torch.bool and gate.all():
@@ -309,20 +308,9 @@ class ModelGame:
 
         return replace
 
-    def _forward(
-        self, prompts: Prompts, hooks: Mapping[Site, Callable[[Tensor], Tensor | None]]
-    ) -> Any:
+    def _forward(self, prompts: Prompts, hooks: Mapping[Site, Hook]) -> Any:
         named = {self.architecture.name(s.kind, s.layer): hook for s, hook in hooks.items()}
-        fired: set[str] = set()
-        with evaluating(self.model), hooked(self.model, named, len(prompts), fired):
-            output = _call(self.model, prompts)
-        for name in named:
-            if name not in fired:
-                raise RuntimeError(
-                    f"the hook at {name} did not fire: the model's forward pass goes around it, so "
-                    "ablating there would change nothing (a compiled or fused forward?)"
-                )
-        return output
+        return forward(self.model, prompts, named)
 
     def _measure(
         self, output: Any, of_prompt: Int[Tensor, " row"], keep: Bool[Tensor, "row unit"]
@@ -418,29 +406,52 @@ class ModelGame:
                 self._forward(part, {site: keep_for(site) for site in self._sites})
             yield seen, part.real
 
-    def _self_test(self) -> None:
-        """Replacing every head and neuron by noise must change the output: a hook that fires but
-        is ignored would make every interaction zero, and no one would know."""
-        prompts = self.prompts[:_SELF_TEST_ROWS]
-        everything = [
-            Site(layer, kind, torch.zeros(0, dtype=torch.long))
-            for layer in range(self.architecture.n_layers)
-            for kind in ("head", "neuron")
-            if self.architecture.has(kind, layer)
-        ]
 
-        def scramble(act: Tensor) -> Tensor:
-            generator = torch.Generator().manual_seed(0)
-            return torch.randn(act.shape, generator=generator).to(act) * (1 + act.abs().max())
+def self_test(model: Any, architecture: Architecture, prompts: Prompts) -> None:
+    """Replacing every head and neuron by noise must change the output: a hook that fires but is
+    ignored would make every interaction zero, and no one would know.
 
-        with torch.no_grad():
-            intact = _first_tensor(self._forward(prompts, {}))
-            changed = _first_tensor(self._forward(prompts, {s: scramble for s in everything}))
-        if torch.equal(intact, changed):
-            raise ValueError(
-                f"replacing every head and neuron of this {type(self.model).__name__} changes "
-                "nothing in its output: the named modules are not where it computes"
+    Raises:
+        ValueError: nothing changed.
+        RuntimeError: a hook did not fire.
+    """
+    everything = [
+        architecture.name(kind, layer)
+        for layer in range(architecture.n_layers)
+        for kind in ("head", "neuron")
+        if architecture.has(kind, layer)
+    ]
+
+    def scramble(act: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(act.shape, generator=generator).to(act) * (1 + act.abs().max())
+
+    with torch.no_grad():
+        intact = _first_tensor(forward(model, prompts, {}))
+        changed = _first_tensor(forward(model, prompts, dict.fromkeys(everything, scramble)))
+    if torch.equal(intact, changed):
+        raise ValueError(
+            f"replacing every head and neuron of this {type(model).__name__} changes nothing in "
+            "its output: the named modules are not where it computes"
+        )
+
+
+def forward(model: Any, prompts: Prompts, hooks: Mapping[str, Hook]) -> Any:
+    """One forward pass in evaluation mode, ``hooks[name]`` rewriting what passes that hook point.
+
+    Raises:
+        RuntimeError: a hook did not fire.
+    """
+    fired: set[str] = set()
+    with evaluating(model), hooked(model, hooks, len(prompts), fired):
+        output = _call(model, prompts)
+    for name in hooks:
+        if name not in fired:
+            raise RuntimeError(
+                f"the hook at {name} did not fire: the model's forward pass goes around it, so "
+                "ablating there would change nothing (a compiled or fused forward?)"
             )
+    return output
 
 
 @contextmanager
@@ -459,7 +470,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def hooked(
     model: Any,
-    replace: Mapping[str, Callable[[Tensor], Tensor | None]],
+    replace: Mapping[str, Hook],
     n_rows: int,
     fired: set[str],
 ) -> Iterator[None]:

@@ -22,6 +22,9 @@ _MASKS_PER_QUESTION = 4096
 _MOST_SETS = 60_000_000
 _SHOWN = 8
 
+# Rows of unit numbers; the underscores: sets of several sizes go through one function.
+Sets = Int[np.ndarray, "_set _size"]
+
 
 class Exhaustive:
     """All interactions of 2 to ``order`` units among ``n``.
@@ -129,9 +132,7 @@ def minimum_budget(n: int, order: int) -> int:
     return 2 + sum(comb(n, size) for size in range(1, order))
 
 
-def _all_sets(
-    n: int, order: int, budget: int | None, rng: np.random.Generator
-) -> dict[int, Int[np.ndarray, "set size"]]:
+def _all_sets(n: int, order: int, budget: int | None, rng: np.random.Generator) -> dict[int, Sets]:
     full = 1 + sum(comb(n, size) for size in range(1, order + 1))
     least = minimum_budget(n, order)
     if budget is not None and budget < least:
@@ -170,14 +171,14 @@ def _some(n: int, size: int, count: int, rng: np.random.Generator) -> Int[np.nda
     return _sets(np.sort(keys), n, size)
 
 
-def _closed(sets: Int[np.ndarray, "set order"], n: int) -> dict[int, Int[np.ndarray, "set size"]]:
+def _closed(sets: Int[np.ndarray, "set order"], n: int) -> dict[int, Sets]:
     """The given sets and all their non-empty subsets, by size."""
     if sets.size == 0 or not ((sets >= 0).sum(axis=1) > 1).any():
         raise ValueError("no sets to measure: give at least one set of two units")
     sets = np.sort(np.where(sets < 0, n, sets), axis=1)  # the padding goes to the end
     if ((np.diff(sets, axis=1) == 0) & (sets[:, 1:] < n)).any():
         raise ValueError("a set of units holds one of them twice")
-    plan: dict[int, np.ndarray] = {}
+    plan: dict[int, Sets] = {}
     for size in range(sets.shape[1], 0, -1):
         exactly = sets[(sets < n).sum(axis=1) == size][:, :size]
         if size + 1 in plan:

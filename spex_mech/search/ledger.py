@@ -1,0 +1,172 @@
+"""What a search has measured exactly, and what it may still spend.
+
+A search is written as a generator: it yields a ``Question`` and is sent the ``Answer``. The
+ledger's own generators ask only what is not known yet, never twice, and keep every value per prompt.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spex_mech.search.question import Findings, Question
+
+_MASKS_PER_QUESTION = 1024
+Set = tuple[int, ...]  # units in ascending order
+
+
+class Answer(NamedTuple):
+    """What the driver was told by the game."""
+
+    values: Float[np.ndarray, "mask prompt"]
+    gradients: Float[np.ndarray, "mask unit"] | None
+
+
+T = TypeVar("T")
+Asking = Generator[Question, Answer, T]
+
+
+class Ledger:
+    """Exact values ``f(N without S)`` by set, interactions by set, and the budget.
+
+    Args:
+        n: how many units.
+        budget: evaluations that may be spent in all.
+    """
+
+    def __init__(self, n: int, budget: int) -> None:
+        self.n, self.budget, self.spent = n, budget, 0
+        self.value: dict[Set, Float[np.ndarray, " prompt"]] = {}
+        self.interaction: dict[Set, float] = {}
+        self._group_sums: dict[bytes, float] = {}
+
+    @property
+    def left(self) -> int:
+        """Evaluations that may still be spent."""
+        return self.budget - self.spent
+
+    @property
+    def intact(self) -> float:
+        """The metric of the intact model, averaged over prompts."""
+        return float(self.value[()].mean())
+
+    def main_effect(self, unit: int) -> float:
+        """Of a unit whose single ablation is known."""
+        return float((self.value[(unit,)] - self.value[()]).mean())
+
+    def knows_single(self, unit: int) -> bool:
+        return (unit,) in self.value
+
+    def ask(self, question: Question) -> Asking[Answer]:
+        """Put any question; its cost is booked."""
+        self.spent += question.cost
+        return (yield question)
+
+    def values_of(self, sets: Iterable[Set], stage: str) -> Asking[None]:
+        """Evaluate the sets that are not known yet."""
+        new = list(dict.fromkeys(s for s in sets if s not in self.value))
+        for start in range(0, len(new), _MASKS_PER_QUESTION):
+            part = new[start : start + _MASKS_PER_QUESTION]
+            answer = yield from self.ask(Question(padded(part), stage=stage))
+            self.value.update(zip(part, answer.values, strict=True))
+
+    def cost_of(self, sets: Iterable[Set]) -> int:
+        """Evaluations that measuring these sets would take now."""
+        needed = {
+            part
+            for s in sets
+            if s not in self.interaction
+            for size in range(1, len(s) + 1)
+            for part in combinations(s, size)
+        }
+        return sum(part not in self.value for part in needed)
+
+    def measure(self, sets: Sequence[Set], stage: str, keep: int = 0) -> Asking[list[Set]]:
+        """Measure interactions exactly, in order, as far as the budget less ``keep`` reaches.
+
+        Returns:
+            those of the sets that are measured now.
+        """
+        affordable: list[Set] = []
+        needed: set[Set] = set()
+        for s in sets:
+            parts = {p for size in range(1, len(s) + 1) for p in combinations(s, size)}
+            new = {part for part in parts - needed if part not in self.value}
+            if len(needed) + len(new) > self.left - keep:
+                continue  # a later one may need fewer singles
+            needed |= new
+            affordable.append(s)
+        yield from self.values_of(sorted(needed, key=len), stage)
+        for s in affordable:
+            if s not in self.interaction:
+                self.interaction[s] = float(self.effect(s).mean())
+        return affordable
+
+    def effect(self, s: Set) -> Float[np.ndarray, " prompt"]:
+        """The interaction of a set on each prompt: the alternating sum over its subsets."""
+        total = np.zeros_like(self.value[()])
+        for size in range(len(s) + 1):
+            for part in combinations(s, size):
+                total += (-1) ** (len(s) - size) * self.value[part]
+        return total
+
+    def sums(self, groups: Sequence[Int[np.ndarray, " unit"]], stage: str) -> Asking[np.ndarray]:
+        """``f(N without group)`` averaged over prompts, for groups of any size; cached."""
+        keys = [np.sort(group).astype(np.int32).tobytes() for group in groups]
+        new = {
+            key: group
+            for key, group in zip(keys, groups, strict=True)
+            if key not in self._group_sums
+        }
+        items = list(new.items())
+        for start in range(0, len(items), _MASKS_PER_QUESTION):
+            part = items[start : start + _MASKS_PER_QUESTION]
+            sets = [tuple(np.sort(group).tolist()) for _, group in part]
+            unknown = [s for s in sets if s not in self.value]
+            if unknown:
+                answer = yield from self.ask(Question(padded(unknown), stage=stage))
+                told = dict(zip(unknown, answer.values, strict=True))
+                # Small sets are worth keeping per prompt: singles and pairs serve the validation.
+                self.value.update({s: v for s, v in told.items() if len(s) <= 2})
+            else:
+                told = {}
+            for (key, _), s in zip(part, sets, strict=True):
+                value = told[s] if s in told else self.value[s]
+                self._group_sums[key] = float(value.mean())
+        return np.array([self._group_sums[key] for key in keys])
+
+    def best(self, k: int) -> list[tuple[Set, float]]:
+        """The strongest interactions so far."""
+        return sorted(self.interaction.items(), key=lambda item: -abs(item[1]))[:k]
+
+    def findings(self) -> Findings:
+        """Every interaction that was measured, strongest first."""
+        sets = [s for s, _ in self.best(len(self.interaction))]
+        n_prompts = len(self.value[()])
+        width = max([len(s) for s in sets], default=2)
+        units = np.full((len(sets), width), -1, dtype=np.int32)
+        values = np.zeros((len(sets), n_prompts), dtype=np.float32)
+        for row, s in enumerate(sets):
+            units[row, : len(s)] = s
+            values[row] = self.effect(s)
+        main_effects = np.full((self.n, n_prompts), np.nan)
+        for s, value in self.value.items():
+            if len(s) == 1:
+                main_effects[s[0]] = value - self.value[()]
+        return Findings(units, values, main_effects, self.value[()])
+
+
+def padded(sets: Sequence[Set]) -> Int[np.ndarray, "mask slot"]:
+    """Sets as the rows of a question."""
+    width = max((len(s) for s in sets), default=0)
+    rows = np.full((len(sets), width), -1, dtype=np.int64)
+    for row, s in enumerate(sets):
+        rows[row, : len(s)] = s
+    return rows
+
+
+def pair(a: int, b: int) -> Set:
+    """Two units as a set."""
+    return (a, b) if a < b else (b, a)

@@ -1,0 +1,274 @@
+"""Pictures: the numbers that they show, exactly; that they are drawn; what they refuse."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import spex_mech as sm
+from spex_mech.results.plots import map_numbers, network_positions
+
+NAN = np.nan
+
+
+def a_result(
+    values: dict[tuple[str, ...], float], labels: list[str], **about: str
+) -> sm.Interactions:
+    width = max(map(len, values))
+    units = [[labels.index(u) for u in s] + [-1] * (width - len(s)) for s in values]
+    means = np.array(list(values.values()), dtype=np.float32)
+    return sm.Interactions(
+        labels,
+        np.array(units),
+        np.repeat(means[:, None], 2, axis=1),
+        -np.ones((len(labels), 2)),
+        np.ones(2),
+        about=about,
+    )
+
+
+HEADS = ["L0H0", "L0H1", "L1H0", "L2H5"]
+VALUES = {
+    ("L0H0", "L0H1"): 3.0,
+    ("L0H0", "L1H0"): -4.0,
+    ("L0H1", "L1H0"): 0.5,
+    ("L1H0", "L2H5"): 0.25,
+}
+
+
+def fake(labels: list[str]) -> sm.Interactions:
+    rng = np.random.default_rng(0)
+    n = len(labels)
+    pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
+    values = dict(zip(pairs, rng.standard_normal(n * (n - 1) // 2), strict=True))
+    about = {"model": "GPT2LMHeadModel", "task": "ioi", "ablation": "mean", "metric": "logit_diff"}
+    return a_result(values, labels, **about)
+
+
+def heads(n_layers: int, n_heads: int) -> list[str]:
+    return [f"L{layer}H{head}" for layer in range(n_layers) for head in range(n_heads)]
+
+
+# -- the numbers ----------------------------------------------------------------------------------
+
+
+def test_map_by_unit() -> None:
+    numbers = map_numbers(a_result(VALUES, HEADS))
+    np.testing.assert_array_equal(
+        numbers.values,
+        [
+            [NAN, 3, -4, NAN],
+            [3, NAN, 0.5, NAN],
+            [-4, 0.5, NAN, 0.25],
+            [NAN, NAN, 0.25, NAN],
+        ],
+    )
+    assert numbers.names == HEADS
+    assert numbers.borders == [2, 3]
+    assert numbers.by == "unit"
+
+
+def test_map_leaves_triples_out() -> None:
+    with_triple = {**VALUES, ("L0H0", "L0H1", "L1H0"): 9.0}
+    got, want = map_numbers(a_result(with_triple, HEADS)), map_numbers(a_result(VALUES, HEADS))
+    np.testing.assert_array_equal(got.values, want.values)
+    got = map_numbers(a_result(with_triple, HEADS), by="layer")
+    np.testing.assert_array_equal(
+        got.values, map_numbers(a_result(VALUES, HEADS), by="layer").values
+    )
+
+
+def test_map_of_the_strongest_units() -> None:
+    # Sums of squares: 25, 9.25, 16.3125, 0.0625.
+    numbers = map_numbers(a_result(VALUES, HEADS), most=2)
+    assert numbers.names == ["L0H0", "L1H0"]
+    np.testing.assert_array_equal(numbers.values, [[NAN, -4], [-4, NAN]])
+    assert numbers.borders == [1]
+    assert map_numbers(a_result(VALUES, HEADS), most=3).names == HEADS[:3]
+
+
+def test_map_orders_heads_and_neurons_by_layer() -> None:
+    labels = ["L0H0", "L1H0", "L0N7", "L1N3"]
+    numbers = map_numbers(a_result({("L0H0", "L1N3"): 1.0, ("L1H0", "L0N7"): 2.0}, labels))
+    assert numbers.names == ["L0H0", "L0N7", "L1H0", "L1N3"]
+    assert numbers.borders == [2]
+    np.testing.assert_array_equal(
+        numbers.values,
+        [[NAN, NAN, NAN, 1], [NAN, NAN, 2, NAN], [NAN, 2, NAN, NAN], [1, NAN, NAN, NAN]],
+    )
+
+
+def test_map_of_units_without_layers_has_no_borders() -> None:
+    numbers = map_numbers(a_result({("b", "a"): 1.0}, ["b", "a", "Lx"]))
+    assert numbers.names == ["b", "a", "Lx"] and numbers.borders == []
+
+
+def test_map_by_layer() -> None:
+    numbers = map_numbers(a_result(VALUES, HEADS), by="layer")
+    across = -np.sqrt(16.25)  # -4 and 0.5: the sum is negative
+    np.testing.assert_array_equal(
+        numbers.values, [[3, across, NAN], [across, NAN, 0.25], [NAN, 0.25, NAN]]
+    )
+    assert numbers.names == ["L0", "L1", "L2"] and numbers.borders == []
+
+
+def test_map_by_layer_shows_energy_that_cancels() -> None:
+    labels = ["L0H0", "L0N1", "L2G1"]
+    numbers = map_numbers(
+        a_result({("L0H0", "L2G1"): 3.0, ("L0N1", "L2G1"): -3.0}, labels), "layer"
+    )
+    assert numbers.values[0, 2] == numbers.values[2, 0] == np.sqrt(18)
+    assert np.isnan(numbers.values[1]).all()  # no unit there
+
+
+def test_network_positions_by_layer() -> None:
+    positions = network_positions(a_result(VALUES, HEADS), k=3)
+    # The three strongest pairs leave layer 2 out.
+    assert list(positions) == HEADS[:3]
+    x = [positions[name][0] for name in HEADS[:3]]
+    assert x == [0, 0, 1]
+    assert positions["L0H0"][1] < positions["L0H1"][1]
+    assert network_positions(a_result(VALUES, HEADS), k=4)["L2H5"][0] == 2
+
+
+def test_network_positions_are_all_different() -> None:
+    for labels in (heads(5, 8), [f"word{i}" for i in range(30)]):
+        positions = network_positions(fake(labels), k=60)
+        points = np.array(list(positions.values()))
+        distances = np.linalg.norm(points[:, None] - points, axis=-1) + np.eye(len(points))
+        assert distances.min() > 0.05
+        assert list(positions) == [name for name in labels if name in positions]
+
+
+def test_network_positions_without_layers_are_a_circle() -> None:
+    positions = network_positions(a_result({("a", "b"): 1.0, ("b", "c"): 2.0}, ["a", "b", "c"]))
+    np.testing.assert_allclose(np.hypot(*np.array(list(positions.values())).T), 1)
+
+
+# -- the drawing ----------------------------------------------------------------------------------
+
+
+def texts_of(figure: Figure) -> str:
+    return " ".join(
+        text.get_text() for text in figure.findobj(match=lambda a: hasattr(a, "get_text"))
+    )
+
+
+@pytest.mark.parametrize(
+    "labels", [heads(3, 4), heads(5, 8), heads(8, 12), [f"word{i}" for i in range(12)]], ids=len
+)
+def test_figures_are_drawn_and_saved(labels: list[str], tmp_path: Path) -> None:
+    found = fake(labels)
+    figures = [sm.plot_map(found), sm.plot_network(found, k=15)]
+    if labels[0].startswith("L"):
+        figures.append(sm.plot_map(found, by="layer"))
+    for i, figure in enumerate(figures):
+        assert isinstance(figure, Figure)
+        figure.savefig(tmp_path / f"{i}.png", dpi=30)
+        assert (tmp_path / f"{i}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_map_shows_its_numbers_and_names() -> None:
+    figure = sm.plot_map(a_result(VALUES, HEADS, metric="log_prob"))
+    image = figure.axes[0].images[0]
+    np.testing.assert_array_equal(
+        np.ma.getmaskarray(image.get_array()), np.isnan(map_numbers(a_result(VALUES, HEADS)).values)
+    )
+    assert image.get_clim() == (-4, 4)
+    texts = texts_of(figure)
+    assert "+3.0" in texts and "\N{MINUS SIGN}4.0" in texts
+    assert all(name in texts for name in HEADS)
+    assert "interaction (nats)" in texts
+    assert "strongest of" not in texts
+
+
+def test_a_cut_map_says_so() -> None:
+    found = fake(heads(8, 12))
+    assert "the 64 strongest of 96 units" in texts_of(sm.plot_map(found))
+    assert "strongest" not in texts_of(sm.plot_map(found, by="layer"))
+    assert "GPT2LMHeadModel, ioi, mean ablation" in texts_of(sm.plot_map(found))
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 1e6])
+def test_a_flat_map_is_drawn(value: float, tmp_path: Path) -> None:
+    found = a_result({("L0H0", "L0H1"): value, ("L0H0", "L1H0"): value}, HEADS)
+    for figure in (sm.plot_map(found), sm.plot_map(found, by="layer"), sm.plot_network(found)):
+        figure.savefig(tmp_path / "flat.png", dpi=30)
+
+
+def test_a_map_of_units_never_measured_together(tmp_path: Path) -> None:
+    found = a_result({("a", "x"): 2.0, ("b", "y"): 2.0}, [*"abxy"])
+    numbers = map_numbers(found, most=2)
+    assert numbers.names == ["a", "b"] and np.isnan(numbers.values).all()
+    sm.plot_map(found, most=2).savefig(tmp_path / "empty.png", dpi=30)
+
+
+def lines_of(figure: Figure) -> list[tuple[str, Any, float]]:
+    arrows = [t.arrow_patch for t in figure.axes[0].texts if getattr(t, "arrow_patch", None)]
+    return [(a.get_edgecolor(), a.get_linestyle(), a.get_linewidth()) for a in arrows]
+
+
+def test_a_network_tells_signs_apart_without_colour() -> None:
+    figure = sm.plot_network(a_result(VALUES, HEADS), k=2)
+    (strong, solid_or_not, wide), (weak, other, narrow) = lines_of(figure)
+    assert wide == 5 and narrow == pytest.approx(0.6 + 4.4 * 3 / 4)
+    assert solid_or_not != "-" and other == "-"
+    assert strong[2] > strong[0] and weak[0] > weak[2]  # blue, red
+    texts = texts_of(figure)
+    assert "L1H0" in texts and "L2H5" not in texts
+    assert "AND-like" in texts and "OR-like" in texts and "the 2 strongest pairs" in texts
+
+
+def test_main_effects_that_were_not_measured_do_not_matter(tmp_path: Path) -> None:
+    found = sm.measure(_game(), [("L0H0", "L1H0")])
+    assert np.isnan(found.main_effects).any()
+    sm.plot_network(found).savefig(tmp_path / "n.png", dpi=30)
+    sm.plot_map(found).savefig(tmp_path / "m.png", dpi=30)
+
+
+def _game() -> Any:
+    from spex_mech.discover import CallableGame
+
+    return CallableGame(lambda masks: masks.all(dim=1).double(), HEADS)
+
+
+def test_drawing_leaves_matplotlib_as_it_is(tmp_path: Path) -> None:
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    before = dict(matplotlib.rcParams)
+    sm.plot_map(fake(heads(2, 3))).savefig(tmp_path / "m.png", dpi=30)
+    sm.plot_network(fake(heads(2, 3)))
+    assert dict(matplotlib.rcParams) == before
+    assert plt.get_fignums() == []
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draw", [map_numbers, sm.plot_map, sm.plot_network])
+def test_no_pair_to_draw(draw: Any) -> None:
+    found = a_result({("L0H0", "L0H1", "L1H0"): 1.0}, HEADS)
+    with pytest.raises(ValueError, match="no interaction of order 2 was measured"):
+        draw(found)
+
+
+def test_a_map_by_layer_needs_layers() -> None:
+    with pytest.raises(ValueError, match="needs labels such as L9H6 or L3N1024"):
+        map_numbers(a_result({("L0H0", "word"): 1.0}, ["L0H0", "word"]), by="layer")
+
+
+@pytest.mark.parametrize("most", [1, 0, -3])
+def test_a_map_of_fewer_than_two_units(most: int) -> None:
+    with pytest.raises(ValueError, match=f"most is {most}; a map needs at least 2 units"):
+        map_numbers(a_result(VALUES, HEADS), most=most)
+
+
+@pytest.mark.parametrize("draw", [sm.plot_map, sm.plot_network])
+def test_without_matplotlib_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, draw: Any) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"needs matplotlib: pip install 'spex_mech\[viz\]'"):
+        draw(a_result(VALUES, HEADS))
