@@ -173,6 +173,14 @@ def test_without_matplotlib_there_is_no_map(
     assert not (tmp_path / "map.png").exists() and "map.png" not in out
 
 
+def test_an_error_of_several_lines_is_one_line(monkeypatch: Any, capsys: Any) -> None:
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise ValueError("first\n  second")
+
+    monkeypatch.setattr("spex_mech.load_model", failing)
+    assert refused(capsys, "discover") == "spex-mech: first second\n"
+
+
 def test_an_interrupt_is_no_traceback(monkeypatch: Any, capsys: Any) -> None:
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt

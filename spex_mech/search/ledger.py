@@ -1,7 +1,7 @@
 """What a search has measured exactly, and what it may still spend.
 
 A search is written as a generator: it yields a ``Question`` and is sent the ``Answer``. The
-ledger's own generators ask only what is not known yet, never twice, and keep every value per prompt.
+ledger's own generators ask only what is not known yet, never twice, and keep values per prompt.
 """
 
 from collections.abc import Generator, Iterable, Sequence
