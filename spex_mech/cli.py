@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 # The functions' own defaults, repeated here because importing them would load torch; a test holds
 # the two together.
 DEFAULTS: dict[str, Any] = {
-    "method": "exhaustive",
+    "method": "spex",
     "budget": None,
     "order": 2,
     "seed": 0,
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULTS["ablation"],
         help="mean, zero, mean_per_position or resample",
     )
-    discover.add_argument("--method", default=DEFAULTS["method"])
+    discover.add_argument("--method", default=DEFAULTS["method"], help="spex or exhaustive")
     discover.add_argument("--budget", type=int, default=DEFAULTS["budget"], help="evaluations")
     discover.add_argument("--order", type=int, default=DEFAULTS["order"])
     discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])

@@ -19,8 +19,9 @@ from spex_mech.games.model_game import versions
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.question import Findings, Question, Search
+from spex_mech.search.spex import Spex
 
-METHODS: dict[str, Callable[..., Search]] = {"exhaustive": Exhaustive}
+METHODS = ("spex", "exhaustive")
 _MASKS_PER_BATCH = 256
 
 
@@ -40,7 +41,7 @@ class CallableGame:
 
 def discover(
     game: Any,
-    method: str = "exhaustive",
+    method: str = "spex",
     budget: int | None = None,
     order: int = 2,
     seed: int = 0,
@@ -55,13 +56,19 @@ def discover(
     Args:
         game: a ``ModelGame``, or anything with ``len``, ``labels`` and a call, or (with ``n``) any
             function from ``Bool[mask unit]`` (True = kept) to ``[mask]`` or ``[mask prompt]``.
-        method: "exhaustive" (every pair exactly; a random sample where the budget is smaller).
+        method: "spex" (adaptive: the strongest pairs, in close to linear cost) or "exhaustive"
+            (every pair; a random sample of them where the budget is smaller).
         budget: evaluations that may be spent; one mask over all prompts is one.
         order: the largest number of units in an interaction.
         seed: of everything random.
         n: the number of units of a function, which has no length.
         labels: their names; default: their numbers. (A game brings both itself.)
         progress: show a progress bar once it takes more than a few seconds.
+        options: of the search: ``gradients=False`` (spex: do not use the game's gradients),
+            ``top`` (spex: how many pairs the audit's recall is about).
+
+    A game that has ``gradient(masks)`` is asked for gradients too; its masks are then bool, or
+    gates between 0 and 1.
 
     Returns:
         The measured interactions, with errors over prompts, main effects, cost and provenance.
@@ -73,10 +80,13 @@ def discover(
     game = _as_game(game, n, labels)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    search = METHODS[method](len(game), order=order, budget=budget, seed=seed, **options)
-    return _drive(
-        game, search, {"method": method, "order": order, "budget": budget, "seed": seed}, progress
-    )
+    common = {"order": order, "budget": budget, "seed": seed}
+    if method == "exhaustive":
+        search: Search = Exhaustive(len(game), **common, **options)
+    else:
+        known = {"gradients": hasattr(game, "gradient"), "groups": getattr(game, "groups", None)}
+        search = Spex(len(game), **common, **(known | options))
+    return _drive(game, search, {"method": method, **common}, progress)
 
 
 def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) -> Interactions:
@@ -173,8 +183,16 @@ def _answer(
     gradients = None
     if question.gradient:
         gates = torch.where(masks, 1.0, question.gate) if question.gate else masks
-        values, slopes = game.value_and_gradient(gates)
-        gradients = slopes.numpy()
+        if hasattr(game, "value_and_gradient"):
+            values, slopes = game.value_and_gradient(gates)
+        else:
+            values, slopes = game(masks), game.gradient(gates)
+        gradients = np.asarray(slopes, dtype=np.float64)
+        if gradients.shape != masks.shape or not np.isfinite(gradients).all():
+            raise ValueError(
+                f"the game's gradient has shape {list(gradients.shape)} for masks of shape "
+                f"{list(masks.shape)}, or is not finite; pass gradients=False to do without"
+            )
     else:
         values = game(masks)
     values = _as_table(values, len(masks))

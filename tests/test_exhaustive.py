@@ -358,7 +358,7 @@ def test_a_slow_run_shows_where_it_is(monkeypatch: Any, capfd: Any) -> None:
 
 
 def test_the_strongest_so_far_are_known_on_the_way() -> None:
-    game = TableGame(8, seed=1)
+    game = TableGame(8, seed=5)
     search = Exhaustive(8, order=3)
     assert search.best(2) == []
     while (question := search.ask()) is not None:

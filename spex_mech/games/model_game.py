@@ -74,6 +74,8 @@ class ModelGame:
         self.device = _device_of(model)
         self.prompts = task.prompts.to(self.device)
         self.ablation = ablation if isinstance(ablation, str) else "given"
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None")
         self.batch_size = batch_size
         self._sites = self.components.sites()
         self._check_tokens()
@@ -88,6 +90,11 @@ class ModelGame:
     def labels(self) -> list[str]:
         """The label of each unit, in mask order."""
         return self.components.labels
+
+    @property
+    def groups(self) -> list[int]:
+        """A number for each unit that tells layers, and heads from neurons, apart."""
+        return [2 * unit.layer + (unit.kind == "neuron") for unit in self.components]
 
     @property
     def masks_per_batch(self) -> int:
@@ -335,6 +342,11 @@ class ModelGame:
     # -- making the game ------------------------------------------------------------------------
 
     def _check_tokens(self) -> None:
+        n_pos, most = self.prompts.tokens.shape[1], positions_of(self.model)
+        if most and n_pos > most:
+            raise ValueError(
+                f"the prompts have {n_pos} tokens, and the model reads at most {most}; shorten them"
+            )
         n_vocab = vocabulary_of(self.model)
         for name in ("tokens", "corrupted", "answers", "wrong_answers"):
             value = getattr(self.prompts, name)
@@ -568,6 +580,13 @@ def vocabulary_of(model: Any) -> int | None:
     if is_hooked(model):
         return int(model.cfg.d_vocab)
     return getattr(_text_config(model), "vocab_size", None)
+
+
+def positions_of(model: Any) -> int | None:
+    """The longest prompt that the model can read, where it is bounded by a table of positions."""
+    if is_hooked(model):
+        return getattr(model.cfg, "n_ctx", None)
+    return getattr(_text_config(model), "max_position_embeddings", None)
 
 
 def _answers(model: Any) -> int | None:

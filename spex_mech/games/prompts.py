@@ -103,6 +103,12 @@ class Prompts:
         """The position at which the answer is read."""
         return self.real.sum(dim=1) - 1 if self.answer_pos is None else self.answer_pos
 
+    def __repr__(self) -> str:
+        n_prompts, n_pos = self.tokens.shape
+        names = ("attention_mask", "answers", "wrong_answers", "corrupted", "target_mask")
+        has = [name for name in names if getattr(self, name) is not None]
+        return f"Prompts({n_prompts} prompts of {n_pos} tokens{''.join(f', {n}' for n in has)})"
+
     def to(self, device: Any) -> "Prompts":
         """The same prompts on a device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
