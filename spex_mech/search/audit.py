@@ -4,12 +4,13 @@
    where misses are likelier: the top 1 %, the next 9 %, the rest.
 2. As many of each stratum are tested, exactly.
 3. The *energy* missed (sum of squared interactions) is the strata's means times their sizes, with a
-   t interval. The *recall* of the top k: of all pairs at least as strong as the k-th strongest that
-   was found, the share that was found, ``k / (k + M)``; the number missed, M, has a posterior under
-   Jeffreys' prior for each stratum, and its 90 % interval is the recall's.
-
-No assumption is made on how sizes are distributed; so a few hundred tests cannot exclude a few
-strong pairs among millions, and the interval says so.
+   t interval.
+4. The *recall* of the top k: of all pairs at least as strong as the k-th strongest that was found,
+   the share that was found, ``k / (k + M)``. Where pairs have predictions (gradients), the number
+   missed, M, comes from a logistic regression of "reaches that size" on the predicted log-size over
+   all pairs measured, summed over the untested; without, from the audit's tests alone, with the
+   exact binomial interval: a few hundred tests cannot exclude a few strong pairs among millions,
+   and the interval says so.
 """
 
 from collections.abc import Callable
@@ -59,8 +60,14 @@ def audit(
     n_tests: int,
     k: int,
     score: Callable[[Int[np.ndarray, "pair 2"]], Float[np.ndarray, " pair"]],
+    predicted: bool,
 ) -> Asking[Audit | None]:
-    """Test up to ``n_tests`` untested pairs at random; None when none are left, or no budget is."""
+    """Test up to ``n_tests`` untested pairs at random; None when none are left, or no budget is.
+
+    Args:
+        score: larger where a pair is likelier strong.
+        predicted: whether the score is a predicted log-size (else it only orders the strata).
+    """
     n = ledger.n
     tested_before = {s for s in ledger.interaction if len(s) == 2}
     n_untested = n * (n - 1) // 2 - len(tested_before)
@@ -73,22 +80,34 @@ def audit(
     cuts = np.cumsum([int(np.ceil(share * len(pool))) for share in _SHARES[:-1]])
     strata = [part for part in np.split(pool[order], cuts) if len(part)]
 
-    values, sizes = [], []
+    samples: list[_Sample] = []
     each = max(1, n_tests // len(strata))
     for part in strata:
         size = n_untested * len(part) / len(pool)
         chosen = part[rng.permutation(len(part))[: min(each, int(size))]]
         sets = [(int(a), int(b)) for a, b in chosen]
-        measured = yield from ledger.measure(sets, "audit")
-        if measured:
-            values.append(np.array([ledger.interaction[s] for s in measured]))
-            sizes.append(size)
-    if not values:
+        tested = yield from ledger.measure(sets, "audit")
+        if tested:
+            samples.append(_Sample(size, np.array([ledger.interaction[s] for s in tested])))
+    if not samples:
         return None
     k = min(k, len(found))
-    energy, low, high = _energy(values, sizes)
-    recall, recall_low, recall_high = _recall(values, sizes, found, k, rng)
-    n_tested = sum(len(v) for v in values)
+    energy, low, high = _energy(samples)
+    n_tested = sum(len(s.values) for s in samples)
+    now = [s for s in ledger.interaction if len(s) == 2]
+    measured = (
+        np.array([abs(ledger.interaction[s]) for s in now]),
+        score(np.array(now, dtype=np.int64)),
+    )
+    recall, recall_low, recall_high = _recall(
+        samples,
+        score(pool) if predicted else None,
+        measured,
+        float(found[k - 1]),
+        n_untested - n_tested,
+        k,
+        rng,
+    )
     return Audit(
         n_tested,
         n_untested - n_tested,
@@ -103,6 +122,14 @@ def audit(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """One stratum: how many untested pairs it holds, and what its tests gave."""
+
+    size: float
+    values: Float[np.ndarray, " pair"]
+
+
 def _untested(n: int, tested: set[Set], rng: np.random.Generator) -> Int[np.ndarray, "pair 2"]:
     """All untested pairs, or a uniform sample of many of them."""
     if n * (n - 1) // 2 <= 4 * _DRAWN:
@@ -115,14 +142,13 @@ def _untested(n: int, tested: set[Set], rng: np.random.Generator) -> Int[np.ndar
     return pairs[~np.isin(pairs[:, 0].astype(np.int64) * n + pairs[:, 1], known)]
 
 
-def _energy(
-    values: list[Float[np.ndarray, " pair"]], sizes: list[float]
-) -> tuple[float, float, float]:
+def _energy(samples: list[_Sample]) -> tuple[float, float, float]:
     """The energy of what the audit did not test itself, with a 90 % interval (Satterthwaite)."""
     from scipy.stats import t
 
     total, variance, weight = 0.0, 0.0, 0.0
-    for v, size in zip(values, sizes, strict=True):
+    for sample in samples:
+        v, size = sample.values, sample.size
         rest = max(size - len(v), 0.0)
         total += rest * float((v**2).mean())
         if len(v) > 1:
@@ -136,20 +162,57 @@ def _energy(
 
 
 def _recall(
-    values: list[Float[np.ndarray, " pair"]],
-    sizes: list[float],
-    found: Float[np.ndarray, " pair"],
+    samples: list[_Sample],
+    scores: Float[np.ndarray, " pair"] | None,
+    measured: tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]],
+    threshold: float,
+    n_untested: float,
     k: int,
     rng: np.random.Generator,
 ) -> tuple[float, float, float]:
-    threshold = found[k - 1]
-    missed = np.zeros(4000)
-    expected = 0.0
-    for v, size in zip(values, sizes, strict=True):
-        hits = int((abs(v) >= threshold).sum())
-        expected += size * hits / len(v)
-        share = rng.beta(hits + 0.5, len(v) - hits + 0.5, len(missed))
-        # What the audit itself hit is found now; the rest of the stratum may hold more.
-        missed += rng.binomial(int(max(size - len(v), 0)), share) + hits
-    low, high = np.quantile(missed, [0.05, 0.95])
-    return k / (k + expected), k / (k + high), k / (k + low)
+    hits = sum(int((abs(s.values) >= threshold).sum()) for s in samples)
+    if scores is None or np.ptp(scores) == 0:
+        # Nothing tells untested pairs apart: one share for all, with its exact interval.
+        from scipy.stats import beta
+
+        n = sum(len(s.values) for s in samples)
+        missed = np.array([0.0 if not hits else beta.ppf(0.05, hits, n - hits + 1), hits / n])
+        missed = np.append(missed, beta.ppf(0.95, hits + 1, n - hits)) * n_untested
+    else:
+        draws = _missed_by_score(scores, measured, threshold, n_untested, rng)
+        # Random tests that hit nothing cannot exclude that nothing is missed.
+        missed = np.quantile(draws + hits, [0.05 if hits else 0.0, 0.5, 0.95])
+        missed[0] = missed[0] if hits else 0.0
+    low, middle, high = k / (k + missed)
+    return float(middle), float(high), float(low)
+
+
+def _missed_by_score(
+    scores: Float[np.ndarray, " pair"],
+    measured: tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]],
+    threshold: float,
+    n_untested: float,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, " draw"]:
+    """Draws of how many untested pairs reach the threshold: a logistic regression on the score over
+    all pairs measured, with weak normal priors and a normal approximation of its posterior."""
+    sizes, at = measured
+    middle, spread = float(at.mean()), float(at.std()) or 1.0
+    x = np.stack([np.ones(len(at)), (at - middle) / spread], axis=1)
+    y = (sizes >= threshold).astype(np.float64)
+    prior = np.diag(1 / np.array([10.0, 5.0]) ** 2)
+    weights = np.array([-2.0, 1.0])
+    hessian = prior
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + prior
+        step = np.linalg.solve(hessian, x.T @ (y - p) - prior @ weights)
+        weights = weights + np.clip(step, -2, 2)
+        if abs(step).max() < 1e-8:
+            break
+    drawn = rng.multivariate_normal(weights, np.linalg.inv(hessian), 2000)
+    z = (scores - middle) / spread
+    # Untested pairs in 200 bins of equal count: their scores change little within one.
+    bins = np.array([part.mean() for part in np.array_split(np.sort(z), min(200, len(z)))])
+    share = 1 / (1 + np.exp(-np.clip(drawn[:, :1] + drawn[:, 1:] * bins, -30, 30)))
+    return rng.poisson(share.mean(axis=1) * n_untested).astype(np.float64)

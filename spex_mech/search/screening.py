@@ -12,9 +12,9 @@ find as much as all 900.
 
 What the rows miss is where both units are saturated. Second reference points (all gates at 0.9,
 0.75 or 0.5; random halves ablated), a ridge regression on main effects and self-curvatures, and a
-term for each unit were tried on that model and found no more. Each round corrects predictions by how
-far they were off between two groups of units (layers), a shrunk mean log-ratio: it changes little
-there, and guards against a layer whose slopes lie.
+term for each unit were tried on that model and found no more. Each round corrects predictions by
+how far they were off between two groups of units (layers), a shrunk mean log-ratio: it changes
+little there, and guards against a layer whose slopes lie.
 """
 
 import numpy as np
@@ -55,11 +55,21 @@ class Rows:
         """The units whose rows are worth most: strong ones, on which the rows so far lean."""
         score = strength.astype(np.float64)
         if self.asked:
-            leaned_on = np.sqrt(np.square(self.matrix(), dtype=np.float64).mean(axis=0))
-            score = np.cbrt(strength * leaned_on**2)
+            score = np.cbrt(strength * self.leaned_on() ** 2)
         score[self.asked] = -1.0
         best = np.argsort(-score, kind="stable")[:count]
         return [int(u) for u in best if score[u] >= 0]
+
+    def leaned_on(self) -> Float[np.ndarray, " unit"]:
+        """The root mean square of each unit's column: how much the rows lean on it."""
+        return np.sqrt(np.square(self.matrix(), dtype=np.float64).mean(axis=0))
+
+    def extrapolate(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
+        """A guess where neither unit has a row: the product of how much rows lean on both, scaled
+        so that it would be right on average for a unit that has one."""
+        leaned_on = self.leaned_on()
+        scale = np.sqrt(np.square(leaned_on[self.asked]).mean())
+        return leaned_on[pairs].prod(axis=1) / (scale or 1.0)
 
     def predict(
         self, pairs: Int[np.ndarray, "pair 2"]
@@ -121,9 +131,8 @@ class Recalibration:
         self._groups = np.zeros(len(strength), dtype=np.int64) if groups is None else groups
         n_groups = int(self._groups.max()) + 1
         self._terms = np.zeros((n_groups, n_groups))
-        largest = float(strength.max())
-        # Where nothing is predicted, strong units come first, far behind any prediction.
-        self._strength = strength / largest if largest else strength
+        self._strength = strength
+        self._floor = 1e-6 * float(abs(rows.matrix()).max(initial=1e-300))
 
     def fit(self, measured: dict[Set, float]) -> None:
         """Learn from all pairs measured so far how far off predictions are, by pair of groups."""
@@ -143,8 +152,9 @@ class Recalibration:
 
     def score(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
         """Predicted log-size, up to a constant."""
+        if not self.rows.asked:
+            return self._strength[pairs].sum(axis=1)
         larger, _ = self.rows.predict(pairs)
+        larger = np.where(np.isnan(larger), self.rows.extrapolate(pairs), larger)
         a, b = self._groups[pairs].T
-        known = np.log(np.nan_to_num(larger) + 1e-30) + self._terms[a, b]
-        strong = self._strength[pairs].sum(axis=1) - 1e3
-        return np.where(np.isnan(larger), strong, known)
+        return np.log(larger + self._floor) + self._terms[a, b]

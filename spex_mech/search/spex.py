@@ -132,7 +132,10 @@ class Spex:
             recalibration = yield from self._by_group_tests(keep)
         if self.order > 2:
             yield from self._higher_orders(3 * n_audit // 2)
-        self._audit = yield from audit(ledger, self._rng, n_audit, self.top, recalibration.score)
+        predicted = bool(recalibration.rows.asked)
+        self._audit = yield from audit(
+            ledger, self._rng, n_audit, self.top, recalibration.score, predicted
+        )
         # What is left is spent on the next best pairs.
         yield from self._validate(recalibration, keep=0)
 
