@@ -164,9 +164,9 @@ def _energy(samples: list[_Sample]) -> tuple[float, float, float]:
 def _recall(
     samples: list[_Sample],
     scores: Float[np.ndarray, " pair"] | None,
-    measured: tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]],
+    measured: tuple[Float[np.ndarray, " measured"], Float[np.ndarray, " measured"]],
     threshold: float,
-    n_untested: float,
+    n_untested: int,
     k: int,
     rng: np.random.Generator,
 ) -> tuple[float, float, float]:
@@ -189,9 +189,9 @@ def _recall(
 
 def _missed_by_score(
     scores: Float[np.ndarray, " pair"],
-    measured: tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]],
+    measured: tuple[Float[np.ndarray, " measured"], Float[np.ndarray, " measured"]],
     threshold: float,
-    n_untested: float,
+    n_untested: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " draw"]:
     """Draws of how many untested pairs reach the threshold: a logistic regression on the score over

@@ -10,8 +10,8 @@ is the sum of all interactions between them: main effects and all that is inside
    then again with other blocks and what was found subtracted, against cancellation, until a pass
    finds nothing new. Takes some ``K^2 / 2 + s (4 log2(n / K) + 1)`` evaluations for s pairs; a
    floor of 4.5 robust standard deviations of the table hides weaker ones.
-3. *Split*, for a dense tail: all single ablations (they make what lies inside a block known for one
-   evaluation), a table of b x b cells over about 40 % of what is left, then best-first halving:
+3. *Split*, for a dense tail: all single ablations if they take at most half of the budget (they
+   make what lies inside a block known for one evaluation), a table of b x b cells over about 40 % of what is left, then best-first halving:
    always the cell that most probably holds a pair as large as the budget can tell from the tail.
    The second half of a cell is the difference: it costs nothing.
 
@@ -217,8 +217,10 @@ def _split(ledger: Ledger, rng: np.random.Generator, until: int) -> Asking[Candi
     n = ledger.n
     n_pairs = n * (n - 1) / 2
     room = until - ledger.spent
-    yield from ledger.values_of([(u,) for u in range(n)][: max(room, 0)], "single ablations")
-    room = until - ledger.spent
+    with_singles = room >= 2 * n
+    if with_singles:
+        yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
+        room = until - ledger.spent
     if room < 8:
         return {}
     b = max(2.0, np.sqrt(n_pairs / (0.4 * room)))
@@ -227,7 +229,8 @@ def _split(ledger: Ledger, rng: np.random.Generator, until: int) -> Asking[Candi
     pairs = [pairs[i] for i in rng.permutation(len(pairs))[: max(1, int(0.6 * room))]]
     sums = yield from table.between(ledger, pairs, {}, "testing groups")
     cells = [Cell(x, y, s) for (x, y), s in zip(pairs, sums, strict=True)]
-    blocks = [block for block in table.blocks if block.size > 1]
+    # Without singles, pairs inside a block stay unseen: one in so many as there are blocks.
+    blocks = [block for block in table.blocks if block.size > 1 and with_singles]
     sums = yield from table.inside(ledger, blocks, "testing groups")
     cells += [Cell(x, x, s) for x, s in zip(blocks, sums, strict=True)]
 

@@ -112,7 +112,7 @@ class Ledger:
                 total += (-1) ** (len(s) - size) * self.value[part]
         return total
 
-    def sums(self, groups: Sequence[Int[np.ndarray, " unit"]], stage: str) -> Asking[np.ndarray]:
+    def sums(self, groups: Sequence[Int[np.ndarray, " _"]], stage: str) -> Asking[np.ndarray]:
         """``f(N without group)`` averaged over prompts, for groups of any size; cached."""
         keys = [np.sort(group).astype(np.int32).tobytes() for group in groups]
         new = {

@@ -132,7 +132,7 @@ class Recalibration:
         n_groups = int(self._groups.max()) + 1
         self._terms = np.zeros((n_groups, n_groups))
         self._strength = strength
-        self._floor = 1e-6 * float(abs(rows.matrix()).max(initial=1e-300))
+        self._floor = 1e-6 * float(abs(rows.matrix()).max(initial=0.0)) or 1e-300
 
     def fit(self, measured: dict[Set, float]) -> None:
         """Learn from all pairs measured so far how far off predictions are, by pair of groups."""

@@ -20,6 +20,7 @@ spectral algorithm estimates another quantity (Fourier coefficients with half th
 
 from collections.abc import Sequence
 from itertools import combinations
+from math import comb
 
 import numpy as np
 from jaxtyping import Float
@@ -35,7 +36,7 @@ _FIRST_ROWS = 32
 _ROWS_AT_A_TIME = 16
 _ROUNDS = 6
 _SHARE_ROWS = 0.5
-_SHARE_AUDIT = 0.04
+_SHARE_AUDIT = 0.03
 _SHARE_HIGHER = 0.25
 _LEAST_AUDIT, _MOST_AUDIT = 12, 400
 
@@ -186,11 +187,14 @@ class Spex:
     def _by_group_tests(self, keep: int) -> Asking[Recalibration]:
         ledger, n = self.ledger, self.n
         yield from ledger.values_of([()], "intact model")
-        until = ledger.budget - keep - max(8, (ledger.left - keep) // 10)
+        until = ledger.budget - keep - max(8, (ledger.left - keep) // 25)
         found, way = yield from group_candidates(ledger, self._rng, until, self._max_fraction)
-        self._notes |= {"candidates": f"group tests ({way})"}
         ranked = sorted(found, key=lambda s: -abs(found[s]))
         yield from ledger.measure(ranked, "validating", keep)
+        self._notes |= {
+            "candidates": f"group tests ({way})",
+            "evaluations_of_candidates": ledger.spent,
+        }
         strength = np.nan_to_num(abs(self._main_effects()))
         return Recalibration(Rows(np.zeros(n)), strength, self._groups)
 
@@ -226,6 +230,8 @@ class Spex:
     def _higher_orders(self, keep: int) -> Asking[None]:
         """Grow sets by one unit, order by order."""
         ledger = self.ledger
+        if self.n <= (ledger.left - keep) // 4:
+            yield from ledger.values_of([(u,) for u in range(self.n)], "single ablations")
         for order in range(3, self.order + 1):
             room = (ledger.left - keep) // (self.order + 1 - order)
             stop = ledger.left - room
@@ -234,7 +240,7 @@ class Spex:
                 grown = yield from self._grown_by_gradients(parents, room)
             else:
                 grown = self._grown_by_sharing(parents, order, room)
-            weak = self._weak_sets(order, max(1, room // 10))
+            weak = self._weak_sets(order, max(2, room // 10))
             cut = max(1, len(grown) - len(weak))
             yield from ledger.measure(grown[:cut] + weak + grown[cut:], "higher orders", stop)
 
@@ -288,14 +294,18 @@ class Spex:
         return sorted(predicted, key=lambda s: -predicted[s])
 
     def _weak_sets(self, order: int, count: int) -> list[Set]:
-        """Random sets of strong units, whatever their subsets do."""
+        """Sets of strong units, whatever their subsets do: the strongest, and random ones."""
         main = np.nan_to_num(abs(self._main_effects()))
-        strong = np.argsort(-main, kind="stable")[: max(order + 1, int(np.sqrt(4 * count)) + order)]
-        drawn = {
-            tuple(int(u) for u in np.sort(self._rng.choice(strong, order, replace=False)))
-            for _ in range(count)
-        }
-        return sorted(s for s in drawn if s not in self.ledger.interaction)
+        ranked = np.argsort(-main, kind="stable")
+        n_strong = order
+        while comb(n_strong, order) < 4 * count and n_strong < self.n:
+            n_strong += 1
+        sets = [tuple(sorted(int(u) for u in s)) for s in combinations(ranked[:n_strong], order)]
+        sets = [s for s in sets if s not in self.ledger.interaction]
+        sets.sort(key=lambda s: -float(np.prod(main[list(s)])))
+        first, rest = sets[: count // 2], sets[count // 2 :]
+        drawn = self._rng.permutation(len(rest))[: count - len(first)]
+        return first + [rest[i] for i in drawn]
 
     def _main_effects(self) -> Float[np.ndarray, " unit"]:
         main = np.full(self.n, np.nan)
@@ -315,4 +325,4 @@ def minimum_budget(n: int, gradients: bool) -> int:
     all_pairs = 1 + n + n * (n - 1) // 2
     if gradients:
         return min(all_pairs, GRADIENT_COST * (1 + len(_LEVELS)) + 60)
-    return min(all_pairs, n + 200)
+    return min(all_pairs, min(n, 500) + 200)

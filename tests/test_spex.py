@@ -1,0 +1,309 @@
+"""SPEX: what it finds on games whose interactions are known, what it costs, and what it refuses."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import spex_mech as sm
+from spex_mech.search.ledger import Answer, Ledger
+from spex_mech.search.question import Question
+from spex_mech.search.spex import Spex, minimum_budget
+from tests.planted import Planted, planted_game
+
+
+class Saturating:
+    """``sum of a_k tanh(w_k . ablated + b_k)``: smooth, saturating, with gradients; sparse w."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        w = rng.standard_normal((2 * n, n)) * (rng.random((2 * n, n)) < 4 / n)
+        self.w = torch.tensor(w * np.exp(rng.standard_normal(n)))
+        self.a, self.b = (torch.tensor(rng.standard_normal(2 * n)) for _ in "ab")
+        self.labels = [str(unit) for unit in range(n)]
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def value(self, gates: Tensor) -> Tensor:
+        return (torch.tanh((1 - gates) @ self.w.T + self.b) @ self.a)[:, None]
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        self.asked.append(len(masks))
+        return self.value(masks.double())
+
+    def gradient(self, masks: Tensor) -> Tensor:
+        self.asked.append(2 * len(masks))  # with the value that is asked for beside it, 3
+        gates = masks.double().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(self.value(gates).sum(), gates)
+        return slope
+
+
+def values_of(found: sm.Interactions) -> dict[tuple[int, ...], float]:
+    return {
+        tuple(int(u) for u in units if u >= 0): float(value)
+        for units, value in zip(found.units, found.mean, strict=True)
+    }
+
+
+def run(game: Any, **options: Any) -> sm.Interactions:
+    return sm.discover(game, progress=False, **options)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_every_value_is_exact_and_the_cost_is_what_was_asked(gradients: bool) -> None:
+    game = Saturating(40, 0)
+    truth = values_of(run(game, method="exhaustive"))
+    game.asked.clear()
+    found = run(game, budget=420, gradients=gradients)
+    assert sum(game.asked) == found.cost["evaluations"] == 420
+    assert (found.cost["gradients"] > 0) == gradients
+    values = values_of(found)
+    assert len(values) > 60
+    for s, value in values.items():
+        assert value == pytest.approx(truth[s], abs=1e-6)
+
+
+def test_gradients_find_the_strongest_of_a_saturating_game() -> None:
+    for seed in range(4):
+        game = Saturating(60, seed)
+        exact = run(game, method="exhaustive")
+        strongest = {tuple(u) for u in exact.top(30).units.tolist()}
+        found = values_of(run(game, budget=450, seed=seed))
+        products = np.argsort(-abs(np.outer(exact.main_effects, exact.main_effects))[
+            np.triu_indices(60, 1)
+        ])[: 450 - 61]  # fmt: skip
+        pairs = list(combinations(range(60), 2))
+        naive = len(strongest & {pairs[i] for i in products}) / 30
+        assert len(strongest & set(found)) / 30 >= 0.9 > naive
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_group_tests_find_sparse_pairs_among_thousands(seed: int) -> None:
+    game = planted_game(3000, 60, seed)
+    found = run(game, budget=6000, seed=seed)
+    assert game.recall(values_of(found)) >= 0.95
+    assert found.about["candidates"] == "group tests (tree)"
+    assert found.about["evaluations_of_candidates"] < 4000  # 4.5 million pairs
+
+
+def test_group_tests_find_pairs_over_a_dense_tail() -> None:
+    game = planted_game(400, 20, 0, ratio=30)
+    found = run(game, budget=6000)
+    assert game.recall(values_of(found)) >= 0.95
+    assert found.about["candidates"] == "group tests (split)"
+
+
+def test_a_budget_far_below_the_number_of_units_is_used_sensibly() -> None:
+    game = planted_game(1500, 5, 0, ratio=1000)
+    dense = planted_game(1500, 20, 0, ratio=20)
+    for planted in (game, dense):
+        found = run(planted, budget=900)
+        assert found.cost["evaluations"] <= 900
+        for s, value in values_of(found).items():
+            exact = planted.planted.get(s, planted.tail[s] if planted.tail is not None else 0.0)
+            assert value == pytest.approx(exact, abs=1e-5)
+
+
+def test_noise_and_triples_do_not_mislead_group_tests() -> None:
+    game = planted_game(1000, 30, 3, noise=0.01, n_triples=30)
+    values = values_of(run(game, budget=8000))
+    pairs = [s for s in game.planted if len(s) == 2]
+    assert np.mean([s in values for s in pairs]) >= 0.9
+    strong = [s for s, v in values.items() if abs(v) > 0.3]
+    assert set(strong) <= set(game.planted)  # nothing made up
+
+
+def test_a_backup_pair_that_singles_miss_is_found() -> None:
+    """Two units that do the same, saturating; and a dormant one that wakes when the other goes."""
+
+    class Backups:
+        def __init__(self) -> None:
+            self.labels = [str(unit) for unit in range(50)]
+            self.m = -torch.rand(50, generator=torch.Generator().manual_seed(0)).double()
+
+        def __len__(self) -> int:
+            return 50
+
+        def value(self, gates: Tensor) -> Tensor:
+            either = torch.tanh(3 * (gates[:, 7] + gates[:, 30]))
+            dormant = gates[:, 11] + gates[:, 42] * (1 - gates[:, 11]) * 0.95
+            return ((1 - gates) @ (0.2 * self.m) + 2 * either + 2 * dormant)[:, None]
+
+        def __call__(self, masks: Tensor) -> Tensor:
+            return self.value(masks.double())
+
+        def gradient(self, masks: Tensor) -> Tensor:
+            gates = masks.double().clone().requires_grad_()
+            return torch.autograd.grad(self.value(gates).sum(), gates)[0]
+
+    for options in ({}, {"gradients": False}):
+        found = run(Backups(), budget=400, **options)
+        top = found.top(2)
+        assert {tuple(u) for u in top.units.tolist()} == {(7, 30), (11, 42)}
+        assert top.readings == ["OR-like", "OR-like"]
+        assert abs(found.main_effects[[7, 30, 42]]).max() < 0.25  # singles see none of them
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_triples_are_grown_and_exact(gradients: bool) -> None:
+    game = Saturating(24, 1)
+    truth = values_of(run(game, method="exhaustive", order=3))
+    found = run(game, order=3, budget=700, gradients=gradients)
+    values = values_of(found)
+    triples = {s: v for s, v in values.items() if len(s) == 3}
+    assert len(triples) > 30
+    for s, value in values.items():
+        assert value == pytest.approx(truth[s], abs=1e-6)
+    strongest = sorted((s for s in truth if len(s) == 3), key=lambda s: -abs(truth[s]))[:10]
+    chance = len(triples) / 2024
+    assert np.mean([s in triples for s in strongest]) > 3 * chance
+
+
+def test_higher_orders_without_strong_pairs_are_looked_for() -> None:
+    planted = {(0, 1, 2): 3.0}  # its pairs are nothing, its units the strongest
+    game = Planted(30, np.where(np.arange(30) < 4, 5.0, 0.1), planted)
+    found = run(game, order=3, budget=900)
+    assert values_of(found)[0, 1, 2] == pytest.approx(3.0)
+
+
+def test_all_pairs_are_measured_where_the_budget_reaches() -> None:
+    found = run(Saturating(12, 0), budget=5000)
+    assert len(found) == 66 and found.audit is None and found.cost["evaluations"] == 79
+
+
+def test_same_seed_same_result_and_other_seeds_nearly_the_same_top() -> None:
+    game = Saturating(60, 5)
+    runs = [run(game, budget=500, seed=seed) for seed in (0, 0, 1, 2)]
+    assert (runs[0].units == runs[1].units).all() and (runs[0].values == runs[1].values).all()
+    tops = [{tuple(u) for u in r.top(50).units.tolist()} for r in runs]
+    for other in tops[2:]:
+        assert len(tops[0] & other) / len(tops[0] | other) > 0.9  # Jaccard
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("kind", ["additive", "constant", "zero", "all pairs equal", "two units"])
+def test_edge_games(kind: str, gradients: bool) -> None:
+    n = 2 if kind == "two units" else 40
+    game = Saturating(n, 0)
+
+    def value(gates: Tensor) -> Tensor:
+        lost = 1 - gates
+        if kind == "additive":
+            return lost.sum(1, keepdim=True)
+        if kind == "all pairs equal":
+            return (lost.sum(1, keepdim=True) ** 2 - (lost**2).sum(1, keepdim=True)) / 2
+        if kind == "two units":
+            return lost.prod(1, keepdim=True)
+        return 0 * lost.sum(1, keepdim=True) + (3.0 if kind == "constant" else 0.0)
+
+    game.value = value  # type: ignore[method-assign]
+    found = run(game, budget=None if n == 2 else 400, gradients=gradients)
+    want = 1.0 if kind in ("all pairs equal", "two units") else 0.0
+    np.testing.assert_allclose(found.mean, want, atol=1e-9)
+    assert len(found) >= 1
+
+
+def test_refusals() -> None:
+    game = Saturating(100, 0)
+    least = minimum_budget(100, gradients=True)
+    assert len(run(game, budget=least)) > 5
+    with pytest.raises(ValueError, match=f"budget of {least - 1} evaluations.*at least {least}"):
+        run(game, budget=least - 1)
+    with pytest.raises(ValueError, match="at least 300 for 100 units without gradients"):
+        run(game, budget=299, gradients=False)
+    with pytest.raises(ValueError, match=r"order 2 among 1 unit\(s\)"):
+        run(Saturating(1, 0))
+    with pytest.raises(ValueError, match="order 1 among 100"):
+        run(game, order=1)
+
+    class Broken(Saturating):
+        def __call__(self, masks: Tensor) -> Tensor:
+            return torch.where(~masks[:, 3:4] & ~masks[:, 5:6], torch.nan, 1.0).double()
+
+    with pytest.raises(ValueError, match="the game's value is nan with 3, 5"):
+        sm.discover(Broken(12, 0), progress=False, gradients=False)
+
+    class Crooked(Saturating):
+        def gradient(self, masks: Tensor) -> Tensor:
+            return torch.zeros(len(masks), 3)
+
+    with pytest.raises(ValueError, match=r"gradient has shape \[1, 3\].*gradients=False"):
+        run(Crooked(100, 0), budget=300)
+
+
+def test_ask_and_tell_know_integers_only() -> None:
+    search = Spex(50, budget=400, gradients=True)
+    question = search.ask()
+    assert isinstance(question, Question) and question.gradient and question.cost == 3
+    search.tell(np.zeros((1, 2)), np.zeros((1, 50)))
+    assert search.ask() is not question
+
+
+def test_the_ledger_asks_nothing_twice_and_stays_in_its_budget() -> None:
+    ledger = Ledger(5, budget=9)
+    asked: list[tuple[int, ...]] = []
+
+    def drive(steps: Any) -> Any:
+        try:
+            question = next(steps)
+            while True:
+                rows = [tuple(int(u) for u in row if u >= 0) for row in question.ablated]
+                asked.extend(rows)
+                values = np.array([[float(len(r) ** 2)] for r in rows])
+                question = steps.send(Answer(values, None))
+        except StopIteration as done:
+            return done.value
+
+    drive(ledger.values_of([()], "intact"))
+    assert ledger.cost_of([(0, 1), (1, 2)]) == 5
+    assert drive(ledger.measure([(0, 1), (1, 2), (0, 2), (3, 4)], "pairs")) == [
+        (0, 1), (1, 2), (0, 2),
+    ]  # fmt: skip
+    assert ledger.spent == 7 and ledger.left == 2  # (3, 4) would need three
+    drive(ledger.measure([(0, 1), (0, 1, 2)], "again"))
+    assert len(asked) == len(set(asked)) == 8
+    assert ledger.interaction[0, 1] == 4 - 1 - 1 and ledger.interaction[0, 1, 2] == 9 - 12 + 3
+
+
+@pytest.mark.slow
+def test_the_audits_intervals_cover() -> None:
+    """Over 200 games with known truth, 90 % intervals cover 85 to 95 % of the time."""
+    energy, recall = [], []
+    for seed in range(200):
+        game = Saturating(60, seed)
+        exact = run(game, method="exhaustive")
+        found = run(game, budget=500, seed=seed, top=50)
+        audit = found.audit
+        assert audit is not None
+        have = set(values_of(found))
+        missed = sum(v**2 for s, v in values_of(exact).items() if s not in have)
+        energy.append(audit["energy_low"] <= missed <= audit["energy_high"])
+        kth = np.sort(abs(found.mean))[::-1][49]
+        share = 50 / int((abs(exact.mean) >= kth - 1e-9).sum())
+        recall.append(audit["recall_low"] - 1e-9 <= share <= audit["recall_high"] + 1e-9)
+    assert 0.85 <= np.mean(energy) <= 0.95
+    assert 0.85 <= np.mean(recall) <= 0.97
+
+
+@pytest.mark.slow
+def test_story_model_top_pairs_at_three_evaluations_a_unit(shared_data: Path) -> None:
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    from truth import load_truth, story_game
+
+    truth = load_truth()
+    found = sm.discover(story_game(shared_data, torch.from_numpy(truth["tokens"])), budget=3600)
+    have = set(values_of(found))
+    top = [tuple(int(u) for u in pair[:2]) for pair in truth["units"][:500]]
+    assert np.mean([pair in have for pair in top[:100]]) >= 0.95
+    assert np.mean([pair in have for pair in top]) >= 0.88
+    for pair, value in zip(top[:100], truth["values"].mean(1), strict=False):
+        if pair in have:
+            assert values_of(found)[pair] == pytest.approx(value, abs=1e-5)
