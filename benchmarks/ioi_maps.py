@@ -29,7 +29,8 @@ def main() -> None:
     searched, held_out = task.split(N_SEARCHED)
     out = {**provenance(), "prompts": [N_SEARCHED, N_HELD_OUT], "seed": 0, "ablations": {}}
     for ablation in ("zero", "mean", "resample"):
-        found = sm.discover(sm.ModelGame(model, searched, ablation=ablation))
+        game = sm.ModelGame(model, searched, ablation=ablation)
+        found = sm.discover(game, method="exhaustive")
         again = sm.confirm(found, sm.ModelGame(model, held_out, ablation=ablation), k=K)
         labels = np.array(found.labels)
         first = np.array([found.value(*labels[units]) for units in again.units])

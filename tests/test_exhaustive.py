@@ -1,6 +1,7 @@
 """Exhaustive search against plain enumeration; the driver: any callable, its errors, its cost."""
 
 import sys
+from functools import partial
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 import spex_mech as sm
 from spex_mech.search.exhaustive import Exhaustive, minimum_budget
+
+exhaustive = partial(sm.discover, method="exhaustive")
 
 
 class TableGame:
@@ -53,7 +56,7 @@ def sets_of(found: sm.Interactions) -> list[tuple[int, ...]]:
 )
 def test_equals_enumeration(n: int, order: int) -> None:
     game = TableGame(n)
-    found = sm.discover(game, order=order)
+    found = exhaustive(game, order=order)
     every = [s for size in range(2, order + 1) for s in combinations(range(n), size)]
     assert sets_of(found) == every
     want = np.array([game.interaction(units) for units in every])
@@ -70,18 +73,18 @@ def test_equals_enumeration(n: int, order: int) -> None:
 
 
 def test_does_not_depend_on_how_masks_are_batched() -> None:
-    want = sm.discover(TableGame(8))
+    want = exhaustive(TableGame(8))
     game = TableGame(8)
     game.masks_per_batch = 5  # type: ignore[attr-defined]
-    got = sm.discover(game)
+    got = exhaustive(game)
     assert max(game.batches) == 5
     np.testing.assert_array_equal(got.values, want.values)
 
 
 def test_many_questions_are_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    want = sm.discover(TableGame(8), order=3)
+    want = exhaustive(TableGame(8), order=3)
     monkeypatch.setattr("spex_mech.search.exhaustive._MASKS_PER_QUESTION", 5)
-    got = sm.discover(TableGame(8), order=3)
+    got = exhaustive(TableGame(8), order=3)
     np.testing.assert_array_equal(got.values, want.values)
     np.testing.assert_array_equal(got.units, want.units)
 
@@ -92,7 +95,7 @@ def test_many_questions_are_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("order", "budget"), [(2, 10), (2, 25), (2, 36), (3, 38), (3, 60)])
 def test_a_smaller_budget_is_spent_exactly(order: int, budget: int) -> None:
     game = TableGame(8)
-    found = sm.discover(game, order=order, budget=budget, seed=1)
+    found = exhaustive(game, order=order, budget=budget, seed=1)
     assert len(game.asked) == found.cost["evaluations"] == budget
     assert Exhaustive(8, order, budget).planned == budget
     sets = sets_of(found)
@@ -106,12 +109,12 @@ def test_a_smaller_budget_is_spent_exactly(order: int, budget: int) -> None:
 
 @pytest.mark.parametrize("budget", [37, 1000, None])
 def test_a_budget_that_is_enough_measures_all(budget: int | None) -> None:
-    assert len(sm.discover(TableGame(8), budget=budget)) == 28
+    assert len(exhaustive(TableGame(8), budget=budget)) == 28
 
 
 def test_the_sample_is_fixed_by_its_seed() -> None:
     once, again, other = (
-        sets_of(sm.discover(TableGame(8), budget=20, seed=seed)) for seed in (0, 0, 1)
+        sets_of(exhaustive(TableGame(8), budget=20, seed=seed)) for seed in (0, 0, 1)
     )
     assert once == again != other
 
@@ -191,7 +194,7 @@ def test_a_set_too_large_to_be_numbered_is_refused() -> None:
 
 
 def test_confirm_measures_the_strongest_on_another_game() -> None:
-    found = sm.discover(TableGame(6), order=3)
+    found = exhaustive(TableGame(6), order=3)
     other = TableGame(6, n_prompts=5, seed=1)
     again = sm.confirm(found, other, k=4)
     wanted = {*sets_of(found.top(4))}
@@ -209,9 +212,9 @@ def series(masks: Tensor) -> Tensor:
 
 
 def test_and_and_or_have_their_signs() -> None:
-    found = sm.discover(series, n=3)
+    found = exhaustive(series, n=3)
     assert found.mean.tolist() == [1, 1, 1] and found.main_effects.tolist() == [-1, -1, -1]
-    backup = sm.discover(lambda masks: masks.any(dim=1).double(), n=2)
+    backup = exhaustive(lambda masks: masks.any(dim=1).double(), n=2)
     assert backup.mean.tolist() == [-1] and backup.main_effects.tolist() == [0, 0]
 
 
@@ -222,7 +225,7 @@ def test_masks_say_what_is_kept() -> None:
         seen.append(masks)
         return masks.sum(dim=1)
 
-    found = sm.discover(game, n=3)
+    found = exhaustive(game, n=3)
     masks = torch.cat(seen)
     assert masks.dtype == torch.bool
     assert masks.tolist()[:2] == [[True, True, True], [False, True, True]]
@@ -244,18 +247,18 @@ def test_masks_say_what_is_kept() -> None:
     ],
 )
 def test_any_kind_of_answer_will_do(answer: Any) -> None:
-    found = sm.discover(answer, n=3)
+    found = exhaustive(answer, n=3)
     assert found.mean.tolist() == [1, 1, 1] and found.values.shape == (3, 1)
 
 
 def test_prompts_are_columns() -> None:
-    found = sm.discover(lambda m: torch.stack([series(m), -2 * series(m)], dim=1), n=2)
+    found = exhaustive(lambda m: torch.stack([series(m), -2 * series(m)], dim=1), n=2)
     assert found.values.tolist() == [[1, -2]] and found.intact_by_prompt.tolist() == [1, -2]
 
 
 def test_labels_of_a_function() -> None:
-    assert sm.discover(series, n=3).labels == ["0", "1", "2"]
-    assert sm.discover(series, labels=("x", "y", "z")).value("x", "z") == 1
+    assert exhaustive(series, n=3).labels == ["0", "1", "2"]
+    assert exhaustive(series, labels=("x", "y", "z")).value("x", "z") == 1
 
 
 def test_a_game_of_ones_own_needs_only_three_things() -> None:
@@ -268,8 +271,8 @@ def test_a_game_of_ones_own_needs_only_three_things() -> None:
         def __call__(self, masks: Tensor) -> Tensor:
             return series(masks)
 
-    assert sm.discover(Game()).value("x", "y") == 1
-    assert sm.discover(Game(), n=2, labels=["x", "y"]).labels == ["x", "y"]
+    assert exhaustive(Game()).value("x", "y") == 1
+    assert exhaustive(Game(), n=2, labels=["x", "y"]).labels == ["x", "y"]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +289,11 @@ def test_a_game_of_ones_own_needs_only_three_things() -> None:
         (series, {"n": 3, "order": 1}, "order 1 among 3.* at least 2"),
         (series, {"n": 3, "labels": ["x", "y"]}, "2 labels for 3 units"),
         (series, {"labels": ["x", "y", "x"]}, "two units are called 'x'"),
-        (series, {"n": 3, "method": "guess"}, "unknown method 'guess'; choose one of exhaustive"),
+        (
+            series,
+            {"n": 3, "method": "guess"},
+            "unknown method 'guess'; choose one of spex, exhaustive",
+        ),
         (series, {"n": 9, "budget": 10}, r"a budget of 10 .* at least 11 \(46 for all of them\)"),
         (series, {"n": 9, "order": 3, "budget": 46}, r"at least 47 \(130 for all of them\)"),
         (series, {"n": 40_000}, "799,980,000 sets of 2 among 40,000 units are too many|40000"),
@@ -297,7 +304,7 @@ def test_a_game_of_ones_own_needs_only_three_things() -> None:
 )
 def test_discover_errors(game: Any, options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        sm.discover(game, **options)
+        exhaustive(game, **options)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -308,9 +315,9 @@ def test_a_value_that_is_not_finite_names_the_units(bad: float) -> None:
         return values
 
     with pytest.raises(ValueError, match=f"value is {bad} with b, c ablated; it must be finite"):
-        sm.discover(game, labels=["a", "b", "c"])
+        exhaustive(game, labels=["a", "b", "c"])
     with pytest.raises(ValueError, match="with nothing ablated"):
-        sm.discover(lambda masks: masks.sum(dim=1) * float("nan"), n=3)
+        exhaustive(lambda masks: masks.sum(dim=1) * float("nan"), n=3)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +333,7 @@ def test_a_value_that_is_not_finite_names_the_units(bad: float) -> None:
 def test_an_answer_of_the_wrong_shape(answer: Any, shape: str) -> None:
     match = rf"the game returned shape \[{shape}\] for 1 masks; it must return \[mask\]"
     with pytest.raises(ValueError, match=match):
-        sm.discover(answer, n=3)
+        exhaustive(answer, n=3)
 
 
 def test_an_error_of_the_game_comes_through() -> None:
@@ -334,12 +341,12 @@ def test_an_error_of_the_game_comes_through() -> None:
         raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        sm.discover(broken, n=3)
+        exhaustive(broken, n=3)
 
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_fast_run_prints_nothing(capfd: pytest.CaptureFixture[str], progress: bool) -> None:
-    sm.discover(series, n=6, progress=progress)
+    exhaustive(series, n=6, progress=progress)
     assert capfd.readouterr() == ("", "")
 
 
@@ -350,10 +357,10 @@ def test_a_slow_run_shows_where_it_is(monkeypatch: Any, capfd: Any) -> None:
         return tqdm.auto.tqdm(*arguments, **{**options, "delay": 0, "mininterval": 0})
 
     monkeypatch.setattr(sys.modules["spex_mech.discover"], "tqdm", at_once)
-    sm.discover(series, n=6)
+    exhaustive(series, n=6)
     shown = capfd.readouterr().err
     assert "22/22" in shown and "sets of 2" in shown and "x" in shown
-    sm.discover(series, n=6, progress=False)
+    exhaustive(series, n=6, progress=False)
     assert capfd.readouterr().err == ""
 
 
@@ -374,7 +381,7 @@ def test_the_strongest_so_far_are_known_on_the_way() -> None:
 
 
 def test_what_a_result_knows_of_its_run() -> None:
-    found = sm.discover(series, n=4, budget=9, seed=5)
+    found = exhaustive(series, n=4, budget=9, seed=5)
     about = {k: found.about[k] for k in ("method", "order", "budget", "seed")}
     assert about == {"method": "exhaustive", "order": 2, "budget": 9, "seed": 5}
     assert {*found.about["versions"]} == {"spex_mech", "torch", "numpy"}

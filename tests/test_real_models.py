@@ -107,7 +107,8 @@ def test_strongest_pairs_on_real_ioi_hold_on_other_prompts(
     model = sm.load_model(shared_data / "stories3m")
     prompts = str(shared_data / "prompts" / "ioi.json")
     searched, held_out = sm.load_task(prompts, model, n_prompts=48).split(24)
-    found = sm.discover(sm.ModelGame(model, searched, ablation=ablation))
+    game = sm.ModelGame(model, searched, ablation=ablation)
+    found = sm.discover(game, method="exhaustive")
     assert len(found) == 630 and found.intact > 3
     again = sm.confirm(found, sm.ModelGame(model, held_out, ablation=ablation), k=10)
     labels = np.array(found.labels)

@@ -10,10 +10,10 @@ is the sum of all interactions between them: main effects and all that is inside
    then again with other blocks and what was found subtracted, against cancellation, until a pass
    finds nothing new. Takes some ``K^2 / 2 + s (4 log2(n / K) + 1)`` evaluations for s pairs; a
    floor of 4.5 robust standard deviations of the table hides weaker ones.
-3. *Split*, for a dense tail: all single ablations if they take at most half of the budget (they
-   make what lies inside a block known for one evaluation), a table of b x b cells over about 40 % of what is left, then best-first halving:
-   always the cell that most probably holds a pair as large as the budget can tell from the tail.
-   The second half of a cell is the difference: it costs nothing.
+3. *Split*, for a dense tail: all single ablations, if they take at most half of the budget (they
+   make what lies inside a block known for one evaluation); a table of b x b cells over about 40 %
+   of what is left; then best-first halving: always the cell that most probably holds a pair as
+   large as the budget can tell from the tail. The second half of a cell is the difference: free.
 
 The larger the groups, the further from the intact model; interactions of order three and more then
 leak in. Every pair that comes out is measured at the intact model before it counts.
