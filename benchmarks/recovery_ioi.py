@@ -1,9 +1,9 @@
-"""SPEX on 3,108 units of a real model doing indirect object identification: 4.8 million pairs, whose
-truth nobody can measure exhaustively here. It is judged by three other means:
+"""SPEX on 3,108 units of a real model doing indirect object identification: 4.8 million pairs,
+whose truth nobody can measure exhaustively here. It is judged by three other means:
 
 1. its own audit;
-2. 20,000 pairs drawn at random and measured exactly: what energy do they say there is in all, and how
-   many of them reach the size of the 100th pair that was found?
+2. 20,000 pairs drawn at random and measured exactly: what energy do they say there is in all, and
+   how many of them reach the size of the 100th pair that was found?
 3. all 11,175 pairs among the 150 units of largest main effect, measured exactly: how many of their
    strongest were found?
 

@@ -58,7 +58,7 @@ def load_tokenizer(model: Any) -> Any:
     if (own := getattr(model, "tokenizer", None)) is not None:
         return own
     source = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    if not source:
+    if not source or source in BUNDLED:
         return None
     if (
         Path(source).is_dir()
@@ -85,6 +85,7 @@ def _bundled(name: str) -> Any:
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ValueError(f"the bundled model {name!r} is damaged; install spex_mech again")
     loaded.tie_weights()
+    loaded.config._name_or_path = name
     return loaded
 
 

@@ -159,7 +159,7 @@ class ModelGame:
     def describe(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
         return {
-            "model": type(self.model).__name__,
+            "model": name_of(self.model),
             "weights_sha256": self._weights_hash,
             "weight_processing": _processing_of(self.model),
             "task": self.task.name,
@@ -587,6 +587,15 @@ def positions_of(model: Any) -> int | None:
     if is_hooked(model):
         return getattr(model.cfg, "n_ctx", None)
     return getattr(_text_config(model), "max_position_embeddings", None)
+
+
+def name_of(model: Any) -> str:
+    """What the model is called: the last part of the path or hub name it was loaded from."""
+    config = getattr(model, "config", None)
+    path = getattr(config, "_name_or_path", "") or getattr(
+        getattr(model, "cfg", None), "model_name", ""
+    )
+    return str(path).rstrip("/").split("/")[-1] or type(model).__name__
 
 
 def _answers(model: Any) -> int | None:

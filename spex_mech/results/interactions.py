@@ -220,6 +220,14 @@ class Interactions:
         for i, name in enumerate(names):
             error = "" if np.isnan(shown.stderr[i]) else f" +- {shown.stderr[i]:.2g}"
             lines.append(f"  {name:<{width}}  {shown.mean[i]:+.3g}{error}  {shown.readings[i]}")
+        if self.audit:
+            a = self.audit
+            lines.append(
+                f"  audit of {a['n_tested']} random untested pairs: recall of the top {a['k']} "
+                f"{a['recall']:.2f} ({a['recall_low']:.2f} to {a['recall_high']:.2f}), energy "
+                f"{a['energy_found']:.3g} found, {a['energy_missed']:.3g} "
+                f"({a['energy_low']:.3g} to {a['energy_high']:.3g}) missed"
+            )
         if len(self) > len(names):
             lines.append(f"  ... {len(self) - len(names):,} more: .frame(), .top(k), .matrix()")
         return "\n".join(lines)

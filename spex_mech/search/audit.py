@@ -157,8 +157,8 @@ def _energy(samples: list[_Sample]) -> tuple[float, float, float]:
             weight += part**2 / (len(v) - 1)
     if not variance:
         return total, total, total
-    spread = float(t.ppf(0.95, variance**2 / weight)) * np.sqrt(variance)
-    return total, max(0.0, total - spread), total + spread
+    spread = float(t.ppf(0.95, variance**2 / weight) * np.sqrt(variance))
+    return total, max(0.0, float(total - spread)), float(total + spread)
 
 
 def _recall(

@@ -4,13 +4,13 @@ For two disjoint groups A and B of units,
 ``I(A, B) = f(N without A and B) - f(N without A) - f(N without B) + f(N)``
 is the sum of all interactions between them: main effects and all that is inside a group cancel.
 
-1. *Probe*: 60 cells of a table of some 32 x 32 blocks. The ratio of their median to their root mean
-   square tells a sparse truth (few cells hold anything) from a dense tail (all do).
-2. *Tree*, for a sparse truth: measure the whole table, halve the hot cells down to single pairs,
+1. ``probe_groups``: 60 cells of a table of some 32 x 32 blocks. The ratio of their median to their
+   root mean square tells a sparse truth (few cells hold anything) from a dense tail (all do).
+2. ``tree``, for a sparse truth: measure the whole table, halve the hot cells down to single pairs,
    then again with other blocks and what was found subtracted, against cancellation, until a pass
    finds nothing new. Takes some ``K^2 / 2 + s (4 log2(n / K) + 1)`` evaluations for s pairs; a
    floor of 4.5 robust standard deviations of the table hides weaker ones.
-3. *Split*, for a dense tail: all single ablations, if they take at most half of the budget (they
+3. ``split``, for a dense tail: all single ablations, if they take at most half of the budget (they
    make what lies inside a block known for one evaluation); a table of b x b cells over about 40 %
    of what is left; then best-first halving: always the cell that most probably holds a pair as
    large as the budget can tell from the tail. The second half of a cell is the difference: free.
@@ -67,37 +67,34 @@ class Cell(NamedTuple):
         return self.a.size * (self.a.size - 1) // 2 if inside else self.a.size * self.b.size
 
 
-def group_candidates(
-    ledger: Ledger, rng: np.random.Generator, until: int, max_fraction: float = 0.15
-) -> Asking[tuple[Candidates, str]]:
-    """Find strong pairs by group tests.
+def probe_groups(
+    ledger: Ledger, rng: np.random.Generator, until: int, max_fraction: float
+) -> Asking["Partition | None"]:
+    """Whether the truth is sparse: the partition that the tree should start with; None if not.
 
     Args:
-        until: spend until so many evaluations were spent in all.
+        until: the search may spend until so many evaluations were spent in all.
         max_fraction: the largest share of the units that a test may ablate.
-
-    Returns:
-        candidate pairs with their sums as estimates, and which way was taken: "tree" or "split".
     """
     n = ledger.n
     n_blocks = min(max(32, int(np.ceil(2 / max_fraction))), n // 2)
     while True:
-        table = _Partition(rng.permutation(n), n_blocks)
+        table = Partition(rng.permutation(n), n_blocks)
         cells = table.pairs_of_blocks()
         some = [cells[i] for i in rng.permutation(len(cells))[:_PROBED]]
         sums = abs((yield from table.between(ledger, some, {}, "probing groups")))
         spread = np.sqrt((sums**2).mean())
         ratio = np.median(sums) / spread if spread else 0.0
         if ratio < _SPARSE:
-            return (yield from _tree(ledger, rng, table, until, max_fraction)), "tree"
+            return table
         # Between the two: smaller cells may each hold nothing or one pair.
         finer = 2 * n_blocks <= min(n // 2, 128) and 2 * n_blocks**2 < 0.2 * (until - ledger.spent)
         if not (ratio < 0.35 and finer):
-            return (yield from _split(ledger, rng, until)), "split"
+            return None
         n_blocks *= 2
 
 
-class _Partition:
+class Partition:
     """Units in a random order, cut into blocks."""
 
     def __init__(self, order: Int[np.ndarray, " unit"], n_blocks: int) -> None:
@@ -154,13 +151,14 @@ class _Partition:
         return sums
 
 
-def _tree(
+def tree(
     ledger: Ledger,
     rng: np.random.Generator,
-    table: _Partition,
+    table: Partition,
     until: int,
     max_fraction: float,
 ) -> Asking[Candidates]:
+    """Strong pairs of a sparse truth, each measured."""
     known: Candidates = {}
     largest = 0.0
     for n_pass in range(_MOST_PASSES):
@@ -182,13 +180,13 @@ def _tree(
         dear = ledger.spent + n_blocks * (n_blocks + 1) // 2 + 50 > until
         if dear or (n_pass and not new):
             break
-        table = _Partition(rng.permutation(ledger.n), n_blocks)
+        table = Partition(rng.permutation(ledger.n), n_blocks)
     return known
 
 
 def _halved(
     ledger: Ledger,
-    table: _Partition,
+    table: Partition,
     hot: list[Cell],
     known: Candidates,
     floor: float,
@@ -213,18 +211,19 @@ def _halved(
     return leaves
 
 
-def _split(ledger: Ledger, rng: np.random.Generator, until: int) -> Asking[Candidates]:
+def split(ledger: Ledger, rng: np.random.Generator, until: int) -> Asking[Candidates]:
+    """Strong pairs over a dense tail, with sums of tests as estimates."""
     n = ledger.n
     n_pairs = n * (n - 1) / 2
     room = until - ledger.spent
-    with_singles = room >= 2 * n
+    with_singles = room >= 2 * n or all(ledger.knows_single(u) for u in range(n))
     if with_singles:
         yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
         room = until - ledger.spent
     if room < 8:
         return {}
     b = max(2.0, np.sqrt(n_pairs / (0.4 * room)))
-    table = _Partition(rng.permutation(n), max(2, round(n / b)))
+    table = Partition(rng.permutation(n), max(2, round(n / b)))
     pairs = table.pairs_of_blocks()
     pairs = [pairs[i] for i in rng.permutation(len(pairs))[: max(1, int(0.6 * room))]]
     sums = yield from table.between(ledger, pairs, {}, "testing groups")

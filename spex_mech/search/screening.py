@@ -15,6 +15,9 @@ What the rows miss is where both units are saturated. Second reference points (a
 term for each unit were tried on that model and found no more. Each round corrects predictions by
 how far they were off between two groups of units (layers), a shrunk mean log-ratio: it changes
 little there, and guards against a layer whose slopes lie.
+
+Without gradients, where units are very uneven, a pair's size goes roughly with the product of a
+strength of each of its units: its main effect to begin with, then what its measured pairs say.
 """
 
 import numpy as np
@@ -158,3 +161,51 @@ class Recalibration:
         larger = np.where(np.isnan(larger), self.rows.extrapolate(pairs), larger)
         a, b = self._groups[pairs].T
         return np.log(larger + self._floor) + self._terms[a, b]
+
+
+class Strengths:
+    """Sizes of pairs as products of unit strengths, learned from the pairs that were measured.
+
+    Args:
+        main: each unit's absolute main effect, the prior of its strength.
+    """
+
+    def __init__(self, main: Float[np.ndarray, " unit"]) -> None:
+        largest = float(main.max())
+        self._prior = main / largest + 1e-3 if largest else np.ones_like(main)
+        self._strength = self._prior.copy()
+
+    def fit(self, measured: dict[Set, float]) -> None:
+        """Scale each unit by how large its pairs are against what was expected, shrunk."""
+        pairs = np.array([s for s in measured if len(s) == 2], dtype=np.int64).reshape(-1, 2)
+        sizes = np.array([abs(v) for s, v in measured.items() if len(s) == 2])
+        expected = self._prior[pairs].prod(axis=1)
+        if not sizes.any():
+            return
+        sizes = sizes * expected.sum() / sizes.sum()
+        self._strength = self._prior.copy()
+        for _ in range(5):
+            seen, due = np.zeros((2, len(self._prior)))
+            expected = self._strength[pairs].prod(axis=1)
+            for column in (0, 1):
+                np.add.at(seen, pairs[:, column], sizes)
+                np.add.at(due, pairs[:, column], expected)
+            weight = 3.0 * float(np.median(due[due > 0]))
+            self._strength *= np.sqrt((seen + weight) / (due + weight))
+
+    def strongest(self, count: int, known: dict[Set, float]) -> list[Set]:
+        """The unmeasured pairs of largest product, strongest first, without all pairs at once."""
+        order = np.argsort(-self._strength, kind="stable")
+        products: list[tuple[float, Set]] = []
+        wanted = count + len(known)
+        # The pair of ranks r and s > r has (r + 1) * s pairs at least as large before it.
+        for r, u in enumerate(order):
+            partners = order[r + 1 : r + 1 + wanted // (r + 1)]
+            if not len(partners):
+                break
+            for v in partners:
+                s = (int(min(u, v)), int(max(u, v)))
+                if s not in known:
+                    products.append((float(self._strength[u] * self._strength[v]), s))
+        products.sort(key=lambda item: (-item[0], item[1]))
+        return [s for _, s in products[:count]]

@@ -4,7 +4,8 @@
    gradients, an attribution over a few gate values (integrated gradients, Sundararajan et al. 2017)
    stands in for those that no row and no pair asks for.
 2. *Candidates.* With gradients: rows ``s_ij = g_j(N) - g_j(N without i)`` for the units that matter
-   first (``screening``). Without: group tests with halving (``group_tests``).
+   first (``screening``). Without: group tests with halving (``group_tests``), or, where a probe
+   shows that units are very uneven, pairs by the product of their units' learned strengths.
 3. *Validation.* Exact pair ablations in order of predicted size, in rounds; what each round
    measured re-ranks the rest.
 4. *Higher orders.* Triples grown from the strongest pairs: by the gradient without both units, or
@@ -26,10 +27,10 @@ import numpy as np
 from jaxtyping import Float
 
 from spex_mech.search.audit import Audit, audit
-from spex_mech.search.group_tests import group_candidates
+from spex_mech.search.group_tests import Candidates, probe_groups, split, tree
 from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair
 from spex_mech.search.question import GRADIENT_COST, Findings, Question
-from spex_mech.search.screening import Recalibration, Rows
+from spex_mech.search.screening import Recalibration, Rows, Strengths
 
 _LEVELS = (0.75, 0.5, 0.25, 0.0)  # gates of the attribution
 _FIRST_ROWS = 32
@@ -39,6 +40,7 @@ _SHARE_ROWS = 0.5
 _SHARE_AUDIT = 0.03
 _SHARE_HIGHER = 0.25
 _LEAST_AUDIT, _MOST_AUDIT = 12, 400
+_UNEVEN = 5.0  # energy of pairs of strong units over that of random pairs
 
 
 class Spex:
@@ -130,7 +132,7 @@ class Spex:
         if self.gradients:
             recalibration = yield from self._by_gradients(keep)
         else:
-            recalibration = yield from self._by_group_tests(keep)
+            recalibration = yield from self._without_gradients(keep)
         if self.order > 2:
             yield from self._higher_orders(3 * n_audit // 2)
         predicted = bool(recalibration.rows.asked)
@@ -184,19 +186,56 @@ class Spex:
             self.ledger.value[(unit,)] = value
             rows.add(unit, gradient)
 
-    def _by_group_tests(self, keep: int) -> Asking[Recalibration]:
+    def _without_gradients(self, keep: int) -> Asking[Recalibration]:
+        """Group tests for a sparse truth or an even tail, products for uneven units."""
         ledger, n = self.ledger, self.n
         yield from ledger.values_of([()], "intact model")
         until = ledger.budget - keep - max(8, (ledger.left - keep) // 25)
-        found, way = yield from group_candidates(ledger, self._rng, until, self._max_fraction)
+        table = yield from probe_groups(ledger, self._rng, until, self._max_fraction)
+        found: Candidates = {}
+        if table is not None:
+            way = "group tests (tree)"
+            found = yield from tree(ledger, self._rng, table, until, self._max_fraction)
+        elif (yield from self._is_uneven(until)):
+            way = "products of strengths"
+            yield from self._by_strengths(keep)
+        else:
+            way = "group tests (split)"
+            found = yield from split(ledger, self._rng, until)
         ranked = sorted(found, key=lambda s: -abs(found[s]))
         yield from ledger.measure(ranked, "validating", keep)
-        self._notes |= {
-            "candidates": f"group tests ({way})",
-            "evaluations_of_candidates": ledger.spent,
-        }
+        self._notes |= {"candidates": way, "evaluations_of_candidates": ledger.spent}
         strength = np.nan_to_num(abs(self._main_effects()))
         return Recalibration(Rows(np.zeros(n)), strength, self._groups)
+
+    def _is_uneven(self, until: int) -> Asking[bool]:
+        """Whether pairs of strong units hold far more energy than pairs drawn at random."""
+        ledger, n = self.ledger, self.n
+        if until - ledger.spent < 1.2 * n:
+            return False  # exact singles would take most of the budget
+        yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
+        count = int(np.clip((until - ledger.spent) // 10, 24, 200))
+        strong = Strengths(abs(self._main_effects())).strongest(count, ledger.interaction)
+        drawn = np.sort(self._rng.integers(0, n, (2 * count, 2)), axis=1)
+        others = [pair(int(a), int(b)) for a, b in drawn if a != b][:count]
+        means = []
+        for sets in (strong, others):
+            measured = yield from ledger.measure(sets, "probing pairs", ledger.budget - until)
+            sizes = [ledger.interaction[s] ** 2 for s in measured]
+            means.append(float(np.mean(sizes)) if sizes else 0.0)
+        return means[0] > _UNEVEN * means[1]
+
+    def _by_strengths(self, keep: int) -> Asking[None]:
+        ledger = self.ledger
+        strengths = Strengths(abs(self._main_effects()))
+        room = ledger.left - keep
+        while ledger.left > keep:
+            strengths.fit(ledger.interaction)
+            step = min(max(40, room // 12), ledger.left - keep)
+            best = strengths.strongest(step, ledger.interaction)
+            if not best:
+                return
+            yield from ledger.measure(best, "validating", keep)
 
     def _validate(self, recalibration: Recalibration, keep: int) -> Asking[None]:
         """Exact pair ablations, best first, in rounds that teach the next."""
