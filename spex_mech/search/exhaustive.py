@@ -16,7 +16,7 @@ from math import comb
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.question import Findings, Question
+from spex_mech.search.question import Findings, Question, check_order
 
 _MASKS_PER_QUESTION = 4096
 _MOST_SETS = 60_000_000
@@ -49,11 +49,7 @@ class Exhaustive:
         sets: Int[np.ndarray, "set order"] | None = None,
     ) -> None:
         self.n, self.order = n, order
-        if n < 2 or not 2 <= order <= n:
-            raise ValueError(
-                f"interactions of order {order} among {n} unit(s): the order must be at least 2 "
-                "and at most the number of units"
-            )
+        check_order(n, order)
         if n**order > 2**62:  # sets are told apart by one integer each
             raise ValueError(
                 f"order {order} among {n} units is out of reach; ask for a lower order"

@@ -91,3 +91,14 @@ class Search(Protocol):
     def findings(self) -> Findings:
         """What was measured."""
         ...
+
+
+def check_order(n: int, order: int) -> None:
+    """Raises:
+    ValueError: there are no interactions of this order among so many units.
+    """
+    if n < 2 or not 2 <= order <= n:
+        raise ValueError(
+            f"interactions of order {order} among {n} unit(s): the order must be at least 2 and at "
+            "most the number of units"
+        )

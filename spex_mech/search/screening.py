@@ -39,20 +39,25 @@ class Rows:
     def __init__(self, intact: Float[np.ndarray, " unit"]) -> None:
         self.intact = intact.astype(np.float64)
         self.asked: list[int] = []
-        self._rows: list[Float[np.ndarray, " unit"]] = []
+        self._rows = np.empty((16, len(intact)), dtype=np.float32)
+        self._squares = np.zeros(len(intact))
         self._place = np.full(len(intact), -1)
 
     def add(self, unit: int, gradient: Float[np.ndarray, " unit"]) -> None:
         """The gradient at the model without ``unit``."""
         row = self.intact - gradient
         row[unit] = 0.0
-        self._place[unit] = len(self.asked)
+        place = len(self.asked)
+        if place == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        self._place[unit] = place
+        self._rows[place] = row
+        self._squares += row**2
         self.asked.append(unit)
-        self._rows.append(row.astype(np.float32))
 
     def matrix(self) -> Float[np.ndarray, "row unit"]:
         """The rows, in the order in which they were asked for."""
-        return np.array(self._rows).reshape(len(self._rows), len(self.intact))
+        return self._rows[: len(self.asked)]
 
     def next_rows(self, strength: Float[np.ndarray, " unit"], count: int) -> list[int]:
         """The units whose rows are worth most: strong ones, on which the rows so far lean."""
@@ -65,7 +70,7 @@ class Rows:
 
     def leaned_on(self) -> Float[np.ndarray, " unit"]:
         """The root mean square of each unit's column: how much the rows lean on it."""
-        return np.sqrt(np.square(self.matrix(), dtype=np.float64).mean(axis=0))
+        return np.sqrt(self._squares / max(1, len(self.asked)))
 
     def extrapolate(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
         """A guess where neither unit has a row: the product of how much rows lean on both, scaled
@@ -92,16 +97,20 @@ class Rows:
     def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
         """The pairs of largest prediction, strongest first, without forming an n x n matrix."""
         n = len(self.intact)
+        others = np.arange(n)
         keys, sizes = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-        for unit, row in zip(self.asked, self._rows, strict=True):
-            others = np.arange(n)
-            new = np.minimum(unit, others) * n + np.maximum(unit, others)
-            keep = others != unit
-            keys = np.concatenate([keys, new[keep]])
-            sizes = np.concatenate([sizes, abs(row)[keep]])
-            if len(keys) > 4 * count + 4 * n:
+        new: list[tuple[np.ndarray, np.ndarray]] = []
+        waiting, floor = 0, 0.0
+        for place, (unit, row) in enumerate(zip(self.asked, abs(self.matrix()), strict=True)):
+            keep = np.flatnonzero((row >= floor) & (others != unit))
+            new.append((np.minimum(unit, keep) * n + np.maximum(unit, keep), row[keep]))
+            waiting += len(keep)
+            if waiting > 2 * count or place == len(self.asked) - 1:
+                keys = np.concatenate([keys, *(k for k, _ in new)])
+                sizes = np.concatenate([sizes, *(v for _, v in new)])
                 keys, sizes = _largest(keys, sizes, count)
-        keys, _ = _largest(keys, sizes, count)
+                new, waiting = [], 0
+                floor = float(sizes[-1]) if len(sizes) == count else 0.0
         return np.stack([keys // n, keys % n], axis=1)
 
 

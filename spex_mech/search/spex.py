@@ -29,7 +29,7 @@ from jaxtyping import Float
 from spex_mech.search.audit import Audit, audit
 from spex_mech.search.group_tests import Candidates, probe_groups, split, tree
 from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair
-from spex_mech.search.question import GRADIENT_COST, Findings, Question
+from spex_mech.search.question import GRADIENT_COST, Findings, Question, check_order
 from spex_mech.search.screening import Recalibration, Rows, Strengths
 
 _LEVELS = (0.75, 0.5, 0.25, 0.0)  # gates of the attribution
@@ -37,6 +37,8 @@ _FIRST_ROWS = 32
 _ROWS_AT_A_TIME = 16
 _ROUNDS = 6
 _SHARE_ROWS = 0.5
+_MOST_CANDIDATES = 300_000
+_MOST_ROW_ENTRIES = 200_000_000  # 0.8 GB of rows
 _SHARE_AUDIT = 0.03
 _SHARE_HIGHER = 0.25
 _LEAST_AUDIT, _MOST_AUDIT = 12, 400
@@ -71,11 +73,7 @@ class Spex:
         max_fraction: float = 0.15,
         groups: Sequence[int] | None = None,
     ) -> None:
-        if n < 2 or not 2 <= order <= n:
-            raise ValueError(
-                f"interactions of order {order} among {n} unit(s): the order must be at least 2 "
-                "and at most the number of units"
-            )
+        check_order(n, order)
         least = minimum_budget(n, gradients)
         if budget is not None and budget < least:
             raise ValueError(
@@ -147,7 +145,8 @@ class Spex:
         rows, strength = yield from self._attribution()
         # A row brings its unit's single ablation with it. Asking for all singles first was tried:
         # it ranks the rows better, but costs more than it saves.
-        n_rows = int(min(n, max(4, _SHARE_ROWS * (ledger.left - keep) / GRADIENT_COST)))
+        n_rows = int(max(4, _SHARE_ROWS * (ledger.left - keep) / GRADIENT_COST))
+        n_rows = min(n, n_rows, max(4, _MOST_ROW_ENTRIES // n))
         while len(rows.asked) < n_rows:
             step = min(_ROWS_AT_A_TIME if rows.asked else _FIRST_ROWS, n_rows - len(rows.asked))
             yield from self._ask_rows(rows, rows.next_rows(self._strength(strength), step))
@@ -247,7 +246,7 @@ class Spex:
                 return
             share = room if n_round == _ROUNDS - 1 else max(40, room // (_ROUNDS - n_round))
             recalibration.fit(ledger.interaction)
-            candidates = self._pool(rows, 20 * (room + share))
+            candidates = self._pool(rows, min(20 * (room + share), _MOST_CANDIDATES))
             if not len(candidates):
                 return
             order = np.argsort(-recalibration.score(candidates), kind="stable")
