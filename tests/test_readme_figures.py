@@ -9,6 +9,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PROSE = " ".join(README.split())
 
 
 def results(name: str) -> Any:
@@ -46,7 +47,7 @@ def test_story_model_table() -> None:
 
 def test_ioi_figures() -> None:
     run = results("recovery_ioi")["runs"][0]
-    stated = re.search(r"(\d[\d,]*) evaluations, 1\.5 a unit, .* all of the top 100", README)
+    stated = re.search(r"(\d[\d,]*) evaluations, 1\.5 a unit, .* all of the top 100", PROSE)
     assert stated and int(stated[1].replace(",", "")) == run["evaluations"]
     assert run["found_of_top_100_among_150_strong_units"] == 1.0
     assert run["of_which_found"] == run["random_pairs_as_strong_as_the_100th"] == 0
@@ -54,7 +55,7 @@ def test_ioi_figures() -> None:
 
 def test_planted_figures() -> None:
     rows = [r for r in results("recovery")["rows"] if r["game"] == "n = 10,000, 100 pairs"]
-    stated = re.search(r"100 pairs planted among 10,000 units are found with some ([\d,]+)", README)
+    stated = re.search(r"100 pairs planted among 10,000 units are found with some ([\d,]+)", PROSE)
     assert stated
     mean = np.mean([r["candidates_after"] for r in rows])
     assert abs(int(stated[1].replace(",", "")) - mean) < 100
