@@ -194,7 +194,7 @@ def test_readings_without_a_floor_call_only_zero_noise() -> None:
 def test_three_units_are_not_read_by_their_sign() -> None:
     """Three in series and three backups both have a triple interaction of -1."""
     for function in (lambda m: m.all(dim=1), lambda m: m.any(dim=1)):
-        found = sm.discover(lambda m, f=function: f(m).double(), n=3, order=3)
+        found = sm.discover(lambda m, f=function: f(m).double(), n=3, order=3, method="exhaustive")
         assert found.value("0", "1", "2") == -1
         assert found.readings[-1] == "beyond pairs"
 
@@ -236,7 +236,7 @@ def test_save_and_load_give_the_same(tmp_path: Path) -> None:
 
 
 def test_a_measured_result_survives_the_disk(tmp_path: Path) -> None:
-    found = sm.discover(lambda m: m.all(dim=1).double(), n=4, budget=8, seed=1)
+    found = sm.discover(lambda m: m.all(dim=1).double(), n=4, method="exhaustive", budget=8, seed=1)
     again = sm.Interactions.load(found.save(tmp_path / "run.npz"))
     assert again.about == found.about and again.about["budget"] == 8
     assert repr(again) == repr(found)

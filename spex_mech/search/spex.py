@@ -74,16 +74,16 @@ class Spex:
         groups: Sequence[int] | None = None,
     ) -> None:
         check_order(n, order)
-        least = minimum_budget(n, gradients)
+        least = minimum_budget(n, gradients, order)
         if budget is not None and budget < least:
             raise ValueError(
                 f"a budget of {budget} evaluations is too small: spex needs at least {least} for "
                 f"{n} units {'with' if gradients else 'without'} gradients"
             )
         self.n, self.order, self.gradients, self.top = n, order, gradients, top
-        all_pairs = 1 + n + n * (n - 1) // 2
+        self._all_sets = _count_of_sets(n, order)
         wanted = budget if budget is not None else max(least, 4 * n + 100)
-        self.planned = wanted if order > 2 else min(wanted, all_pairs)
+        self.planned = min(wanted, self._all_sets)
         self.ledger = Ledger(n, self.planned)
         self._rng = np.random.default_rng(seed)
         self._max_fraction = max_fraction
@@ -120,9 +120,16 @@ class Spex:
 
     def _run(self) -> Asking[None]:
         ledger, n = self.ledger, self.n
-        if ledger.budget >= 1 + n + n * (n - 1) // 2 and self.order == 2:
+        if ledger.budget >= self._all_sets:
+            yield from ledger.values_of([()], "intact model")
+            for size in range(2, self.order + 1):
+                yield from ledger.measure(list(combinations(range(n), size)), f"sets of {size}")
+            return
+        if self.order > 2 and ledger.budget >= 1.25 * _count_of_sets(n, 2):
             yield from ledger.values_of([()], "intact model")
             yield from ledger.measure(list(combinations(range(n), 2)), "all pairs")
+            yield from self._higher_orders(0)
+            yield from self._fill()
             return
         n_audit = int(np.clip(_SHARE_AUDIT * ledger.budget, _LEAST_AUDIT, _MOST_AUDIT))
         higher = int(_SHARE_HIGHER * ledger.budget) if self.order > 2 else 0
@@ -139,6 +146,8 @@ class Spex:
         )
         # What is left is spent on the next best pairs.
         yield from self._validate(recalibration, keep=0)
+        if self.order > 2:
+            yield from self._fill()
 
     def _by_gradients(self, keep: int) -> Asking[Recalibration]:
         ledger, n = self.ledger, self.n
@@ -282,6 +291,14 @@ class Spex:
             cut = max(1, len(grown) - len(weak))
             yield from ledger.measure(grown[:cut] + weak + grown[cut:], "higher orders", stop)
 
+    def _fill(self) -> Asking[None]:
+        """Spend what is left on sets of the highest order."""
+        ledger = self.ledger
+        for _ in range(_ROUNDS):
+            sets = self._weak_sets(self.order, max(4, ledger.left))
+            if not sets or not (yield from ledger.measure(sets, "higher orders")):
+                return
+
     def _grown_by_gradients(self, parents: list[Set], room: int) -> Asking[list[Set]]:
         """The gradient without a strong set predicts how it interacts with every other unit."""
         ledger = self.ledger
@@ -358,9 +375,12 @@ class Spex:
         return np.where(np.isnan(main), attribution, main)
 
 
-def minimum_budget(n: int, gradients: bool) -> int:
+def minimum_budget(n: int, gradients: bool, order: int = 2) -> int:
     """The evaluations without which the search cannot begin."""
-    all_pairs = 1 + n + n * (n - 1) // 2
-    if gradients:
-        return min(all_pairs, GRADIENT_COST * (1 + len(_LEVELS)) + 60)
-    return min(all_pairs, min(n, 500) + 200)
+    enough = GRADIENT_COST * (1 + len(_LEVELS)) + 60 if gradients else min(n, 500) + 200
+    return min(_count_of_sets(n, order), enough)
+
+
+def _count_of_sets(n: int, order: int) -> int:
+    """Evaluations that all interactions up to an order take."""
+    return sum(comb(n, size) for size in range(order + 1))
