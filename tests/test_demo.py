@@ -1,5 +1,6 @@
 """The bundled model: what it does, and that its strongest pair is the one that makes induction."""
 
+import pytest
 import torch
 
 import spex_mech as sm
@@ -99,7 +100,7 @@ def test_as_a_bridge_it_gives_the_same_interactions() -> None:
 def test_a_planted_backup_is_found_and_reads_or_like() -> None:
     """The induction head split into two halves that do the same: singles hardly see either."""
     model = sm.load_model("demo")
-    task = sm.load_task("induction", model, n_prompts=32)
+    task = sm.load_task("induction", model, n_prompts=12)
     found = sm.discover(sm.ModelGame(model, task))
     _, induction = heads_by_pattern(task, 16)
     layer, head = (int(x) for x in induction[1:].split("H"))
@@ -122,3 +123,11 @@ def test_a_planted_backup_is_found_and_reads_or_like() -> None:
     assert min(singles) > 0.5 * strong  # each alone costs far less than the head did
     row = again.frame().query("unit_a in @pair and unit_b in @pair").iloc[0]
     assert row["reading"] == "OR-like" and row["value"] < 0.4 * strong
+
+    # Among 520 units, with no word of where to look, and 134,940 pairs.
+    units = sm.Components.heads(model) + sm.Components.neurons(model)
+    search = sm.discover(sm.ModelGame(model, task, units), budget=1200)
+    assert search.cost["evaluations"] <= 1200
+    strongest = [{search.labels[u] for u in s} for s in search.top(10).units[:, :2]]
+    assert set(pair) in strongest
+    assert search.value(*pair) == pytest.approx(row["value"], rel=1e-4)
