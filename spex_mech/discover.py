@@ -67,8 +67,8 @@ def discover(
         options: of the search: ``gradients=False`` (spex: do not use the game's gradients),
             ``top`` (spex: how many pairs the audit's recall is about).
 
-    A game that has ``gradient(masks)`` is asked for gradients too; its masks are then bool, or
-    gates between 0 and 1.
+    A game that has ``gradient(masks)`` is asked for gradients too; one that has
+    ``value_and_gradient(masks)``, as ``ModelGame``, must take gates between 0 and 1 there.
 
     Returns:
         The measured interactions, with errors over prompts, main effects, cost and provenance.
@@ -84,7 +84,13 @@ def discover(
     if method == "exhaustive":
         search: Search = Exhaustive(len(game), **common, **options)
     else:
-        known = {"gradients": hasattr(game, "gradient"), "groups": getattr(game, "groups", None)}
+        known = {
+            "gradients": hasattr(game, "gradient"),
+            "gates": hasattr(game, "value_and_gradient"),
+            "groups": getattr(game, "groups", None),
+        }
+        if options.get("gradients") and not known["gradients"]:
+            raise ValueError("gradients=True, but this game has no gradient(masks)")
         search = Spex(len(game), **common, **(known | options))
     return _drive(game, search, {"method": method, **common}, progress)
 
@@ -187,6 +193,8 @@ def _answer(
             values, slopes = game.value_and_gradient(gates)
         else:
             values, slopes = game(masks), game.gradient(gates)
+        if isinstance(slopes, Tensor):
+            slopes = slopes.detach().double().cpu().numpy()
         gradients = np.asarray(slopes, dtype=np.float64)
         if gradients.shape != masks.shape or not np.isfinite(gradients).all():
             raise ValueError(

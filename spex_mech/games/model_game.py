@@ -363,7 +363,8 @@ class ModelGame:
         if self.task.metric != "kl":
             return METRICS[self.task.metric]
         parts = []
-        for rows in _chunks(len(self.prompts), max(1, self._rows_per_batch())):
+        n_pos = self.prompts.tokens.shape[1]
+        for rows in _chunks(len(self.prompts), max(1, _CPU_TOKENS // n_pos)):
             with torch.no_grad():
                 output = self._forward(self.prompts[rows.to(self.device)], {})
             parts.append(KL.to_intact(output, self.prompts[rows.to(self.device)]).intact)

@@ -1,16 +1,17 @@
 """The audit: what may have been missed, from pairs drawn at random among those never tested.
 
-1. Untested pairs are drawn uniformly and sorted into strata by predicted size, so that tests go
-   where misses are likelier: the top 1 %, the next 9 %, the rest.
+1. It comes last, with all of the budget that is left. Untested pairs are drawn uniformly and, where
+   gradients predict sizes, sorted into strata, so that tests go where misses are likelier: the
+   top 1 %, the next 9 %, the rest.
 2. As many of each stratum are tested, exactly.
-3. The *energy* missed (sum of squared interactions) is the strata's means times their sizes, with a
-   t interval.
+3. The *energy* missed (sum of squared interactions) is the strata's means times what stays untested
+   in them, with a 90 % t interval on the log scale.
 4. The *recall* of the top k: of all pairs at least as strong as the k-th strongest that was found,
-   the share that was found, ``k / (k + M)``. Where pairs have predictions (gradients), the number
-   missed, M, comes from a logistic regression of "reaches that size" on the predicted log-size over
-   all pairs measured, summed over the untested; without, from the audit's tests alone, with the
-   exact binomial interval: a few hundred tests cannot exclude a few strong pairs among millions,
-   and the interval says so.
+   the share that was found, ``k / (k + M)``, M of them being untested still. Where pairs have
+   predictions, M comes from a logistic regression of "reaches that size" on the predicted log-size
+   over all pairs measured, summed over the untested; without, from the audit's tests alone, with
+   the exact binomial interval: a few hundred tests cannot exclude a few strong pairs among
+   millions, and the interval says so.
 """
 
 from collections.abc import Callable
@@ -57,69 +58,68 @@ class Audit:
 def audit(
     ledger: Ledger,
     rng: np.random.Generator,
-    n_tests: int,
     k: int,
     score: Callable[[Int[np.ndarray, "pair 2"]], Float[np.ndarray, " pair"]],
     predicted: bool,
 ) -> Asking[Audit | None]:
-    """Test up to ``n_tests`` untested pairs at random; None when none are left, or no budget is.
+    """Test untested pairs at random with all of the budget that is left.
 
     Args:
-        score: larger where a pair is likelier strong.
-        predicted: whether the score is a predicted log-size (else it only orders the strata).
+        k: the recall is of the top so many.
+        score: predicted log-size of a pair.
+        predicted: whether there are predictions; without, all pairs are one stratum.
+
+    Returns:
+        None where no pair is left untested, or no test could be paid for.
     """
     n = ledger.n
     tested_before = {s for s in ledger.interaction if len(s) == 2}
     n_untested = n * (n - 1) // 2 - len(tested_before)
-    found = np.sort([abs(ledger.interaction[s]) for s in tested_before])[::-1]
-    if not n_untested or n_tests < len(_SHARES) or not len(found):
+    if n_untested < 1:
         return None
     pool = _untested(n, tested_before, rng)
     order = rng.permutation(len(pool))  # ties in the score are broken at random
-    order = order[np.argsort(-score(pool[order]), kind="stable")]
-    cuts = np.cumsum([int(np.ceil(share * len(pool))) for share in _SHARES[:-1]])
-    strata = [part for part in np.split(pool[order], cuts) if len(part)]
+    shares = _SHARES if predicted else (1.0,)
+    if predicted:
+        order = order[np.argsort(-score(pool[order]), kind="stable")]
+    cuts = np.cumsum([int(np.ceil(share * len(pool))) for share in shares[:-1]])
+    strata = [part[rng.permutation(len(part))] for part in np.split(pool[order], cuts)]
+    strata = [part for part in strata if len(part)]
 
-    samples: list[_Sample] = []
-    each = max(1, n_tests // len(strata))
+    # In turn, so that what can be paid for is as many of each: a random sample of each.
+    turns = [
+        (row, (int(part[row][0]), int(part[row][1])))
+        for row in range(max(len(part) for part in strata))
+        for part in strata
+        if row < len(part) and row < ledger.left
+    ]
+    sets: list[Set] = []
+    needed: set[Set] = set()
+    for _, s in turns:
+        more = {p for p in ((s[0],), (s[1],), s) if p not in ledger.value}
+        if len(needed | more) > ledger.left:
+            break
+        needed |= more
+        sets.append(s)
+    yield from ledger.measure(sets, "audit")
+    values = {s: ledger.interaction[s] for s in sets}
+    samples = []
     for part in strata:
-        size = n_untested * len(part) / len(pool)
-        chosen = part[rng.permutation(len(part))[: min(each, int(size))]]
-        sets = [(int(a), int(b)) for a, b in chosen]
-        tested = yield from ledger.measure(sets, "audit")
-        if tested:
-            samples.append(_Sample(size, np.array([ledger.interaction[s] for s in tested])))
-    if not samples:
+        mine = [values[t] for t in ((int(a), int(b)) for a, b in part[: len(sets)]) if t in values]
+        samples.append(_Sample(n_untested * len(part) / len(pool), np.array(mine)))
+    if any(not len(sample.values) for sample in samples):
         return None
-    k = min(k, len(found))
-    energy, low, high = _energy(samples)
-    n_tested = sum(len(s.values) for s in samples)
     now = [s for s in ledger.interaction if len(s) == 2]
-    measured = (
-        np.array([abs(ledger.interaction[s]) for s in now]),
-        score(np.array(now, dtype=np.int64)),
-    )
-    recall, recall_low, recall_high = _recall(
-        samples,
-        score(pool) if predicted else None,
-        measured,
-        float(found[k - 1]),
-        n_untested - n_tested,
-        k,
-        rng,
-    )
-    return Audit(
-        n_tested,
-        n_untested - n_tested,
-        k,
-        recall,
-        recall_low,
-        recall_high,
-        energy,
-        low,
-        high,
-        float((found**2).sum()),
-    )
+    sizes = np.array([abs(ledger.interaction[s]) for s in now])
+    largest = np.sort(sizes)[::-1]
+    k = max(1, min(k, int((largest > 1e-9 * largest[0]).sum())))  # the rest is rounding
+    threshold = float(largest[k - 1])
+    n_left = n_untested - len(sets)
+    energy = _energy(samples, threshold)
+    scores = score(pool) if predicted else None
+    measured = (sizes, score(np.array(now, dtype=np.int64)))
+    recall = _recall(samples, scores, measured, threshold, n_left, k, rng)
+    return Audit(len(sets), n_left, k, *recall, *energy, float((sizes**2).sum()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,23 +142,26 @@ def _untested(n: int, tested: set[Set], rng: np.random.Generator) -> Int[np.ndar
     return pairs[~np.isin(pairs[:, 0].astype(np.int64) * n + pairs[:, 1], known)]
 
 
-def _energy(samples: list[_Sample]) -> tuple[float, float, float]:
-    """The energy of what the audit did not test itself, with a 90 % interval (Satterthwaite)."""
+def _energy(samples: list[_Sample], threshold: float) -> tuple[float, float, float]:
+    """The energy of what stays untested, with a 90 % interval: a t interval (Satterthwaite) on the
+    log scale, as energies are positive and skewed."""
     from scipy.stats import t
 
-    total, variance, weight = 0.0, 0.0, 0.0
+    total, variance, weight, n = 0.0, 0.0, 0.0, 0
     for sample in samples:
-        v, size = sample.values, sample.size
-        rest = max(size - len(v), 0.0)
-        total += rest * float((v**2).mean())
+        v, rest = sample.values**2, max(sample.size - len(sample.values), 0.0)
+        n += len(v)
+        total += rest * float(v.mean())
         if len(v) > 1:
-            part = rest**2 * float((v**2).var(ddof=1)) / len(v) * (rest / max(size, 1.0))
+            part = rest * sample.size * float(v.var(ddof=1)) / len(v)
             variance += part
             weight += part**2 / (len(v) - 1)
-    if not variance:
-        return total, total, total
-    spread = float(t.ppf(0.95, variance**2 / weight) * np.sqrt(variance))
-    return total, max(0.0, float(total - spread)), float(total + spread)
+    if not variance or not total:
+        # All tests alike: as many as tests can overlook may still be as strong as the k-th.
+        size = sum(sample.size for sample in samples)
+        return total, total, total + size * (1 - 0.1 ** (1 / n)) * threshold**2
+    factor = float(np.exp(t.ppf(0.95, variance**2 / weight) * np.sqrt(variance) / total))
+    return total, total / factor, total * factor
 
 
 def _recall(
@@ -176,13 +179,14 @@ def _recall(
         from scipy.stats import beta
 
         n = sum(len(s.values) for s in samples)
-        missed = np.array([0.0 if not hits else beta.ppf(0.05, hits, n - hits + 1), hits / n])
-        missed = np.append(missed, beta.ppf(0.95, hits + 1, n - hits)) * n_untested
+        least = beta.ppf(0.05, hits, n - hits + 1) if hits else 0.0
+        most = beta.ppf(0.95, hits + 1, n - hits) if hits < n else 1.0
+        missed = np.array([least, hits / n, most]) * n_untested
     else:
         draws = _missed_by_score(scores, measured, threshold, n_untested, rng)
-        # Random tests that hit nothing cannot exclude that nothing is missed.
-        missed = np.quantile(draws + hits, [0.05 if hits else 0.0, 0.5, 0.95])
-        missed[0] = missed[0] if hits else 0.0
+        missed = np.quantile(draws, [0.05, 0.5, 0.95])
+        if not hits:
+            missed[0] = 0.0  # random tests that hit nothing cannot exclude that nothing is missed
     low, middle, high = k / (k + missed)
     return float(middle), float(high), float(low)
 

@@ -77,7 +77,9 @@ def probe_groups(
         max_fraction: the largest share of the units that a test may ablate.
     """
     n = ledger.n
-    n_blocks = min(max(32, int(np.ceil(2 / max_fraction))), n // 2)
+    # The whole table, should it be wanted, may take 40 % of what there is to spend.
+    most = max(4, int(np.sqrt(0.8 * (until - ledger.spent))))
+    n_blocks = min(max(32, int(np.ceil(2 / max_fraction))), max(2, n // 2), most)
     while True:
         table = Partition(rng.permutation(n), n_blocks)
         cells = table.pairs_of_blocks()

@@ -100,9 +100,17 @@ class Ledger:
             affordable.append(s)
         yield from self.values_of(sorted(needed, key=len), stage)
         for s in affordable:
-            if s not in self.interaction:
-                self.interaction[s] = float(self.effect(s).mean())
+            for size in range(2, len(s) + 1):
+                for part in combinations(s, size):
+                    if part not in self.interaction:
+                        self.interaction[part] = float(self.effect(part).mean())
         return affordable
+
+    def record_known_pairs(self) -> None:
+        """Count pairs as measured whose values were all asked for on the way."""
+        for s in self.value:
+            if len(s) == 2 and s not in self.interaction and all((u,) in self.value for u in s):
+                self.interaction[s] = float(self.effect(s).mean())
 
     def effect(self, s: Set) -> Float[np.ndarray, " prompt"]:
         """The interaction of a set on each prompt: the alternating sum over its subsets."""

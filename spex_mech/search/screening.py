@@ -59,6 +59,11 @@ class Rows:
         """The rows, in the order in which they were asked for."""
         return self._rows[: len(self.asked)]
 
+    def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
+        """The gradients asked for, by what was ablated (0 for the ablated unit itself)."""
+        rows = {(u,): self.intact - row for u, row in zip(self.asked, self.matrix(), strict=True)}
+        return {(): self.intact, **rows}
+
     def next_rows(self, strength: Float[np.ndarray, " unit"], count: int) -> list[int]:
         """The units whose rows are worth most: strong ones, on which the rows so far lean."""
         score = strength.astype(np.float64)

@@ -41,7 +41,7 @@ _MOST_CANDIDATES = 300_000
 _MOST_ROW_ENTRIES = 200_000_000  # 0.8 GB of rows
 _SHARE_AUDIT = 0.03
 _SHARE_HIGHER = 0.25
-_LEAST_AUDIT, _MOST_AUDIT = 12, 400
+_LEAST_AUDIT, _MOST_AUDIT = 30, 400
 _UNEVEN = 5.0  # energy of pairs of strong units over that of random pairs
 
 
@@ -54,6 +54,7 @@ class Spex:
         budget: evaluations; default 4 a unit (and not more than all pairs).
         seed: of everything random.
         gradients: whether the game gives gradients (``game.gradient``).
+        gates: whether its gradient takes gates between 0 and 1, not only masks.
         top: how many pairs the audit's recall is about.
         groups: the group of each unit (layers); predictions are corrected by pair of groups.
         max_fraction: without gradients, the largest share of units a group test may ablate.
@@ -69,11 +70,14 @@ class Spex:
         budget: int | None = None,
         seed: int = 0,
         gradients: bool = False,
+        gates: bool = False,
         top: int = 100,
         max_fraction: float = 0.15,
         groups: Sequence[int] | None = None,
     ) -> None:
         check_order(n, order)
+        if top < 1:
+            raise ValueError(f"top is {top}; the audit's recall is of at least the top 1")
         least = minimum_budget(n, gradients, order)
         if budget is not None and budget < least:
             raise ValueError(
@@ -87,6 +91,8 @@ class Spex:
         self.ledger = Ledger(n, self.planned)
         self._rng = np.random.default_rng(seed)
         self._max_fraction = max_fraction
+        self._levels = _LEVELS if gates else ()
+        self._rows: Rows | None = None
         self._groups = None if groups is None else np.array(groups, dtype=np.int64)
         self._notes: dict[str, object] = {}
         self._audit: Audit | None = None
@@ -129,25 +135,26 @@ class Spex:
             yield from ledger.values_of([()], "intact model")
             yield from ledger.measure(list(combinations(range(n), 2)), "all pairs")
             yield from self._higher_orders(0)
-            yield from self._fill()
+            yield from self._fill(0)
             return
         n_audit = int(np.clip(_SHARE_AUDIT * ledger.budget, _LEAST_AUDIT, _MOST_AUDIT))
+        n_audit = min(n_audit, ledger.budget // 5)
         higher = int(_SHARE_HIGHER * ledger.budget) if self.order > 2 else 0
-        keep = 3 * n_audit // 2 + higher  # an audited pair may need its singles too
+        keep = 2 * n_audit  # an audited pair may need its singles too
         if self.gradients:
-            recalibration = yield from self._by_gradients(keep)
+            recalibration = yield from self._by_gradients(keep + higher)
         else:
-            recalibration = yield from self._without_gradients(keep)
+            recalibration = yield from self._without_gradients(keep + higher)
         if self.order > 2:
-            yield from self._higher_orders(3 * n_audit // 2)
+            yield from self._higher_orders(keep)
+            yield from self._fill(keep)
+        yield from self._validate(recalibration, keep)
+        # Last, so that what it says is of the result as it stands; it takes all that is left.
+        ledger.record_known_pairs()
         predicted = bool(recalibration.rows.asked)
-        self._audit = yield from audit(
-            ledger, self._rng, n_audit, self.top, recalibration.score, predicted
-        )
-        # What is left is spent on the next best pairs.
-        yield from self._validate(recalibration, keep=0)
-        if self.order > 2:
-            yield from self._fill()
+        self._audit = yield from audit(ledger, self._rng, self.top, recalibration.score, predicted)
+        unknown = [(u,) for u in range(n) if not ledger.knows_single(u)]
+        yield from ledger.values_of(unknown[: ledger.left], "single ablations")
 
     def _by_gradients(self, keep: int) -> Asking[Recalibration]:
         ledger, n = self.ledger, self.n
@@ -158,7 +165,10 @@ class Spex:
         n_rows = min(n, n_rows, max(4, _MOST_ROW_ENTRIES // n))
         while len(rows.asked) < n_rows:
             step = min(_ROWS_AT_A_TIME if rows.asked else _FIRST_ROWS, n_rows - len(rows.asked))
-            yield from self._ask_rows(rows, rows.next_rows(self._strength(strength), step))
+            units = rows.next_rows(self._strength(strength), step)
+            if not units:
+                break
+            yield from self._ask_rows(rows, units)
         recalibration = Recalibration(rows, self._strength(strength), self._groups)
         self._notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
         yield from self._validate(recalibration, keep)
@@ -173,20 +183,21 @@ class Spex:
         ledger.value[()] = answer.values[0]
         slopes = [answer.gradients[0]]
         rows = Rows(slopes[0])
+        self._rows = rows
         everything = np.arange(n)[None]
-        for level in _LEVELS:
+        for level in self._levels:
             question = Question(everything, gradient=True, gate=level, stage="attribution")
             answer = yield from ledger.ask(question)
             assert answer.gradients is not None
             slopes.append(answer.gradients[0])
+        if not self._levels:
+            return rows, abs(rows.intact)
         # Trapezoid rule along the diagonal from kept to ablated.
         weights = np.array([0.5, *[1.0] * (len(_LEVELS) - 1), 0.5]) / len(_LEVELS)
         path = weights @ np.array(slopes)
         return rows, abs(path) + 0.5 * abs(rows.intact)
 
     def _ask_rows(self, rows: Rows, units: list[int]) -> Asking[None]:
-        if not units:
-            return
         at = np.array(units)[:, None]
         answer = yield from self.ledger.ask(Question(at, gradient=True, stage="gradient rows"))
         assert answer.gradients is not None
@@ -266,7 +277,9 @@ class Spex:
         """Untested pairs worth a look: the strongest predictions, and pairs of strong units."""
         n = self.n
         main = np.nan_to_num(abs(self._main_effects()))
-        strong = np.sort(np.argsort(-main, kind="stable")[: max(8, int(np.sqrt(count)))])
+        count += len(self.ledger.interaction)  # those are taken out again
+        n_strong = max(8, int(np.sqrt(2 * count)))
+        strong = np.sort(np.argsort(-main, kind="stable")[:n_strong])
         among = strong[np.stack(np.triu_indices(len(strong), 1), axis=1)]
         pool = np.concatenate([rows.strongest(count), among])
         keys = np.unique(pool[:, 0].astype(np.int64) * n + pool[:, 1])
@@ -291,12 +304,12 @@ class Spex:
             cut = max(1, len(grown) - len(weak))
             yield from ledger.measure(grown[:cut] + weak + grown[cut:], "higher orders", stop)
 
-    def _fill(self) -> Asking[None]:
+    def _fill(self, keep: int) -> Asking[None]:
         """Spend what is left on sets of the highest order."""
         ledger = self.ledger
         for _ in range(_ROUNDS):
-            sets = self._weak_sets(self.order, max(4, ledger.left))
-            if not sets or not (yield from ledger.measure(sets, "higher orders")):
+            sets = self._weak_sets(self.order, max(4, ledger.left - keep))
+            if not sets or not (yield from ledger.measure(sets, "higher orders", keep)):
                 return
 
     def _grown_by_gradients(self, parents: list[Set], room: int) -> Asking[list[Set]]:
@@ -311,11 +324,14 @@ class Spex:
                 for part in combinations(s, size)
             )
         )
-        slopes: dict[Set, np.ndarray] = {}
+        slopes: dict[Set, np.ndarray] = self._rows.slopes() if self._rows else {}
+        n_known = len(slopes)
         for part in needed:
+            if part in slopes:
+                continue
             if (
                 ledger.spent + GRADIENT_COST > ledger.budget
-                or len(slopes) * GRADIENT_COST > room // 2
+                or (len(slopes) - n_known) * GRADIENT_COST > room // 2
             ):
                 break
             at = np.array([part], dtype=np.int64).reshape(1, len(part))
