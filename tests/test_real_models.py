@@ -112,7 +112,8 @@ def test_strongest_pairs_on_real_ioi_hold_on_other_prompts(
     assert len(found) == 630 and found.intact > 3
     again = sm.confirm(found, sm.ModelGame(model, held_out, ablation=ablation), k=10)
     labels = np.array(found.labels)
-    for units, value, error in zip(again.units, again.mean, again.stderr, strict=True):
-        first = found.value(*labels[units])
-        assert np.sign(first) == np.sign(value), (labels[units], first, value)
-        assert abs(value) > 2 * error
+    first = np.array([found.value(*labels[units]) for units in again.units])
+    assert (np.sign(first) == np.sign(again.mean)).all()
+    assert np.corrcoef(first, again.mean)[0, 1] > 0.9
+    # What was selected on some prompts shrinks on others; a few of ten may drop under two errors.
+    assert (abs(again.mean) > 2 * again.stderr).sum() >= 8
