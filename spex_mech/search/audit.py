@@ -14,9 +14,9 @@
    millions, and the interval says so.
 
 Measured over 200 games each (``tests/test_spex.py``, slow): where untested sizes have a normal
-tail, both intervals cover some 90 %; where the tail is heavy (saturating games), the recall's still does,
-but the energy's only some 75 to 80 %: a few tests of a stratum do not see its rare large pairs, and
-the truth is then above the interval.
+tail, both intervals cover some 90 %. Where the tail is heavy (saturating games), the recall's still
+does, but the energy's only some 75 to 80 %: a few tests of a stratum do not see its rare large
+pairs, and the truth is then above the interval.
 """
 
 from collections.abc import Callable
