@@ -93,14 +93,14 @@ def audit(
 
     # In turn, so that what can be paid for is as many of each: a random sample of each.
     turns = [
-        (row, (int(part[row][0]), int(part[row][1])))
+        (int(part[row][0]), int(part[row][1]))
         for row in range(max(len(part) for part in strata))
         for part in strata
         if row < len(part) and row < ledger.left
     ]
     sets: list[Set] = []
     needed: set[Set] = set()
-    for _, s in turns:
+    for s in turns:
         more = {p for p in ((s[0],), (s[1],), s) if p not in ledger.value}
         if len(needed | more) > ledger.left:
             break

@@ -4,8 +4,9 @@ A search is written as a generator: it yields a ``Question`` and is sent the ``A
 ledger's own generators ask only what is not known yet, never twice, and keep values per prompt.
 """
 
+import heapq
 from collections.abc import Generator, Iterable, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -74,13 +75,7 @@ class Ledger:
 
     def cost_of(self, sets: Iterable[Set]) -> int:
         """Evaluations that measuring these sets would take now."""
-        needed = {
-            part
-            for s in sets
-            if s not in self.interaction
-            for size in range(1, len(s) + 1)
-            for part in combinations(s, size)
-        }
+        needed = {part for s in sets if s not in self.interaction for part in subsets(s, 1)}
         return sum(part not in self.value for part in needed)
 
     def measure(self, sets: Sequence[Set], stage: str, keep: int = 0) -> Asking[list[Set]]:
@@ -92,18 +87,16 @@ class Ledger:
         affordable: list[Set] = []
         needed: set[Set] = set()
         for s in sets:
-            parts = {p for size in range(1, len(s) + 1) for p in combinations(s, size)}
-            new = {part for part in parts - needed if part not in self.value}
+            new = {p for p in subsets(s, 1) if p not in needed and p not in self.value}
             if len(needed) + len(new) > self.left - keep:
                 continue  # a later one may need fewer singles
             needed |= new
             affordable.append(s)
         yield from self.values_of(sorted(needed, key=len), stage)
         for s in affordable:
-            for size in range(2, len(s) + 1):
-                for part in combinations(s, size):
-                    if part not in self.interaction:
-                        self.interaction[part] = float(self.effect(part).mean())
+            for part in subsets(s, 2):
+                if part not in self.interaction:
+                    self.interaction[part] = float(self.effect(part).mean())
         return affordable
 
     def record_known_pairs(self) -> None:
@@ -115,23 +108,19 @@ class Ledger:
     def effect(self, s: Set) -> Float[np.ndarray, " prompt"]:
         """The interaction of a set on each prompt: the alternating sum over its subsets."""
         total = np.zeros_like(self.value[()])
-        for size in range(len(s) + 1):
-            for part in combinations(s, size):
-                total += (-1) ** (len(s) - size) * self.value[part]
+        for part in subsets(s):
+            total += (-1) ** (len(s) - len(part)) * self.value[part]
         return total
 
     def sums(self, groups: Sequence[Int[np.ndarray, " _"]], stage: str) -> Asking[np.ndarray]:
         """``f(N without group)`` averaged over prompts, for groups of any size; cached."""
-        keys = [np.sort(group).astype(np.int32).tobytes() for group in groups]
-        new = {
-            key: group
-            for key, group in zip(keys, groups, strict=True)
-            if key not in self._group_sums
-        }
-        items = list(new.items())
+        ordered = [np.sort(group) for group in groups]
+        keys = [group.astype(np.int32).tobytes() for group in ordered]
+        new = dict(zip(keys, ordered, strict=True))
+        items = [item for item in new.items() if item[0] not in self._group_sums]
         for start in range(0, len(items), _MASKS_PER_QUESTION):
             part = items[start : start + _MASKS_PER_QUESTION]
-            sets = [tuple(np.sort(group).tolist()) for _, group in part]
+            sets = [tuple(group.tolist()) for _, group in part]
             unknown = [s for s in sets if s not in self.value]
             if unknown:
                 answer = yield from self.ask(Question(padded(unknown), stage=stage))
@@ -147,7 +136,7 @@ class Ledger:
 
     def best(self, k: int) -> list[tuple[Set, float]]:
         """The strongest interactions so far."""
-        return sorted(self.interaction.items(), key=lambda item: -abs(item[1]))[:k]
+        return heapq.nlargest(k, self.interaction.items(), key=lambda item: abs(item[1]))
 
     def findings(self) -> Findings:
         """Every interaction that was measured, strongest first."""
@@ -173,6 +162,11 @@ def padded(sets: Sequence[Set]) -> Int[np.ndarray, "mask slot"]:
     for row, s in enumerate(sets):
         rows[row, : len(s)] = s
     return rows
+
+
+def subsets(s: Set, least: int = 0) -> Iterable[Set]:
+    """The subsets of a set of at least so many units, itself included, small ones first."""
+    return chain.from_iterable(combinations(s, size) for size in range(least, len(s) + 1))
 
 
 def pair(a: int, b: int) -> Set:

@@ -84,20 +84,17 @@ class Rows:
         scale = np.sqrt(np.square(leaned_on[self.asked]).mean())
         return leaned_on[pairs].prod(axis=1) / (scale or 1.0)
 
-    def predict(
-        self, pairs: Int[np.ndarray, "pair 2"]
-    ) -> tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]]:
-        """The larger and the smaller of ``|s_ij|`` and ``|s_ji|``; NaN where there is no row."""
+    def predict(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
+        """The larger of ``|s_ij|`` and ``|s_ji|``; NaN where neither unit has a row."""
         if not self.asked:
-            missing = np.full(len(pairs), np.nan)
-            return missing, missing
+            return np.full(len(pairs), np.nan)
         rows = self.matrix()
         both = []
         for i, j in ((0, 1), (1, 0)):
             place = self._place[pairs[:, i]]
             value = abs(rows[place, pairs[:, j]]).astype(np.float64)
             both.append(np.where(place >= 0, value, np.nan))
-        return np.fmax(*both), np.where(np.isnan(both[0]), both[1], np.fmin(*both))
+        return np.fmax(*both)
 
     def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
         """The pairs of largest prediction, strongest first, without forming an n x n matrix."""
@@ -155,7 +152,7 @@ class Recalibration:
         """Learn from all pairs measured so far how far off predictions are, by pair of groups."""
         pairs = np.array([s for s in measured if len(s) == 2], dtype=np.int64).reshape(-1, 2)
         sizes = np.array([abs(v) for s, v in measured.items() if len(s) == 2])
-        predicted, _ = self.rows.predict(pairs)
+        predicted = self.rows.predict(pairs)
         usable = (predicted > 0) & (sizes > 0)
         if usable.sum() < _LEAST_MEASURED:
             return
@@ -171,7 +168,7 @@ class Recalibration:
         """Predicted log-size, up to a constant."""
         if not self.rows.asked:
             return self._strength[pairs].sum(axis=1)
-        larger, _ = self.rows.predict(pairs)
+        larger = self.rows.predict(pairs)
         larger = np.where(np.isnan(larger), self.rows.extrapolate(pairs), larger)
         a, b = self._groups[pairs].T
         return np.log(larger + self._floor) + self._terms[a, b]
@@ -212,7 +209,8 @@ class Strengths:
         order = np.argsort(-self._strength, kind="stable")
         products: list[tuple[float, Set]] = []
         wanted = count + len(known)
-        # The pair of ranks r and s > r has (r + 1) * s pairs at least as large before it.
+        # With rank r, only so many partners can be among the wanted: each of the r stronger units
+        # makes a pair at least as large with each of them.
         for r, u in enumerate(order):
             partners = order[r + 1 : r + 1 + wanted // (r + 1)]
             if not len(partners):

@@ -28,7 +28,7 @@ from jaxtyping import Float
 
 from spex_mech.search.audit import Audit, audit
 from spex_mech.search.group_tests import Candidates, probe_groups, split, tree
-from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair
+from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair, subsets
 from spex_mech.search.question import GRADIENT_COST, Findings, Question, check_order
 from spex_mech.search.screening import Recalibration, Rows, Strengths
 
@@ -51,7 +51,7 @@ class Spex:
     Args:
         n: how many units.
         order: the largest order, 2 by default.
-        budget: evaluations; default 4 a unit (and not more than all pairs).
+        budget: evaluations; default 4 a unit and 100 (and not more than all sets take).
         seed: of everything random.
         gradients: whether the game gives gradients (``game.gradient``).
         gates: whether its gradient takes gates between 0 and 1, not only masks.
@@ -316,14 +316,7 @@ class Spex:
         """The gradient without a strong set predicts how it interacts with every other unit."""
         ledger = self.ledger
         parents = parents[: max(1, room // (4 * GRADIENT_COST))]
-        needed = list(
-            dict.fromkeys(
-                part
-                for s in parents
-                for size in range(len(s) + 1)
-                for part in combinations(s, size)
-            )
-        )
+        needed = list(dict.fromkeys(part for s in parents for part in subsets(s)))
         slopes: dict[Set, np.ndarray] = self._rows.slopes() if self._rows else {}
         n_known = len(slopes)
         for part in needed:
@@ -341,7 +334,7 @@ class Spex:
             slopes[part] = answer.gradients[0]
         predicted: dict[Set, float] = {}
         for s in parents:
-            parts = [p for size in range(len(s) + 1) for p in combinations(s, size)]
+            parts = list(subsets(s))
             if any(p not in slopes for p in parts):
                 continue
             # A unit's effect is minus its slope: the alternating sum of slopes, negated.
