@@ -68,7 +68,8 @@ def discover(
             ``top`` (spex: how many pairs the audit's recall is about).
 
     A game that has ``gradient(masks)`` is asked for gradients too; one that has
-    ``value_and_gradient(masks)``, as ``ModelGame``, must take gates between 0 and 1 there.
+    ``value_and_gradient(masks)`` or, by block of prompts, ``value_and_slopes(masks)``, as
+    ``ModelGame``, must take gates between 0 and 1 there.
 
     Returns:
         The measured interactions, with errors over prompts, main effects, cost and provenance.
@@ -185,20 +186,26 @@ def _drive(game: Any, search: Search, about: dict[str, Any], progress: bool) -> 
 
 def _answer(
     game: Any, question: Question, masks: Bool[Tensor, "mask unit"]
-) -> tuple[Float[np.ndarray, "mask prompt"], Float[np.ndarray, "mask unit"] | None]:
+) -> tuple[Float[np.ndarray, "mask prompt"], Float[np.ndarray, "mask block unit"] | None]:
     gradients = None
     if question.gradient:
         gates = torch.where(masks, 1.0, question.gate) if question.gate else masks
-        if hasattr(game, "value_and_gradient"):
+        if hasattr(game, "value_and_slopes"):
+            values, slopes = game.value_and_slopes(gates)
+        elif hasattr(game, "value_and_gradient"):
             values, slopes = game.value_and_gradient(gates)
         else:
             values, slopes = game(masks), game.gradient(gates)
         if isinstance(slopes, Tensor):
             slopes = slopes.detach().double().cpu().numpy()
         gradients = np.asarray(slopes, dtype=np.float64)
-        if gradients.shape != masks.shape or not np.isfinite(gradients).all():
+        if gradients.ndim == 2:
+            gradients = gradients[:, None]
+        n_masks, n_units = masks.shape
+        shaped = gradients.ndim == 3 and gradients.shape[::2] == (n_masks, n_units)
+        if not shaped or not np.isfinite(gradients).all():
             raise ValueError(
-                f"the game's gradient has shape {list(gradients.shape)} for masks of shape "
+                f"the game's gradient has shape {list(np.shape(slopes))} for masks of shape "
                 f"{list(masks.shape)}, or is not finite; pass gradients=False to do without"
             )
     else:

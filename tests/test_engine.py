@@ -98,6 +98,21 @@ def test_gates_of_0_and_1_are_masks() -> None:
     assert slopes.shape == (5, len(game))
 
 
+def test_slopes_by_block_are_the_gradients_on_each_block_of_prompts() -> None:
+    model = build("gpt2")
+    prompts = some_prompts(10)
+    units = all_units(model)[::3]
+    game = sm.ModelGame(model, sm.Task(prompts, "loss"), units, ablation="zero")
+    masks = some_masks(3, len(game))
+    slopes = game.value_and_slopes(masks)[1]
+    assert slopes.shape == (3, 8, len(game))
+    torch.testing.assert_close(slopes.mean(1), game.gradient(masks))
+    # 10 prompts in 8 blocks: the first holds 2, and counts so that the mean over blocks is right.
+    first = sm.ModelGame(model, sm.Task(prompts[:2], "loss"), units, ablation="zero")
+    want = first.gradient(masks) * (2 * 8 / 10)
+    torch.testing.assert_close(slopes[:, 0], want, rtol=1e-4, atol=1e-6)
+
+
 def test_batch_size_mask_order_and_unit_order_do_not_matter() -> None:
     game = a_game()
     masks = some_masks(9, len(game))

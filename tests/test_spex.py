@@ -253,7 +253,7 @@ def test_ask_and_tell_know_integers_only() -> None:
     search = Spex(50, budget=400, gradients=True)
     question = search.ask()
     assert isinstance(question, Question) and question.gradient and question.cost == 3
-    search.tell(np.zeros((1, 2)), np.zeros((1, 50)))
+    search.tell(np.zeros((1, 2)), np.zeros((1, 1, 50)))
     assert search.ask() is not question
 
 

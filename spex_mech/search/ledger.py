@@ -22,7 +22,7 @@ class Answer(NamedTuple):
     """What the driver was told by the game."""
 
     values: Float[np.ndarray, "mask prompt"]
-    gradients: Float[np.ndarray, "mask unit"] | None
+    gradients: Float[np.ndarray, "mask block unit"] | None
 
 
 T = TypeVar("T")

@@ -79,9 +79,10 @@ class Search(Protocol):
     def tell(
         self,
         values: Float[np.ndarray, "mask prompt"],
-        gradients: Float[np.ndarray, "mask unit"] | None = None,
+        gradients: Float[np.ndarray, "mask block unit"] | None = None,
     ) -> None:
-        """The answer to the last question."""
+        """The answer to the last question; gradients by block of prompts, their mean over blocks
+        being that of the prompt mean."""
         ...
 
     def best(self, k: int) -> list[tuple[tuple[int, ...], float]]:

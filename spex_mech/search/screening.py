@@ -5,20 +5,30 @@ the slope at the intact model, ``s_ij = g_j(N) - g_j(N without i)``, is the inte
 if j acts linearly. One gradient so predicts a whole row. Where i and j both have a row, the larger
 of ``|s_ij|`` and ``|s_ji|`` is the prediction: saturation makes one of them vanish, hardly both.
 
-Which rows to ask for: a pair that matters nearly always has a unit whose single ablation matters,
-or one on which the rows so far lean: ``(|main effect of u| * mean of s_iu^2 over the rows)^(1/3)``
-ranks the units by both. On a real model with 900 units (the 260K story model), 200 rows chosen so
-find as much as all 900.
+Slopes come by block of prompts. A pair may help on some prompts and hurt on others, or be saturated
+on average, and the mean of ``s_ij`` vanish where its blocks do not: the predicted size is
+``|mean| + 0.3 * root mean square over blocks``. On the 260K story model (900 units, all rows) the
+first 600 predictions then hold 0.95 of the true top 100, against 0.92 by the mean alone; positions
+within prompts, kept apart too, add nothing.
 
-What the rows miss is where both units are saturated. Second reference points (all gates at 0.9,
-0.75 or 0.5; random halves ablated), a ridge regression on main effects and self-curvatures, and a
-term for each unit were tried on that model and found no more. Each round corrects predictions by
-how far they were off between two groups of units (layers), a shrunk mean log-ratio: it changes
-little there, and guards against a layer whose slopes lie.
+Which rows to ask for: those of large norm. A ridge regression of the log-norms of the rows so far
+on what is known of every unit (attribution, slope, how soon its slope changes with all gates, how
+much the rows so far lean on it) and on its group (layer and kind) ranks the rest. On that model
+150 rows so chosen and 1,100 pairs find 0.86 of the top 500; chosen by strength and by what rows
+lean on, 0.79.
+
+What the rows miss is where both units are saturated on all prompts. Second reference points (all
+gates at 0.9, 0.75 or 0.5; random halves ablated), a ridge regression on main effects and
+self-curvatures, a term for each unit, and a network fitted to all slopes and values were tried on
+that model and found no more. Each round corrects predictions by how far they were off between two
+groups of units (layers), a shrunk mean log-ratio: it changes little there, and guards against a
+layer whose slopes lie.
 
 Without gradients, where units are very uneven, a pair's size goes roughly with the product of a
 strength of each of its units: its main effect to begin with, then what its measured pairs say.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,51 +37,80 @@ from spex_mech.search.ledger import Set
 
 _SHRINK = 10.0  # pairs that a group's correction is shrunk by
 _LEAST_MEASURED = 40
+_BY_BLOCK = 0.3
+_TINY = 1e-12
+
+
+def size(by_block: Float[np.ndarray, "block unit"]) -> Float[np.ndarray, " unit"]:
+    """How large slopes are: of their mean over blocks of prompts, and a part of their root mean
+    square, which does not vanish where blocks cancel."""
+    return abs(by_block.mean(0)) + _BY_BLOCK * np.sqrt((by_block**2).mean(0))
 
 
 class Rows:
-    """Predicted interactions ``s_ij`` for the units whose gradient row was asked for.
+    """Predicted sizes of interactions for the units whose gradient row was asked for.
 
     Args:
-        intact: the gradient at the intact model.
+        intact: the gradient at the intact model, by block of prompts.
+        features: sizes that say how much a unit may matter, the best of them first.
+        groups: the group of each unit (say, its layer); default: all in one.
     """
 
-    def __init__(self, intact: Float[np.ndarray, " unit"]) -> None:
-        self.intact = intact.astype(np.float64)
+    def __init__(
+        self,
+        intact: Float[np.ndarray, "block unit"],
+        features: Sequence[Float[np.ndarray, " unit"]] = (),
+        groups: Int[np.ndarray, " unit"] | None = None,
+    ) -> None:
+        self.n = intact.shape[1]
+        self._features = [*features, size(intact)]
+        self._groups = np.zeros(self.n, dtype=np.int64) if groups is None else groups
         self.asked: list[int] = []
-        self._rows = np.empty((16, len(intact)), dtype=np.float32)
-        self._squares = np.zeros(len(intact))
-        self._place = np.full(len(intact), -1)
+        self._intact = intact.astype(np.float64)
+        self._sizes = np.empty((16, self.n), dtype=np.float32)
+        self._means = np.empty((16, self.n), dtype=np.float32)
+        self._squares = np.zeros(self.n)
+        self._place = np.full(self.n, -1)
 
-    def add(self, unit: int, gradient: Float[np.ndarray, " unit"]) -> None:
-        """The gradient at the model without ``unit``."""
-        row = self.intact - gradient
-        row[unit] = 0.0
+    def add(self, unit: int, gradient: Float[np.ndarray, "block unit"]) -> None:
+        """The gradient at the model without ``unit``, by block of prompts."""
+        row = self._intact - gradient
+        row[:, unit] = 0.0
         place = len(self.asked)
-        if place == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        if place == len(self._sizes):
+            self._sizes = np.concatenate([self._sizes, np.empty_like(self._sizes)])
+            self._means = np.concatenate([self._means, np.empty_like(self._means)])
         self._place[unit] = place
-        self._rows[place] = row
-        self._squares += row**2
+        self._sizes[place] = size(row)
+        self._means[place] = row.mean(0)
+        self._squares += self._sizes[place].astype(np.float64) ** 2
         self.asked.append(unit)
 
     def matrix(self) -> Float[np.ndarray, "row unit"]:
-        """The rows, in the order in which they were asked for."""
-        return self._rows[: len(self.asked)]
+        """The predicted sizes, in the order in which the rows were asked for."""
+        return self._sizes[: len(self.asked)]
 
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         """The gradients asked for, by what was ablated (0 for the ablated unit itself)."""
-        rows = {(u,): self.intact - row for u, row in zip(self.asked, self.matrix(), strict=True)}
-        return {(): self.intact, **rows}
+        intact = self._intact.mean(0)
+        return {(): intact, **{(u,): intact - self._means[self._place[u]] for u in self.asked}}
 
-    def next_rows(self, strength: Float[np.ndarray, " unit"], count: int) -> list[int]:
-        """The units whose rows are worth most: strong ones, on which the rows so far lean."""
-        score = strength.astype(np.float64)
+    def next_rows(self, count: int) -> list[int]:
+        """The units whose rows promise most: the first by the first feature, then by a ridge
+        regression of the log-norm of the rows so far on the features, what the rows lean on, and
+        the group."""
+        score = np.log(self._features[0] + _TINY)
         if self.asked:
-            score = np.cbrt(strength * self.leaned_on() ** 2)
-        score[self.asked] = -1.0
+            x = np.log(np.stack([*self._features, self.leaned_on()], axis=1) + _TINY)
+            x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1.0)
+            x = np.concatenate([x, self._groups[:, None] == np.unique(self._groups)], axis=1)
+            known, norms = x[self.asked], np.linalg.norm(self.matrix(), axis=1)
+            norms = np.log(norms + _TINY)
+            gram = known.T @ known + np.eye(x.shape[1])
+            score = x @ np.linalg.solve(gram, known.T @ (norms - norms.mean()))
+        score[self.asked] = -np.inf
         best = np.argsort(-score, kind="stable")[:count]
-        return [int(u) for u in best if score[u] >= 0]
+        return [int(u) for u in best if score[u] > -np.inf]
 
     def leaned_on(self) -> Float[np.ndarray, " unit"]:
         """The root mean square of each unit's column: how much the rows lean on it."""
@@ -85,25 +124,25 @@ class Rows:
         return leaned_on[pairs].prod(axis=1) / (scale or 1.0)
 
     def predict(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
-        """The larger of ``|s_ij|`` and ``|s_ji|``; NaN where neither unit has a row."""
+        """The larger of the sizes of ``s_ij`` and ``s_ji``; NaN where neither unit has a row."""
         if not self.asked:
             return np.full(len(pairs), np.nan)
         rows = self.matrix()
         both = []
         for i, j in ((0, 1), (1, 0)):
             place = self._place[pairs[:, i]]
-            value = abs(rows[place, pairs[:, j]]).astype(np.float64)
+            value = rows[place, pairs[:, j]].astype(np.float64)
             both.append(np.where(place >= 0, value, np.nan))
         return np.fmax(*both)
 
     def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
         """The pairs of largest prediction, strongest first, without forming an n x n matrix."""
-        n = len(self.intact)
+        n = self.n
         others = np.arange(n)
         keys, sizes = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         new: list[tuple[np.ndarray, np.ndarray]] = []
         waiting, floor = 0, 0.0
-        for place, (unit, row) in enumerate(zip(self.asked, abs(self.matrix()), strict=True)):
+        for place, (unit, row) in enumerate(zip(self.asked, self.matrix(), strict=True)):
             keep = np.flatnonzero((row >= floor) & (others != unit))
             new.append((np.minimum(unit, keep) * n + np.maximum(unit, keep), row[keep]))
             waiting += len(keep)
@@ -146,7 +185,7 @@ class Recalibration:
         n_groups = int(self._groups.max()) + 1
         self._terms = np.zeros((n_groups, n_groups))
         self._strength = strength
-        self._floor = 1e-6 * float(abs(rows.matrix()).max(initial=0.0)) or 1e-300
+        self._floor = 1e-6 * float(rows.matrix().max(initial=0.0)) or 1e-300
 
     def fit(self, measured: dict[Set, float]) -> None:
         """Learn from all pairs measured so far how far off predictions are, by pair of groups."""

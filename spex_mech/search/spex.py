@@ -30,15 +30,15 @@ from spex_mech.search.audit import Audit, audit
 from spex_mech.search.group_tests import Candidates, probe_groups, split, tree
 from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair, subsets
 from spex_mech.search.question import GRADIENT_COST, Findings, Question, check_order
-from spex_mech.search.screening import Recalibration, Rows, Strengths
+from spex_mech.search.screening import Recalibration, Rows, Strengths, size
 
 _LEVELS = (0.75, 0.5, 0.25, 0.0)  # gates of the attribution
 _FIRST_ROWS = 32
 _ROWS_AT_A_TIME = 16
 _ROUNDS = 6
-_SHARE_ROWS = 0.5
+_SHARE_ROWS = 0.4
 _MOST_CANDIDATES = 300_000
-_MOST_ROW_ENTRIES = 200_000_000  # 0.8 GB of rows
+_MOST_ROW_ENTRIES = 100_000_000  # 0.8 GB of rows
 _SHARE_AUDIT = 0.03
 _SHARE_HIGHER = 0.25
 _LEAST_AUDIT, _MOST_AUDIT = 30, 400
@@ -105,7 +105,7 @@ class Spex:
     def tell(
         self,
         values: Float[np.ndarray, "mask prompt"],
-        gradients: Float[np.ndarray, "mask unit"] | None = None,
+        gradients: Float[np.ndarray, "mask block unit"] | None = None,
     ) -> None:
         try:
             self._question = self._steps.send(Answer(values.astype(np.float64), gradients))
@@ -158,32 +158,27 @@ class Spex:
 
     def _by_gradients(self, keep: int) -> Asking[Recalibration]:
         ledger, n = self.ledger, self.n
-        rows, strength = yield from self._attribution()
+        rows = self._rows = yield from self._attribution()
         # A row brings its unit's single ablation with it. Asking for all singles first was tried:
         # it ranks the rows better, but costs more than it saves.
         n_rows = int(max(4, _SHARE_ROWS * (ledger.left - keep) / GRADIENT_COST))
         n_rows = min(n, n_rows, max(4, _MOST_ROW_ENTRIES // n))
         while len(rows.asked) < n_rows:
             step = min(_ROWS_AT_A_TIME if rows.asked else _FIRST_ROWS, n_rows - len(rows.asked))
-            units = rows.next_rows(self._strength(strength), step)
-            if not units:
-                break
-            yield from self._ask_rows(rows, units)
-        recalibration = Recalibration(rows, self._strength(strength), self._groups)
+            yield from self._ask_rows(rows, rows.next_rows(step))
+        recalibration = Recalibration(rows, np.ones(n), self._groups)
         self._notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
         yield from self._validate(recalibration, keep)
         return recalibration
 
-    def _attribution(self) -> Asking[tuple[Rows, Float[np.ndarray, " unit"]]]:
-        """The slopes at the intact model, and each unit's attribution over a few gate values."""
+    def _attribution(self) -> Asking[Rows]:
+        """The slopes at the intact model, and what a few gate values tell of each unit."""
         ledger, n = self.ledger, self.n
         nothing = np.empty((1, 0), dtype=np.int64)
         answer = yield from ledger.ask(Question(nothing, gradient=True, stage="intact model"))
         assert answer.gradients is not None
         ledger.value[()] = answer.values[0]
         slopes = [answer.gradients[0]]
-        rows = Rows(slopes[0])
-        self._rows = rows
         everything = np.arange(n)[None]
         for level in self._levels:
             question = Question(everything, gradient=True, gate=level, stage="attribution")
@@ -191,11 +186,13 @@ class Spex:
             assert answer.gradients is not None
             slopes.append(answer.gradients[0])
         if not self._levels:
-            return rows, abs(rows.intact)
-        # Trapezoid rule along the diagonal from kept to ablated.
+            return Rows(slopes[0], groups=self._groups)
+        # Trapezoid rule along the diagonal from kept to ablated; and how soon slopes change.
         weights = np.array([0.5, *[1.0] * (len(_LEVELS) - 1), 0.5]) / len(_LEVELS)
-        path = weights @ np.array(slopes)
-        return rows, abs(path) + 0.5 * abs(rows.intact)
+        path = np.tensordot(weights, np.array(slopes), axes=1)
+        changes = [size(slope - slopes[0]) for slope in slopes[1:3]]
+        features = [size(path) + 0.5 * size(slopes[0]), size(path), *changes]
+        return Rows(slopes[0], features, self._groups)
 
     def _ask_rows(self, rows: Rows, units: list[int]) -> Asking[None]:
         at = np.array(units)[:, None]
@@ -225,7 +222,7 @@ class Spex:
         yield from ledger.measure(ranked, "validating", keep)
         self._notes |= {"candidates": way, "evaluations_of_candidates": ledger.spent}
         strength = np.nan_to_num(abs(self._main_effects()))
-        return Recalibration(Rows(np.zeros(n)), strength, self._groups)
+        return Recalibration(Rows(np.zeros((1, n))), strength, self._groups)
 
     def _is_uneven(self, until: int) -> Asking[bool]:
         """Whether pairs of strong units hold far more energy than pairs drawn at random."""
@@ -331,7 +328,7 @@ class Spex:
             answer = yield from ledger.ask(Question(at, gradient=True, stage="higher orders"))
             assert answer.gradients is not None
             ledger.value.setdefault(part, answer.values[0])
-            slopes[part] = answer.gradients[0]
+            slopes[part] = answer.gradients[0].mean(0)
         predicted: dict[Set, float] = {}
         for s in parents:
             parts = list(subsets(s))
@@ -377,11 +374,6 @@ class Spex:
             if len(s) == 1:
                 main[s[0]] = self.ledger.main_effect(s[0])
         return main
-
-    def _strength(self, attribution: Float[np.ndarray, " unit"]) -> Float[np.ndarray, " unit"]:
-        """Exact absolute main effects where they are known, attributions elsewhere."""
-        main = abs(self._main_effects())
-        return np.where(np.isnan(main), attribution, main)
 
 
 def minimum_budget(n: int, gradients: bool, order: int = 2) -> int:
