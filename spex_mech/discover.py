@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from spex_mech.games.model_game import versions
 from spex_mech.results.interactions import Interactions
+from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
@@ -92,7 +93,8 @@ def discover(
         }
         if options.get("gradients") and not known["gradients"]:
             raise ValueError("gradients=True, but this game has no gradient(masks)")
-        search = Spex(len(game), **common, **(known | options))
+        top = options.pop("top", 100)
+        search = Adaptive(Spex(**(known | options)), len(game), **common, top=top)
     return _drive(game, search, {"method": method, **common}, progress)
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 import spex_mech as sm
+from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.ledger import Answer, Ledger
 from spex_mech.search.question import Question
-from spex_mech.search.spex import Spex, minimum_budget
+from spex_mech.search.spex import Spex
 from tests.planted import Planted, planted_game
 
 
@@ -215,7 +216,7 @@ def test_edge_games(kind: str, gradients: bool) -> None:
 @pytest.mark.parametrize("n", [45, 64, 100, 330])
 def test_the_stated_minimum_without_gradients_is_kept(n: int) -> None:
     game = planted_game(n, 3, 0)
-    budget = minimum_budget(n, gradients=False)
+    budget = Spex().minimum_budget(n)
     found = run(game, budget=budget)
     assert found.cost["evaluations"] <= budget
     assert game.recall(values_of(found)) >= 2 / 3 - 1e-9  # of three pairs, at the very least
@@ -223,7 +224,7 @@ def test_the_stated_minimum_without_gradients_is_kept(n: int) -> None:
 
 def test_refusals() -> None:
     game = Saturating(100, 0)
-    least = minimum_budget(100, gradients=True)
+    least = Spex(gradients=True).minimum_budget(100)
     assert len(run(game, budget=least)) > 5
     with pytest.raises(ValueError, match=f"budget of {least - 1} evaluations.*at least {least}"):
         run(game, budget=least - 1)
@@ -250,7 +251,7 @@ def test_refusals() -> None:
 
 
 def test_ask_and_tell_know_integers_only() -> None:
-    search = Spex(50, budget=400, gradients=True)
+    search = Adaptive(Spex(gradients=True), 50, budget=400)
     question = search.ask()
     assert isinstance(question, Question) and question.gradient and question.cost == 3
     search.tell(np.zeros((1, 2)), np.zeros((1, 1, 50)))

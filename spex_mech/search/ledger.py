@@ -57,6 +57,14 @@ class Ledger:
         """Of a unit whose single ablation is known."""
         return float((self.value[(unit,)] - self.value[()]).mean())
 
+    def main_effects(self) -> Float[np.ndarray, " unit"]:
+        """Of every unit, NaN where its single ablation is not known."""
+        main = np.full(self.n, np.nan)
+        for s in self.value:
+            if len(s) == 1:
+                main[s[0]] = self.main_effect(s[0])
+        return main
+
     def knows_single(self, unit: int) -> bool:
         return (unit,) in self.value
 

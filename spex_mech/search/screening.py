@@ -33,7 +33,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.ledger import Set
+from spex_mech.search.ledger import Ledger, Set
 
 _SHRINK = 10.0  # pairs that a group's correction is shrunk by
 _LEAST_MEASURED = 40
@@ -187,8 +187,19 @@ class Recalibration:
         self._strength = strength
         self._floor = 1e-6 * float(rows.matrix().max(initial=0.0)) or 1e-300
 
-    def fit(self, measured: dict[Set, float]) -> None:
+    @property
+    def informed(self) -> bool:
+        return bool(self.rows.asked)
+
+    def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
+        return self.rows.strongest(count)
+
+    def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
+        return self.rows.slopes() if self.rows.asked else {}
+
+    def fit(self, ledger: Ledger) -> None:
         """Learn from all pairs measured so far how far off predictions are, by pair of groups."""
+        measured = ledger.interaction
         pairs = np.array([s for s in measured if len(s) == 2], dtype=np.int64).reshape(-1, 2)
         sizes = np.array([abs(v) for s, v in measured.items() if len(s) == 2])
         predicted = self.rows.predict(pairs)

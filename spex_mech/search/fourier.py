@@ -1,0 +1,134 @@
+"""Exact conversions between the ways to write a set function down, term by term.
+
+A sparse function is a dict from sets (tuples of units in ascending order) to coefficients. S is the
+set of units that are kept, N all units. The kinds:
+
+- ``"mobius"``: ``f(S) = sum of a_T over T ⊆ S``, at the empty model (everything ablated).
+- ``"intact"``: ``f(N without A) = sum of I_T over T ⊆ A``, Möbius at the intact model. Its pairs
+  and higher orders are this package's interactions, its single units the main effects.
+- ``"fourier"``: ``f(S) = sum of F_T · (-1)^|S ∩ T|``, the parity basis of ProxySPEX (Butler et al.
+  2025, arXiv 2505.17495), which is orthonormal under masks that keep each unit with
+  p = 1/2.
+- ``"banzhaf"``: the mean of the derivative ``Δ_T f(S) = sum over L ⊆ T of
+  (-1)^(|T|-|L|) f(S and L)`` over all S without units of T, so ``(-2)^|T| F_T``.
+- ``"shapley"``: the same, over all sizes of S alike (the Shapley interaction index).
+
+Derivatives add units and interactions ablate them: at the intact model ``Δ_T`` is
+``(-1)^|T| I_T``, so that pairs have the same sign in both, and main effects and triples opposite
+ones.
+
+Every kind is a sum over supersets, ``out_T = sum over R ⊇ T of w(|T|, |R|) in_R`` (Grabisch,
+Marichal & Roubens 2000, "Equivalent representations of set functions"; Grabisch & Roubens
+1999 for the two indices). A term of order k costs 2^k steps, however many units there are.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import cache
+from itertools import combinations, pairwise
+from math import comb
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+Set = tuple[int, ...]
+KINDS = ("mobius", "intact", "fourier", "banzhaf", "shapley")
+
+
+def convert(
+    terms: Mapping[Set, float], source: str, target: str, order: int | None = None
+) -> dict[Set, float]:
+    """The same function in another kind, exact but for rounding.
+
+    Args:
+        terms: coefficients of kind ``source``; sets that are absent are zero.
+        order: leave out the sets of the result that are larger; default: none.
+
+    Returns:
+        coefficients by size of set, then by units; exact zeros are left out.
+
+    Raises:
+        ValueError: if a kind is unknown, or a set's units do not ascend.
+
+    >>> convert({(0, 1): 1.0}, "mobius", "intact")
+    {(): 1.0, (0,): -1.0, (1,): -1.0, (0, 1): 1.0}
+    """
+    for kind in (source, target):
+        if kind not in KINDS:
+            raise ValueError(f"no kind {kind!r}: choose from {', '.join(KINDS)}")
+    found: dict[Set, float] = {}
+    for whole, value in terms.items():
+        if any(a >= b for a, b in pairwise(whole)):
+            raise ValueError(f"the units of a set must ascend: {whole}")
+        largest = len(whole) if order is None else min(order, len(whole))
+        for size in range(largest + 1):
+            weight = _weight(source, target, size, len(whole))
+            if weight:
+                for part in combinations(whole, size):
+                    found[part] = found.get(part, 0.0) + weight * value
+    return {s: found[s] for s in sorted(found, key=lambda s: (len(s), s)) if found[s]}
+
+
+def parities(
+    masks: Bool[np.ndarray, "mask unit"], sets: Sequence[Set]
+) -> Float[np.ndarray, "mask set"]:
+    """The Fourier basis ``(-1)^|S ∩ T|`` at each mask S (True = kept), for each set T."""
+    signs = np.ones((len(masks), len(sets)))
+    sizes = np.array([len(s) for s in sets], dtype=np.int64)
+    for size in range(1, sizes.max(initial=0) + 1):
+        at = np.flatnonzero(sizes == size)
+        if len(at):
+            units = np.array([sets[i] for i in at.tolist()])  # set unit
+            odd = np.logical_xor.reduce([masks[:, column] for column in units.T])
+            signs[:, at] = np.where(odd, -1.0, 1.0)
+    return signs
+
+
+@cache
+def _weight(source: str, target: str, size: int, whole: int) -> float:
+    """What a set of size ``whole`` gives each subset of size ``size``, by way of Möbius."""
+    if source == target:
+        return float(size == whole)
+    steps = (
+        comb(whole - size, middle - size)
+        * _from_mobius(target, size, middle)
+        * _to_mobius(source, middle, whole)
+        for middle in range(size, whole + 1)
+    )
+    return float(sum(steps))
+
+
+def _from_mobius(target: str, size: int, whole: int) -> Fraction:
+    match target:
+        case "mobius":
+            return Fraction(size == whole)
+        case "intact":
+            return Fraction((-1) ** size)
+        case "fourier":
+            return Fraction((-1) ** size, 2**whole)
+        case "banzhaf":
+            return Fraction(1, 2 ** (whole - size))
+        case _:  # "shapley"
+            return Fraction(1, whole - size + 1)
+
+
+def _to_mobius(source: str, size: int, whole: int) -> Fraction:
+    match source:
+        case "mobius":
+            return Fraction(size == whole)
+        case "intact":
+            return Fraction((-1) ** size)
+        case "fourier":
+            return Fraction((-2) ** size)
+        case "banzhaf":
+            return Fraction(-1, 2) ** (whole - size)
+        case _:  # "shapley"
+            return _bernoulli(whole - size)
+
+
+@cache
+def _bernoulli(m: int) -> Fraction:
+    """Bernoulli numbers with B_1 = -1/2: what inverts weights 1 / (k + 1)."""
+    if m == 0:
+        return Fraction(1)
+    return -sum((comb(m + 1, k) * _bernoulli(k) for k in range(m)), Fraction(0)) / (m + 1)
