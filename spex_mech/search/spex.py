@@ -154,7 +154,7 @@ def without_gradients(
         yield from _by_strengths(ledger, keep)
     else:
         way = "group tests (split)"
-        found = yield from split(ledger, rng, until)
+        found = yield from split(ledger, rng, until, max_fraction)
     ranked = sorted(found, key=lambda s: -abs(found[s]))
     yield from ledger.measure(ranked, "validating", keep)
     return way
