@@ -68,9 +68,9 @@ def discover(
         options: of the search: ``gradients=False`` (spex: do not use the game's gradients),
             ``top`` (spex: how many pairs the audit's recall is about).
 
-    A game that has ``gradient(masks)`` is asked for gradients too; one that has
-    ``value_and_gradient(masks)`` or, by block of prompts, ``value_and_slopes(masks)``, as
-    ``ModelGame``, must take gates between 0 and 1 there.
+    A game that has ``gradient(masks)`` is asked for gradients too; one that has, as ``ModelGame``,
+    ``value_and_gradient(masks)`` or, by block of prompts, ``value_and_slopes(masks)``, is asked for
+    both at once there.
 
     Returns:
         The measured interactions, with errors over prompts, main effects, cost and provenance.
@@ -86,15 +86,11 @@ def discover(
     if method == "exhaustive":
         search: Search = Exhaustive(len(game), **common, **options)
     else:
-        known = {
-            "gradients": hasattr(game, "gradient"),
-            "gates": hasattr(game, "value_and_gradient"),
-            "groups": getattr(game, "groups", None),
-        }
-        if options.get("gradients") and not known["gradients"]:
+        options.setdefault("gradients", hasattr(game, "gradient"))
+        if options["gradients"] and not hasattr(game, "gradient"):
             raise ValueError("gradients=True, but this game has no gradient(masks)")
         top = options.pop("top", 100)
-        search = Adaptive(Spex(**(known | options)), len(game), **common, top=top)
+        search = Adaptive(Spex(**options), len(game), **common, top=top)
     return _drive(game, search, {"method": method, **common}, progress)
 
 
@@ -191,13 +187,12 @@ def _answer(
 ) -> tuple[Float[np.ndarray, "mask prompt"], Float[np.ndarray, "mask block unit"] | None]:
     gradients = None
     if question.gradient:
-        gates = torch.where(masks, 1.0, question.gate) if question.gate else masks
         if hasattr(game, "value_and_slopes"):
-            values, slopes = game.value_and_slopes(gates)
+            values, slopes = game.value_and_slopes(masks)
         elif hasattr(game, "value_and_gradient"):
-            values, slopes = game.value_and_gradient(gates)
+            values, slopes = game.value_and_gradient(masks)
         else:
-            values, slopes = game(masks), game.gradient(gates)
+            values, slopes = game(masks), game.gradient(masks)
         if isinstance(slopes, Tensor):
             slopes = slopes.detach().double().cpu().numpy()
         gradients = np.asarray(slopes, dtype=np.float64)

@@ -314,15 +314,18 @@ def test_the_audits_intervals_cover_over_a_normal_tail() -> None:
 
 @pytest.mark.slow
 def test_the_audits_intervals_over_a_heavy_tail() -> None:
-    """The recall's interval covers; the energy's is known, and documented, to fall short."""
-    hits = []
+    """Where nothing is missed, as in most of these games, an interval that ends at 1 covers."""
+    hits, missed = [], []
     for seed in range(200):
         game = Saturating(60, seed)
         truth = values_of(run(game, method="exhaustive"))
-        hits.append(covered(run(game, budget=500, seed=seed, top=50), truth))
+        found = run(game, budget=500, seed=seed, top=50)
+        hits.append(covered(found, truth))
+        kth = np.sort(abs(found.mean))[::-1][49]
+        missed.append(any(abs(v) >= kth for s, v in truth.items() if s not in values_of(found)))
     energy, recall = np.mean(hits, axis=0)
-    assert 0.85 <= recall <= 0.97
-    assert 0.70 <= energy <= 0.85
+    assert 0.82 <= energy <= 0.95
+    assert 0.85 <= recall and np.mean(np.array(hits)[missed, 1]) >= 0.85
 
 
 @pytest.mark.slow

@@ -93,11 +93,6 @@ class ModelGame:
         return self.components.labels
 
     @property
-    def groups(self) -> list[int]:
-        """A number for each unit that tells layers, and heads from neurons, apart."""
-        return [2 * unit.layer + (unit.kind == "neuron") for unit in self.components]
-
-    @property
     def masks_per_batch(self) -> int:
         """How many masks a driver should ask at a time: a few full batches."""
         return max(1, 4 * self._rows_per_batch() // len(self.prompts))

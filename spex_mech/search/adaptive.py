@@ -22,7 +22,7 @@ from spex_mech.search.audit import Audit, audit
 from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair, subsets
 from spex_mech.search.question import GRADIENT_COST, Findings, Question, check_order
 
-_ROUNDS = 6
+_ROUNDS = 12
 _MOST_CANDIDATES = 300_000
 _SHARE_AUDIT = 0.03
 _SHARE_HIGHER = 0.25
@@ -33,7 +33,10 @@ _LEAST_AUDIT, _MOST_AUDIT = 30, 400
 class Screen(Protocol):
     """Predicted sizes of pairs that were not measured."""
 
-    informed: bool  # whether scores mean anything: without, the audit has one stratum
+    @property
+    def informed(self) -> bool:
+        """Whether scores mean anything; without, the audit has one stratum."""
+        ...
 
     def fit(self, ledger: Ledger) -> None:
         """Learn from all that was measured so far."""

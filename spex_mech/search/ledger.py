@@ -57,13 +57,17 @@ class Ledger:
         """Of a unit whose single ablation is known."""
         return float((self.value[(unit,)] - self.value[()]).mean())
 
-    def main_effects(self) -> Float[np.ndarray, " unit"]:
+    def main_effects_by_prompt(self) -> Float[np.ndarray, "unit prompt"]:
         """Of every unit, NaN where its single ablation is not known."""
-        main = np.full(self.n, np.nan)
-        for s in self.value:
+        main = np.full((self.n, len(self.value[()])), np.nan)
+        for s, value in self.value.items():
             if len(s) == 1:
-                main[s[0]] = self.main_effect(s[0])
+                main[s[0]] = value - self.value[()]
         return main
+
+    def main_effects(self) -> Float[np.ndarray, " unit"]:
+        """The same, averaged over prompts."""
+        return self.main_effects_by_prompt().mean(axis=1)
 
     def knows_single(self, unit: int) -> bool:
         return (unit,) in self.value
@@ -156,11 +160,7 @@ class Ledger:
         for row, s in enumerate(sets):
             units[row, : len(s)] = s
             values[row] = self.effect(s)
-        main_effects = np.full((self.n, n_prompts), np.nan)
-        for s, value in self.value.items():
-            if len(s) == 1:
-                main_effects[s[0]] = value - self.value[()]
-        return Findings(units, values, main_effects, self.value[()])
+        return Findings(units, values, self.main_effects_by_prompt(), self.value[()])
 
 
 def padded(sets: Sequence[Set]) -> Int[np.ndarray, "mask slot"]:

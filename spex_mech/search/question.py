@@ -21,13 +21,11 @@ class Question:
     Args:
         ablated: one row a mask, padded with -1; an empty row is the intact model.
         gradient: ask for the gradient with respect to every unit's gate too.
-        gate: with ``gradient``, the gate of the ablated units (0 ablated, 1 kept).
         stage: what a progress bar calls it.
     """
 
     ablated: Int[np.ndarray, "mask slot"]
     gradient: bool = False
-    gate: float = 0.0
     stage: str = ""
 
     def __len__(self) -> int:
