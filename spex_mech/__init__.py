@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spex_mech.discover import confirm, discover, measure
+    from spex_mech.distill import Distillation, distill
     from spex_mech.games.architectures import Architecture
     from spex_mech.games.components import Component, Components
     from spex_mech.games.metrics import Task
     from spex_mech.games.model_game import ModelGame
     from spex_mech.games.prompts import Prompts
     from spex_mech.results.interactions import Interactions
+    from spex_mech.results.interop import from_shapiq, to_shapiq
     from spex_mech.results.plots import plot_map, plot_network
     from spex_mech.tasks import load_task
     from spex_mech.zoo import load_model
@@ -25,34 +27,42 @@ _HOMES = {
     "Architecture": "games.architectures",
     "Component": "games.components",
     "Components": "games.components",
+    "Distillation": "distill",
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
     "Prompts": "games.prompts",
     "Task": "games.metrics",
     "confirm": "discover",
     "discover": "discover",
+    "distill": "distill",
+    "from_shapiq": "results.interop",
     "load_model": "zoo",
     "load_task": "tasks",
     "measure": "discover",
     "plot_map": "results.plots",
     "plot_network": "results.plots",
+    "to_shapiq": "results.interop",
 }
 
 __all__ = [
     "Architecture",
     "Component",
     "Components",
+    "Distillation",
     "Interactions",
     "ModelGame",
     "Prompts",
     "Task",
     "confirm",
     "discover",
+    "distill",
+    "from_shapiq",
     "load_model",
     "load_task",
     "measure",
     "plot_map",
     "plot_network",
+    "to_shapiq",
 ]
 
 __version__ = version("spex_mech")

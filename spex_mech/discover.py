@@ -17,12 +17,15 @@ from tqdm.auto import tqdm
 
 from spex_mech.games.model_game import versions
 from spex_mech.results.interactions import Interactions
-from spex_mech.search.adaptive import Adaptive
+from spex_mech.search.adaptive import Adaptive, Strategy
+from spex_mech.search.distilled import Distilled
 from spex_mech.search.exhaustive import Exhaustive
+from spex_mech.search.proxyspex import Proxy, ProxySpex
 from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
+from spex_mech.search.trees import Trees
 
-METHODS = ("spex", "exhaustive")
+METHODS = ("spex", "proxyspex", "exhaustive")
 _MASKS_PER_BATCH = 256
 
 
@@ -79,19 +82,64 @@ def discover(
         ValueError: an unknown method, a budget that is too small, or an answer of the game that is
             not finite.
     """
-    game = _as_game(game, n, labels)
+    game = as_game(game, n, labels)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     common = {"order": order, "budget": budget, "seed": seed}
     if method == "exhaustive":
         search: Search = Exhaustive(len(game), **common, **options)
     else:
-        options.setdefault("gradients", hasattr(game, "gradient"))
-        if options["gradients"] and not hasattr(game, "gradient"):
-            raise ValueError("gradients=True, but this game has no gradient(masks)")
         top = options.pop("top", 100)
-        search = Adaptive(Spex(**options), len(game), **common, top=top)
+        search = Adaptive(_strategy(game, method, seed, options), len(game), **common, top=top)
     return _drive(game, search, {"method": method, **common}, progress)
+
+
+def _strategy(game: Any, method: str, seed: int, options: dict[str, Any]) -> Strategy:
+    has = hasattr(game, "gradient")
+    if options.get("gradients") and not has:
+        raise ValueError("gradients=True, but this game has no gradient(masks)")
+    if method == "spex":
+        return Spex(**_known("gradients", has, options))
+    proxy = proxy_named(options.pop("proxy", "distilled"), seed, game)
+    reads = isinstance(proxy, Distilled)
+    if options.get("gradients") and not reads:
+        raise ValueError(f"gradients=True, but the proxy {_name(proxy)} reads no gradients")
+    half = options.pop("masks", "near")
+    if half not in ("near", "half"):
+        raise ValueError(f"masks={half!r}; choose 'near' (the intact model) or 'half' (p = 1/2)")
+    return ProxySpex(proxy, half=half == "half", **_known("gradients", has and reads, options))
+
+
+def _known(name: str, value: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with one more, unless it was given."""
+    return {name: value, **options}
+
+
+def proxy_named(proxy: Any, seed: int, game: Any) -> Proxy:
+    """A proxy by its name, or the user's own as it is.
+
+    Raises:
+        ValueError: no proxy has this name, or the object lacks a method.
+    """
+    if isinstance(proxy, str):
+        if proxy == "distilled":
+            return Distilled(seed, _device(game))
+        if proxy == "trees":
+            return Trees(seed)
+        raise ValueError(f"unknown proxy {proxy!r}; choose one of distilled, trees, or your own")
+    lacking = [m for m in ("fit", "predict", "propose", "uncertainty") if not hasattr(proxy, m)]
+    if lacking:
+        raise ValueError(f"the proxy {_name(proxy)} has no method {lacking[0]!r}")
+    return proxy
+
+
+def _name(proxy: Any) -> str:
+    return getattr(proxy, "name", type(proxy).__name__)
+
+
+def _device(game: Any) -> str:
+    device = getattr(game, "device", "cpu")
+    return str(device) if torch.device(device).type == "cuda" else "cpu"
 
 
 def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) -> Interactions:
@@ -99,11 +147,11 @@ def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) 
 
     >>> def overlap(masks):  # two units in series: either one gone breaks it
     ...     return masks.all(dim=1).double()
-    >>> found = measure(_as_game(overlap, 2, ["a", "b"]), [("a", "b")])
+    >>> found = measure(as_game(overlap, 2, ["a", "b"]), [("a", "b")])
     >>> found.value("a", "b")
     1.0
     """
-    game = _as_game(game, None, None)
+    game = as_game(game, None, None)
     column = {label: u for u, label in enumerate(game.labels)}
     if not any(len(labels) > 1 for labels in sets):
         raise ValueError("no sets to measure: give at least one set of two labels")
@@ -128,7 +176,7 @@ def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = Tru
     return again._rows(np.array(kept))
 
 
-def _as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
+def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
     if hasattr(game, "__len__") and hasattr(game, "labels"):
         if n not in (None, len(game)) or (labels is not None and list(labels) != list(game.labels)):
             raise ValueError(
@@ -149,6 +197,16 @@ def _as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
 
 
 def _drive(game: Any, search: Search, about: dict[str, Any], progress: bool) -> Interactions:
+    cost = drive(game, search, progress)
+    return _result(game, search.findings(), cost, about)
+
+
+def drive(game: Any, search: Search, progress: bool) -> dict[str, int | float]:
+    """Carry all of a search's questions to the game and the answers back.
+
+    Returns:
+        what it cost: evaluations, gradients, seconds.
+    """
     started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
     # A fixed size: which masks share a batch must not depend on how fast the machine is.
     batch = int(getattr(game, "masks_per_batch", _MASKS_PER_BATCH))
@@ -178,8 +236,7 @@ def _drive(game: Any, search: Search, about: dict[str, Any], progress: bool) -> 
                 np.concatenate(values), np.concatenate(gradients) if question.gradient else None
             )
             bar.set_postfix_str(_best_words(game, search), refresh=False)
-    seconds = round(time.perf_counter() - started, 3)
-    return _result(game, search.findings(), {**cost, "seconds": seconds}, about)
+    return {**cost, "seconds": round(time.perf_counter() - started, 3)}
 
 
 def _answer(

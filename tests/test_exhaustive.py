@@ -292,7 +292,7 @@ def test_a_game_of_ones_own_needs_only_three_things() -> None:
         (
             series,
             {"n": 3, "method": "guess"},
-            "unknown method 'guess'; choose one of spex, exhaustive",
+            "unknown method 'guess'; choose one of spex, proxyspex, exhaustive",
         ),
         (series, {"n": 9, "budget": 10}, r"a budget of 10 .* at least 11 \(46 for all of them\)"),
         (series, {"n": 9, "order": 3, "budget": 46}, r"at least 47 \(130 for all of them\)"),

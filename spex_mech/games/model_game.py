@@ -117,6 +117,10 @@ class ModelGame:
         """
         return self._values(self._check_masks(masks))
 
+    def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
+        """The prompt mean in numpy: what shapiq's approximators take as a game."""
+        return self(masks).mean(dim=1).numpy()
+
     def gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
         """The derivative of the prompt mean with respect to every unit's gate.
 

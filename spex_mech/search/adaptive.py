@@ -4,14 +4,17 @@ A strategy (SPEX, ProxySPEX) brings candidates; the rest is here, in this order:
 
 1. With a budget for all sets, all sets are measured, and nothing else.
 2. *Candidates*: the strategy's way to a ``Screen``, which ranks untested pairs.
-3. *Higher orders*. Triples grown from the strongest pairs: by the gradient without both units, or
-   from pairs that share a unit; a part goes to triples of strong units whose pairs are weak.
+3. *Higher orders*. With gradients, grown from the strongest pairs by the gradient without both
+   units. Without, half goes to group tests that find sets whatever their subsets do, if they are
+   few; the rest to what the screen predicts and to unions of strong pairs that share a unit. A
+   tenth goes to sets of strong units whose pairs are weak.
 4. *Validation*. Exact pair ablations in order of predicted size, in rounds; what each round
    measured teaches the screen, which ranks the rest again.
 5. *Audit*. Pairs never tested, drawn at random, are tested, with all that is left.
 """
 
-from itertools import combinations
+from collections.abc import Iterator
+from itertools import combinations, zip_longest
 from math import comb
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spex_mech.search.audit import Audit, audit
+from spex_mech.search.group_tests import higher_tree
 from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair, subsets
 from spex_mech.search.question import GRADIENT_COST, Findings, Question, check_order
 
@@ -54,6 +58,31 @@ class Screen(Protocol):
         """The gradients known, by what was ablated; empty where there are none."""
         ...
 
+    def larger(self, order: int, count: int) -> list[Set]:
+        """About so many sets of this many units that are predicted to interact; none by default."""
+        ...
+
+
+class Unscreened:
+    """Nothing is predicted: what a screen is before anything was learned."""
+
+    informed = False
+
+    def fit(self, ledger: Ledger) -> None:
+        pass
+
+    def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
+        return np.empty((0, 2), dtype=np.int64)
+
+    def score(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
+        return np.zeros(len(pairs))
+
+    def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
+        return {}
+
+    def larger(self, order: int, count: int) -> list[Set]:
+        return []
+
 
 @runtime_checkable
 class Strategy(Protocol):
@@ -61,6 +90,7 @@ class Strategy(Protocol):
 
     name: str
     gradients: bool  # whether it asks for gradients
+    max_fraction: float  # without gradients, the largest share of units that a test may ablate
     notes: dict[str, Any]  # what the result should state of it
 
     def minimum_budget(self, n: int) -> int:
@@ -161,7 +191,7 @@ class Adaptive:
         if self.order > 2 and ledger.budget >= 1.25 * _count_of_sets(n, 2):
             yield from ledger.values_of([()], "intact model")
             yield from ledger.measure(list(combinations(range(n), 2)), "all pairs")
-            yield from self._higher_orders(0, {})
+            yield from self._higher_orders(0, Unscreened())
             yield from self._fill(0)
             return
         n_audit = int(np.clip(_SHARE_AUDIT * ledger.budget, _LEAST_AUDIT, _MOST_AUDIT))
@@ -169,20 +199,22 @@ class Adaptive:
         higher = int(_SHARE_HIGHER * ledger.budget) if self.order > 2 else 0
         keep = 2 * n_audit  # an audited pair may need its singles too
         screen = yield from self._strategy.candidates(ledger, self._rng, keep + higher, self.top)
-        yield from validate(ledger, screen, keep + higher)
+        predicted: dict[Set, float] = {}
+        yield from validate(ledger, screen, keep + higher, predicted)
         if self.order > 2:
-            yield from self._higher_orders(keep, screen.slopes())
+            yield from self._higher_orders(keep, screen)
             yield from self._fill(keep)
-        yield from validate(ledger, screen, keep)
+        yield from validate(ledger, screen, keep, predicted)
+        sizes = [abs(ledger.interaction[s]) for s in predicted]
+        correlation = rank_correlation(np.array(list(predicted.values())), np.array(sizes))
+        self._strategy.notes["rank_correlation"] = correlation
         # Last, so that what it says is of the result as it stands; it takes all that is left.
         ledger.record_known_pairs()
         self._audit = yield from audit(ledger, self._rng, self.top, screen.score, screen.informed)
         unknown = [(u,) for u in range(n) if not ledger.knows_single(u)]
         yield from ledger.values_of(unknown[: ledger.left], "single ablations")
 
-    def _higher_orders(
-        self, keep: int, slopes: dict[Set, Float[np.ndarray, " unit"]]
-    ) -> Asking[None]:
+    def _higher_orders(self, keep: int, screen: Screen) -> Asking[None]:
         """Grow sets by one unit, order by order."""
         ledger = self.ledger
         if self.n <= (ledger.left - keep) // 4:
@@ -190,11 +222,18 @@ class Adaptive:
         for order in range(3, self.order + 1):
             room = (ledger.left - keep) // (self.order + 1 - order)
             stop = ledger.left - room
+            if not self._strategy.gradients:
+                fraction = self._strategy.max_fraction
+                until = ledger.spent + room // 2
+                yield from higher_tree(ledger, self._rng, order, until, fraction)
+                room = ledger.left - stop
             parents = [s for s, _ in ledger.best(len(ledger.interaction)) if len(s) == order - 1]
             if self._strategy.gradients:
-                grown = yield from self._grown_by_gradients(parents, room, slopes)
+                grown = yield from self._grown_by_gradients(parents, room, screen.slopes())
             else:
                 grown = self._grown_by_sharing(parents, order, room)
+            guessed = screen.larger(order, room // 2)
+            grown = list(dict.fromkeys(s for both in _in_turn(guessed, grown) for s in both))
             weak = self._weak_sets(order, max(2, room // 10))
             cut = max(1, len(grown) - len(weak))
             yield from ledger.measure(grown[:cut] + weak + grown[cut:], "higher orders", stop)
@@ -268,8 +307,20 @@ class Adaptive:
         return first + [rest[i] for i in drawn]
 
 
-def validate(ledger: Ledger, screen: Screen, keep: int) -> Asking[None]:
-    """Exact pair ablations, best first, in rounds that teach the next."""
+def _in_turn(first: list[Set], second: list[Set]) -> Iterator[tuple[Set, ...]]:
+    """One of each list in turn."""
+    for pair_of_sets in zip_longest(first, second):
+        yield tuple(s for s in pair_of_sets if s is not None)
+
+
+def validate(
+    ledger: Ledger, screen: Screen, keep: int, predicted: dict[Set, float]
+) -> Asking[None]:
+    """Exact pair ablations, best first, in rounds that teach the next.
+
+    Args:
+        predicted: is told what was predicted of each pair before it was measured.
+    """
     for n_round in range(_ROUNDS):
         room = ledger.left - keep
         if room < 1:
@@ -279,9 +330,21 @@ def validate(ledger: Ledger, screen: Screen, keep: int) -> Asking[None]:
         candidates = _pool(ledger, screen, min(20 * (room + share), _MOST_CANDIDATES))
         if not len(candidates):
             return
-        order = np.argsort(-screen.score(candidates), kind="stable")
-        best = [pair(int(a), int(b)) for a, b in candidates[order[: 2 * share]]]
-        yield from ledger.measure(best, "validating", keep=keep + max(0, room - share))
+        scores = screen.score(candidates)
+        order = np.argsort(-scores, kind="stable")[: 2 * share]
+        best = [pair(int(a), int(b)) for a, b in candidates[order]]
+        measured = yield from ledger.measure(best, "validating", keep + max(0, room - share))
+        of_pair = dict(zip(best, scores[order].tolist(), strict=True))
+        predicted |= {s: of_pair[s] for s in measured}
+
+
+def rank_correlation(a: Float[np.ndarray, " x"], b: Float[np.ndarray, " x"]) -> float | None:
+    """Spearman's; None where there are fewer than three, or one side is all alike."""
+    from scipy.stats import rankdata
+
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def _pool(ledger: Ledger, screen: Screen, count: int) -> Int[np.ndarray, "pair 2"]:

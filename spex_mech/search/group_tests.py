@@ -24,13 +24,14 @@ graphs with additive queries (Grebinski and Kucherov 2000).
 
 import heapq
 from collections.abc import Iterable, Sequence
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise, permutations, product
+from math import comb, prod
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from spex_mech.search.ledger import Asking, Ledger, Set, pair
+from spex_mech.search.ledger import Asking, Ledger, Set, pair, subsets
 
 Candidates = dict[Set, float]
 
@@ -60,23 +61,48 @@ class Block(NamedTuple):
 
 
 Group = tuple[Block, ...]
+Test = tuple[Group, ...]  # of the interactions between groups, one unit of each
 
 
 class Cell(NamedTuple):
-    """All pairs between two blocks (inside one, where they are the same) and their sum."""
+    """All interactions between blocks, one unit of each, and their sum (all pairs inside a block,
+    where both are the same)."""
 
-    a: Block
-    b: Block
+    blocks: tuple[Block, ...]
     total: float
 
     @property
-    def n_pairs(self) -> int:
-        inside = self.a == self.b
-        return self.a.size * (self.a.size - 1) // 2 if inside else self.a.size * self.b.size
+    def n_sets(self) -> int:
+        first, *others = self.blocks
+        if others == [first]:
+            return first.size * (first.size - 1) // 2
+        return prod(block.size for block in self.blocks)
+
+    @property
+    def largest_first(self) -> "Cell":
+        return self._replace(blocks=tuple(sorted(self.blocks, key=lambda x: -x.size)))
+
+    @property
+    def turned(self) -> "Cell":
+        """The same with a block first that can be halved: one side is halved to its end, so that
+        what the others' ablation gives stays known."""
+        return self if self.blocks[0].size > 1 else self.largest_first
+
+    def with_first(self, block: Block, total: float) -> "Cell":
+        return Cell((block, *self.blocks[1:]), total)
+
+    @property
+    def test(self) -> "Test":
+        return tuple((block,) for block in self.blocks)
+
+    @property
+    def half_test(self) -> "Test":
+        """The same with the first half of the first block."""
+        return ((self.blocks[0].halves()[0],), *self.test[1:])
 
     def apart_from(self, other: "Cell") -> bool:
         """Whether each side is the other cell's too, or shares no unit with it."""
-        sides = ((self.a, other.a), (self.b, other.b))
+        sides = zip(self.blocks, other.blocks, strict=True)
         return all(x == y or x.stop <= y.start or y.stop <= x.start for x, y in sides)
 
 
@@ -95,8 +121,8 @@ def probe_groups(
     n_blocks = min(max(32, int(np.ceil(2 / max_fraction))), max(2, n // 2), most)
     while True:
         table = Partition(rng.permutation(n), n_blocks)
-        cells = table.pairs_of_blocks()
-        some = [cells[i] for i in rng.permutation(len(cells))[:_PROBED]]
+        tests = table.tests()
+        some = [tests[i] for i in rng.permutation(len(tests))[:_PROBED]]
         sums = abs((yield from table.between(ledger, some, {}, "probing groups")))
         spread = np.sqrt((sums**2).mean())
         ratio = np.median(sums) / spread if spread else 0.0
@@ -118,27 +144,32 @@ class Partition:
         self._place = np.empty(len(order), dtype=np.int64)
         self._place[order] = np.arange(len(order))
 
-    def pairs_of_blocks(self) -> list[tuple[Group, Group]]:
-        return [((a,), (b,)) for a, b in combinations(self.blocks, 2)]
+    def tests(self, order: int = 2) -> list[Test]:
+        """All sets of so many blocks."""
+        return [tuple((block,) for block in some) for some in combinations(self.blocks, order)]
 
     def units(self, group: Group) -> Int[np.ndarray, " unit"]:
         return np.concatenate([self.order[block.start : block.stop] for block in group])
 
+    def set_of(self, cell: Cell) -> Set:
+        """The units of a cell of single units."""
+        return tuple(sorted(int(self.order[block.start]) for block in cell.blocks))
+
     def between(
-        self, ledger: Ledger, tests: Sequence[tuple[Group, Group]], known: Candidates, stage: str
+        self, ledger: Ledger, tests: Sequence[Test], known: Candidates, stage: str
     ) -> Asking[Float[np.ndarray, " test"]]:
-        """``I(A, B)`` of each test, less what is known of it."""
-        groups = list(dict.fromkeys(group for test in tests for group in test))
-        alone = yield from ledger.sums([self.units(group) for group in groups], stage)
-        of_group = dict(zip(groups, alone, strict=True))
-        both = yield from ledger.sums([self.units((*a, *b)) for a, b in tests], stage)
-        sums = np.array(
-            [
-                value - of_group[a] - of_group[b] + ledger.intact
-                for value, (a, b) in zip(both, tests, strict=True)
-            ]
+        """The sum of interactions of each test, less what is known of it: the alternating sum over
+        the subsets of its groups, each ablated as one."""
+        value: dict[Test, float] = {(): ledger.intact}
+        for size in range(1, max(map(len, tests), default=0) + 1):
+            parts = dict.fromkeys(part for test in tests for part in combinations(test, size))
+            groups = [self.units(tuple(x for group in part for x in group)) for part in parts]
+            sums = yield from ledger.sums(groups, stage)
+            value |= dict(zip(parts, sums.tolist(), strict=True))
+        totals = np.array(
+            [sum((-1) ** (len(test) - len(p)) * value[p] for p in subsets(test)) for test in tests]
         )
-        return sums - self.known_between(tests, known) if known else sums
+        return totals - self.known_between(tests, known) if known else totals
 
     def inside(
         self, ledger: Ledger, blocks: Sequence[Block], stage: str
@@ -148,20 +179,26 @@ class Partition:
         mains = [sum(ledger.main_effect(int(u)) for u in self.units((b,))) for b in blocks]
         return values - ledger.intact - np.array(mains)
 
-    def known_between(
-        self, tests: Sequence[tuple[Group, Group]], known: Candidates
-    ) -> Float[np.ndarray, " test"]:
-        places = self._place[np.array(list(known))]
+    def known_between(self, tests: Sequence[Test], known: Candidates) -> Float[np.ndarray, " test"]:
+        """The sum of the known interactions of each test."""
+        places = self._place[np.array(list(known))]  # set unit
         values = np.array(list(known.values()))
         sums = np.empty(len(tests))
         for row, test in enumerate(tests):
-            in_a, in_b = (
-                np.any([(places >= x.start) & (places < x.stop) for x in group], axis=0)
-                for group in test
-            )
-            hit = (in_a[:, 0] & in_b[:, 1]) | (in_b[:, 0] & in_a[:, 1])
-            sums[row] = values[hit].sum()
+            inside = np.array(
+                [
+                    np.any([(places >= x.start) & (places < x.stop) for x in group], axis=0)
+                    for group in test
+                ]
+            )  # group set unit
+            sums[row] = values[_one_of_each(inside)].sum()
         return sums
+
+
+def _one_of_each(inside: Bool[np.ndarray, "group set unit"]) -> Bool[np.ndarray, " set"]:
+    """Which sets have one unit in each group."""
+    orders = permutations(range(inside.shape[2]))
+    return np.any([np.all([inside[g, :, u] for g, u in enumerate(o)], axis=0) for o in orders], 0)
 
 
 def tree(
@@ -173,33 +210,75 @@ def tree(
 ) -> Asking[Candidates]:
     """Strong pairs of a sparse truth, each measured."""
     known: Candidates = {}
-    largest = 0.0
     for n_pass in range(_MOST_PASSES):
-        cells = table.pairs_of_blocks()
-        sums = yield from table.between(ledger, cells, known, "testing groups")
-        largest = max(largest, abs(sums).max())
-        floor = _SURE * _ROBUST * float(np.median(abs(sums)))
-        floor = max(floor, _ROUNDING * largest, 1e-12 * abs(ledger.intact))
-        hot = [
-            Cell(a, b, float(s))
-            for ((a,), (b,)), s in zip(cells, sums, strict=True)
-            if abs(s) > floor
-        ]
-        most = int(max_fraction * ledger.n)
-        leaves = yield from _halved(ledger, table, hot, known, floor, until, most)
-        found = [pair(int(table.order[c.a.start]), int(table.order[c.b.start])) for c in leaves]
-        found = [p for p in dict.fromkeys(found) if p not in known]
-        measured = yield from ledger.measure(
-            found, "validating", keep=max(0, ledger.budget - until)
-        )
-        new = [p for p in measured if abs(ledger.interaction[p]) > floor / 2]
-        known.update({p: ledger.interaction[p] for p in new})
+        new = yield from _one_pass(ledger, table, 2, known, until, max_fraction)
+        known |= new or {}
         n_blocks = min(max(16, int(np.ceil(2 / max_fraction))), ledger.n // 2)
         dear = ledger.spent + n_blocks * (n_blocks + 1) // 2 + 50 > until
         if dear or (n_pass and not new):
             break
         table = Partition(rng.permutation(ledger.n), n_blocks)
     return known
+
+
+def higher_tree(
+    ledger: Ledger, rng: np.random.Generator, order: int, until: int, max_fraction: float
+) -> Asking[Candidates]:
+    """Sets of three units and more that interact, whatever their subsets do, if they are few.
+
+    Interactions of fewer units cancel in a test of this order. A table takes all sets of so many
+    blocks, ``order / max_fraction`` blocks at least, and more while each cell holds something;
+    nothing is done where a table would take more than half of what may be spent.
+    """
+    n_blocks = min(max(int(np.ceil(order / max_fraction)), order + 2), ledger.n)
+    known: Candidates = {}
+    done = 0
+    while done < _MOST_PASSES:
+        cost = sum(comb(n_blocks, size) for size in range(1, order + 1))
+        if ledger.spent + (1 if done else 2) * cost > until:
+            break
+        table = Partition(rng.permutation(ledger.n), n_blocks)
+        new = yield from _one_pass(ledger, table, order, known, until, max_fraction)
+        if new is None and n_blocks < ledger.n:
+            n_blocks = min(n_blocks + (n_blocks + 1) // 2, ledger.n)
+            continue
+        known |= new or {}
+        done += 1
+        if done > 1 and not new:
+            break
+    return known
+
+
+def _one_pass(
+    ledger: Ledger,
+    table: Partition,
+    order: int,
+    known: Candidates,
+    until: int,
+    max_fraction: float,
+) -> Asking[Candidates | None]:
+    """What one partition finds beyond what is known; None where the first table is not sparse."""
+    tests = table.tests(order)
+    if order > 2 and not known:
+        some = tests[:: max(1, len(tests) // _PROBED)]
+        sums = yield from table.between(ledger, some, known, "probing groups")
+        if np.median(abs(sums)) > _SPARSE * np.sqrt((sums**2).mean()):
+            return None
+    sums = yield from table.between(ledger, tests, known, "testing groups")
+    largest = max([abs(sums).max(initial=0.0), *map(abs, known.values())])
+    floor = _SURE * _ROBUST * float(np.median(abs(sums)))
+    floor = max(floor, _ROUNDING * largest, 1e-12 * abs(ledger.intact))
+    hot = [
+        Cell(tuple(block for (block,) in test), float(total))
+        for test, total in zip(tests, sums, strict=True)
+        if abs(total) > floor
+    ]
+    most = int(max_fraction * ledger.n)
+    leaves = yield from _halved(ledger, table, hot, known, floor, until, most)
+    found = [s for s in dict.fromkeys(map(table.set_of, leaves)) if s not in known]
+    measured = yield from ledger.measure(found, "validating", max(0, ledger.budget - until))
+    sizes = {s: ledger.interaction[s] for s in measured}
+    return {s: value for s, value in sizes.items() if abs(value) > floor / 2}
 
 
 def _halved(
@@ -211,7 +290,7 @@ def _halved(
     until: int,
     most: int,
 ) -> Asking[list[Cell]]:
-    """Halve hot cells down to single pairs, one side after the other, many cells in one test.
+    """Halve hot cells down to single sets, one side after the other, many cells in one test.
 
     Args:
         floor: what a sum must exceed to be something; later floors come from how far sums were off.
@@ -220,15 +299,15 @@ def _halved(
     leaves: list[Cell] = []
     least = _ROUNDING * max((abs(c.total) for c in hot), default=0.0)
     while hot:
-        turned = [c if c.a.size > 1 else Cell(c.b, c.a, c.total) for c in hot]
-        leaves += [c for c in turned if c.a.size == 1]
-        turned = [c for c in turned if c.a.size > 1]
+        turned = [c.turned for c in hot]
+        leaves += [c for c in turned if c.n_sets == 1]
+        turned = [c for c in turned if c.n_sets > 1]
         pools = _pools(turned, floor, most)
-        if not pools or ledger.spent + 3 * len(pools) > until:
+        dear = 2 ** len(turned[0].blocks) - 1 if turned else 0
+        if not pools or ledger.spent + dear * len(pools) > until:
             break
         tests = [
-            (_each_once(c.a.halves()[0] for c in pool), _each_once(c.b for c in pool))
-            for pool in pools
+            tuple(map(_each_once, zip(*(c.half_test for c in pool), strict=True))) for pool in pools
         ]
         sums = yield from table.between(ledger, tests, known, "halving groups")
         hot, off = [], []
@@ -242,51 +321,51 @@ def _halved(
                 continue
             off.append(errors[best])
             for c, first in zip(pool, inside[best], strict=True):
-                hot.append(Cell(c.a.halves()[not first], c.b, c.total))
-        # What no subset explains: a cell of several pairs that part, or an interaction of order
-        # three. Each of its cells is tested by itself.
-        if unclear and ledger.spent + 2 * len(unclear) > until:
+                hot.append(c.with_first(c.blocks[0].halves()[not first], c.total))
+        # What no subset explains: a cell of several sets that part, or an interaction of higher
+        # order. Each of its cells is tested by itself.
+        if unclear and ledger.spent + (dear - 1) * len(unclear) > until:
             break
-        firsts = [((c.a.halves()[0],), (c.b,)) for c in unclear]
+        firsts = [c.half_test for c in unclear]
         sums = yield from table.between(ledger, firsts, known, "halving groups")
-        for c, first in zip(unclear, sums, strict=True):
-            for half, total in zip(c.a.halves(), (first, c.total - first), strict=True):
+        for c, first in zip(unclear, sums.tolist(), strict=True):
+            for half, total in zip(c.blocks[0].halves(), (first, c.total - first), strict=True):
                 if abs(total) > floor:
-                    hot.append(Cell(half, c.b, float(total)))
+                    hot.append(c.with_first(half, total))
         if len(off) >= _LEAST_RESIDUALS:
             floor = min(floor, max(least, _SURE * _ROBUST * float(np.median(off))))
     return leaves
 
 
-def _each_once(blocks: Iterable[Block]) -> Group:
-    return tuple(dict.fromkeys(blocks))
+def _each_once(groups: Iterable[Group]) -> Group:
+    return tuple(dict.fromkeys(block for group in groups for block in group))
 
 
 def _pools(cells: list[Cell], floor: float, most: int) -> list[list[Cell]]:
     """Cells whose first halves can be tested at once: no other hot cell lies between the units of
     one and the partners of another, and the sums of any two subsets differ by more than noise."""
-    starts = np.array([(c.a.start, c.b.start) for c in cells])  # cell side
-    stops = np.array([(c.a.stop, c.b.stop) for c in cells])
+    starts = np.array([[x.start for x in c.blocks] for c in cells])  # cell side
+    stops = np.array([[x.stop for x in c.blocks] for c in cells])
     pools: list[list[Cell]] = []
     left = list(range(len(cells)))
     while left:
         pool: list[int] = []
         sums, size = np.zeros(1), 0
-        touched = np.zeros((2, len(cells), 2), dtype=bool)  # group, cell, side
+        touched = np.zeros((1, *starts.shape), dtype=bool)  # group cell side
         for i in left:
             c = cells[i]
-            tested = c.a.halves()[0].size + c.b.size
+            blocks = (c.blocks[0].halves()[0], *c.blocks[1:])
+            tested = sum(block.size for block in blocks)
             grown = np.concatenate([sums, sums + c.total])
             if pool:
                 if len(pool) == _MOST_POOLED or size + tested > most:
                     continue
                 if np.diff(np.sort(grown)).min() <= 3 * floor:
                     continue
-            blocks = (c.a.halves()[0], c.b)
             now = touched | np.stack([(starts < x.stop) & (stops > x.start) for x in blocks])
-            crossed = (now[0] & now[1, :, ::-1]).any(axis=1)
             # Those in the pool are crossed by their own test; no other may be.
-            if crossed.sum() > len(pool) + 1 or (now[0] & now[1])[[*pool, i]].any():
+            members = [*pool, i]
+            if _one_of_each(now).sum() > len(members) or (now[:, members].sum(axis=0) > 1).any():
                 continue
             if not all(c.apart_from(cells[j]) for j in pool):
                 continue
@@ -313,39 +392,38 @@ def split(
         return {}
     b = max(2.0, np.sqrt(n_pairs / (0.4 * room)))
     table = Partition(rng.permutation(n), max(2, round(n / b)))
-    pairs = table.pairs_of_blocks()
-    pairs = [pairs[i] for i in rng.permutation(len(pairs))[: max(1, int(0.6 * room))]]
-    sums = yield from table.between(ledger, pairs, {}, "testing groups")
-    cells = [Cell(x, y, s) for ((x,), (y,)), s in zip(pairs, sums, strict=True)]
+    tests = table.tests()
+    tests = [tests[i] for i in rng.permutation(len(tests))[: max(1, int(0.6 * room))]]
+    sums = yield from table.between(ledger, tests, {}, "testing groups")
+    cells = [Cell((x, y), s) for ((x,), (y,)), s in zip(tests, sums.tolist(), strict=True)]
     # Without singles, pairs inside a block stay unseen: one in so many as there are blocks.
     blocks = [block for block in table.blocks if block.size > 1 and with_singles]
     sums = yield from table.inside(ledger, blocks, "testing groups")
-    cells += [Cell(x, x, s) for x, s in zip(blocks, sums, strict=True)]
+    cells += [Cell((x, x), s) for x, s in zip(blocks, sums.tolist(), strict=True)]
 
     # The tail's standard deviation per pair, and the size of pair that this budget tells from it.
-    scaled = [abs(c.total) / np.sqrt(c.n_pairs) for c in cells]
+    scaled = [abs(c.total) / np.sqrt(c.n_sets) for c in cells]
     tail = np.median(scaled) / 0.6745 + 1e-12 * max(abs(c.total) for c in cells)
     size = tail * np.sqrt(3 * n_pairs / room)
 
     # What stands out clearly first, many cells in one test.
-    floor = _SURE * tail * np.sqrt(max(c.n_pairs for c in cells))
-    hot = [c for c in cells if c.a != c.b and abs(c.total) > floor]
+    floor = _SURE * tail * np.sqrt(max(c.n_sets for c in cells))
+    hot = [c for c in cells if c.blocks[0] != c.blocks[1] and abs(c.total) > floor]
     leaves = yield from _halved(ledger, table, hot, {}, floor, until, int(max_fraction * n))
-    sets = [pair(int(table.order[c.a.start]), int(table.order[c.b.start])) for c in leaves]
-    measured = yield from ledger.measure(sets, "validating", keep=max(0, ledger.budget - until))
+    sets = list(map(table.set_of, leaves))
+    measured = yield from ledger.measure(sets, "validating", max(0, ledger.budget - until))
     known = {s: ledger.interaction[s] for s in measured}
     if known:
-        tests = [((c.a,), (c.b,)) for c in cells]
-        lost = table.known_between(tests, known)  # none lies inside a block
+        lost = table.known_between([c.test for c in cells], known)  # none lies inside a block
         cells = [c._replace(total=c.total - x) for c, x in zip(cells, lost, strict=True)]
 
     def promise(c: Cell) -> float:
         """Log odds that the cell holds a pair of that size, plus log of how many it might be."""
         if tail == 0:
             return 0.0
-        variance = c.n_pairs * tail**2
+        variance = c.n_sets * tail**2
         x = size * abs(c.total) / variance
-        return float(x + np.log1p(np.exp(-2 * x)) - size**2 / (2 * variance) + np.log(c.n_pairs))
+        return float(x + np.log1p(np.exp(-2 * x)) - size**2 / (2 * variance) + np.log(c.n_sets))
 
     heap = [(-promise(c), i, c) for i, c in enumerate(cells)]
     heapq.heapify(heap)
@@ -354,7 +432,7 @@ def split(
 
     def push(c: Cell) -> None:
         nonlocal count
-        if c.n_pairs:
+        if c.n_sets:
             count += 1
             heapq.heappush(heap, (-promise(c), count, c))
 
@@ -364,29 +442,29 @@ def split(
         most = min(64, (until - ledger.spent) // 3)
         while heap and len(batch) + len(squares) < most:
             c = heapq.heappop(heap)[2]
-            if c.n_pairs == 1:
-                first, last = (c.a.start, c.a.stop - 1) if c.a == c.b else (c.a.start, c.b.start)
+            a, b = c.blocks
+            if c.n_sets == 1:
+                first, last = (a.start, a.stop - 1) if a == b else (a.start, b.start)
                 found[pair(int(table.order[first]), int(table.order[last]))] = c.total
-            elif c.a == c.b:
+            elif a == b:
                 squares.append(c)
             else:
-                batch.append(c if c.a.size >= c.b.size else Cell(c.b, c.a, c.total))
-        sums = yield from table.between(
-            ledger, [((c.a.halves()[0],), (c.b,)) for c in batch], known, "halving groups"
-        )
-        for c, first in zip(batch, sums, strict=True):
-            left, right = c.a.halves()
-            push(Cell(left, c.b, first))
-            push(Cell(right, c.b, c.total - first))
-        halves = [half for c in squares for half in c.a.halves()]
+                batch.append(c.largest_first)
+        tests = [c.half_test for c in batch]
+        sums = yield from table.between(ledger, tests, known, "halving groups")
+        for c, first in zip(batch, sums.tolist(), strict=True):
+            left, right = c.blocks[0].halves()
+            push(c.with_first(left, first))
+            push(c.with_first(right, c.total - first))
+        halves = [half for c in squares for half in c.blocks[0].halves()]
         sums = yield from table.inside(ledger, halves, "halving groups")
         for i, c in enumerate(squares):
-            left, right = c.a.halves()
-            first, second = sums[2 * i : 2 * i + 2]
-            push(Cell(left, left, first))
-            push(Cell(right, right, second))
-            push(Cell(left, right, c.total - first - second))
+            left, right = c.blocks[0].halves()
+            first, second = sums[2 * i : 2 * i + 2].tolist()
+            push(Cell((left, left), first))
+            push(Cell((right, right), second))
+            push(Cell((left, right), c.total - first - second))
     for _, _, c in heap:
-        if c.n_pairs == 1 and c.a != c.b:
-            found[pair(int(table.order[c.a.start]), int(table.order[c.b.start]))] = c.total
+        if c.n_sets == 1 and c.blocks[0] != c.blocks[1]:
+            found[table.set_of(c)] = c.total
     return found

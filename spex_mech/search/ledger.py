@@ -172,7 +172,7 @@ def padded(sets: Sequence[Set]) -> Int[np.ndarray, "mask slot"]:
     return rows
 
 
-def subsets(s: Set, least: int = 0) -> Iterable[Set]:
+def subsets(s: tuple[T, ...], least: int = 0) -> Iterable[tuple[T, ...]]:
     """The subsets of a set of at least so many units, itself included, small ones first."""
     return chain.from_iterable(combinations(s, size) for size in range(least, len(s) + 1))
 

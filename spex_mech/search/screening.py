@@ -63,8 +63,8 @@ class Rows:
         deep: Float[np.ndarray, "mask block unit"] | None = None,
     ) -> None:
         self.n_blocks, self.n = intact.shape
-        self._intact = intact.astype(np.float64)
-        changes = self._intact[None] if deep is None or not len(deep) else deep - self._intact
+        self.intact = intact.astype(np.float64)
+        changes = self.intact[None] if deep is None or not len(deep) else deep - self.intact
         self._energy = np.sqrt((size(changes) ** 2).mean(0))
         self.asked: list[int] = []
         self._slopes = np.zeros((16, self.n_blocks, self.n), dtype=np.float32)
@@ -74,7 +74,7 @@ class Rows:
 
     def add(self, unit: int, gradient: Float[np.ndarray, "block unit"]) -> None:
         """The gradient at the model without ``unit``, by block of prompts."""
-        row = self._intact - gradient
+        row = self.intact - gradient
         row[:, unit] = 0.0
         place = len(self.asked)
         if place == len(self._sizes):
@@ -91,7 +91,7 @@ class Rows:
 
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         """The gradients asked for, by what was ablated (the ablated unit's own as if intact)."""
-        intact = self._intact.mean(0)
+        intact = self.intact.mean(0)
         means = self._slopes[: len(self.asked)].mean(1)
         return {(): intact, **{(u,): intact - means[self._place[u]] for u in self.asked}}
 
@@ -160,6 +160,9 @@ class RowScreen:
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         return self.rows.slopes()
 
+    def larger(self, order: int, count: int) -> list[Set]:
+        return []
+
     def fit(self, ledger: Ledger) -> None:
         """A factor for each unit and block of prompts: how much larger its measured pairs are than
         predicted, shrunk towards that of all pairs."""
@@ -170,7 +173,7 @@ class RowScreen:
         if not known.any() or not predicted[known].any():
             return
         n_blocks = self.rows.n_blocks
-        values = np.array([ledger.effect(s) for s, k in zip(sets, known, strict=True) if k])
+        values = np.array([ledger.effect(sets[at]) for at in np.flatnonzero(known)])
         block = np.arange(values.shape[1]) * n_blocks // values.shape[1]
         sizes = abs(np.stack([values[:, block == b].mean(1) for b in range(n_blocks)], axis=1))
         pairs, predicted = pairs[known], predicted[known]
@@ -209,6 +212,9 @@ class Strengths:
 
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         return {}
+
+    def larger(self, order: int, count: int) -> list[Set]:
+        return []
 
     def fit(self, ledger: Ledger) -> None:
         """Scale each strength by how large its pairs are against what was expected, shrunk."""

@@ -27,7 +27,8 @@ from spex_mech.search.question import GRADIENT_COST, Question
 from spex_mech.search.screening import Rows, RowScreen, Strengths
 
 _SHARE_DEEP = 0.07  # of the budget, for gradients at random masks
-_LEAST_DEEP, _MOST_DEEP = 4, 16
+LEAST_DEEP = 4
+_MOST_DEEP = 16
 _DEPTH = 0.3  # share of units that they ablate
 _SHARE_ROWS = 0.25
 _ROWS_AT_A_TIME = 16
@@ -51,7 +52,7 @@ class Spex:
 
     def minimum_budget(self, n: int) -> int:
         if self.gradients:
-            return GRADIENT_COST * (1 + _LEAST_DEEP) + 60
+            return GRADIENT_COST * (1 + LEAST_DEEP) + 60
         return min(n, 500) + 200
 
     def default_budget(self, n: int) -> int:
@@ -69,14 +70,17 @@ class Spex:
         return Strengths(ledger.main_effects_by_prompt())
 
 
-def gradient_rows(ledger: Ledger, rng: np.random.Generator, keep: int) -> Asking[Rows]:
+def gradient_rows(
+    ledger: Ledger, rng: np.random.Generator, keep: int, depth: float = _DEPTH
+) -> Asking[Rows]:
     """Gradient rows for the units that promise most.
 
     Args:
         keep: evaluations to leave for what comes after candidates and validation.
+        depth: the share of units that random masks ablate.
     """
     n, room = ledger.n, ledger.left - keep
-    rows = yield from _deep_gradients(ledger, rng, room)
+    rows = yield from _deep_gradients(ledger, rng, room, min(depth, _DEPTH))
     # A row brings its unit's single ablation with it. Asking for all singles first was tried: it
     # ranks the rows better, but costs more than it saves.
     n_rows = max(4, int(_SHARE_ROWS * room) // GRADIENT_COST)
@@ -93,14 +97,16 @@ def gradient_rows(ledger: Ledger, rng: np.random.Generator, keep: int) -> Asking
     return rows
 
 
-def _deep_gradients(ledger: Ledger, rng: np.random.Generator, room: int) -> Asking[Rows]:
+def _deep_gradients(
+    ledger: Ledger, rng: np.random.Generator, room: int, depth: float
+) -> Asking[Rows]:
     """The slopes at the intact model and at random masks, which tell how much units interact."""
     nothing = np.empty((1, 0), dtype=np.int64)
     answer = yield from ledger.ask(Question(nothing, gradient=True, stage="intact model"))
     assert answer.gradients is not None
     ledger.value[()] = answer.values[0]
-    count = int(np.clip(_SHARE_DEEP * room / GRADIENT_COST, _LEAST_DEEP, _MOST_DEEP))
-    n_lost = max(1, round(_DEPTH * ledger.n))
+    count = int(np.clip(_SHARE_DEEP * room / GRADIENT_COST, LEAST_DEEP, _MOST_DEEP))
+    n_lost = max(1, round(depth * ledger.n))
     lost = [tuple(np.sort(rng.permutation(ledger.n)[:n_lost]).tolist()) for _ in range(count)]
     question = Question(padded(lost), gradient=True, stage="gradients at random masks")
     deep = yield from ledger.ask(question)

@@ -18,19 +18,19 @@ extrapolation, and poor where the function bends in between.
 
 Host time. With m masks a tree costs about m x n additions per level. Saved without changing a tree:
 the masks are binned once; the largest number of trees is fitted once for each depth, rate and fold,
-and its prefixes are scored; histograms are row-wise; fits run side by side. Saved at a risk: after
+and its prefixes are scored; histograms are row-wise. Saved at a risk: after
 the first fold, settings whose squared errors are larger than the best one's by four standard errors
 of the paired difference are dropped (a race; Maron & Moore 1994).
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spex_mech.search.distilled import check_examples
 from spex_mech.search.fourier import Set, convert, parities
 
 _DROPPED = 4.0  # standard errors
@@ -56,7 +56,7 @@ class Trees:
         n_coefficients: single units to keep, and as many interactions.
         depths, n_trees, learning_rates: the grid.
         n_folds: fewer are made where there are fewer different masks.
-        threads: fits that run side by side; the result does not depend on it.
+        threads: of LightGBM; the result does not depend on it.
     """
 
     name = "trees"
@@ -80,14 +80,19 @@ class Trees:
         self.about: dict[str, Any] = {}
         self._of_folds: list[tuple[Any, int]] = []
 
-    def fit(self, masks: Bool[np.ndarray, "mask unit"], values: Float[np.ndarray, " mask"]) -> None:
-        """Learn from masks (True = kept) and their values.
+    def fit(
+        self,
+        masks: Bool[np.ndarray, "mask unit"],
+        values: Float[np.ndarray, " mask"] | Float[np.ndarray, "mask prompt"],
+    ) -> None:
+        """Learn from masks (True = kept) and their values, averaged over prompts.
 
         Raises:
             ImportError: if LightGBM is missing.
             ValueError: if there are no masks or no units, or a value is not finite.
         """
-        _check(masks, values)
+        check_examples(masks, values)
+        values = values.reshape(len(masks), -1).mean(axis=1)
         lightgbm = _lightgbm()
         spread = float(values.std())
         folds = _folds(masks, self.n_folds, np.random.default_rng(self.seed))
@@ -153,7 +158,7 @@ class Trees:
             "learning_rate": rate,
             "num_leaves": 31,  # LightGBM's default, which the published grid leaves as it is
             "seed": self.seed,
-            "num_threads": 1,  # fits run side by side instead
+            "num_threads": self.threads,
             "deterministic": True,
             "force_row_wise": True,
             "max_bin": 2,
@@ -178,13 +183,11 @@ class Trees:
 
         for round_of_folds in (folds[:1], folds[1:]):
             jobs = [(fold, *fit) for fold in round_of_folds for fit in race.fits()]
-            with ThreadPoolExecutor(self.threads) as pool:
-                for (fold, depth, rate), (booster, errors) in zip(
-                    jobs, pool.map(grow, jobs), strict=True
-                ):
-                    race.boosters.setdefault((depth, rate), []).append(booster)
-                    for count, squared in zip(race.counts(depth, rate), errors, strict=True):
-                        race.errors[depth, count, rate][fold] = squared
+            for fold, depth, rate in jobs:
+                booster, errors = grow((fold, depth, rate))
+                race.boosters.setdefault((depth, rate), []).append(booster)
+                for count, squared in zip(race.counts(depth, rate), errors, strict=True):
+                    race.errors[depth, count, rate][fold] = squared
             race.drop()
         return race
 
@@ -371,16 +374,6 @@ def _predict(
 
 def _standard_error(x: Float[np.ndarray, " mask"]) -> float:
     return float(x.std() / max(1, len(x)) ** 0.5)
-
-
-def _check(masks: np.ndarray, values: np.ndarray) -> None:
-    if not masks.size:
-        raise ValueError(f"nothing to learn from: masks have the shape {masks.shape}")
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(
-            f"the value of mask {bad[0]} is {values[bad[0]]}: leave out masks without a value"
-        )
 
 
 def _lightgbm() -> Any:

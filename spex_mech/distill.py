@@ -1,0 +1,123 @@
+"""Distil a game into a small model: a proxy that predicts the values of any masks.
+
+``discover(method="proxyspex")`` does this on its way to measured interactions. Here the proxy
+itself is the result, for those who want predictions, or the Fourier, Banzhaf and Shapley indices
+of masks that ablate half of the units. All that it says is an estimate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from spex_mech.discover import as_game, drive, proxy_named
+from spex_mech.search.fourier import KINDS, convert
+from spex_mech.search.proxyspex import MaskSample, Proxy, half_masks, r_squared
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHARE_HELD = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """A proxy of a game, and how well it does.
+
+    Args:
+        proxy: the small model, fitted.
+        labels: the name of each unit.
+        r2: of the prompt mean, on masks that it did not learn from; None where all are alike.
+        n_masks: that it learned from.
+        cost: evaluations and seconds that the game took.
+    """
+
+    proxy: Proxy
+    labels: list[str]
+    r2: float | None
+    n_masks: int
+    cost: dict[str, int | float]
+
+    def predict(self, masks: Any) -> Float[np.ndarray, "mask ..."]:
+        """Values of masks (True = kept), on each prompt (distilled) or on average (trees)."""
+        return self.proxy.predict(np.asarray(masks, dtype=bool))
+
+    def frame(self, k: int = 20, order: int = 2, kind: str = "fourier") -> "pd.DataFrame":
+        """The k largest estimated coefficients of 2 to ``order`` units: ``units estimate``.
+
+        Args:
+            kind: "fourier", "banzhaf", "shapley", "mobius" or "intact" (``search.fourier``).
+
+        Raises:
+            ValueError: if a kind is unknown, or the proxy has no Fourier coefficients.
+        """
+        import pandas as pd
+
+        if kind not in KINDS:
+            raise ValueError(f"no kind {kind!r}: choose from {', '.join(KINDS)}")
+        terms = convert(self._terms(), "fourier", kind, order)
+        ranked = sorted((s for s in terms if len(s) > 1), key=lambda s: (-abs(terms[s]), s))[:k]
+        names = [" x ".join(self.labels[u] for u in s) for s in ranked]
+        return pd.DataFrame({"units": names, "estimate": [terms[s] for s in ranked]})
+
+    def _terms(self) -> dict[tuple[int, ...], float]:
+        fourier = getattr(self.proxy, "fourier", None)
+        if fourier is None:
+            raise ValueError(
+                f"the proxy {type(self.proxy).__name__} has no Fourier coefficients; use 'trees' "
+                "or 'distilled'"
+            )
+        return fourier if isinstance(fourier, dict) else fourier()
+
+
+def distill(
+    game: Any,
+    budget: int,
+    proxy: Any = "distilled",
+    *,
+    seed: int = 0,
+    n: int | None = None,
+    labels: Sequence[str] | None = None,
+    progress: bool = True,
+) -> Distillation:
+    """Fit a proxy to masks that ablate half of the units, in pairs of complements.
+
+    A tenth of the masks is held out, for the R² that the result states.
+
+    Args:
+        game: as for ``discover``.
+        budget: evaluations: masks in all.
+        proxy: "distilled", "trees" (needs the extra ``trees``) or an object with ``fit``,
+            ``predict``, ``propose`` and ``uncertainty``.
+        seed: of masks and proxy.
+        n, labels, progress: as for ``discover``.
+
+    Raises:
+        ValueError: a budget under 20.
+
+    >>> def both(masks):  # worth 1 where both of the first two units are kept
+    ...     return masks[:, :2].all(dim=1).double()
+    >>> small = distill(both, budget=100, n=6)
+    >>> small.frame(1, kind="banzhaf").round(2).to_numpy().tolist()
+    [['0 x 1', 1.0]]
+    """
+    game = as_game(game, n, labels)
+    if budget < 20:
+        raise ValueError(f"a budget of {budget} masks is too small to learn from: give at least 20")
+    fitted = proxy_named(proxy, seed, game)
+    rng = np.random.default_rng(seed)
+    sample = MaskSample(_different(half_masks(len(game), budget, rng)))
+    cost = drive(game, sample, progress)
+    masks, values = sample.masks, sample.values
+    n_held = max(2, int(_SHARE_HELD * len(masks)) // 2 * 2)
+    fitted.fit(masks[n_held:], values[n_held:])
+    r2 = r_squared(masks[:n_held], values[:n_held], fitted)
+    return Distillation(fitted, list(game.labels), r2, len(masks) - n_held, cost)
+
+
+def _different(masks: Bool[np.ndarray, "mask unit"]) -> Bool[np.ndarray, "some unit"]:
+    """Each mask once, in their order."""
+    _, first = np.unique(np.packbits(masks, axis=1), axis=0, return_index=True)
+    return masks[np.sort(first)]

@@ -1,0 +1,93 @@
+"""To and from shapiq, which is imported only when asked for.
+
+shapiq's indices add units where this package ablates them, so that a set of k units has its sign
+turned k times: pairs have the same sign in both, main effects the opposite one (helping is
+positive there). What this package measures, at the intact model, is shapiq's ``Co-Moebius``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spex_mech.results.interactions import Interactions
+
+if TYPE_CHECKING:
+    import shapiq
+
+INDEX = "Co-Moebius"
+
+
+def to_shapiq(found: Interactions) -> "shapiq.InteractionValues":
+    """Measured interactions and main effects, averaged over prompts, as ``InteractionValues``.
+
+    What was not measured is absent. The values are exact: ``estimated`` is False.
+
+    Raises:
+        ImportError: if shapiq is missing.
+    """
+    shapiq = _shapiq()
+    values: dict[tuple[int, ...], float] = {(): found.intact}
+    for unit in np.flatnonzero(np.isfinite(found.main_effects)):
+        values[(int(unit),)] = -float(found.main_effects[unit])
+    for units, value in zip(found.units, found.mean, strict=True):
+        s = tuple(int(u) for u in units if u >= 0)
+        values[s] = (-1) ** len(s) * float(value)
+    return shapiq.InteractionValues(
+        values=values,
+        index=INDEX,
+        min_order=0,
+        max_order=max(map(len, values)),
+        n_players=len(found.labels),
+        estimated=False,
+        estimation_budget=int(found.cost.get("evaluations", 0)) or None,
+        baseline_value=found.intact,
+    )
+
+
+def from_shapiq(
+    values: "shapiq.InteractionValues", labels: list[str] | None = None
+) -> Interactions:
+    """shapiq's values as a table that this package can show, plot, save and confirm.
+
+    They stay what they were: ``about["index"]`` says which index, ``about["estimated"]`` whether it
+    was estimated, and neither is what ``discover`` measures unless the index is ``Co-Moebius``.
+
+    Args:
+        labels: the name of each player; default: their numbers.
+
+    Raises:
+        ValueError: the number of labels is not that of the players.
+    """
+    n = int(values.n_players)
+    names = [str(unit) for unit in range(n)] if labels is None else list(labels)
+    if len(names) != n:
+        raise ValueError(f"{len(names)} labels for {n} players")
+    by_set: dict[tuple[int, ...], float] = {
+        tuple(int(u) for u in s): float(v) for s, v in values.interactions.items()
+    }
+    main = np.full((n, 1), np.nan)
+    for s, value in by_set.items():
+        if len(s) == 1:
+            main[s[0]] = -value
+    sets = sorted((s for s in by_set if len(s) > 1), key=lambda s: (-abs(by_set[s]), s))
+    units = np.full((len(sets), max(map(len, sets), default=2)), -1, dtype=np.int32)
+    sizes = np.zeros((len(sets), 1), dtype=np.float32)
+    for row, s in enumerate(sets):
+        units[row, : len(s)] = s
+        sizes[row] = (-1) ** len(s) * by_set[s]
+    about: dict[str, Any] = {
+        "method": "shapiq",
+        "index": str(values.index),
+        "estimated": bool(values.estimated),
+    }
+    cost: dict[str, int | float] = {"evaluations": int(values.estimation_budget or 0)}
+    start = by_set.get((), float(values.baseline_value))
+    return Interactions(names, units, sizes, main, np.array([start]), cost=cost, about=about)
+
+
+def _shapiq() -> Any:
+    try:
+        import shapiq
+    except ImportError as error:
+        raise ImportError("shapiq is not installed: pip install shapiq") from error
+    return shapiq

@@ -1,0 +1,386 @@
+"""ProxySPEX: a small distilled model screens interactions, the large one confirms them.
+
+1. *Sizes.* Two masks each of several sizes tell how much may be ablated before the metric stops
+   telling masks apart.
+2. *Masks to learn from*, of random sizes up to that (near the intact model, where interactions are
+   defined), or pairs of complements that ablate half of the units each. Some are held out. A proxy
+   that reads slopes gets gradient rows as SPEX asks for them; one that needs no masks of its own
+   (``distilled`` without gradients) gets what group tests or single ablations tell; any other gets
+   a share of the budget, the later parts where it is least sure.
+3. *Distil*: the proxy is fitted; its R² on the held-out masks is part of the result, and so is the
+   rank correlation of predicted with confirmed sizes, as predicted before they were measured.
+4. *Screen and confirm*, *higher orders*, *audit* (``adaptive``); what each round measured teaches
+   the proxy again.
+
+Costs the budget, by default 2 evaluations a unit with gradients, and 4 without (and 100). The name
+and the idea of a proxy are those of Butler et al. 2025 (arXiv 2505.17495), whose proxy is boosted
+trees (``trees``) on masks of half of the units, and who confirm nothing. What was learned here:
+near the intact model of a dense game, random masks tell little of any pair (a mask of a tenth of
+900 units holds 4,000 pairs), so that a budget is better spent on rows of slopes, or where there are
+none, on measuring the pairs of units that proved strong.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spex_mech.search.adaptive import Screen
+from spex_mech.search.distilled import Distilled
+from spex_mech.search.ledger import Asking, Ledger, Set, padded
+from spex_mech.search.question import GRADIENT_COST, Findings, Question
+from spex_mech.search.screening import RowScreen, Strengths
+from spex_mech.search.spex import LEAST_DEEP, gradient_rows, without_gradients
+
+_SHARES = (0.5, 0.25, 0.125, 0.0625)  # of the units, ablated to see how much may be
+_PER_SHARE = 2
+_TELLING = 1.2  # how much more twice as many must change the values
+_SHARE_VALUES, _LEAST_VALUES, _MOST_VALUES = 0.025, 16, 200  # of masks to learn values from
+_SHARE_HELD, _LEAST_HELD, _MOST_HELD = 0.012, 10, 60
+_SHARE_LEARNED = 0.4  # of the budget, for a proxy that learns from masks alone
+_SHARE_FIRST = 0.6  # of those, at random
+_CANDIDATES = 8  # masks to choose one from where the proxy is unsure
+_MOST_CANDIDATES = 20_000
+_MOST_PROPOSED = 20_000
+_MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
+_GROWN = 1.25  # a proxy is fitted again when it can learn from so many times as many masks
+_MOST_EXAMPLES = 1500  # singles and pairs that the distilled proxy learns from
+
+
+@runtime_checkable
+class Proxy(Protocol):
+    """A small model of a set function. Anything with these methods can be ``proxy=``."""
+
+    def fit(
+        self, masks: Bool[np.ndarray, "mask unit"], values: Float[np.ndarray, "mask prompt"]
+    ) -> None:
+        """Learn from all masks so far (True = kept) and their values; called several times."""
+        ...
+
+    def predict(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, "mask ..."]:
+        """Values, on each prompt or on average."""
+        ...
+
+    def propose(self, k: int, order: int = 2) -> list[tuple[Set, float]]:
+        """The k strongest interactions of 2 to ``order`` units at the intact model: unit numbers in
+        ascending order, and the signed size."""
+        ...
+
+    def uncertainty(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, " mask"]:
+        """How unsure the predictions are; only their order matters."""
+        ...
+
+
+@dataclass
+class ProxySpex:
+    """Candidates from a proxy that learned from masked runs.
+
+    Args:
+        proxy: what learns.
+        gradients: whether the game gives gradients, and the proxy reads them.
+        half: learn from pairs of complementary masks of half of the units, as Fourier coefficients
+            at p = 1/2 want them; not from masks near the intact model.
+        max_fraction: the largest share of units that a test may ablate; set by what is measured.
+    """
+
+    proxy: Proxy
+    gradients: bool = False
+    half: bool = False
+    max_fraction: float = 0.15
+    notes: dict[str, Any] = field(default_factory=dict)
+    name: str = "proxyspex"
+
+    def minimum_budget(self, n: int) -> int:
+        fixed = 1 + _PER_SHARE * len(_SHARES) + _LEAST_VALUES + _LEAST_HELD
+        if self.gradients:
+            return fixed + GRADIENT_COST * (1 + LEAST_DEEP) + 60
+        return fixed + min(n, 500) + 200
+
+    def default_budget(self, n: int) -> int:
+        return (2 if self.gradients else 4) * n + 100
+
+    def candidates(
+        self, ledger: Ledger, rng: np.random.Generator, keep: int, top: int
+    ) -> Asking[Screen]:
+        yield from ledger.values_of([()], "intact model")
+        room = ledger.left - keep
+        examples, held = Examples(ledger.n), Examples(ledger.n)
+        self.max_fraction = yield from telling_fraction(ledger, rng, examples)
+        count = int(np.clip(_SHARE_HELD * room, _LEAST_HELD, _MOST_HELD))
+        yield from held.ask(ledger, self._masks(ledger.n, count, rng), "held-out masks")
+        if isinstance(self.proxy, Distilled):
+            screen = yield from self._distil(ledger, rng, keep, examples, self.proxy)
+        else:
+            until = ledger.budget - keep - int((1 - _SHARE_LEARNED) * room)
+            yield from self._learn(ledger, rng, until, examples)
+            screen = ProposalScreen(self.proxy, examples)
+            screen.fit(ledger)
+        self.notes |= {
+            "proxy": getattr(self.proxy, "name", type(self.proxy).__name__),
+            "proxy_about": getattr(self.proxy, "about", {}),
+            "proxy_r2": r_squared(*held.all(), self.proxy),
+            "held_out_masks": len(held),
+            "largest_share_ablated": self.max_fraction,
+            "evaluations_of_candidates": ledger.spent,
+        }
+        return screen
+
+    def _distil(
+        self,
+        ledger: Ledger,
+        rng: np.random.Generator,
+        keep: int,
+        examples: "Examples",
+        proxy: Distilled,
+    ) -> Asking[Screen]:
+        """Masks of all sizes for the values; for pairs, rows of slopes, or without gradients what
+        group tests or single ablations tell."""
+        count = int(np.clip(_SHARE_VALUES * (ledger.left - keep), _LEAST_VALUES, _MOST_VALUES))
+        masks = self._masks(ledger.n, count, rng)
+        yield from examples.ask(ledger, masks, "masks to learn from")
+        rows, screen = None, None
+        if self.gradients:
+            rows = yield from gradient_rows(ledger, rng, keep, self.max_fraction)
+            screen = RowScreen(rows)
+            self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
+        else:
+            way = yield from without_gradients(ledger, rng, keep, self.max_fraction)
+            screen = Strengths(ledger.main_effects_by_prompt())
+            self.notes["candidates"] = way
+        proxy.fit(*examples.all(ledger, _MOST_EXAMPLES), rows)
+        return screen
+
+    def _learn(
+        self, ledger: Ledger, rng: np.random.Generator, until: int, examples: "Examples"
+    ) -> Asking[None]:
+        """Random masks, then those of many random ones where the proxy is least sure."""
+        room = until - ledger.spent
+        first = self._masks(ledger.n, int(_SHARE_FIRST * room), rng)
+        yield from examples.ask(ledger, first, "masks to learn from")
+        rest = until - ledger.spent
+        if rest < 2:
+            return
+        self.proxy.fit(*examples.all(ledger))
+        new = self._masks(ledger.n, min(_CANDIDATES * rest, _MOST_CANDIDATES), rng)
+        least_sure = np.argsort(-self.proxy.uncertainty(new), kind="stable")
+        if self.half:  # with their complements
+            chosen = list(dict.fromkeys((least_sure // 2).tolist()))[: rest // 2]
+            least_sure = np.array([[2 * c, 2 * c + 1] for c in chosen], dtype=np.int64).ravel()
+        yield from examples.ask(ledger, new[least_sure[:rest]], "masks to learn from")
+
+    def _masks(self, n: int, count: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:
+        if self.half:
+            return half_masks(n, count, rng)
+        most = max(2.0, self.max_fraction * n)
+        sizes = np.exp(rng.uniform(np.log(2), np.log(most), count)).round().astype(int)
+        masks = np.ones((count, n), dtype=bool)
+        for mask, size in zip(masks, np.minimum(sizes, n), strict=True):
+            mask[rng.permutation(n)[:size]] = False
+        return masks
+
+
+def half_masks(n: int, count: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:
+    """Random masks, each followed by its complement: their mean holds no main effect and no other
+    interaction of odd order."""
+    kept = rng.random(((count + 1) // 2, n)) < 0.5
+    return np.stack([kept, ~kept], axis=1).reshape(-1, n)[:count]
+
+
+def telling_fraction(
+    ledger: Ledger, rng: np.random.Generator, examples: "Examples"
+) -> Asking[float]:
+    """The largest share of units whose ablation still tells masks apart: twice as many must change
+    the values more than half as many did. Where a model is broken, more ablation changes nothing.
+    """
+    n = ledger.n
+    masks = np.ones((len(_SHARES) * _PER_SHARE, n), dtype=bool)
+    for row, mask in enumerate(masks):
+        size = max(1, round(_SHARES[row // _PER_SHARE] * n))
+        mask[rng.permutation(n)[:size]] = False
+    yield from examples.ask(ledger, masks, "how much can be ablated")
+    values = np.array([examples.value_of(ledger, mask) for mask in masks])
+    changes = ((values - ledger.value[()]) ** 2).reshape(len(_SHARES), -1).mean(axis=1) ** 0.5
+    for share, more, less in zip(_SHARES, changes, changes[1:], strict=False):
+        if more >= _TELLING * less:
+            return share
+    return _SHARES[-1]
+
+
+def r_squared(
+    masks: Bool[np.ndarray, "mask unit"], values: Float[np.ndarray, "mask prompt"], proxy: Proxy
+) -> float | None:
+    """Of the prompt mean; None where all values are alike."""
+    truth = values.mean(axis=1)
+    predicted = np.asarray(proxy.predict(masks), dtype=np.float64).reshape(len(masks), -1)
+    spread = float(((truth - truth.mean()) ** 2).sum())
+    if spread <= 1e-18 * float((truth**2).sum()):
+        return None
+    return 1 - float(((truth - predicted.mean(axis=1)) ** 2).sum()) / spread
+
+
+class Examples:
+    """Masks and their values, none of them twice."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._values: dict[bytes, Float[np.ndarray, " prompt"]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def ask(self, ledger: Ledger, masks: Bool[np.ndarray, "mask unit"], stage: str) -> Asking[None]:
+        """Evaluate those that are not known yet."""
+        new = {
+            np.packbits(mask).tobytes(): mask
+            for mask in masks
+            if self.value_of(ledger, mask) is None
+        }
+        step = max(1, _MOST_SLOTS // self.n)
+        keys = list(new)
+        for start in range(0, len(keys), step):
+            part = keys[start : start + step]
+            lost = [tuple(np.flatnonzero(~new[key]).tolist()) for key in part]
+            answer = yield from ledger.ask(Question(padded(lost), stage=stage))
+            for key, s, value in zip(part, lost, answer.values, strict=True):
+                if len(s) <= 2:
+                    ledger.value[s] = value
+                else:
+                    self._values[key] = value
+
+    def value_of(
+        self, ledger: Ledger, mask: Bool[np.ndarray, " unit"]
+    ) -> Float[np.ndarray, " prompt"] | None:
+        lost = np.flatnonzero(~mask)
+        if len(lost) <= 2:
+            return ledger.value.get(tuple(lost.tolist()))
+        return self._values.get(np.packbits(mask).tobytes())
+
+    def all(
+        self, ledger: Ledger | None = None, most: int | None = None
+    ) -> tuple[Bool[np.ndarray, "mask unit"], Float[np.ndarray, "mask prompt"]]:
+        """These, and of the ledger's sets the smallest, ``most`` at most."""
+        packed = np.frombuffer(b"".join(self._values), dtype=np.uint8)
+        masks = np.unpackbits(packed.reshape(len(self), -1), axis=1, count=self.n).astype(bool)
+        values = list(self._values.values())
+        sets = [] if ledger is None else sorted(ledger.value, key=len)[:most]
+        small = np.ones((len(sets), self.n), dtype=bool)
+        for mask, s in zip(small, sets, strict=True):
+            mask[list(s)] = False
+            assert ledger is not None
+            values.append(ledger.value[s])
+        return np.concatenate([masks, small]), np.array(values)
+
+
+class MaskSample:
+    """A search that only has masks evaluated."""
+
+    def __init__(self, masks: Bool[np.ndarray, "mask unit"]) -> None:
+        self.masks, self.planned = masks, len(masks)
+        self._told: list[np.ndarray] = []
+        self._done = 0
+        self._step = max(1, _MOST_SLOTS // masks.shape[1])
+
+    @property
+    def values(self) -> Float[np.ndarray, "mask prompt"]:
+        return np.concatenate(self._told)
+
+    def ask(self) -> Question | None:
+        part = self.masks[self._done : self._done + self._step]
+        lost = [tuple(np.flatnonzero(~mask).tolist()) for mask in part]
+        return Question(padded(lost), stage="masks to learn from") if lost else None
+
+    def tell(
+        self,
+        values: Float[np.ndarray, "mask prompt"],
+        gradients: Float[np.ndarray, "mask block unit"] | None = None,
+    ) -> None:
+        self._told.append(values)
+        self._done += len(values)
+
+    def best(self, k: int) -> list[tuple[Set, float]]:
+        return []
+
+    def findings(self) -> Findings:
+        """Nothing: no interaction was measured."""
+        nothing = np.zeros((0, 2), dtype=np.int32)
+        n_prompts = self.values.shape[1]
+        unknown = np.full((self.masks.shape[1], n_prompts), np.nan)
+        return Findings(nothing, np.zeros((0, n_prompts)), unknown, np.full(n_prompts, np.nan))
+
+
+class ProposalScreen:
+    """Ranks pairs by what a proxy proposes; the others behind, by the strengths of their units,
+    which begin as the main effects that the proxy predicts."""
+
+    informed = False  # proposals say nothing of the pairs that are not among them
+
+    def __init__(self, proxy: Proxy, examples: Examples) -> None:
+        self.proxy, self._examples = proxy, examples
+        self._fitted_to = 0
+        self._proposed: dict[Set, float] = {}
+        self._main = np.zeros((examples.n, 1))
+        self._others = Strengths(self._main)
+
+    def fit(self, ledger: Ledger) -> None:
+        """Fit the proxy again where it can learn from many more masks."""
+        count = len(self._examples) + len(ledger.value)
+        if count >= _GROWN * self._fitted_to:
+            self._fitted_to = count
+            self.proxy.fit(*self._examples.all(ledger))
+            self._proposed = {}
+            self._main = predicted_main_effects(self.proxy, ledger.n)
+        known = ledger.main_effects_by_prompt()
+        self._others = Strengths(np.where(np.isnan(known), self._main, known))
+        self._others.fit(ledger)
+
+    def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
+        proposed = [s for s in self._propose(count, 2) if len(s) == 2]
+        others = self._others.strongest(count)
+        return np.concatenate([np.array(proposed, dtype=np.int64).reshape(-1, 2), others])
+
+    def score(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
+        """Predicted log-size, up to a constant."""
+        sizes = [abs(self._proposed.get(s, 0.0)) for s in map(tuple, pairs.tolist())]
+        behind = self._others.score(pairs)
+        least = min((v for v in map(abs, self._proposed.values()) if v > 0), default=1.0)
+        behind = behind - behind.max(initial=-700.0) + np.log(least) - 1.0
+        return np.where(np.array(sizes) > 0, np.log(np.maximum(sizes, least)), behind)
+
+    def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
+        return {}
+
+    def larger(self, order: int, count: int) -> list[Set]:
+        proposed = self._propose(count, order)
+        found = [s for s in proposed if len(s) == order]
+        return sorted(found, key=lambda s: -abs(proposed[s]))[:count]
+
+    def _propose(self, count: int, order: int) -> dict[Set, float]:
+        new = self.proxy.propose(min(count, _MOST_PROPOSED), order)
+        self._proposed |= {check_set(s, self._examples.n): float(v) for s, v in new}
+        return self._proposed
+
+
+def predicted_main_effects(proxy: Proxy, n: int) -> Float[np.ndarray, "unit ..."]:
+    """What the proxy says of every unit's ablation alone, on each prompt or on average."""
+    parts = []
+    for units in np.array_split(np.arange(n), max(1, n * n // _MOST_SLOTS)):
+        masks = np.ones((len(units) + 1, n), dtype=bool)
+        masks[np.arange(len(units)), units] = False
+        values = np.asarray(proxy.predict(masks), dtype=np.float64).reshape(len(masks), -1)
+        parts.append(values[:-1] - values[-1])
+    return np.concatenate(parts)
+
+
+def check_set(units: Any, n: int) -> Set:
+    """Raises:
+    ValueError: a proxy proposed what is no set of units.
+    """
+    s = tuple(int(u) for u in units)
+    if len(s) < 2 or any(a >= b for a, b in pairwise(s)) or s[0] < 0 or s[-1] >= n:
+        raise ValueError(
+            f"the proxy proposed {tuple(units)}; an interaction is a tuple of two or more units in "
+            f"ascending order, 0 to {n - 1}"
+        )
+    return s
