@@ -16,14 +16,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spex_mech.games.model_game import versions
+from spex_mech.proxies.distilled import Distilled
+from spex_mech.proxies.trees import Trees
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.adaptive import Adaptive, Strategy
-from spex_mech.search.distilled import Distilled
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import Proxy, ProxySpex
 from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
-from spex_mech.search.trees import Trees
 
 METHODS = ("spex", "proxyspex", "exhaustive")
 _MASKS_PER_BATCH = 256

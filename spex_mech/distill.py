@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHARE_HELD = 0.1
+_FEW_UNITS = 40  # so that the same mask may be drawn twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,8 @@ def distill(
         raise ValueError(f"a budget of {budget} masks is too small to learn from: give at least 20")
     fitted = proxy_named(proxy, seed, game)
     rng = np.random.default_rng(seed)
-    sample = MaskSample(_different(half_masks(len(game), budget, rng)))
+    drawn = half_masks(len(game), 2 * budget if len(game) < _FEW_UNITS else budget, rng)
+    sample = MaskSample(_different(drawn)[:budget])
     cost = drive(game, sample, progress)
     masks, values = sample.masks, sample.values
     n_held = max(2, int(_SHARE_HELD * len(masks)) // 2 * 2)

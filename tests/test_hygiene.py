@@ -88,7 +88,8 @@ def test_discover_is_the_function_whatever_was_imported_first(first: str) -> Non
 @pytest.mark.parametrize(
     ("folder", "never"),
     [
-        ("search", ["games", "results", "discover", "tasks", "zoo", "cli"]),
+        ("search", ["games", "results", "proxies", "discover", "distill", "tasks", "zoo", "cli"]),
+        ("proxies", ["games", "results", "discover", "distill", "tasks", "zoo", "cli"]),
         ("games", ["search", "results", "discover", "tasks", "zoo", "cli"]),
         ("results", ["search", "games", "discover", "tasks", "zoo", "cli"]),
     ],

@@ -344,3 +344,160 @@ def test_story_model_top_pairs_at_three_evaluations_a_unit(shared_data: Path) ->
     for pair, value in zip(top[:100], truth["values"].mean(1), strict=False):
         if pair in have:
             assert values_of(found)[pair] == pytest.approx(value, abs=1e-5)
+
+
+def sums_of(planted: dict[tuple[int, ...], float]) -> Any:
+    """A set function's value: dense main effects and what was planted."""
+
+    def value(s: tuple[int, ...]) -> float:
+        return sum(0.1 * (u % 7) for u in s) + sum(v for p, v in planted.items() if {*p} <= {*s})
+
+    return value
+
+
+def drive(steps: Any, value: Any) -> tuple[Any, list[tuple[int, ...]]]:
+    """Answer a generator's questions; what it returns, and the sets that it asked for."""
+    asked: list[tuple[int, ...]] = []
+    try:
+        question = next(steps)
+        while True:
+            rows = [tuple(int(u) for u in row if u >= 0) for row in question.ablated]
+            asked += rows
+            question = steps.send(Answer(np.array([[value(r)] for r in rows], dtype=float), None))
+    except StopIteration as done:
+        return done.value, asked
+
+
+def test_many_cells_are_halved_in_one_test() -> None:
+    """Five pairs whose sizes tell their subsets apart take hardly more tests than one."""
+    from spex_mech.search.group_tests import Partition, tree
+
+    def cost(planted: dict[tuple[int, ...], float]) -> int:
+        ledger = Ledger(256, 10_000)
+        value = sums_of(planted)
+        drive(ledger.values_of([()], "intact"), value)
+        table = Partition(np.arange(256), 16)
+        steps = tree(ledger, np.random.default_rng(0), table, 10_000, 0.5)
+        found, asked = drive(steps, value)
+        assert found == pytest.approx(planted)
+        assert len(asked) == len(set(asked))
+        return ledger.spent
+
+    one = {(3, 200): 1.0}
+    five = {(3, 200): 1.0, (20, 60): -0.61, (90, 130): 2.3, (160, 240): 0.27, (40, 110): 3.7}
+    equal = dict.fromkeys(five, 1.0)
+    tables = 16 * 17 // 2
+    assert cost(five) < 2.5 * (cost(one) - 2 * tables) + 2 * tables < cost(equal)
+
+
+@pytest.mark.parametrize("order", [3, 4])
+def test_sets_without_strong_subsets_are_found_by_group_tests(order: int) -> None:
+    from spex_mech.search.group_tests import higher_tree
+
+    rng = np.random.default_rng(order)
+    planted = {
+        tuple(sorted(rng.choice(200, order, replace=False).tolist())): float(value)
+        for value in (1.5, -0.7, 2.2)
+    }
+    pairs = {(int(a), int(a) + 1): 1.0 for a in range(0, 60, 6)}
+    ledger = Ledger(200, 20_000)
+    value = sums_of({**planted, **pairs})
+    drive(ledger.values_of([()], "intact"), value)
+    found, asked = drive(higher_tree(ledger, rng, order, 20_000, 0.6), value)
+    assert found == pytest.approx(planted)
+    assert len(asked) < 3000  # of 1.3 or 65 million sets
+
+
+def test_a_dense_truth_stops_group_tests_of_higher_order() -> None:
+    from spex_mech.search.group_tests import higher_tree
+
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((40, 3))
+    ledger = Ledger(40, 3000)
+    value = lambda s: float(np.tanh(weights[list(s)].sum(0)).sum())  # noqa: E731
+    drive(ledger.values_of([()], "intact"), value)
+    found, asked = drive(higher_tree(ledger, rng, 3, 3000, 0.5), value)
+    assert found == {} and len(asked) < 1500
+
+
+def test_a_small_budget_halves_the_strongest_cells_to_their_end() -> None:
+    game = planted_game(2000, 80, 0)
+    found = values_of(run(game, budget=1100))
+    strongest = sorted(game.planted, key=lambda s: -abs(game.planted[s]))
+    have = [s in found for s in strongest]
+    assert 0.3 < np.mean(have) < 1  # not all can be, but what can be is finished
+    assert np.mean(have[:20]) > np.mean(have[20:])
+
+
+def test_slopes_at_random_masks_tell_which_rows_to_ask_for() -> None:
+    """Half of the units do not interact: no row is asked for them."""
+    game = Saturating(60, 0)
+    alive = torch.arange(60) < 20
+    value = game.value
+    game.value = lambda gates: value(torch.where(alive, gates, 1.0)) + gates.sum(1)[:, None]  # type: ignore[method-assign]
+    found = run(game, budget=300)
+    rows = found.about["gradient_rows"]
+    singles = np.flatnonzero(np.isfinite(found.main_effects))
+    assert 15 <= rows <= 25
+    pairs = found.top(30).units
+    assert pairs.max() < 20 and set(range(15)) <= set(singles.tolist())
+
+
+def measured(n: int, main: float, pairs: dict[tuple[int, int], list[float]]) -> Ledger:
+    """A ledger in which all singles and these pairs are known."""
+    ledger = Ledger(n, 10_000)
+    n_prompts = len(next(iter(pairs.values())))
+    ledger.value = {(): np.zeros(n_prompts), **{(u,): np.full(n_prompts, main) for u in range(n)}}
+    for s, value in pairs.items():
+        ledger.value[s] = 2 * main + np.array(value)
+        ledger.interaction[s] = float(np.mean(value))
+    return ledger
+
+
+def test_what_was_measured_corrects_rows_by_unit_and_prompt() -> None:
+    """Rows of units 0 and 1 predict 1 everywhere; those of unit 1 prove too small on a prompt."""
+    from spex_mech.search.screening import Rows, RowScreen
+
+    rows = Rows(np.zeros((2, 60)))
+    for unit in (0, 1):
+        rows.add(unit, -np.ones((2, 60)))
+    screen = RowScreen(rows)
+    untested = np.array([[0, 50], [1, 50]])
+    assert np.ptp(screen.score(untested)) == 0
+    pairs = {(0, j): [1.0, 1.0] for j in range(2, 40)}
+    screen.fit(measured(60, 0.0, {**pairs, **{(1, j): [1.0, 5.0] for j in range(2, 40)}}))
+    right, too_small = screen.score(untested)
+    assert too_small > right + 0.2
+
+
+def test_strengths_learn_which_units_matter_on_which_prompt() -> None:
+    from spex_mech.search.screening import Strengths
+
+    main = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.3, 0.3]])
+    first = [tuple(p) for p in Strengths(main).strongest(10).tolist()]
+    assert set(first[:2]) == {(0, 1), (2, 3)} and len(first) == 10
+
+    strengths = Strengths(np.ones((30, 2)))
+    untested = np.array([[0, 20], [15, 20]])
+    assert np.ptp(strengths.score(untested)) == 0
+    large = {(0, j): [10.0, 0.1] for j in range(1, 9)}
+    small = {(j, j + 1): [0.1, 0.1] for j in range(9, 19)}
+    strengths.fit(measured(30, 1.0, {**large, **small}))
+    strong, weak = strengths.score(untested)
+    assert strong > weak + 0.5
+    assert (strengths.strongest(5) == 0).any(axis=1).all()
+
+
+def test_largest_pairs_are_those_of_a_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spex_mech.search import screening
+
+    rng = np.random.default_rng(0)
+    factors = rng.gamma(0.3, size=(50, 3))
+    full = np.triu(factors @ factors.T, 1)
+    i, j = np.triu_indices(50, 1)
+    wanted = np.argsort(-full[i, j], kind="stable")[:40]
+    for at_once in (4_000_000, 49):  # one block, and many that can be passed over
+        monkeypatch.setattr(screening, "_SCANNED_AT_ONCE", at_once)
+        found = screening.largest_products(factors, lambda a, b: a @ b.T, 40)
+        assert found.tolist() == np.stack([i[wanted], j[wanted]], 1).tolist()
+    assert screening.largest_products(factors, lambda a, b: a @ b.T, 0).shape == (0, 2)

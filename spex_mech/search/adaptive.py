@@ -30,6 +30,7 @@ _ROUNDS = 12
 _MOST_CANDIDATES = 300_000
 _SHARE_AUDIT = 0.03
 _SHARE_HIGHER = 0.25
+_SHARE_HIGHER_IF_COMPLETE = 0.8
 _LEAST_AUDIT, _MOST_AUDIT = 30, 400
 
 
@@ -40,6 +41,11 @@ class Screen(Protocol):
     @property
     def informed(self) -> bool:
         """Whether scores mean anything; without, the audit has one stratum."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether the strong pairs are thought to be measured already."""
         ...
 
     def fit(self, ledger: Ledger) -> None:
@@ -66,7 +72,7 @@ class Screen(Protocol):
 class Unscreened:
     """Nothing is predicted: what a screen is before anything was learned."""
 
-    informed = False
+    informed = complete = False
 
     def fit(self, ledger: Ledger) -> None:
         pass
@@ -184,11 +190,13 @@ class Adaptive:
     def _run(self) -> Asking[None]:
         ledger, n = self.ledger, self.n
         if ledger.budget >= self._all_sets:
+            self._strategy.notes["candidates"] = "all sets"
             yield from ledger.values_of([()], "intact model")
             for size in range(2, self.order + 1):
                 yield from ledger.measure(list(combinations(range(n), size)), f"sets of {size}")
             return
         if self.order > 2 and ledger.budget >= 1.25 * _count_of_sets(n, 2):
+            self._strategy.notes["candidates"] = "all pairs"
             yield from ledger.values_of([()], "intact model")
             yield from ledger.measure(list(combinations(range(n), 2)), "all pairs")
             yield from self._higher_orders(0, Unscreened())
@@ -199,6 +207,8 @@ class Adaptive:
         higher = int(_SHARE_HIGHER * ledger.budget) if self.order > 2 else 0
         keep = 2 * n_audit  # an audited pair may need its singles too
         screen = yield from self._strategy.candidates(ledger, self._rng, keep + higher, self.top)
+        if self.order > 2 and screen.complete:
+            higher = max(higher, int(_SHARE_HIGHER_IF_COMPLETE * (ledger.left - keep)))
         predicted: dict[Set, float] = {}
         yield from validate(ledger, screen, keep + higher, predicted)
         if self.order > 2:
@@ -224,7 +234,7 @@ class Adaptive:
             stop = ledger.left - room
             if not self._strategy.gradients:
                 fraction = self._strategy.max_fraction
-                until = ledger.spent + room // 2
+                until = ledger.spent + int((0.9 if screen.complete else 0.5) * room)
                 yield from higher_tree(ledger, self._rng, order, until, fraction)
                 room = ledger.left - stop
             parents = [s for s, _ in ledger.best(len(ledger.interaction)) if len(s) == order - 1]

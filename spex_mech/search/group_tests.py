@@ -228,12 +228,14 @@ def higher_tree(
 
     Interactions of fewer units cancel in a test of this order. A table takes all sets of so many
     blocks, ``order / max_fraction`` blocks at least, and more while each cell holds something;
-    nothing is done where a table would take more than half of what may be spent.
+    nothing is done where a table would take more than half of what may be spent. As a set may have
+    two units in one block, which no test of that table sees, two tables in a row must hold nothing
+    new before the search ends.
     """
-    n_blocks = min(max(int(np.ceil(order / max_fraction)), order + 2), ledger.n)
+    n_blocks = min(max(int(np.ceil(order / max_fraction)), 2 * order + 2), ledger.n)
     known: Candidates = {}
-    done = 0
-    while done < _MOST_PASSES:
+    done = empty = 0
+    while done < 2 * _MOST_PASSES and empty < 2:
         cost = sum(comb(n_blocks, size) for size in range(1, order + 1))
         if ledger.spent + (1 if done else 2) * cost > until:
             break
@@ -244,8 +246,7 @@ def higher_tree(
             continue
         known |= new or {}
         done += 1
-        if done > 1 and not new:
-            break
+        empty = 0 if new else empty + 1
     return known
 
 
@@ -302,9 +303,18 @@ def _halved(
         turned = [c.turned for c in hot]
         leaves += [c for c in turned if c.n_sets == 1]
         turned = [c for c in turned if c.n_sets > 1]
+        if not turned:
+            break
+        # A test of halves takes so many evaluations; where not all cells can be halved to their
+        # end, the strongest are.
+        dear = 2 ** len(turned[0].blocks) - 1
+        levels = np.ceil(np.log2(max(c.n_sets for c in turned)))
+        affordable = int((until - ledger.spent) / (0.6 * dear * levels))
         pools = _pools(turned, floor, most)
-        dear = 2 ** len(turned[0].blocks) - 1 if turned else 0
-        if not pools or ledger.spent + dear * len(pools) > until:
+        if len(pools) > max(1, affordable):
+            pools.sort(key=lambda pool: -sum(abs(c.total) for c in pool))
+            pools = pools[: max(1, affordable)]
+        if ledger.spent + dear * len(pools) > until:
             break
         tests = [
             tuple(map(_each_once, zip(*(c.half_test for c in pool), strict=True))) for pool in pools
@@ -324,8 +334,7 @@ def _halved(
                 hot.append(c.with_first(c.blocks[0].halves()[not first], c.total))
         # What no subset explains: a cell of several sets that part, or an interaction of higher
         # order. Each of its cells is tested by itself.
-        if unclear and ledger.spent + (dear - 1) * len(unclear) > until:
-            break
+        unclear = unclear[: max(0, until - ledger.spent) // dear]
         firsts = [c.half_test for c in unclear]
         sums = yield from table.between(ledger, firsts, known, "halving groups")
         for c, first in zip(unclear, sums.tolist(), strict=True):

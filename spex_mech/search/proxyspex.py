@@ -28,11 +28,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spex_mech.search.adaptive import Screen
-from spex_mech.search.distilled import Distilled
 from spex_mech.search.ledger import Asking, Ledger, Set, padded
 from spex_mech.search.question import GRADIENT_COST, Findings, Question
 from spex_mech.search.screening import RowScreen, Strengths
-from spex_mech.search.spex import LEAST_DEEP, gradient_rows, without_gradients
+from spex_mech.search.spex import LEAST_DEEP, SPARSE, gradient_rows, without_gradients
 
 _SHARES = (0.5, 0.25, 0.125, 0.0625)  # of the units, ablated to see how much may be
 _PER_SHARE = 2
@@ -46,6 +45,7 @@ _MOST_CANDIDATES = 20_000
 _MOST_PROPOSED = 20_000
 _MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
 _GROWN = 1.25  # a proxy is fitted again when it can learn from so many times as many masks
+_SMALL = 4  # units of a set that the ledger keeps
 _MOST_EXAMPLES = 1500  # singles and pairs that the distilled proxy learns from
 
 
@@ -110,7 +110,7 @@ class ProxySpex:
         self.max_fraction = yield from telling_fraction(ledger, rng, examples)
         count = int(np.clip(_SHARE_HELD * room, _LEAST_HELD, _MOST_HELD))
         yield from held.ask(ledger, self._masks(ledger.n, count, rng), "held-out masks")
-        if isinstance(self.proxy, Distilled):
+        if getattr(self.proxy, "learns_from_search", False):
             screen = yield from self._distil(ledger, rng, keep, examples, self.proxy)
         else:
             until = ledger.budget - keep - int((1 - _SHARE_LEARNED) * room)
@@ -133,7 +133,7 @@ class ProxySpex:
         rng: np.random.Generator,
         keep: int,
         examples: "Examples",
-        proxy: Distilled,
+        proxy: Any,
     ) -> Asking[Screen]:
         """Masks of all sizes for the values; for pairs, rows of slopes, or without gradients what
         group tests or single ablations tell."""
@@ -147,7 +147,7 @@ class ProxySpex:
             self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
         else:
             way = yield from without_gradients(ledger, rng, keep, self.max_fraction)
-            screen = Strengths(ledger.main_effects_by_prompt())
+            screen = Strengths(ledger.main_effects_by_prompt(), complete=way == SPARSE)
             self.notes["candidates"] = way
         proxy.fit(*examples.all(ledger, _MOST_EXAMPLES), rows)
         return screen
@@ -173,8 +173,10 @@ class ProxySpex:
     def _masks(self, n: int, count: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:
         if self.half:
             return half_masks(n, count, rng)
-        most = max(2.0, self.max_fraction * n)
-        sizes = np.exp(rng.uniform(np.log(2), np.log(most), count)).round().astype(int)
+        # Small sets are for the validation, which must not meet one that was held out.
+        least = _SMALL + 1.0
+        most = max(least, self.max_fraction * n)
+        sizes = np.exp(rng.uniform(np.log(least), np.log(most), count)).round().astype(int)
         masks = np.ones((count, n), dtype=bool)
         for mask, size in zip(masks, np.minimum(sizes, n), strict=True):
             mask[rng.permutation(n)[:size]] = False
@@ -244,7 +246,7 @@ class Examples:
             lost = [tuple(np.flatnonzero(~new[key]).tolist()) for key in part]
             answer = yield from ledger.ask(Question(padded(lost), stage=stage))
             for key, s, value in zip(part, lost, answer.values, strict=True):
-                if len(s) <= 2:
+                if len(s) <= _SMALL:
                     ledger.value[s] = value
                 else:
                     self._values[key] = value
@@ -253,7 +255,7 @@ class Examples:
         self, ledger: Ledger, mask: Bool[np.ndarray, " unit"]
     ) -> Float[np.ndarray, " prompt"] | None:
         lost = np.flatnonzero(~mask)
-        if len(lost) <= 2:
+        if len(lost) <= _SMALL:
             return ledger.value.get(tuple(lost.tolist()))
         return self._values.get(np.packbits(mask).tobytes())
 
@@ -315,6 +317,7 @@ class ProposalScreen:
     which begin as the main effects that the proxy predicts."""
 
     informed = False  # proposals say nothing of the pairs that are not among them
+    complete = False
 
     def __init__(self, proxy: Proxy, examples: Examples) -> None:
         self.proxy, self._examples = proxy, examples

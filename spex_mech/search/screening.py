@@ -148,6 +148,7 @@ class RowScreen:
     """
 
     informed = True
+    complete = False
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -199,11 +200,13 @@ class Strengths:
 
     Args:
         main: each unit's main effect on each prompt, the prior of its strength (NaN: unknown).
+        complete: whether the strong pairs are thought to be measured already.
     """
 
     informed = False  # learned on the pairs that it chose: no measure of the others
 
-    def __init__(self, main: Float[np.ndarray, "unit prompt"]) -> None:
+    def __init__(self, main: Float[np.ndarray, "unit prompt"], complete: bool = False) -> None:
+        self.complete = complete
         sizes = np.nan_to_num(abs(main))
         sizes += np.sqrt((sizes**2).mean(axis=1, keepdims=True))
         largest = float(sizes.max(initial=0.0))
@@ -297,6 +300,8 @@ def largest_pairs(
         kept_from: told, in its only place, the smallest size that is still among the largest.
     """
     keys, sizes = np.empty(0, dtype=np.int64), np.empty(0)
+    if count < 1:
+        return np.empty((0, 2), dtype=np.int64)
     new: list[tuple[np.ndarray, np.ndarray]] = []
     waiting, floor = 0, 0.0
 

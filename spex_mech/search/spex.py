@@ -33,6 +33,7 @@ _DEPTH = 0.3  # share of units that they ablate
 _SHARE_ROWS = 0.25
 _ROWS_AT_A_TIME = 16
 _MOST_ROW_ENTRIES = 100_000_000  # 0.8 GB of rows
+SPARSE = "group tests (tree)"  # the way that leaves nothing strong behind
 _UNEVEN = 5.0  # energy of pairs of strong units over that of random pairs
 
 
@@ -67,7 +68,7 @@ class Spex:
             return RowScreen(rows)
         way = yield from without_gradients(ledger, rng, keep, self.max_fraction)
         self.notes |= {"candidates": way, "evaluations_of_candidates": ledger.spent}
-        return Strengths(ledger.main_effects_by_prompt())
+        return Strengths(ledger.main_effects_by_prompt(), complete=way == SPARSE)
 
 
 def gradient_rows(
@@ -127,7 +128,7 @@ def without_gradients(
     table = yield from probe_groups(ledger, rng, until, max_fraction)
     found: Candidates = {}
     if table is not None:
-        way = "group tests (tree)"
+        way = SPARSE
         found = yield from tree(ledger, rng, table, until, max_fraction)
     elif (yield from _is_uneven(ledger, rng, until)):
         return "products of strengths"

@@ -35,6 +35,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from spex_mech.proxies.examples import check_examples
 from spex_mech.search.ledger import Set
 from spex_mech.search.screening import Rows, largest_pairs, size
 
@@ -63,6 +64,7 @@ class Distilled:
     """
 
     name = "distilled"
+    learns_from_search = True  # needs no masks of its own, and reads rows of slopes
 
     def __init__(self, seed: int = 0, device: str = "cpu", steps: int = _STEPS) -> None:
         self.seed, self.device, self.steps = seed, device, steps
@@ -351,7 +353,7 @@ class _Scales:
 
     def terms(
         self, x: Float[Tensor, "mask unit"], units: Tensor, middle: float
-    ) -> tuple[Float[Tensor, "mask unit"], Float[Tensor, "mask unit"]]:
+    ) -> tuple[Float[Tensor, "mask chosen"], Float[Tensor, "mask chosen"]]:
         """What ablating a unit multiplies a mask's part of an interaction with: of pairs, of the
         rest."""
         b = self.pair()[units].float()
@@ -374,7 +376,7 @@ class _Scales:
 
     def parity_terms(
         self, x: Float[Tensor, "mask unit"], units: Tensor
-    ) -> tuple[Float[Tensor, "mask unit"], Float[Tensor, "mask unit"]]:
+    ) -> tuple[Float[Tensor, "mask chosen"], Float[Tensor, "mask chosen"]]:
         """What a unit multiplies a mask's part of a Fourier coefficient with, masks being of half
         of the units: of pairs, of the rest."""
         b = self.pair()[units].float()
@@ -433,17 +435,3 @@ def _with_tangent(
     block = np.arange(values.shape[1]) * rows.n_blocks // values.shape[1]
     predicted = values[n_lost.argmin()] - rows.intact[block][:, units].T
     return np.concatenate([masks, more]), np.concatenate([values, predicted])
-
-
-def check_examples(masks: np.ndarray, values: np.ndarray) -> None:
-    """Raises:
-    ValueError: there is nothing to learn from, or a value is not finite.
-    """
-    if not masks.size:
-        raise ValueError(f"nothing to learn from: masks have the shape {masks.shape}")
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row = int(bad[0][0])
-        raise ValueError(
-            f"the value of mask {row} is {values[tuple(bad[0])]}: leave out masks without a value"
-        )

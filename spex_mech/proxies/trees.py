@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.search.distilled import check_examples
+from spex_mech.proxies.examples import check_examples
 from spex_mech.search.fourier import Set, convert, parities
 
 _DROPPED = 4.0  # standard errors

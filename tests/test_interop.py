@@ -1,0 +1,120 @@
+"""To and from shapiq, and distill(): estimates, kept apart from what was measured."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import spex_mech as sm
+from tests.planted import planted_game
+from tests.test_proxyspex import Quadratic, trees
+from tests.test_spex import run, values_of
+
+
+def halves(n_masks: int, n: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random((n_masks, n)) < 0.5)
+
+
+def test_measured_interactions_are_shapiqs_co_moebius() -> None:
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
+    game = planted_game(7, 5, 0, n_triples=3)
+    ours = sm.to_shapiq(run(game, method="exhaustive", order=3))
+    exact = shapiq.ExactComputer(
+        game=lambda masks: game(torch.from_numpy(masks.astype(bool)))[:, 0].numpy(), n_players=7
+    )("Co-Moebius", order=3)
+    assert ours.index == "Co-Moebius" and not ours.estimated and ours.n_players == 7
+    compared = [s for s in exact.interactions if s]
+    assert len(compared) == 7 + 21 + 35
+    for s in compared:
+        assert ours[s] == pytest.approx(exact[s], abs=1e-5)
+
+
+def test_there_and_back() -> None:
+    pytest.importorskip("shapiq", reason="shapiq is not installed")
+    found = run(planted_game(9, 6, 1, n_triples=2), order=3, method="exhaustive")
+    back = sm.from_shapiq(sm.to_shapiq(found), found.labels)
+    assert values_of(back) == pytest.approx(values_of(found), abs=1e-6)
+    np.testing.assert_allclose(back.main_effects, found.main_effects, atol=1e-6)
+    assert back.intact == pytest.approx(found.intact)
+    assert back.about["index"] == "Co-Moebius" and not back.about["estimated"]
+    assert back.cost["evaluations"] == found.cost["evaluations"]
+    with pytest.raises(ValueError, match="2 labels for 9 players"):
+        sm.from_shapiq(sm.to_shapiq(found), ["a", "b"])
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    pytest.importorskip("shapiq", reason="shapiq is not installed")
+    found = run(planted_game(60, 6, 1), budget=400)
+    values = sm.to_shapiq(found)
+    measured = {s for s in values.interactions if len(s) == 2}
+    assert measured == set(values_of(found)) and len(measured) < 1770
+
+
+def test_a_model_game_can_be_handed_to_shapiq(demo_game: sm.ModelGame) -> None:
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
+    n = len(demo_game)
+    approximator = shapiq.KernelSHAPIQ(n=n, index="k-SII", max_order=2, random_state=0)
+    values = sm.from_shapiq(approximator.approximate(2**n, demo_game.mean), demo_game.labels)
+    exact = shapiq.ExactComputer(game=demo_game.mean, n_players=n)("k-SII", order=2)
+    for s, value in values_of(values).items():
+        assert value == pytest.approx(exact[s], abs=1e-4)
+    assert values.about["index"] == "k-SII"
+
+
+@pytest.fixture(scope="module")
+def demo_game() -> sm.ModelGame:
+    model = sm.load_model("demo")
+    task = sm.load_task("induction", model, n_prompts=4)
+    return sm.ModelGame(model, task, sm.Components.heads(model))
+
+
+def test_shapiq_is_imported_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys, spex_mech as sm; sm.to_shapiq; sm.discover; assert 'shapiq' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    monkeypatch.setitem(sys.modules, "shapiq", None)
+    with pytest.raises(ImportError, match="shapiq is not installed: pip install shapiq"):
+        sm.to_shapiq(run(planted_game(4, 2, 0), method="exhaustive"))
+
+
+@pytest.mark.parametrize("proxy", ["distilled", "trees"])
+def test_distill_predicts_half_masks_and_gives_their_indices(proxy: str) -> None:
+    game = planted_game(12, 8, seed=0)
+    small = sm.distill(game, 400, proxy if proxy == "distilled" else trees(), progress=False)
+    assert small.r2 is not None and small.r2 > 0.98
+    assert small.cost["evaluations"] == 400 and small.n_masks == 360
+    fresh = halves(300, 12, 7)
+    truth = game(fresh)[:, 0].numpy()
+    predicted = small.predict(fresh).reshape(300, -1).mean(1)
+    assert 1 - ((truth - predicted) ** 2).mean() / truth.var() > 0.98
+    # Planted pairs are the same at every reference point; a pair's Fourier term is a quarter.
+    for kind, factor in (("fourier", 0.25), ("banzhaf", 1), ("shapley", 1), ("intact", 1)):
+        frame = small.frame(8, kind=kind)
+        named = {" x ".join(map(str, s)): value for s, value in game.planted.items()}
+        assert set(frame["units"]) == set(named)
+        for units, estimate in frame.to_numpy().tolist():
+            assert estimate == pytest.approx(factor * named[units], abs=0.1)
+
+
+def test_distill_refuses() -> None:
+    game = planted_game(12, 3, 0)
+    with pytest.raises(ValueError, match="budget of 19 masks is too small to learn from"):
+        sm.distill(game, 19)
+    small = sm.distill(game, 60, Quadratic(), progress=False)
+    with pytest.raises(ValueError, match="the proxy Quadratic has no Fourier coefficients"):
+        small.frame()
+    with pytest.raises(ValueError, match="no kind 'walsh'"):
+        small.frame(kind="walsh")
+    with pytest.raises(ValueError, match="unknown proxy 'forest'"):
+        sm.distill(game, 60, "forest")
+
+
+def test_distill_a_constant_and_a_small_game() -> None:
+    constant = sm.distill(lambda masks: torch.ones(len(masks)), 60, n=30, progress=False)
+    assert constant.r2 is None and np.ptp(constant.predict(np.ones((2, 30), dtype=bool))) == 0
+    tiny = sm.distill(lambda masks: masks.double().sum(1), 60, n=3, progress=False)
+    assert tiny.cost["evaluations"] == 8 and tiny.n_masks == 6  # there are no more masks
