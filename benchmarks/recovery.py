@@ -1,17 +1,23 @@
-"""Recall of the true top pairs against evaluations: real models and planted games.
+"""Recall of the true top interactions against evaluations: real models and planted games, all our
+methods and what others offer, in one run.
 
-    python benchmarks/recovery.py --data ../shared/data          # all of it, some 25 minutes
-    python benchmarks/recovery.py --planted                      # only the games without a model
+    python benchmarks/recovery.py --data ../shared/data       # all of it, some 3 hours on two cores
+    python benchmarks/recovery.py --only planted              # a part that needs no model
+    pip install shapiq spectralexplain scikit-learn           # the rivals
 
 Evaluations count everything: a mask over all prompts is 1, a gradient 3; single ablations, the
-exact validation of what is reported and the audit are included. A pair counts as found if it was
-measured and reported. Writes ``results/recovery.json`` and ``pictures/recovery.png``.
+exact validation of what is reported and the audit are included. Of ours, a pair counts as found if
+it was measured and reported; of a rival, if it is among as many of its strongest predictions as
+ProxySPEX measured pairs with the same budget, though nothing of them was measured. Writes
+``results/recovery.json`` after each part, and ``pictures/recovery.png``.
 """
 
 import argparse
 import json
+import resource
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +25,40 @@ import numpy as np
 import torch
 
 import spex_mech as sm
+from spex_mech.search.adaptive import rank_correlation
+from spex_mech.search.proxyspex import half_masks
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
-from planted import planted_game  # noqa: E402
+import rivals  # noqa: E402
+from planted import Planted, planted_game  # noqa: E402
 from truth import load_truth, provenance, story_game  # noqa: E402
 
 SEEDS = (0, 1, 2)
+Row = dict[str, Any]
+RIVALS = {
+    "shapiq ProxySPEX": (rivals.shapiq_proxyspex, ()),
+    "spectralexplain ProxySPEX": (rivals.spectralexplain, ("proxyspex",)),
+    "shapiq SPEX": (rivals.shapiq_spex, ()),
+    "spectralexplain SPEX": (rivals.spectralexplain, ("spex",)),
+    "LASSO on pairs, half masks": (rivals.lasso, (True,)),
+    "LASSO on pairs, near intact": (rivals.lasso, (False,)),
+}
+OURS = {
+    "proxyspex": {"method": "proxyspex"},
+    "spex": {"method": "spex"},
+    "proxyspex, no gradients": {"method": "proxyspex", "gradients": False},
+    "spex, no gradients": {"method": "spex", "gradients": False},
+    "proxyspex, trees": {"method": "proxyspex", "proxy": "trees"},
+}
 
 
 def pairs_of(found: sm.Interactions) -> set[tuple[int, int]]:
     return {(int(a), int(b)) for a, b in found.units[found.order == 2][:, :2]}
 
 
-def recall(have: set[tuple[int, int]], truth: np.ndarray, k: int) -> float:
-    return float(np.mean([(int(a), int(b)) in have for a, b in truth[:k]]))
+def recall(have: set[tuple[int, int]], truth: list[tuple[int, int]], k: int) -> float:
+    return float(np.mean([s in have for s in truth[:k]]))
 
 
 def by_main_effects(main: np.ndarray, n_pairs: int) -> set[tuple[int, int]]:
@@ -49,179 +74,354 @@ def at_random(n: int, n_pairs: int, seed: int) -> set[tuple[int, int]]:
     return set(zip(i[order].tolist(), j[order].tolist(), strict=True))
 
 
-def on_story_model(data: Path) -> list[dict[str, Any]]:
+def on_real_game(
+    name: str,
+    game: sm.ModelGame,
+    truth: list[tuple[int, int]],
+    main: np.ndarray,
+    budgets: dict[int, dict[str, tuple[int, ...]]],
+    with_rivals: dict[int, list[str]],
+    ks: tuple[int, ...],
+) -> list[Row]:
+    """All methods on one game; ``budgets`` says which of ours run with which seeds."""
+    rows: list[Row] = []
+    for budget, methods in budgets.items():
+        n_measured = budget - 1 - len(game)
+        for method, seeds in methods.items():
+            for seed in seeds:
+                started = time.perf_counter()
+                found = sm.discover(game, budget=budget, seed=seed, progress=False, **OURS[method])
+                have = pairs_of(found)
+                if method == "proxyspex":
+                    n_measured = len(have)
+                rows.append(
+                    row(name, method, budget, seed, found.cost["evaluations"])
+                    | {f"recall@{k}": recall(have, truth, k) for k in ks}
+                    | {"audit": found.audit, "n_pairs": len(have)}
+                    | {
+                        key: found.about.get(key)
+                        for key in ("proxy_r2", "rank_correlation", "candidates")
+                    }
+                    | {"seconds": round(time.perf_counter() - started, 1)}
+                )
+                show(rows[-1])
+        most = budget - 1 - len(game)
+        for method, have in (
+            ("products of main effects", by_main_effects(main, most)),
+            ("random order", at_random(len(game), most, 0)),
+        ):
+            rows.append(
+                row(name, method, budget, 0, budget)
+                | {f"recall@{k}": recall(have, truth, k) for k in ks}
+            )
+            show(rows[-1])
+        for method in with_rivals.get(budget, []):
+            rival, arguments = RIVALS[method]
+            reported = rivals.run_rival(rival, game.mean, len(game), budget, 0, *arguments)
+            rows.append(
+                row(name, method, budget, 0, budget)
+                | {f"recall@{k}": reported.recall(truth, k, n_measured) for k in ks}
+                | {"failure": reported.failure, "n_pairs": n_measured}
+                | {"seconds": round(reported.host_seconds, 1)}
+            )
+            show(rows[-1])
+    return rows
+
+
+def story(data: Path) -> list[Row]:
     """All 900 units of the 260K story model, against its exhaustive truth."""
     truth = load_truth()
-    pairs, main = truth["units"][:, :2], truth["main_effects"]
     game = story_game(data, torch.from_numpy(truth["tokens"]))
-    rows = []
-    for budget in (1350, 1800, 2700, 3600, 5400):
-        for method, options, seeds in (
-            ("spex", {}, SEEDS),
-            ("spex without gradients", {"gradients": False}, SEEDS[:1]),
-        ):
-            for seed in seeds:
-                found = sm.discover(game, budget=budget, seed=seed, progress=False, **options)
-                have = pairs_of(found)
-                rows.append(
-                    row("story 260K, 900 units", method, budget, seed, found.cost["evaluations"])
-                    | {f"recall@{k}": recall(have, pairs, k) for k in (100, 500)}
-                    | {"audit": found.audit}
-                )
-                show(rows[-1])
-        n_pairs = budget - 1 - len(game)
-        for method, have in (
-            ("products of main effects", by_main_effects(main, n_pairs)),
-            ("random order", at_random(len(game), n_pairs, 0)),
-        ):
-            rows.append(
-                row("story 260K, 900 units", method, budget, 0, budget)
-                | {f"recall@{k}": recall(have, pairs, k) for k in (100, 500)}
-            )
-            show(rows[-1])
-    return rows
-
-
-def on_heads(data: Path) -> list[dict[str, Any]]:
-    """Heads only: of the 260K model, and of a random-weight GPT-2 of 144 heads."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    truth = load_truth()
-    story = story_game(data, torch.from_numpy(truth["tokens"]))
-    torch.manual_seed(0)
-    config = GPT2Config(
-        n_layer=12, n_head=12, n_embd=96, vocab_size=512, n_positions=32, bos_token_id=0,
-        initializer_range=0.15,
+    pairs = [(int(a), int(b)) for a, b in truth["units"][:, :2]]
+    ours: dict[str, tuple[int, ...]] = {
+        "proxyspex": SEEDS, "spex": SEEDS,
+        "proxyspex, no gradients": SEEDS, "spex, no gradients": SEEDS,
+    }  # fmt: skip
+    few = {name: ours[name] for name in ("proxyspex", "spex")}
+    budgets = {900: few, **{b: dict(ours) for b in (1350, 1800, 2700, 3600, 5400)}}
+    for budget in (1800, 3600):
+        budgets[budget]["proxyspex, trees"] = SEEDS
+    quick = [name for name in RIVALS if "half" not in name]
+    return on_real_game(
+        "story 260K, 900 units", game, pairs, truth["main_effects"], budgets,
+        {1800: quick, 3600: quick}, (100, 500),
     )  # fmt: skip
-    random = GPT2LMHeadModel(config).eval()
-    tokens = torch.randint(1, 512, (4, 16), generator=torch.Generator().manual_seed(0))
-    games = {
-        "story 260K, 40 heads": (
-            sm.ModelGame(story.model, story.task, sm.Components.heads(story.model)),
-            (0.2, 0.35, 0.5),
+
+
+def head_games(data: Path) -> dict[str, sm.ModelGame]:
+    story = story_game(data, torch.from_numpy(load_truth()["tokens"]))
+    model = sm.load_model(data / "stories3m")
+    ioi = sm.load_task(str(data / "prompts" / "ioi.json"), model, n_prompts=6, seed=0)
+    return {
+        "story 260K, 40 heads": sm.ModelGame(
+            story.model, story.task, sm.Components.heads(story.model)
         ),
-        "random GPT-2, 144 heads": (
-            sm.ModelGame(random, sm.Task(sm.Prompts(tokens), "log_prob")),
-            (0.05, 0.1, 0.2),
-        ),
+        "story 3M on IOI, 36 heads": sm.ModelGame(model, ioi, sm.Components.heads(model)),
     }
-    rows = []
-    for name, (game, shares) in games.items():
-        full = sm.discover(game, method="exhaustive")
-        pairs = full.top(50).units[:, :2]
-        for share in shares:
+
+
+def heads(data: Path) -> list[Row]:
+    """Heads only, where every rival runs."""
+    rows: list[Row] = []
+    for name, game in head_games(data).items():
+        full = sm.discover(game, method="exhaustive", progress=False)
+        pairs = [(int(a), int(b)) for a, b in full.top(len(full)).units[:, :2]]
+        budgets: dict[int, dict[str, tuple[int, ...]]] = {}
+        for share in (0.35, 0.5, 0.75):
             budget = int(share * full.cost["evaluations"])
-            for seed in SEEDS:
-                found = sm.discover(game, budget=budget, seed=seed, progress=False)
-                have = pairs_of(found)
-                rows.append(
-                    row(name, f"spex at {share:.0%} of exhaustive", budget, seed, budget)
-                    | {"recall@50": recall(have, pairs, 50)}
-                )
+            methods = ["proxyspex", "spex"] + ([*OURS][2:] if budget >= 280 else [])
+            budgets[budget] = dict.fromkeys(methods, SEEDS)
+        every = {budget: [*RIVALS] for budget in budgets}
+        rows += on_real_game(name, game, pairs, full.main_effects, budgets, every, (50,))
+    return rows
+
+
+def fourier(data: Path) -> list[Row]:
+    """R² on 2,000 fresh masks that ablate half of the units, and how interactions there compare
+    with those at the intact model."""
+    rows: list[Row] = []
+    games = head_games(data)
+    games["story 260K, 900 units"] = story_game(data, torch.from_numpy(load_truth()["tokens"]))
+    for name, game in games.items():
+        fresh = np.random.default_rng(99).random((2000, len(game))) < 0.5
+        truth = game.mean(fresh)
+        for budget in (500, 2000):
+            for proxy in ("distilled", "trees"):
+                for seed in SEEDS:
+                    small = sm.distill(game, budget, proxy, seed=seed, progress=False)
+                    predicted = np.asarray(small.predict(fresh)).reshape(len(fresh), -1).mean(1)
+                    rows.append(row(name, f"distill, {proxy}", budget, seed, budget))
+                    rows[-1]["r2_half"] = r2(truth, predicted)
+                    show(rows[-1])
+            for seed in SEEDS[: 1 if len(game) > 100 else 3]:
+                arguments = (rivals.shapiq_proxyspex, game.mean, len(game), budget, seed)
+                reported = rivals.run_rival(*arguments)
+                rows.append(row(name, "shapiq ProxySPEX", budget, seed, budget))
+                rows[-1]["failure"] = reported.failure
+                if reported.fourier:
+                    rows[-1]["r2_half"] = r2(truth, reported.predict(fresh))
                 show(rows[-1])
-            n_pairs = budget - 1 - len(game)
-            rows.append(
-                row(name, "products of main effects", budget, 0, budget)
-                | {"recall@50": recall(by_main_effects(full.main_effects, n_pairs), pairs, 50)}
-            )
-            show(rows[-1])
+    for name, game in head_games(data).items():
+        full = sm.discover(game, method="exhaustive", progress=False)
+        n, n_masks = len(game), 20_000
+        masks = half_masks(n, n_masks, np.random.default_rng(5))
+        x = np.where(masks, -1.0, 1.0)
+        i, j = np.triu_indices(n, 1)
+        design = np.concatenate([np.ones((n_masks, 1)), x, x[:, i] * x[:, j]], axis=1)
+        found = np.linalg.lstsq(design, game.mean(masks), rcond=None)[0]
+        banzhaf = 4 * found[1 + n :]
+        intact = full.matrix()[i, j]
+        rows.append(row(name, "intact against Banzhaf at p = 1/2", n_masks, 0, n_masks))
+        top = [set(np.argsort(-abs(v))[:50].tolist()) for v in (intact, banzhaf)]
+        rows[-1] |= {
+            "rank_correlation": rank_correlation(intact, banzhaf),
+            "rank_correlation_of_sizes": rank_correlation(abs(intact), abs(banzhaf)),
+            "top_50_in_common": len(top[0] & top[1]) / 50,
+        }
+        show(rows[-1])
     return rows
 
 
-def on_planted_games() -> list[dict[str, Any]]:
-    """No model and no gradient: sparse, with a dense tail, and growth with n."""
-    cases: list[tuple[str, dict[str, Any], int]] = [
-        ("n = 10,000, 100 pairs", {"n": 10_000, "n_pairs": 100}, 15_000),
-        ("the same, noise 1 %", {"n": 10_000, "n_pairs": 100, "noise": 0.0125}, 15_000),
-        ("the same, 100 triples too", {"n": 10_000, "n_pairs": 100, "n_triples": 100}, 15_000),
+def planted(_: Path | None) -> list[Row]:
+    """No model and no gradient: sparse, with a dense tail, noise, triples, and growth with n."""
+    cases: list[tuple[str, dict[str, Any], list[int]]] = [
+        ("n = 10,000, 100 pairs", {"n": 10_000, "n_pairs": 100}, [3000, 5000]),
+        ("the same, noise 1 %", {"n": 10_000, "n_pairs": 100, "noise": 0.0125}, [5000]),
+        ("the same, 100 triples too", {"n": 10_000, "n_pairs": 100, "n_triples": 100}, [5000]),
+        ("n = 10,000, 20 pairs", {"n": 10_000, "n_pairs": 20}, [3000]),
+        ("n = 10,000, 1,000 pairs", {"n": 10_000, "n_pairs": 1000}, [20_000]),
+        ("n = 36,864, 100 pairs", {"n": 36_864, "n_pairs": 100}, [5000]),
+        ("n = 36,864, 1,000 pairs", {"n": 36_864, "n_pairs": 1000}, [20_000]),
+        ("n = 1,000, 100 pairs", {"n": 1000, "n_pairs": 100}, [3000]),
+        ("n = 100, 20 pairs", {"n": 100, "n_pairs": 20}, [800]),
     ]
+    for ratio in (1000, 300, 100):
+        what = {"n": 10_000, "n_pairs": 100, "ratio": ratio}
+        cases.append((f"n = 10,000, 100 pairs, ratio {ratio}", what, [5000, 40_000]))
     for ratio in (100, 30, 10):
-        for budget in (10_000, 40_000):
-            what = {"n": 1000, "n_pairs": 50, "ratio": ratio}
-            cases.append((f"n = 1,000, 50 pairs, ratio {ratio}", what, budget))
-    cases += [
-        (f"growth, n = {n:,}, 100 pairs", {"n": n, "n_pairs": 100}, min(15_000, n * (n - 1) // 2))
-        for n in (100, 300, 1000, 3000, 40_000)
-    ]
-    rows = []
-    for name, what, budget in cases:
-        for seed in SEEDS[: 1 if what["n"] > 10_000 else len(SEEDS)]:
+        what = {"n": 1000, "n_pairs": 50, "ratio": ratio}
+        cases.append((f"n = 1,000, 50 pairs, ratio {ratio}", what, [5000, 10_000, 40_000]))
+    for hierarchical in (True, False):
+        for n in (300, 10_000):
+            what = {"n": n, "n_pairs": 50, "n_triples": 50, "hierarchical": hierarchical}
+            kind = "hierarchical" if hierarchical else "without pairs inside"
+            cases.append((f"n = {n:,}, 50 pairs, 50 triples {kind}", what, [10_000]))
+    rows: list[Row] = []
+    for name, what, budgets in cases:
+        large = what["n"] > 10_000 or (what["n"] == 10_000 and "ratio" in what)
+        for seed in SEEDS[: 1 if large else len(SEEDS)]:
             game = planted_game(**what, seed=10 + seed)
-            started = time.perf_counter()
-            found = sm.discover(game, budget=budget, seed=seed, progress=False)
-            values = {
-                tuple(int(u) for u in units if u >= 0): float(value)
-                for units, value in zip(found.units, found.mean, strict=True)
-            }
-            pairs = [s for s in game.planted if len(s) == 2]
-            hits = [
-                s in values and abs(values[s] - game.planted[s]) < 1e-5 + 8 * game.noise
-                for s in pairs
-            ]
-            rows.append(
-                row(name, "spex without gradients", budget, seed, found.cost["evaluations"])
-                | {
-                    "recall": float(np.mean(hits)),
-                    "candidates_after": found.about.get("evaluations_of_candidates"),
-                    "way": found.about.get("candidates"),
-                    "host_seconds": round(time.perf_counter() - started, 1),
-                }
-            )
-            show(rows[-1])
+            for budget in budgets:
+                for method in ("proxyspex", "spex"):
+                    rows.append(on_planted(name, game, method, budget, seed))
+                    show(rows[-1])
     return rows
 
 
-def row(game: str, method: str, budget: int, seed: int, spent: float) -> dict[str, Any]:
+class Timed:
+    """A planted game that knows how long it was busy."""
+
+    def __init__(self, game: Planted) -> None:
+        self.game, self.labels, self.seconds = game, game.labels, 0.0
+
+    def __len__(self) -> int:
+        return len(self.game)
+
+    def __call__(self, masks: torch.Tensor) -> torch.Tensor:
+        started = time.perf_counter()
+        values = self.game(masks)
+        self.seconds += time.perf_counter() - started
+        return values
+
+
+def on_planted(name: str, game: Planted, method: str, budget: int, seed: int) -> Row:
+    timed, started = Timed(game), time.perf_counter()
+    order = 3 if "triples w" in name or "hierarchical" in name else 2
+    found = sm.discover(timed, method=method, budget=budget, seed=seed, order=order, progress=False)
+    seconds = time.perf_counter() - started - timed.seconds
+    values = {
+        tuple(int(u) for u in units if u >= 0): float(value)
+        for units, value in zip(found.units, found.mean, strict=True)
+    }
+    figures = {}
+    for size in range(2, order + 1):
+        sets = [s for s in game.planted if len(s) == size]
+        hits = [
+            s in values and abs(values[s] - game.planted[s]) < 1e-4 + 8 * game.noise for s in sets
+        ]
+        figures[f"recall of order {size}"] = float(np.mean(hits))
+    return (
+        row(name, method, budget, seed, found.cost["evaluations"])
+        | figures
+        | {
+            "candidates_after": found.about.get("evaluations_of_candidates"),
+            "way": found.about.get("candidates"),
+            "proxy_r2": found.about.get("proxy_r2"),
+            "host_seconds": round(seconds, 1),
+            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        }
+    )
+
+
+def host_time(_: Path | None) -> list[Row]:
+    """Boosted trees at n = 1,000 with 5,000 masks: ours against shapiq's ProxySPEX."""
+    game = planted_game(1000, 100, 0)
+    rows: list[Row] = []
+    for proxy in ("trees", "distilled"):
+        timed = Timed(game)
+        started = time.perf_counter()
+        small = sm.distill(timed, 5000, proxy, progress=False)
+        rows.append(row("n = 1,000, 5,000 masks", f"distill, {proxy}", 5000, 0, 5000))
+        rows[-1] |= {"host_seconds": time.perf_counter() - started - timed.seconds}
+        rows[-1] |= {"r2_held_out": small.r2}
+        show(rows[-1])
+
+    def values(masks: np.ndarray) -> np.ndarray:
+        return game(torch.from_numpy(masks))[:, 0].numpy()
+
+    reported = rivals.run_rival(rivals.shapiq_proxyspex, values, 1000, 5000, 0)
+    rows.append(row("n = 1,000, 5,000 masks", "shapiq ProxySPEX", 5000, 0, 5000))
+    rows[-1] |= {"host_seconds": reported.host_seconds, "failure": reported.failure}
+    rows[-1]["times_ours"] = reported.host_seconds / rows[0]["host_seconds"]
+    show(rows[-1])
+    return rows
+
+
+def r2(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return 1 - float(((truth - predicted) ** 2).mean() / truth.var())
+
+
+def row(game: str, method: str, budget: int, seed: int, spent: float) -> Row:
     return {"game": game, "method": method, "budget": budget, "seed": seed, "evaluations": spent}
 
 
-def show(r: dict[str, Any]) -> None:
-    figures = {k: v for k, v in r.items() if k.startswith(("recall", "way", "candidates_after"))}
+def show(r: Row) -> None:
+    shown = ("recall", "r2", "rank", "top_50", "candidates_after", "host", "times", "failure")
+    figures = {k: v for k, v in r.items() if k.startswith(shown) and v not in (None, "")}
     words = "  ".join(
         f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()
     )
-    print(f"{r['game']:<34} {r['method']:<28} {int(r['evaluations']):>7} {words}", flush=True)
+    print(
+        f"{r['game']:<34} {r['method']:<28} {int(r['evaluations']):>7} {r['seed']} {words}",
+        flush=True,
+    )
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
+def draw(rows: list[Row]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    story = [r for r in rows if r["game"].startswith("story 260K, 900")]
-    marks = {"spex": "o-", "spex without gradients": "s--", "products of main effects": "^:"}
-    marks["random order"] = "x:"
-    for method, mark in marks.items():
-        budgets = sorted({r["budget"] for r in story if r["method"] == method})
-        means = [
-            np.mean([r["recall@100"] for r in story if (r["method"], r["budget"]) == (method, b)])
-            for b in budgets
-        ]
-        axes.plot(budgets, means, mark, label=method)
-    axes.set_xlabel("evaluations (all pairs: 405,451)")
-    axes.set_ylabel("share of the true top 100 pairs found")
-    axes.set_title("260K story model, 40 heads and 860 neurons", fontsize=10)
-    axes.set_ylim(0, 1.02)
-    axes.legend(fontsize=8)
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    of_story = [r for r in rows if r["game"].startswith("story 260K, 900")]
+    marks = {
+        left: {"proxyspex": "o-", "spex": "s--", "products of main effects": "^:"},
+        right: {
+            "proxyspex, no gradients": "o-", "spex, no gradients": "s--",
+            "proxyspex, trees": "v-.", "products of main effects": "^:", "random order": "x:",
+            **dict(zip(RIVALS, ("D", "d", "P", "*", "h", "p"), strict=True)),
+        },
+    }  # fmt: skip
+    for axes, of_axes in marks.items():
+        for method, mark in of_axes.items():
+            mine = [r for r in of_story if r["method"] == method and not r.get("failure")]
+            budgets = sorted({r["budget"] for r in mine})
+            means = [
+                np.mean([r["recall@100"] for r in mine if r["budget"] == budget])
+                for budget in budgets
+            ]
+            if budgets:
+                axes.plot(budgets, means, mark, label=method)
+        axes.set_xlabel("evaluations (all pairs: 405,451)")
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    left.set_ylabel("share of the true top 100 pairs found")
+    left.set_title("with gradients", fontsize=10)
+    right.set_title("without gradients", fontsize=10)
+    figure.suptitle("260K story model, 40 heads and 860 neurons", fontsize=10)
     (HERE / "pictures").mkdir(exist_ok=True)
     figure.savefig(HERE / "pictures" / "recovery.png", dpi=110)
 
 
+def rival_versions() -> dict[str, str]:
+    found = {}
+    for name in ("shapiq", "spectralexplain", "sparse-transform", "scikit-learn", "lightgbm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+PARTS = {
+    "story": story,
+    "heads": heads,
+    "fourier": fourier,
+    "planted": planted,
+    "host_time": host_time,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="the folder of models")
     parser.add_argument(
-        "--data", type=Path, help="the folder of models; without it, only --planted"
+        "--only", choices=list(PARTS), action="append", help="print a part, write nothing"
     )
-    parser.add_argument("--planted", action="store_true", help="only the games without a model")
     options = parser.parse_args()
-    rows = []
-    if options.data and not options.planted:
-        rows += on_story_model(options.data) + on_heads(options.data)
+    wanted = options.only or list(PARTS)
+    if not options.data and {*wanted} & {"story", "heads", "fourier"}:
+        parser.error("--data is needed for story, heads and fourier; or give --only planted")
+    rows: list[Row] = []
+    for part in wanted:
+        rows += [{"part": part, **r} for r in PARTS[part](options.data)]
+        if options.only:
+            continue  # a look at a part; the committed results are those of one whole run
+        out = {**provenance(), "rivals": rival_versions(), "seeds": list(SEEDS), "rows": rows}
+        (HERE / "results").mkdir(exist_ok=True)
+        (HERE / "results" / "recovery.json").write_text(json.dumps(out, indent=1) + "\n")
+    if not options.only:
         draw(rows)
-    rows += on_planted_games()
-    out = {**provenance(), "seeds": list(SEEDS), "rows": rows}
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "recovery.json").write_text(json.dumps(out, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Set = tuple[int, ...]
+_SMALL = 2000  # units; the tail of more is kept in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,13 @@ class Planted:
         for s, value in self.planted.items():
             values += value * lost[:, list(s)].all(axis=1)
         if self.tail is not None:
-            x = lost.astype(np.float64)
-            values += ((x @ self.tail) * x).sum(1) / 2
+            if self.n <= _SMALL:
+                x = lost.astype(np.float64)
+                values += ((x @ self.tail) * x).sum(1) / 2
+            else:  # few units are ablated of many
+                for row, mask in enumerate(lost):
+                    at = np.flatnonzero(mask)
+                    values[row] += self.tail[np.ix_(at, at)].sum(dtype=np.float64) / 2
         if self.noise:
             for row, mask in enumerate(lost):
                 rng = np.random.default_rng(np.flatnonzero(mask).tolist() or [0])
@@ -61,20 +67,28 @@ def planted_game(
     ratio: float | None = None,
     noise: float = 0.0,
     n_triples: int = 0,
+    hierarchical: bool = False,
 ) -> Planted:
-    """Random pairs of random sign; dense main effects; with ``ratio``, every other pair is normal
-    with a standard deviation of planted size / ratio, and all planted pairs have size 1."""
+    """Random pairs and triples of random sign; dense main effects; with ``ratio``, every other pair
+    is normal with a standard deviation of planted size / ratio, and all planted sets have size 1;
+    with ``hierarchical``, each triple holds a planted pair."""
     rng = np.random.default_rng(seed)
     planted: dict[Set, float] = {}
     while len(planted) < n_pairs + n_triples:
         size = 2 if len(planted) < n_pairs else 3
         s = tuple(int(u) for u in np.sort(rng.choice(n, size, replace=False)))
-        planted[s] = float(rng.uniform(*sizes) * rng.choice([-1, 1]))
+        if size == 3 and hierarchical:
+            grown = {*list(planted)[len(planted) % n_pairs], s[0]}
+            s = tuple(sorted(grown))
+        if len(s) == size:
+            planted[s] = float(rng.uniform(*sizes) * rng.choice([-1, 1]))
     tail = None
     if ratio is not None:
-        tail = np.triu(rng.standard_normal((n, n)) / ratio, 1)
+        exact = np.float64 if n <= _SMALL else np.float32
+        tail = np.triu(rng.standard_normal((n, n), dtype=exact) / exact(ratio), 1)
         planted = {s: float(np.sign(v)) for s, v in planted.items()}
-        for a, b in planted:
-            tail[a, b] = 0
+        for s in planted:
+            if len(s) == 2:
+                tail[s] = 0
         tail = tail + tail.T
     return Planted(n, rng.standard_normal(n), planted, tail, noise)

@@ -92,7 +92,7 @@ def test_every_value_is_exact_the_cost_is_what_was_asked_and_no_mask_comes_twice
     assert len(seen) - len(set(seen)) <= extra
     about = found.about
     assert about["proxy"] == {"own": "Quadratic"}.get(proxy, proxy.split(",")[0].split()[-1])
-    assert about["proxy_r2"] <= 1 and about["held_out_masks"] >= 10
+    assert about["proxy_r2"] <= 1 and about["held_out_masks"] >= 6
     if proxy != "distilled, values":  # group tests predict by measuring
         assert -1 <= about["rank_correlation"] <= 1
     assert 0 < about["evaluations_of_candidates"] < 480
@@ -195,8 +195,8 @@ def test_edge_games_with_trees(kind: str) -> None:
 
 def test_refusals() -> None:
     game = Saturating(100, 0)
-    with pytest.raises(ValueError, match=r"a budget of 300 evaluations.*proxyspex needs at least"):
-        run(game, method="proxyspex", budget=300, gradients=False)
+    with pytest.raises(ValueError, match=r"a budget of 200 evaluations.*proxyspex needs at least"):
+        run(game, method="proxyspex", budget=200, gradients=False)
     with pytest.raises(ValueError, match="unknown proxy 'forest'; choose one of distilled, trees"):
         run(game, method="proxyspex", proxy="forest")
     with pytest.raises(ValueError, match="the proxy object has no method 'fit'"):

@@ -228,8 +228,8 @@ def test_refusals() -> None:
     assert len(run(game, budget=least)) > 5
     with pytest.raises(ValueError, match=f"budget of {least - 1} evaluations.*at least {least}"):
         run(game, budget=least - 1)
-    with pytest.raises(ValueError, match="at least 300 for 100 units without gradients"):
-        run(game, budget=299, gradients=False)
+    with pytest.raises(ValueError, match="at least 200 for 100 units without gradients"):
+        run(game, budget=199, gradients=False)
     with pytest.raises(ValueError, match=r"order 2 among 1 unit\(s\)"):
         run(Saturating(1, 0))
     with pytest.raises(ValueError, match="order 1 among 100"):

@@ -202,11 +202,13 @@ class Adaptive:
             yield from self._higher_orders(0, Unscreened())
             yield from self._fill(0)
             return
-        n_audit = int(np.clip(_SHARE_AUDIT * ledger.budget, _LEAST_AUDIT, _MOST_AUDIT))
-        n_audit = min(n_audit, ledger.budget // 5)
+        least = min(_LEAST_AUDIT, ledger.budget // 20)
+        n_audit = int(np.clip(_SHARE_AUDIT * ledger.budget, least, _MOST_AUDIT))
         higher = int(_SHARE_HIGHER * ledger.budget) if self.order > 2 else 0
         keep = 2 * n_audit  # an audited pair may need its singles too
         screen = yield from self._strategy.candidates(ledger, self._rng, keep + higher, self.top)
+        if np.isfinite(ledger.main_effects()).all():
+            keep = n_audit
         if self.order > 2 and screen.complete:
             higher = max(higher, int(_SHARE_HIGHER_IF_COMPLETE * (ledger.left - keep)))
         predicted: dict[Set, float] = {}

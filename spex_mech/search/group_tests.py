@@ -37,6 +37,7 @@ Candidates = dict[Set, float]
 
 _PROBED = 60
 _SPARSE = 0.12  # median over root mean square of the probed cells
+_NOTHING = 1e-6  # of what ablating a block changes: rounding
 _MOST_PASSES = 6
 _MOST_POOLED = 8  # cells in one test
 _LEAST_RESIDUALS = 8
@@ -124,8 +125,11 @@ def probe_groups(
         tests = table.tests()
         some = [tests[i] for i in rng.permutation(len(tests))[:_PROBED]]
         sums = abs((yield from table.between(ledger, some, {}, "probing groups")))
+        blocks = [table.units((block,)) for block in table.blocks]
+        alone = yield from ledger.sums(blocks, "probing groups")
         spread = np.sqrt((sums**2).mean())
-        ratio = np.median(sums) / spread if spread else 0.0
+        nothing = spread <= _NOTHING * abs(alone - ledger.intact).max()
+        ratio = 0.0 if nothing else np.median(sums) / spread
         if ratio < _SPARSE:
             return table
         # Of many sparse pairs each cell may hold some: smaller cells tell them from a dense tail.

@@ -31,13 +31,19 @@ from spex_mech.search.adaptive import Screen
 from spex_mech.search.ledger import Asking, Ledger, Set, padded
 from spex_mech.search.question import GRADIENT_COST, Findings, Question
 from spex_mech.search.screening import RowScreen, Strengths
-from spex_mech.search.spex import LEAST_DEEP, SPARSE, gradient_rows, without_gradients
+from spex_mech.search.spex import (
+    LEAST_DEEP,
+    SPARSE,
+    gradient_rows,
+    without_gradients,
+    without_gradients_least,
+)
 
 _SHARES = (0.5, 0.25, 0.125, 0.0625)  # of the units, ablated to see how much may be
 _PER_SHARE = 2
 _TELLING = 1.2  # how much more twice as many must change the values
-_SHARE_VALUES, _LEAST_VALUES, _MOST_VALUES = 0.025, 16, 200  # of masks to learn values from
-_SHARE_HELD, _LEAST_HELD, _MOST_HELD = 0.012, 10, 60
+_SHARE_VALUES, _LEAST_VALUES, _MOST_VALUES = 0.025, 4, 200  # of masks to learn values from
+_SHARE_HELD, _LEAST_HELD, _MOST_HELD = 0.012, 6, 60
 _SHARE_LEARNED = 0.4  # of the budget, for a proxy that learns from masks alone
 _SHARE_FIRST = 0.6  # of those, at random
 _CANDIDATES = 8  # masks to choose one from where the proxy is unsure
@@ -96,7 +102,7 @@ class ProxySpex:
         fixed = 1 + _PER_SHARE * len(_SHARES) + _LEAST_VALUES + _LEAST_HELD
         if self.gradients:
             return fixed + GRADIENT_COST * (1 + LEAST_DEEP) + 60
-        return fixed + min(n, 500) + 200
+        return fixed + without_gradients_least(n)
 
     def default_budget(self, n: int) -> int:
         return (2 if self.gradients else 4) * n + 100

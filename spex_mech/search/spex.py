@@ -33,6 +33,9 @@ _DEPTH = 0.3  # share of units that they ablate
 _SHARE_ROWS = 0.25
 _ROWS_AT_A_TIME = 16
 _MOST_ROW_ENTRIES = 100_000_000  # 0.8 GB of rows
+_NO_TESTS = 0.2  # share of all pairs
+_FIRST_PAIRS = 30
+_NOTHING = 1e-5  # of the largest main effect
 SPARSE = "group tests (tree)"  # the way that leaves nothing strong behind
 _UNEVEN = 5.0  # energy of pairs of strong units over that of random pairs
 
@@ -54,7 +57,7 @@ class Spex:
     def minimum_budget(self, n: int) -> int:
         if self.gradients:
             return GRADIENT_COST * (1 + LEAST_DEEP) + 60
-        return min(n, 500) + 200
+        return without_gradients_least(n)
 
     def default_budget(self, n: int) -> int:
         return 4 * n + 100
@@ -69,6 +72,11 @@ class Spex:
         way = yield from without_gradients(ledger, rng, keep, self.max_fraction)
         self.notes |= {"candidates": way, "evaluations_of_candidates": ledger.spent}
         return Strengths(ledger.main_effects_by_prompt(), complete=way == SPARSE)
+
+
+def without_gradients_least(n: int) -> int:
+    """Evaluations without which nothing can be found where there are no gradients."""
+    return min(n, 500) + min(max(n, 80), 200)
 
 
 def gradient_rows(
@@ -123,7 +131,18 @@ def without_gradients(
     Returns:
         the way that was taken; what it found is in the ledger.
     """
+    n = ledger.n
     yield from ledger.values_of([()], "intact model")
+    if ledger.left - keep - n > _NO_TESTS * n * (n - 1) / 2:
+        # So large a part of all pairs can be measured that tests of groups do not pay, unless the
+        # first pairs hold nothing.
+        yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
+        main = ledger.main_effects_by_prompt()
+        first = [pair(int(a), int(b)) for a, b in Strengths(main).strongest(_FIRST_PAIRS)]
+        measured = yield from ledger.measure(first, "validating", keep)
+        sizes = [abs(ledger.interaction[s]) for s in measured]
+        if np.median(sizes) > _NOTHING * abs(main).max():
+            return "products of strengths"
     until = ledger.budget - keep - max(8, (ledger.left - keep) // 25)
     table = yield from probe_groups(ledger, rng, until, max_fraction)
     found: Candidates = {}
