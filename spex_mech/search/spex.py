@@ -162,8 +162,8 @@ def without_gradients(
 def _is_uneven(ledger: Ledger, rng: np.random.Generator, until: int) -> Asking[bool]:
     """Whether pairs of strong units hold far more energy than pairs drawn at random."""
     n = ledger.n
-    if until - ledger.spent < 1.2 * n:
-        return False  # exact singles would take most of the budget
+    if until - ledger.spent < 1.05 * n + _FIRST_PAIRS:
+        return False  # exact singles would take all of the budget
     yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
     count = int(np.clip((until - ledger.spent) // 10, 24, 200))
     strong = Strengths(ledger.main_effects_by_prompt()).strongest(count)
