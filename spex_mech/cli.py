@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULTS["ablation"],
         help="mean, zero, mean_per_position or resample",
     )
-    discover.add_argument("--method", default=DEFAULTS["method"], help="spex or exhaustive")
+    discover.add_argument("--method", default=DEFAULTS["method"], help="spex, proxyspex or exhaustive")
+    discover.add_argument("--proxy", help="of proxyspex: distilled (default) or trees")
     discover.add_argument("--budget", type=int, default=DEFAULTS["budget"], help="evaluations")
     discover.add_argument("--order", type=int, default=DEFAULTS["order"])
     discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])
@@ -117,7 +118,11 @@ def _discover(options: argparse.Namespace) -> None:
         ablation=options.ablation,
         batch_size=options.batch_size,
     )
-    found = sm.discover(game, options.method, options.budget, options.order, options.seed)
+    if options.proxy is not None and options.method != "proxyspex":
+        raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
+    proxy = {} if options.proxy is None else {"proxy": options.proxy}
+    search = (options.method, options.budget, options.order, options.seed)
+    found = sm.discover(game, *search, **proxy)
     print(found)
     _write(found, options.out)
 

@@ -60,16 +60,19 @@ def discover(
     Args:
         game: a ``ModelGame``, or anything with ``len``, ``labels`` and a call, or (with ``n``) any
             function from ``Bool[mask unit]`` (True = kept) to ``[mask]`` or ``[mask prompt]``.
-        method: "spex" (adaptive: the strongest pairs, in close to linear cost) or "exhaustive"
-            (every pair; a random sample of them where the budget is smaller).
+        method: "spex" (adaptive: the strongest pairs, in close to linear cost), "proxyspex" (the
+            same, on candidates of a small model that was distilled from masked runs) or
+            "exhaustive" (every pair; a random sample of them where the budget is smaller).
         budget: evaluations that may be spent; one mask over all prompts is one.
         order: the largest number of units in an interaction.
         seed: of everything random.
         n: the number of units of a function, which has no length.
         labels: their names; default: their numbers. (A game brings both itself.)
         progress: show a progress bar once it takes more than a few seconds.
-        options: of the search: ``gradients=False`` (spex: do not use the game's gradients),
-            ``top`` (spex: how many pairs the audit's recall is about).
+        options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
+            ``top`` (how many pairs the audit's recall is about). Of proxyspex: ``proxy``
+            ("distilled", "trees" or an object with the methods of ``Proxy``) and ``masks`` ("near"
+            the intact model, or "half": complement pairs that ablate half of the units).
 
     A game that has ``gradient(masks)`` is asked for gradients too; one that has, as ``ModelGame``,
     ``value_and_gradient(masks)`` or, by block of prompts, ``value_and_slopes(masks)``, is asked for

@@ -83,6 +83,15 @@ def test_discover_is_what_the_functions_give(model: str, tmp_path: Path) -> None
     assert got.about["ablation"] == "resample" and got.about["seed"] == 3
 
 
+def test_a_proxy_by_name(model: str, tmp_path: Path) -> None:
+    arguments = ["discover", "--model", model, "--n-prompts", "4", "--units", "heads+neurons"]
+    arguments += ["--method", "proxyspex", "--proxy", "trees", "--budget", "130"]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    found = sm.Interactions.load(tmp_path / "interactions.npz")
+    assert found.about["method"] == "proxyspex"
+    assert found.about["proxy"] == "trees"
+
+
 @pytest.mark.parametrize(("units", "n_units"), [("neurons", 12), ("heads+neurons", 16)])
 def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> None:
     arguments = ["--units", units, "--n-prompts", "2", "--out", str(tmp_path)]
@@ -96,6 +105,8 @@ def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> 
         ("--task nosuch", ["unknown task 'nosuch'", "induction"]),
         ("--task ioi", ["'ioi' needs a tokenizer"]),
         ("--task induction --file x.txt", ["'induction' takes no option 'file'"]),
+        ("--proxy trees", ["--proxy trees", "--method proxyspex"]),
+        ("--method proxyspex --proxy oak", ["'oak'", "distilled", "trees"]),
         ("--method magic", ["unknown method 'magic'", "exhaustive"]),
         ("--ablation blur", ["unknown ablation 'blur'", "mean", "resample"]),
         ("--units L9H0", ["unknown component L9H0", "layers 0 to 1"]),
