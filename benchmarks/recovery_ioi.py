@@ -1,4 +1,4 @@
-"""SPEX and ProxySPEX on 3,108 units of a real model doing indirect object identification: 4.8 million
+"""SPEX and ProxySPEX on 3,108 units of a real model on indirect object identification: 4.8 million
 pairs, whose truth nobody can measure exhaustively here. They are judged by three other means:
 
 1. their own audit;

@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULTS["ablation"],
         help="mean, zero, mean_per_position or resample",
     )
-    discover.add_argument("--method", default=DEFAULTS["method"], help="spex, proxyspex or exhaustive")
+    discover.add_argument(
+        "--method", default=DEFAULTS["method"], help="spex, proxyspex or exhaustive"
+    )
     discover.add_argument("--proxy", help="of proxyspex: distilled (default) or trees")
     discover.add_argument("--budget", type=int, default=DEFAULTS["budget"], help="evaluations")
     discover.add_argument("--order", type=int, default=DEFAULTS["order"])

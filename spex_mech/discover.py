@@ -227,12 +227,13 @@ def drive(game: Any, search: Search, progress: bool) -> dict[str, int | float]:
         while (question := search.ask()) is not None:
             bar.set_description(question.stage, refresh=False)
             values, gradients = [], []
-            masks = torch.from_numpy(question.masks(len(game)))
-            for part in masks.split(batch):
-                value, gradient = _answer(game, question, part)
+            for start in range(0, len(question), batch):
+                part = question.part(start, start + batch)
+                done = bar.n
+                value, gradient = _answer(game, part, bar)
                 values.append(value)
                 gradients.append(gradient)
-                bar.update(len(part) * question.cost // len(question))
+                bar.update(done + part.cost - bar.n)
             cost["evaluations"] += question.cost
             cost["gradients"] += len(question) if question.gradient else 0
             search.tell(
@@ -243,9 +244,19 @@ def drive(game: Any, search: Search, progress: bool) -> dict[str, int | float]:
 
 
 def _answer(
-    game: Any, question: Question, masks: Bool[Tensor, "mask unit"]
+    game: Any, question: Question, bar: tqdm
 ) -> tuple[Float[np.ndarray, "mask prompt"], Float[np.ndarray, "mask block unit"] | None]:
     gradients = None
+    if not question.gradient and hasattr(game, "ablating"):
+        started = bar.n
+        done = [0.0]
+
+        def tick(masks: float) -> None:
+            done[0] += masks
+            bar.update(started + int(done[0]) - bar.n)
+
+        return _as_table(game.ablating(question.ablated, tick), len(question)), None
+    masks = torch.from_numpy(question.masks(len(game)))
     if question.gradient:
         if hasattr(game, "value_and_slopes"):
             values, slopes = game.value_and_slopes(masks)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from spex_mech.games.forward import vocabulary_of
 from spex_mech.games.metrics import Task
-from spex_mech.games.model_game import vocabulary_of
 from spex_mech.games.prompts import Prompts
 from spex_mech.zoo import load_tokenizer
 

@@ -199,11 +199,11 @@ class Interrupting:
     """A metric that works while the game is made and then fails in the middle of a run."""
 
     def __init__(self, error: BaseException) -> None:
-        self.error, self.calls = error, 0
+        self.error, self.left = error, 10**9
 
     def __call__(self, output: Tensor, prompts: sm.Prompts) -> Tensor:
-        self.calls += 1
-        if self.calls == 3:
+        self.left -= 1
+        if self.left <= 0:
             raise self.error
         return output[:, -1, 0]
 
@@ -216,13 +216,14 @@ def test_model_comes_back_as_it_was(family: str, error: BaseException) -> None:
     next(iter(model.modules())).training = True  # a mixture of flags, to be kept as it is
     logits(family, model, some_prompts().tokens)  # a bridge sets up hooks of its own at first
     before = state_of(model)
-    game = sm.ModelGame(model, sm.Task(some_prompts(), Interrupting(error)), batch_size=2)
-    with pytest.raises(type(error)):
-        game(some_masks(5, len(game)))
-    with pytest.raises(type(error)):
-        sm.ModelGame(model, sm.Task(some_prompts(), Interrupting(error)), batch_size=8).gradient(
-            some_masks(5, len(game))
-        )
+    metric = Interrupting(error)
+    for replay in (True, False):
+        game = sm.ModelGame(model, sm.Task(some_prompts(), metric), batch_size=2, replay=replay)
+        for run in (game, game.gradient):
+            metric.left = 3
+            with pytest.raises(type(error)):
+                run(some_masks(5, len(game)))
+            metric.left = 10**9
     assert_same_state(before, state_of(model))
 
 
@@ -242,7 +243,7 @@ def test_train_mode_is_handled() -> None:
 
 
 def test_out_of_memory_halves_the_batch_and_repeats_nothing(monkeypatch: Any) -> None:
-    game = a_game(batch_size=8)
+    game = a_game(batch_size=8, replay=False)
     masks = some_masks(7, len(game))
     want = a_game(batch_size=8)(masks)
     forward, seen = game._forward, []

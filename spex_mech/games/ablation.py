@@ -9,7 +9,7 @@ is one formula for all: ``where(keep, act, reference)``.
 - ``resample``: the activation of the same position in the prompt's corrupted version.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spex_mech.games.components import Site
+from spex_mech.games.prompts import Prompts
 
 Ablation = Literal["zero", "mean", "mean_per_position", "resample"]
 ABLATIONS: tuple[str, ...] = ("zero", "mean", "mean_per_position", "resample")
@@ -29,6 +30,54 @@ Batches = Iterable[tuple[Activations, Bool[Tensor, "row pos"]]]
 
 def key_of(site: Site) -> Key:
     return site.kind, site.layer
+
+
+def make(
+    ablation: str | Mapping[str, Tensor],
+    activations: Callable[[Prompts], Batches],
+    prompts: Prompts,
+    reference: Prompts | None,
+    names: Mapping[Key, str],
+) -> References:
+    """The references of an ablation.
+
+    Args:
+        ablation: its name, or a tensor a hook point.
+        activations: of given prompts, batch by batch.
+        reference: prompts for the means; default: ``prompts``, the task's own.
+        names: of the hook points.
+
+    Raises:
+        ValueError: there is no such ablation, or the prompts lack what it needs.
+    """
+    source = prompts if reference is None else reference
+    if not isinstance(ablation, str):
+        seen = next(iter(activations(prompts[:1])))[0]
+        return given(ablation, names, seen, len(prompts))
+    if ablation == "zero":
+        return zero(activations(source[:1]))
+    if ablation == "mean":
+        return mean(activations(source))
+    n_pos = prompts.tokens.shape[1]
+    if ablation == "mean_per_position":
+        if source.tokens.shape[1] < n_pos:
+            raise ValueError(
+                f"the reference prompts have {source.tokens.shape[1]} positions, the task's "
+                f"{n_pos}; a mean per position needs at least as many"
+            )
+        means = mean(activations(source), per_position=True)
+        return {key: m[:, :n_pos] for key, m in means.items()}
+    if ablation == "resample":
+        if prompts.corrupted is None:
+            raise ValueError(
+                "resample ablation takes activations from corrupted prompts, and these have "
+                "none; give Prompts(corrupted=...) or use ablation='mean'"
+            )
+        return resample(activations(Prompts(prompts.corrupted, prompts.attention_mask)))
+    raise ValueError(
+        f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}, or give a "
+        "tensor per hook point"
+    )
 
 
 def zero(batches: Batches) -> References:
@@ -91,3 +140,18 @@ def given(
             )
         references[key] = value.expand(-1, -1, shape[2])
     return references
+
+
+def mix(
+    act: Float[Tensor, "row pos width"],
+    gate: Bool[Tensor, "row slot"] | Float[Tensor, "row slot"],
+    reference: Float[Tensor, "row_or_1 pos_or_1 width"],
+) -> Float[Tensor, "row pos width"]:
+    """``gate * act + (1 - gate) * reference``, slot by slot.
+
+    One fused product: choosing with ``where`` takes two to four times as long on a CPU.
+    """
+    ref = reference.to(act)
+    kept = gate.to(act.device, act.dtype)
+    kept = kept.repeat_interleave(act.shape[-1] // gate.shape[1], dim=1)[:, None, :]
+    return torch.addcmul(ref * (1 - kept), act, kept)

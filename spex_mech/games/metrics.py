@@ -94,6 +94,48 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def read_positions(metric: Metric | str, prompts: Prompts) -> Int[Tensor, "prompt k"] | None:
+    """The positions whose logits a metric of this module reads, ascending; None: all of them."""
+    known = isinstance(metric, str) or metric in METRICS.values()
+    n_prompts, n_pos = prompts.tokens.shape
+    if not known or n_pos == 1:
+        return None
+    of_answer = metric in ("logit_diff", "prob_diff", logit_diff, prob_diff)
+    if of_answer or (
+        metric in ("log_prob", "loss", log_prob, loss) and prompts.answers is not None
+    ):
+        return prompts.last[:, None]
+    if metric == "kl":
+        return prompts.last[:, None] if prompts.target_mask is None else None
+    scored = _targets(prompts).any(dim=0).nonzero()[:, 0]
+    if not 0 < len(scored) < n_pos - 1:
+        return None
+    # One more, since a metric leaves out the last position, which predicts nothing.
+    return torch.cat([scored, scored.new_tensor([n_pos - 1])]).expand(n_prompts, -1)
+
+
+def narrowed(prompts: Prompts, positions: Int[Tensor, "prompt k"]) -> Prompts:
+    """The prompts as a metric sees them when only the logits at ``positions`` were computed."""
+    if positions.shape[1] == 1:
+        at_answer = prompts.tokens.gather(1, positions)
+        return prompts.replaced(
+            tokens=at_answer,
+            attention_mask=None,
+            target_mask=None,
+            corrupted=None,
+            answer_pos=torch.zeros_like(prompts.last),
+        )
+    nexts = torch.cat([positions[:, :1], positions[:, :-1] + 1], dim=1)
+    scored = _targets(prompts).gather(1, positions[:, :-1])
+    return prompts.replaced(
+        tokens=prompts.tokens.gather(1, nexts),
+        attention_mask=None,
+        target_mask=torch.cat([scored, torch.zeros_like(scored[:, :1])], dim=1),
+        corrupted=None,
+        answer_pos=None,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """Prompts and what is measured on them.

@@ -7,32 +7,47 @@ also after an error or an interrupt.
 """
 
 import hashlib
-import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from spex_mech.games import ablation as references_by
-from spex_mech.games.ablation import ABLATIONS, Activations, Batches, References, key_of
+from spex_mech.games.ablation import Activations, Batches, key_of, mix
 from spex_mech.games.architectures import Architecture, architecture_of, is_hooked
+from spex_mech.games.blocks import CannotReplay
+from spex_mech.games.compared import compared_replay, lists_of
 from spex_mech.games.components import Components, Site
-from spex_mech.games.metrics import KL, METRICS, Metric, Task
+from spex_mech.games.forward import (
+    Hook,
+    answers_of,
+    check_tokens,
+    forward,
+    name_of,
+    self_test,
+)
+from spex_mech.games.metrics import (
+    KL,
+    METRICS,
+    Metric,
+    Task,
+)
 from spex_mech.games.prompts import Prompts
+from spex_mech.games.replay import Replay, is_out_of_memory
 
 # A batch on the CPU: large enough to feed the matrix products, small enough for the caches.
 _CPU_TOKENS = 2048
 _CPU_BYTES = 256 * 2**20
+_CUDA_SHARE = 0.33  # of the free memory; a replay holds more beside it
 _SELF_TEST_ROWS = 4
 _MOST_BLOCKS = 8  # of prompts, in slopes by block
-Hook = Callable[[Tensor], Tensor | None]  # [row pos width] -> the same rewritten, or None: as it is
+_MANY, _MOST_SLOTS = 100_000, 20_000_000
 
 
 class ModelGame:
@@ -49,6 +64,9 @@ class ModelGame:
         architecture: where a plain ``nn.Module`` keeps heads and neurons.
         batch_size: rows (mask x prompt) per forward pass; default: found by itself, and halved
             when memory runs out.
+        replay: share between masks what their passes have in common (``games.replay``). Default:
+            wherever the model can be cut at its blocks, which is tried and compared with plain
+            passes when the game is made. True: an error where it cannot. False: plain passes.
 
     Raises:
         ValueError: anything that cannot be ablated or measured as asked; the text says the cure.
@@ -64,6 +82,7 @@ class ModelGame:
         reference: Prompts | None = None,
         architecture: Architecture | None = None,
         batch_size: int | None = None,
+        replay: bool | None = None,
     ) -> None:
         sized = architecture_of(model, architecture)
         self.model, self.task = model, task
@@ -79,10 +98,20 @@ class ModelGame:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None")
         self.batch_size = batch_size
         self._sites = self.components.sites()
-        self._check_tokens()
-        self._references = self._make_references(ablation, reference)
+        check_tokens(model, self.prompts)
+        self._references = references_by.make(
+            ablation,
+            self._activations,
+            self.prompts,
+            None if reference is None else reference.to(self.device),
+            {key_of(s): sized.name(s.kind, s.layer) for s in self._sites},
+        )
         self._metric = self._make_metric()
         self_test(model, sized, self.prompts[:_SELF_TEST_ROWS])
+        self._replay: Replay | None = None
+        self._no_replay = "replay=False"
+        if replay is not False:
+            self._try_replay(required=bool(replay))
 
     def __len__(self) -> int:
         return len(self.components)
@@ -95,6 +124,8 @@ class ModelGame:
     @property
     def masks_per_batch(self) -> int:
         """How many masks a driver should ask at a time: a few full batches."""
+        if self._replay is not None:
+            return self._replay.shape(_MANY)[0]
         return max(1, 4 * self._rows_per_batch() // len(self.prompts))
 
     @property
@@ -115,7 +146,38 @@ class ModelGame:
             ValueError: masks of the wrong width or type, or a metric that is NaN or of the wrong
                 shape.
         """
-        return self._values(self._check_masks(masks))
+        keep = self._check_masks(masks)
+        if self._replay is None:
+            return self._values(keep)
+        # In parts, as lists of what dense masks of many units ablate are long.
+        parts = keep.split(max(1, _MOST_SLOTS // len(self)))
+        return torch.cat([self.ablating(lists_of(part)) for part in parts])
+
+    def ablating(
+        self, lost: Int[np.ndarray, "mask k"], tick: Callable[[float], None] = lambda done: None
+    ) -> Float[Tensor, "mask prompt"]:
+        """The same for masks given as lists of the units that they ablate, padded with -1.
+
+        Args:
+            tick: called now and then with how many masks' worth of work was done.
+
+        Raises:
+            ValueError: as a call.
+        """
+        if self._replay is None:
+            keep = torch.ones(len(lost), len(self) + 1, dtype=torch.bool)
+            keep[torch.arange(len(lost))[:, None], torch.from_numpy(lost)] = False
+            values = self._values(keep[:, :-1])
+            tick(float(len(lost)))
+            return values
+        values = torch.from_numpy(self._replay.values(lost, tick))
+        self.batch_size = self._replay.rows
+        if not values.isfinite().all():
+            mask, prompt = (~values.isfinite()).nonzero()[0].tolist()
+            self._not_finite(
+                values[mask, prompt].item(), prompt, [u for u in lost[mask].tolist() if u >= 0]
+            )
+        return values
 
     def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
         """The prompt mean in numpy: what shapiq's approximators take as a game."""
@@ -153,15 +215,16 @@ class ModelGame:
     def noise_floor(self) -> float:
         """The size under which an interaction cannot be told from rounding, in the metric's unit.
 
-        The same masks are asked twice, at other places in batches of another size; ``sigma`` is
-        the root mean square of the difference over sqrt(2). An interaction adds four such values
-        (2 sigma); the floor is three times that, and at least four roundings of the metric.
+        The same masks are asked twice, by plain passes at other places in batches of another size;
+        ``sigma`` is the root mean square of the difference over sqrt(2). An interaction adds four
+        such values (2 sigma); the floor is three times that, and at least four roundings of the
+        metric.
         """
         generator = torch.Generator().manual_seed(0)
         masks = torch.rand(24, len(self), generator=generator) > min(0.5, 2 / len(self))
         masks[0] = True
         size = max(1, self._rows_per_batch() // 3)
-        there = self._values(masks).double().mean(1)
+        there = self(masks).mean(1)
         back = self._values(masks.flip(0), batch_size=size).flip(0).double().mean(1)
         sigma = (there - back).square().mean().sqrt().item() / np.sqrt(2)
         rounding = torch.finfo(torch.float32).eps * there.abs().max().item()
@@ -178,6 +241,7 @@ class ModelGame:
             "n_prompts": len(self.prompts),
             "tokens_sha256": _sha256([self.prompts.tokens]),
             "ablation": self.ablation,
+            "passes": "replayed" if self._replay else f"plain: {self._no_replay}",
             "device": str(self.device),
             "dtype": str(next(iter(_parameters(self.model))).dtype).removeprefix("torch."),
             "torch": torch.__version__,
@@ -207,7 +271,18 @@ class ModelGame:
     def _values(
         self, keep: Bool[Tensor, "mask unit"], batch_size: int | None = None
     ) -> Float[Tensor, "mask prompt"]:
-        n_prompts = len(self.prompts)
+        """By plain passes."""
+        return self._plain(keep, self._measure, batch_size=batch_size)
+
+    def _plain(
+        self,
+        keep: Bool[Tensor, "mask unit"],
+        measure: Callable[[Any, Tensor, Tensor], Tensor],
+        n_prompts: int | None = None,
+        batch_size: int | None = None,
+    ) -> Float[Tensor, "mask prompt"]:
+        """What ``measure`` makes of plain passes, on all prompts or the first few."""
+        n_prompts = min(n_prompts or len(self.prompts), len(self.prompts))
         values = torch.empty(len(keep) * n_prompts, dtype=torch.float64)
         keep = torch.cat([keep, torch.ones(len(keep), 1, dtype=torch.bool)], dim=1)
 
@@ -218,7 +293,7 @@ class ModelGame:
                     self.prompts[of_prompt.to(self.device)],
                     self._replacing(keep[of_mask], of_prompt),
                 )
-                values[rows] = self._measure(output, of_prompt, keep[of_mask]).double().cpu()
+                values[rows] = measure(output, of_prompt, keep[of_mask]).double().cpu()
 
         self._in_batches(len(values), run, batch_size or self._rows_per_batch())
         return values.reshape(-1, n_prompts)
@@ -261,7 +336,7 @@ class ModelGame:
             try:
                 run(torch.arange(start, min(start + batch_size, n_rows)))
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or batch_size == 1:
+                if not is_out_of_memory(error) or batch_size == 1:
                     raise
                 batch_size = max(1, batch_size // 2)
                 self.batch_size = batch_size
@@ -281,19 +356,14 @@ class ModelGame:
             per_token = 4 * max(_output_width(self.model), 1)
             tokens = max(1, min(_CPU_TOKENS, _CPU_BYTES // per_token))
             return max(1, tokens // n_pos)
-        torch.cuda.synchronize(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before, rows = torch.cuda.memory_allocated(self.device), 16
-        keep = torch.zeros(rows, len(self) + 1, dtype=torch.bool)
-        of_prompt = torch.arange(rows) % len(self.prompts)
-        with torch.no_grad():
-            output = self._forward(
-                self.prompts[of_prompt.to(self.device)], self._replacing(keep, of_prompt)
-            )
-            self._metric(output, self.prompts[of_prompt.to(self.device)])
-        per_row = (torch.cuda.max_memory_allocated(self.device) - before) / rows
-        free = torch.cuda.mem_get_info(self.device)[0]
-        return max(1, int(0.6 * free / max(per_row, 1)))
+
+        def run(rows: int) -> None:
+            keep = torch.zeros(rows, len(self) + 1, dtype=torch.bool)
+            of_prompt = torch.arange(rows) % len(self.prompts)
+            prompts = self.prompts[of_prompt.to(self.device)]
+            self._metric(self._forward(prompts, self._replacing(keep, of_prompt)), prompts)
+
+        return rows_that_fit(self.device, run)
 
     # -- one forward pass -----------------------------------------------------------------------
 
@@ -314,17 +384,7 @@ class ModelGame:
 
         def replace(act: Float[Tensor, "row pos width"]) -> Float[Tensor, "row pos width"]:
             ref = reference if len(reference) == 1 else reference[of_prompt.to(reference.device)]
-            ref = ref.to(act)
-            slots = rearrange(
-                act, "row pos (slot d_slot) -> row pos slot d_slot", slot=gate.shape[1]
-            )
-            ref = rearrange(ref, "row pos (slot d_slot) -> row pos slot d_slot", slot=gate.shape[1])
-            kept = gate.to(act.device)[:, None, :, None]
-            if kept.dtype == torch.bool:
-                mixed = torch.where(kept, slots, ref)
-            else:
-                mixed = ref + kept.to(act.dtype) * (slots - ref)
-            return rearrange(mixed, "row pos slot d_slot -> row pos (slot d_slot)")
+            return mix(act, gate, ref)
 
         return replace
 
@@ -336,39 +396,30 @@ class ModelGame:
         self, output: Any, of_prompt: Int[Tensor, " row"], keep: Bool[Tensor, "row unit"]
     ) -> Float[Tensor, " row"]:
         values = self._metric(output, self.prompts[of_prompt.to(self.device)])
-        if not isinstance(values, Tensor) or values.shape != (len(of_prompt),):
-            shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"the metric {self.task.metric_name} returned {shape} for {len(of_prompt)} rows; "
-                "it must return one value per row, a tensor of shape [row]"
-            )
+        values = self._checked(values, len(of_prompt))
         if not values.isfinite().all():
             row = int((~values.isfinite()).nonzero()[0])
             lost = (~keep[row, : len(self)]).nonzero()[:, 0].tolist()
-            names = ", ".join(self.labels[u] for u in lost[:4]) + (", ..." if len(lost) > 4 else "")
+            self._not_finite(values[row].item(), int(of_prompt[row]), lost)
+        return values
+
+    def _checked(self, values: Any, n_rows: int) -> Float[Tensor, " row"]:
+        if not isinstance(values, Tensor) or values.shape != (n_rows,):
+            shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(
-                f"the metric {self.task.metric_name} is {values[row].item()} for prompt "
-                f"{int(of_prompt[row])} with {names or 'nothing'} ablated; it must be finite"
+                f"the metric {self.task.metric_name} returned {shape} for {n_rows} rows; it must "
+                "return one value per row, a tensor of shape [row]"
             )
         return values
 
-    # -- making the game ------------------------------------------------------------------------
+    def _not_finite(self, value: float, prompt: int, lost: list[int]) -> NoReturn:
+        names = ", ".join(self.labels[u] for u in lost[:4]) + (", ..." if len(lost) > 4 else "")
+        raise ValueError(
+            f"the metric {self.task.metric_name} is {value} for prompt {prompt} with "
+            f"{names or 'nothing'} ablated; it must be finite"
+        )
 
-    def _check_tokens(self) -> None:
-        n_pos, most = self.prompts.tokens.shape[1], positions_of(self.model)
-        if most and n_pos > most:
-            raise ValueError(
-                f"the prompts have {n_pos} tokens, and the model reads at most {most}; shorten them"
-            )
-        n_vocab = vocabulary_of(self.model)
-        for name in ("tokens", "corrupted", "answers", "wrong_answers"):
-            value = getattr(self.prompts, name)
-            # Answers of a classifier are classes: its output, not its vocabulary, bounds them.
-            bound = n_vocab if name in ("tokens", "corrupted") else _answers(self.model)
-            if value is not None and bound and int(value.max()) >= bound:
-                raise ValueError(
-                    f"{name} holds the token {int(value.max())}, outside the vocabulary of {bound}"
-                )
+    # -- making the game ------------------------------------------------------------------------
 
     def _make_metric(self) -> Metric:
         if callable(self.task.metric):
@@ -383,38 +434,28 @@ class ModelGame:
             parts.append(KL.to_intact(output, self.prompts[rows.to(self.device)]).intact)
         return KL(torch.cat(parts))
 
-    def _make_references(
-        self, ablation: str | Mapping[str, Tensor], reference: Prompts | None
-    ) -> References:
-        prompts = self.prompts if reference is None else reference.to(self.device)
-        if not isinstance(ablation, str):
-            names = {key_of(s): self.architecture.name(s.kind, s.layer) for s in self._sites}
-            seen = next(iter(self._activations(self.prompts[:1])))[0]
-            return references_by.given(ablation, names, seen, len(self.prompts))
-        if ablation == "zero":
-            return references_by.zero(self._activations(prompts[:1]))
-        if ablation == "mean":
-            return references_by.mean(self._activations(prompts))
-        if ablation == "mean_per_position":
-            if prompts.tokens.shape[1] < self.prompts.tokens.shape[1]:
-                raise ValueError(
-                    f"the reference prompts have {prompts.tokens.shape[1]} positions, the task's "
-                    f"{self.prompts.tokens.shape[1]}; a mean per position needs at least as many"
-                )
-            means = references_by.mean(self._activations(prompts), per_position=True)
-            return {key: m[:, : self.prompts.tokens.shape[1]] for key, m in means.items()}
-        if ablation == "resample":
-            if self.prompts.corrupted is None:
-                raise ValueError(
-                    "resample ablation takes activations from corrupted prompts, and these have "
-                    "none; give Prompts(corrupted=...) or use ablation='mean'"
-                )
-            corrupted = Prompts(self.prompts.corrupted, self.prompts.attention_mask)
-            return references_by.resample(self._activations(corrupted))
-        raise ValueError(
-            f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}, or give a "
-            "tensor per hook point"
-        )
+    def _try_replay(self, required: bool) -> None:
+        try:
+            self._replay = compared_replay(
+                self.model,
+                self.architecture,
+                list(self._sites),
+                self.prompts,
+                [self._references[key_of(site)] for site in self._sites],
+                np.array([unit.layer for unit in self.components.units]),
+                lambda output, prompts: self._checked(self._metric(output, prompts), len(prompts)),
+                self.task.metric,
+                self._rows_per_batch(),
+                self._plain,
+            )
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._no_replay = f"{type(self.model).__name__} cannot be replayed: {error}"
+            if required:
+                raise ValueError(f"replay=True, but {self._no_replay}; leave it out") from error
+            if not isinstance(error, CannotReplay):
+                warnings.warn(f"{self._no_replay}; plain passes are run instead", stacklevel=3)
 
     def _activations(self, prompts: Prompts) -> Batches:
         """Intact activations at this game's hook points, batch by batch."""
@@ -433,146 +474,21 @@ class ModelGame:
             yield seen, part.real
 
 
-def self_test(model: Any, architecture: Architecture, prompts: Prompts) -> None:
-    """Replacing every head and neuron by noise must change the output: a hook that fires but is
-    ignored would make every interaction zero, and no one would know.
-
-    Raises:
-        ValueError: nothing changed.
-        RuntimeError: a hook did not fire.
-    """
-    everything = [
-        architecture.name(kind, layer)
-        for layer in range(architecture.n_layers)
-        for kind in ("head", "neuron")
-        if architecture.has(kind, layer)
-    ]
-
-    def scramble(act: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(act.shape, generator=generator).to(act) * (1 + act.abs().max())
-
-    with torch.no_grad():
-        intact = _first_tensor(forward(model, prompts, {}))
-        changed = _first_tensor(forward(model, prompts, dict.fromkeys(everything, scramble)))
-    if torch.equal(intact, changed):
-        raise ValueError(
-            f"replacing every head and neuron of this {type(model).__name__} changes nothing in "
-            "its output: the named modules are not where it computes"
-        )
-
-
-def forward(model: Any, prompts: Prompts, hooks: Mapping[str, Hook]) -> Any:
-    """One forward pass in evaluation mode, ``hooks[name]`` rewriting what passes that hook point.
-
-    Raises:
-        RuntimeError: a hook did not fire.
-    """
-    fired: set[str] = set()
-    with evaluating(model), hooked(model, hooks, len(prompts), fired):
-        output = _call(model, prompts)
-    for name in hooks:
-        if name not in fired:
-            raise RuntimeError(
-                f"the hook at {name} did not fire: the model's forward pass goes around it, so "
-                "ablating there would change nothing (a compiled or fused forward?)"
-            )
-    return output
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then every module's own training flag again."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def hooked(
-    model: Any,
-    replace: Mapping[str, Hook],
-    n_rows: int,
-    fired: set[str],
-) -> Iterator[None]:
-    """Let ``replace[hook point]`` rewrite ``[row pos width]`` there (None: leave it); the names of
-    those that ran are put into ``fired``."""
-
-    def rewrite(name: str, act: Tensor) -> Tensor | None:
-        fired.add(name)
-        # TransformerLens gives heads as [row pos head d_head]; OPT flattens rows and positions.
-        flat = act.flatten(2) if act.ndim == 4 else act.reshape(n_rows, -1, act.shape[-1])
-        new = replace[name](flat)
-        return None if new is None else new.reshape(act.shape)
-
-    if is_hooked(model):
-        hooks = [(name, lambda act, hook, name=name: rewrite(name, act)) for name in replace]
-        with model.hooks(fwd_hooks=hooks):
-            yield
-        return
-
-    def pre_hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
-        def run(module: nn.Module, args: tuple[Any, ...]) -> Any:
-            new = rewrite(name, args[0])
-            return None if new is None else (new, *args[1:])
-
-        return run
-
-    handles = []
-    try:
-        for name in replace:
-            module = model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(pre_hook(name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _call(model: Any, prompts: Prompts) -> Any:
-    if is_hooked(model):
-        padded = (
-            {} if prompts.attention_mask is None else {"attention_mask": prompts.attention_mask}
-        )
-        return model(prompts.tokens, return_type="logits", **padded)
-    takes = inspect.signature(model.forward).parameters
-    given = {}
-    if prompts.attention_mask is not None:
-        if "attention_mask" not in takes:
-            raise ValueError(
-                f"{type(model).__name__}.forward takes no attention_mask, so padding cannot be "
-                "masked: give prompts of one length without attention_mask"
-            )
-        given["attention_mask"] = prompts.attention_mask.long()
-    if "use_cache" in takes:
-        given["use_cache"] = False
-    output = model(prompts.tokens, **given)
-    causal = any(word in type(model).__name__ for word in ("CausalLM", "LMHeadModel"))
-    return output.logits if causal and hasattr(output, "logits") else output
-
-
-def _first_tensor(output: Any) -> Tensor:
-    if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, Mapping) else output
-    return next(v for v in values if isinstance(v, Tensor))
+@torch.no_grad()
+def rows_that_fit(device: torch.device, run: Callable[[int], None]) -> int:
+    """How many rows use a third of the free memory, by what a few of them use."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before, rows = torch.cuda.memory_allocated(device), 16
+    run(rows)
+    per_row = (torch.cuda.max_memory_allocated(device) - before) / rows
+    free = torch.cuda.mem_get_info(device)[0]
+    return max(1, int(_CUDA_SHARE * free / max(per_row, 1)))
 
 
 def _chunks(n_rows: int, size: int) -> Iterator[Int[Tensor, " row"]]:
     for start in range(0, n_rows, size):
         yield torch.arange(start, min(start + size, n_rows))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in text or "out of memory" in text
-    )
 
 
 def _device_of(model: Any) -> torch.device:
@@ -584,46 +500,8 @@ def _parameters(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _text_config(model: Any) -> Any:
-    config: Any = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def vocabulary_of(model: Any) -> int | None:
-    """The number of token ids that the model can read, where it can be known."""
-    if is_hooked(model):
-        return int(model.cfg.d_vocab)
-    return getattr(_text_config(model), "vocab_size", None)
-
-
-def positions_of(model: Any) -> int | None:
-    """The longest prompt that the model can read, where it is bounded by a table of positions."""
-    if is_hooked(model):
-        return getattr(model.cfg, "n_ctx", None)
-    return getattr(_text_config(model), "max_position_embeddings", None)
-
-
-def name_of(model: Any) -> str:
-    """What the model is called: the last part of the path or hub name it was loaded from."""
-    config = getattr(model, "config", None)
-    path = getattr(config, "_name_or_path", "") or getattr(
-        getattr(model, "cfg", None), "model_name", ""
-    )
-    return str(path).rstrip("/").split("/")[-1] or type(model).__name__
-
-
-def _answers(model: Any) -> int | None:
-    """The number of things that the model can answer, where it can be known."""
-    if is_hooked(model):
-        out = getattr(model.cfg, "d_vocab_out", None)
-        return int(out if out and out > 0 else model.cfg.d_vocab)
-    if "Classification" in type(model).__name__:
-        return model.config.num_labels
-    return getattr(_text_config(model), "vocab_size", None)
-
-
 def _output_width(model: Any) -> int:
-    return _answers(model) or 1024
+    return answers_of(model) or 1024
 
 
 def _processing_of(model: Any) -> str:

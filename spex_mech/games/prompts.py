@@ -103,6 +103,15 @@ class Prompts:
         """The position at which the answer is read."""
         return self.real.sum(dim=1) - 1 if self.answer_pos is None else self.answer_pos
 
+    def joined(self, other: "Prompts") -> "Prompts":
+        """These and others, which have the same fields."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return _unchecked({k: None if a is None else torch.cat([a, b]) for k, a, b in pairs})
+
+    def replaced(self, **values: Tensor | None) -> "Prompts":
+        """The same with other fields, unchecked."""
+        return _unchecked({f.name: getattr(self, f.name) for f in fields(self)} | values)
+
     def __repr__(self) -> str:
         n_prompts, n_pos = self.tokens.shape
         names = ("attention_mask", "answers", "wrong_answers", "corrupted", "target_mask")

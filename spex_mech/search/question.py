@@ -36,6 +36,10 @@ class Question:
         """In evaluations."""
         return len(self) * (GRADIENT_COST if self.gradient else 1)
 
+    def part(self, start: int, stop: int) -> "Question":
+        """Some of its masks."""
+        return Question(self.ablated[start:stop], self.gradient, self.stage)
+
     def masks(self, n: int) -> Bool[np.ndarray, "mask unit"]:
         """The masks themselves, True = kept."""
         keep = np.ones((len(self), n + 1), dtype=bool)

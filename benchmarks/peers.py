@@ -1,0 +1,225 @@
+"""Single heads ablated to zero by what others offer: each gives the same numbers, each at its best.
+
+Every peer is a function ``(transformers model, tokens, answers, masks) -> values [mask prompt]``,
+where a mask is a list of (layer, head) and the value the logit of the answer at the last position.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Mask = list[tuple[int, int]]
+Peer = Callable[[Any, Tensor, Tensor, list[Mask]], np.ndarray]
+ROWS = 128  # of a batch, where a peer takes one
+
+
+def read(logits: Tensor, answers: Tensor) -> Tensor:
+    return logits[:, -1].gather(1, answers[:, None])[:, 0]
+
+
+def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
+    """Plain transformers, pre-hooks written by hand, many masks in a batch."""
+    n_prompts, n_heads = len(tokens), model.config.n_head
+    layers = model.transformer.h
+    keep = torch.ones(len(masks), len(layers), n_heads)
+    for m, mask in enumerate(masks):
+        for layer, head in mask:
+            keep[m, layer, head] = 0
+    values, gate = [], [torch.empty(0)]
+
+    def hook_for(layer: int) -> Callable[..., Any]:
+        def hook(module: Any, args: Any) -> Any:
+            g = gate[0][:, layer]
+            act = args[0].unflatten(-1, (n_heads, -1)) * g[:, None, :, None]
+            return (act.flatten(-2),)
+
+        return hook
+
+    handles = [b.attn.c_proj.register_forward_pre_hook(hook_for(i)) for i, b in enumerate(layers)]
+    try:
+        with torch.no_grad():
+            for part in keep.split(max(1, ROWS // n_prompts)):
+                gate[0] = part.repeat_interleave(n_prompts, 0)
+                rows = tokens.repeat(len(part), 1)
+                logits = model(rows, use_cache=False, logits_to_keep=1).logits
+                values.append(read(logits, answers.repeat(len(part))).reshape(-1, n_prompts))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat(values).numpy()
+
+
+def _bridge(model: Any) -> Any:
+    import copy
+
+    from spex_mech.zoo import _as_bridge
+
+    return _as_bridge(copy.deepcopy(model))
+
+
+_BRIDGES: dict[int, Any] = {}
+
+
+def bridge_of(model: Any) -> Any:
+    """Made once, outside the timing."""
+    if id(model) not in _BRIDGES:
+        _BRIDGES[id(model)] = _bridge(model)
+    return _BRIDGES[id(model)]
+
+
+def transformer_lens_each(
+    model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]
+) -> np.ndarray:
+    """run_with_hooks, a mask at a time on all prompts."""
+    bridge, values = bridge_of(model), []
+    for mask in masks:
+
+        def hook_for(head: int) -> Callable[..., Tensor]:
+            def hook(z: Tensor, hook: Any) -> Tensor:
+                z[:, :, head] = 0
+                return z
+
+            return hook
+
+        hooks = [(f"blocks.{layer}.attn.hook_z", hook_for(head)) for layer, head in mask]
+        with torch.no_grad():
+            values.append(read(bridge.run_with_hooks(tokens, fwd_hooks=hooks), answers))
+    return torch.stack(values).numpy()
+
+
+def transformer_lens_batched(
+    model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]
+) -> np.ndarray:
+    """run_with_hooks with a mask a row."""
+    bridge, values, n_prompts = bridge_of(model), [], len(tokens)
+    n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
+    keep = torch.ones(len(masks), n_layers, n_heads)
+    for m, mask in enumerate(masks):
+        for layer, head in mask:
+            keep[m, layer, head] = 0
+    for part in keep.split(max(1, ROWS // n_prompts)):
+        gates = part.repeat_interleave(n_prompts, 0)
+
+        def hook_for(gate: Tensor) -> Callable[..., Tensor]:
+            return lambda z, hook: z * gate[:, None, :, None]
+
+        hooks = [
+            (f"blocks.{layer}.attn.hook_z", hook_for(gates[:, layer]))
+            for layer in range(n_layers)
+            if not gates[:, layer].all()
+        ]
+        rows = tokens.repeat(len(part), 1)
+        with torch.no_grad():
+            logits = bridge.run_with_hooks(rows, fwd_hooks=hooks)
+        values.append(read(logits, answers.repeat(len(part))).reshape(-1, n_prompts))
+    return torch.cat(values).numpy()
+
+
+def activation_patch(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
+    """transformer_lens.patching.generic_activation_patch, setting a head's z to zero."""
+    import pandas as pd
+    from transformer_lens import patching
+
+    bridge, values = bridge_of(model), []
+
+    def metric(logits: Tensor) -> Tensor:
+        values.append(read(logits, answers))
+        return values[-1].mean()
+
+    def zero(z: Tensor, index: Any, cache: Any) -> Tensor:
+        z[:, :, index[1]] = 0
+        return z
+
+    frame = pd.DataFrame([mask[0] for mask in masks], columns=["layer", "head"])
+    cache: Any = {f"blocks.{i}.attn.hook_z": None for i in range(bridge.cfg.n_layers)}
+    with torch.no_grad():
+        patching.generic_activation_patch(bridge, tokens, cache, metric, zero, "z", index_df=frame)
+    return torch.stack(values[-len(masks) :]).numpy()
+
+
+def captum(
+    model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask], at_once: int = 6
+) -> np.ndarray:
+    """LayerFeatureAblation at the output projection's input, layer by layer (single heads)."""
+    from captum.attr import LayerFeatureAblation
+
+    n_heads, values = model.config.n_head, {}
+
+    def forward(rows: Tensor) -> Tensor:
+        logits = model(rows, use_cache=False, logits_to_keep=1).logits
+        return read(logits, answers.repeat(len(rows) // len(answers)))
+
+    with torch.no_grad():
+        intact = forward(tokens)
+        for layer, block in enumerate(model.transformer.h):
+            width = model.config.n_embd
+            slot = torch.arange(width) // (width // n_heads)
+            of_feature = slot.expand(1, tokens.shape[1], width)
+            effect = LayerFeatureAblation(forward, block.attn.c_proj).attribute(
+                tokens,
+                layer_mask=of_feature,
+                attribute_to_layer_input=True,
+                perturbations_per_eval=at_once,
+            )
+            for head in range(n_heads):
+                values[layer, head] = intact - effect[:, 0, head * (width // n_heads)]
+    return torch.stack([values[mask[0]] for mask in masks]).numpy()
+
+
+def nnsight(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
+    """A trace a mask, which sets a slice of the output projection's input."""
+    from nnsight import NNsight
+
+    wrapped, values = NNsight(model), []
+    width = model.config.n_embd // model.config.n_head
+    with torch.no_grad():
+        for mask in masks:
+            ((layer, head),) = mask
+            with wrapped.trace(tokens, use_cache=False, logits_to_keep=1):
+                act = wrapped.transformer.h[layer].attn.c_proj.input.clone()
+                act[:, :, head * width : (head + 1) * width] = 0
+                wrapped.transformer.h[layer].attn.c_proj.input = act
+                out = wrapped.output.logits.save()
+            values.append(read(out, answers))
+    return torch.stack(values).numpy()
+
+
+def pyvene(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
+    """An IntervenableModel a layer, its zero intervention at each head in turn."""
+    import pyvene as pv
+
+    n_layers, values, n_pos = model.config.n_layer, [], tokens.shape[1]
+    models = [
+        pv.IntervenableModel(
+            {
+                "layer": layer,
+                "component": "head_attention_value_output",
+                "unit": "h.pos",
+                "intervention_type": pv.ZeroIntervention,
+            },
+            model=model,
+        )
+        for layer in range(n_layers)
+    ]
+    everywhere = [list(range(n_pos))] * len(tokens)
+    with torch.no_grad():
+        for mask in masks:
+            ((layer, head),) = mask
+            where = [[[[head]] * len(tokens), everywhere]]
+            _, out = models[layer]({"input_ids": tokens}, unit_locations={"base": where})
+            values.append(read(out.logits, answers))
+    return torch.stack(values).numpy()
+
+
+PEERS: dict[str, Peer] = {
+    "pre-hooks by hand, batched": by_hand,
+    "TransformerLens run_with_hooks, batched": transformer_lens_batched,
+    "TransformerLens run_with_hooks, each": transformer_lens_each,
+    "TransformerLens generic_activation_patch": activation_patch,
+    "captum LayerFeatureAblation": captum,
+    "nnsight": nnsight,
+    "pyvene": pyvene,
+}

@@ -1,0 +1,329 @@
+"""What a masked forward pass costs, as a ratio to a plain batched forward of the same rows without
+any hook, and against what others offer on the same work.
+
+    python benchmarks/throughput.py --data ../shared/data     # some 25 minutes on two cores
+    python benchmarks/throughput.py --gpu                     # the figures for a GPU, in bfloat16
+    pip install captum nnsight pyvene                         # the peers
+
+A row is one mask on one prompt. Ours and the plain forward are timed in turns, and the median of
+the ratios counts. Writes ``results/throughput.json`` (or ``throughput_gpu.json``) and
+``pictures/throughput.png``.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers as tf
+
+import spex_mech as sm
+from spex_mech.games.compared import lists_of
+from spex_mech.games.forward import call
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import peers  # noqa: E402
+from truth import load_truth, provenance, story_game  # noqa: E402
+
+Row = dict[str, Any]
+ROUNDS = 3
+
+
+def gpt2(n_layer: int = 12, n_embd: int = 768, n_head: int = 12, **sizes: Any) -> Any:
+    torch.manual_seed(0)
+    config = tf.GPT2Config(n_layer=n_layer, n_embd=n_embd, n_head=n_head, **sizes)
+    return tf.GPT2LMHeadModel(config).eval()
+
+
+def llama(n_layers: int, vocabulary: int, d_model: int = 2048, d_mlp: int = 8192) -> Any:
+    torch.manual_seed(0)
+    config = tf.LlamaConfig(
+        hidden_size=d_model, intermediate_size=d_mlp, num_hidden_layers=n_layers,
+        num_attention_heads=d_model // 64, num_key_value_heads=d_model // 256,
+        vocab_size=vocabulary, max_position_embeddings=2048,
+    )  # fmt: skip
+    return tf.LlamaForCausalLM(config).eval()
+
+
+def random_task(n_prompts: int, n_pos: int, vocabulary: int, device: str = "cpu") -> sm.Task:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, vocabulary, (n_prompts, n_pos), generator=generator).to(device)
+    prompts = sm.Prompts(tokens, answers=tokens[:, 0], wrong_answers=tokens[:, 1])
+    return sm.Task(prompts, "logit_diff")
+
+
+def synchronise(game: sm.ModelGame) -> None:
+    if game.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def plain_seconds(game: sm.ModelGame, n_rows: int) -> float:
+    """Of a batched forward without hooks, with the metric, a row."""
+    batch = game.batch_size or 1
+    n_rows = max(batch, n_rows // batch * batch)
+    synchronise(game)
+    started = time.perf_counter()
+    with torch.no_grad():
+        for start in range(0, n_rows, batch):
+            rows = (torch.arange(start, start + batch) % len(game.prompts)).to(game.device)
+            game._metric(call(game.model, game.prompts[rows]), game.prompts[rows])
+    synchronise(game)
+    return (time.perf_counter() - started) / n_rows
+
+
+def ratios(game: sm.ModelGame, run: Callable[[], Any], n_rows: int) -> tuple[float, float]:
+    """Seconds a row, and the median ratio to a plain forward's."""
+    run()
+    found, ours = [], []
+    for _ in range(ROUNDS):
+        before = plain_seconds(game, min(n_rows, 4 * (game.batch_size or 1)))
+        synchronise(game)
+        started = time.perf_counter()
+        run()
+        synchronise(game)
+        ours.append((time.perf_counter() - started) / n_rows)
+        after = plain_seconds(game, min(n_rows, 4 * (game.batch_size or 1)))
+        found.append(2 * ours[-1] / (before + after))
+    return float(np.median(ours)), float(np.median(found))
+
+
+def works(game: sm.ModelGame, n_pairs: int, n_dense: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    n = len(game)
+    n_heads = sum(unit.kind == "head" for unit in game.components.units)
+    pairs = np.array(list(combinations(range(n_heads), 2)))
+    pairs = pairs[np.sort(rng.permutation(len(pairs))[:n_pairs])]
+    neurons = np.array([rng.choice(np.arange(n_heads, n), 2, False) for _ in range(n_pairs)])
+    dense = torch.from_numpy(rng.random((n_dense, n)) < 0.5)
+    return {
+        "single heads": np.arange(n_heads)[:, None],
+        f"pairs of heads ({len(pairs):,})": pairs,
+        f"random pairs of neurons ({n_pairs:,})": neurons,
+        "dense masks": lists_of(dense),
+    }
+
+
+def against_limit(name: str, game: sm.ModelGame, n_pairs: int, n_dense: int) -> list[Row]:
+    rows: list[Row] = []
+    for what, lost in works(game, n_pairs, n_dense).items():
+        n_rows = len(lost) * len(game.prompts)
+        seconds, ratio = ratios(game, lambda lost=lost: game.ablating(lost), n_rows)
+        rows.append({"part": "limit", "model": name, "work": what, "rows": n_rows})
+        rows[-1] |= {"rows_per_second": 1 / seconds, "ratio": ratio}
+        show(rows[-1])
+    some = torch.ones(8, len(game), dtype=torch.bool)
+    some[torch.arange(8), torch.arange(8) * (len(game) // 8)] = False
+    n_rows = len(some) * len(game.prompts)
+    seconds, ratio = ratios(game, lambda: game.value_and_slopes(some), n_rows)
+    rows.append({"part": "limit", "model": name, "work": "gradients at single ablations"})
+    rows[-1] |= {"rows": n_rows, "rows_per_second": 1 / seconds, "ratio": ratio}
+    show(rows[-1])
+    return rows
+
+
+def limit(data: Path) -> list[Row]:
+    both = lambda m: sm.Components.heads(m) + sm.Components.neurons(m)  # noqa: E731
+    model = gpt2()
+    game = sm.ModelGame(model, random_task(4, 16, 50257), both(model), replay=True)
+    rows = against_limit("GPT-2-small's shape, 4 prompts x 16", game, 600, 24)
+    model = llama(4, 32_000)
+    name = "Llama-1B's width (2048, 8192, 32 heads), 4 layers, vocabulary 32,000, 2 prompts x 16"
+    game = sm.ModelGame(model, random_task(2, 16, 32_000), both(model), replay=True)
+    rows += against_limit(name, game, 150, 8)
+    del model
+    game = story_game(data, torch.from_numpy(load_truth()["tokens"]))
+    rows += against_limit("story 260K, 8 texts x 32, all scored", game, 2000, 200)
+    model = sm.load_model(data / "stories3m")
+    task = sm.load_task(str(data / "prompts" / "ioi.json"), model, n_prompts=8, seed=0)
+    game = sm.ModelGame(model, task, both(model), replay=True)
+    rows += against_limit("story 3M, 8 prompts of IOI", game, 2000, 100)
+    return rows
+
+
+def against_peers(_: Path) -> list[Row]:
+    """Every single head of GPT-2-small's shape ablated to zero on 4 prompts of 16 tokens."""
+    model = gpt2()
+    tokens = random_task(4, 16, 50257).prompts.tokens
+    answers = tokens[:, 0]
+    masks = [[(layer, head)] for layer in range(12) for head in range(12)]
+
+    def metric(output: Any, prompts: sm.Prompts) -> torch.Tensor:
+        return peers.read(output, prompts.answers[:, 0])
+
+    task = sm.Task(sm.Prompts(tokens, answers=answers), metric)
+    game = sm.ModelGame(model, task, ablation="zero", replay=True)
+    lost = np.arange(144)[:, None]
+    want = game.ablating(lost).numpy()
+    n_rows = len(masks) * len(tokens)
+    seconds, ratio = ratios(game, lambda: game.ablating(lost), n_rows)
+    rows = [{"part": "peers", "work": "144 single heads", "method": "spex_mech", "ratio": ratio}]
+    rows[-1] |= {"rows_per_second": 1 / seconds, "largest_difference": 0.0, "times_ours": 1.0}
+    show(rows[-1])
+    for name, peer in peers.PEERS.items():
+        peer(model, tokens, answers, masks[:13])
+        plain, times = plain_seconds(game, 256), []
+        for _ in range(2):
+            started = time.perf_counter()
+            got = peer(model, tokens, answers, masks)
+            times.append((time.perf_counter() - started) / n_rows)
+        plain = (plain + plain_seconds(game, 256)) / 2
+        rows.append({"part": "peers", "work": "144 single heads", "method": name})
+        rows[-1] |= {
+            "ratio": min(times) / plain,
+            "rows_per_second": 1 / min(times),
+            "largest_difference": float(abs(got - want).max()),
+            "times_ours": min(times) / plain / ratio,
+        }
+        show(rows[-1])
+    return rows
+
+
+def growth(_: Path) -> list[Row]:
+    """Cost of an evaluation of a random pair of heads, of one size after another."""
+    base = {"n_layer": 6, "n_embd": 256, "n_head": 8, "n_prompts": 4, "n_pos": 16, "neurons": 0}
+    sizes = {
+        "n_layer": (2, 4, 8, 16),
+        "n_embd": (128, 256, 512, 1024),
+        "n_prompts": (1, 4, 16, 64),
+        "n_pos": (8, 32, 128, 256),
+        "neurons": (0, 500, 2000, 6000),
+    }
+    rows: list[Row] = []
+    for what, values in sizes.items():
+        for value in values:
+            size = base | {what: value}
+            model = gpt2(size["n_layer"], size["n_embd"], size["n_head"], vocab_size=5000)
+            units = sm.Components.heads(model)
+            if size["neurons"]:
+                units = units + sm.Components.neurons(model)[: size["neurons"]]
+            task = random_task(size["n_prompts"], size["n_pos"], 5000)
+            game = sm.ModelGame(model, task, units, replay=True)
+            rng = np.random.default_rng(0)
+            lost = np.array([rng.choice(len(units), 2, False) for _ in range(200)])
+            n_rows = len(lost) * size["n_prompts"]
+            seconds, ratio = ratios(game, lambda g=game, x=lost: g.ablating(x), n_rows)
+            rows.append({"part": "growth", "what": what, "size": value, "ratio": ratio})
+            rows[-1] |= {"ms_per_evaluation": 1e3 * seconds * size["n_prompts"]}
+            show(rows[-1])
+    return rows
+
+
+def gpu(_: Path) -> list[Row]:
+    """GPT-2-small's shape, all head pairs on 64 prompts; Llama-3.1-8B's, singles and pairs."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    rows: list[Row] = []
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        a @ a
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(20):
+        a @ a
+    torch.cuda.synchronize()
+    peak = 20 * 2 * 8192**3 / (time.perf_counter() - started)
+    llama_8b = {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
+    }  # fmt: skip
+    with torch.device("cuda"):
+        models: dict[str, Callable[[], Any]] = {
+            "GPT-2-small": lambda: gpt2(),
+            "Llama-3.1-8B": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**llama_8b)).eval(),
+        }
+    for name, make in models.items():
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("cuda"):
+            model = make()
+        torch.set_default_dtype(torch.float32)
+        vocabulary = model.config.vocab_size
+        n_prompts = 64 if name == "GPT-2-small" else 16
+        task = random_task(n_prompts, 16, vocabulary, "cuda")
+        game = sm.ModelGame(model, task, sm.Components.heads(model), replay=True)
+        n = len(game)
+        pairs = np.array(list(combinations(range(n), 2)))
+        pairs = pairs[np.sort(np.random.default_rng(0).permutation(len(pairs))[:20_000])]
+        for what, lost in (("singles", np.arange(n)[:, None]), ("pairs", pairs)):
+            with FlopCounterMode(display=False) as flops:
+                game.ablating(lost[: len(lost) // 10])
+            n_rows = len(lost) * n_prompts
+            seconds, ratio = ratios(game, lambda lost=lost, g=game: g.ablating(lost), n_rows)
+            rate = flops.get_total_flops() * 10 / (seconds * n_rows)
+            rows.append({"part": "gpu", "model": name, "work": f"{what} of heads", "rows": n_rows})
+            rows[-1] |= {"ratio": ratio, "wall_seconds": seconds * n_rows}
+            rows[-1] |= {"share_of_matrix_rate": rate / peak, "matrix_rate": peak}
+            rows[-1] |= {"peak_gb": torch.cuda.max_memory_allocated() / 1e9}
+            rows[-1] |= {"card": torch.cuda.get_device_name()}
+            show(rows[-1])
+        with torch.profiler.profile() as profile:
+            game.ablating(pairs[:2000])
+        print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=15))
+        del model, game
+        torch.cuda.empty_cache()
+    return rows
+
+
+def show(row: Row) -> None:
+    print(
+        "  ".join(f"{v:.4g}" if isinstance(v, float) else f"{v}" for v in row.values()), flush=True
+    )
+
+
+def draw(rows: list[Row]) -> None:
+    from matplotlib.figure import Figure
+
+    grown = [r for r in rows if r["part"] == "growth"]
+    names = {
+        "n_layer": "layers", "n_embd": "width", "n_prompts": "prompts",
+        "n_pos": "positions", "neurons": "neurons beside 48 heads",
+    }  # fmt: skip
+    figure = Figure(figsize=(12, 2.9), layout="constrained")
+    for axes, (what, name) in zip(figure.subplots(1, 5, sharey=True), names.items(), strict=True):
+        mine = [r for r in grown if r["what"] == what]
+        axes.plot([r["size"] for r in mine], [r["ms_per_evaluation"] for r in mine], "o-")
+        axes.set_yscale("log")
+        if what != "neurons":
+            axes.set_xscale("log", base=2)
+        axes.set_xlabel(name)
+        axes.grid(alpha=0.3)
+        if what == "n_layer":
+            axes.set_ylabel("ms an evaluation of a pair")
+    (HERE / "pictures").mkdir(exist_ok=True)
+    figure.savefig(HERE / "pictures" / "throughput.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="the folder of models")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--only", choices=["limit", "peers", "growth"], help="prints, no files")
+    options = parser.parse_args()
+    parts = {"limit": limit, "peers": against_peers, "growth": growth}
+    if options.gpu:
+        parts = {"gpu": gpu}
+    elif options.only:
+        parts = {options.only: parts[options.only]}
+    if "limit" in parts and not options.data:
+        parser.error("--data is needed for the story models; or give --only peers")
+    rows: list[Row] = []
+    for part in parts.values():
+        rows += part(options.data)
+    if options.only:
+        return
+    name = "throughput_gpu" if options.gpu else "throughput"
+    out = {**provenance(), "transformers": tf.__version__, "rounds": ROUNDS, "rows": rows}
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n")
+    if not options.gpu:
+        draw(rows)
+
+
+if __name__ == "__main__":
+    main()

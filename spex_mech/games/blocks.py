@@ -1,0 +1,443 @@
+"""The blocks of a model, one call at a time: what a replay of its layers is made of.
+
+A model's forward is cut at its blocks. One run of the intact model records what each block was
+called with; then a block can be called alone on any residual stream, with activations replaced at
+its hook points (``Blocks.step``), and what comes after the last block can be had by running the
+model with every block switched to passing on what it is given (``Blocks.output``). Inside a block
+two shortcuts save what ablation does not change: attention need not be run where its heads' outputs
+are known (``z``), and where a projection only adds to the stream, an ablation is a product with its
+weight (``Layer.adds``). Nothing here knows a family: the places are found by names, and what they
+may be used for by measuring. Hooks and switches stand only within ``Blocks.standing``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from spex_mech.games.architectures import Architecture, is_hooked
+from spex_mech.games.components import Site
+from spex_mech.games.forward import call, evaluating, first_tensor, hooked
+from spex_mech.games.prompts import Prompts
+
+Residual = Float[Tensor, "row pos d_model"]
+_ADDS, _ADDS_IN_HALF = 1e-3, 0.05  # relative difference up to which a projection only adds
+
+
+class CannotReplay(Exception):
+    """The model cannot be cut at its blocks; the text says why."""
+
+
+@dataclass
+class Layer:
+    """A block, and the shortcuts that hold in it.
+
+    ``attention`` is the module whose output (the first of ``n_outputs``; 0: it is no tuple) is the
+    heads' output after (or, ``bare``, before) the output projection; None where there is none.
+    ``adds`` has for a site whose change goes to the block's output through a weight alone that
+    weight, ``[width d_model]``: the MLP's where it only adds to the stream, in parallel blocks
+    attention's too.
+    """
+
+    block: nn.Module
+    n_block_outputs: int = 0
+    projection: nn.Module | None = None
+    attention: nn.Module | None = None
+    bare: bool = False
+    n_outputs: int = 0
+    adds: dict[int, Float[Tensor, "width d_model"]] = field(default_factory=dict)
+
+
+@dataclass
+class Now:
+    """What the call that is running should do."""
+
+    n_rows: int = 0
+    replace: Mapping[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    z: Tensor | None = None  # [row pos width]: skip attention, its heads give this
+    seen: dict[int, Tensor] | None = None  # records what passes each site
+    calls: list[tuple[Any, Any]] | None = None  # records what each block is called with
+    streams: list[Tensor] | None = None  # records each block's input, and the last one's output
+    final: Tensor | None = None  # blocks pass on; the last gives this
+
+
+class Blocks:
+    """See the module's text.
+
+    Args:
+        model, architecture: as a game has them.
+        sites: the hook points of the game, in the order of the forward pass.
+        prompts: the game's, a few of which it finds out with.
+
+    Raises:
+        CannotReplay: the model cannot be cut at its blocks.
+    """
+
+    def __init__(
+        self, model: Any, architecture: Architecture, sites: Sequence[Site], prompts: Prompts
+    ) -> None:
+        self.model, self.architecture, self.sites = model, architecture, list(sites)
+        names = [block_name(architecture, layer) for layer in range(architecture.n_layers)]
+        self.layers = [Layer(model.get_submodule(name)) for name in names]
+        self._now = Now()
+        self._names = [architecture.name(site.kind, site.layer) for site in self.sites]
+        # Models leave out an attention mask in which nothing is padding: with the most padded
+        # prompt in every intact run, all runs have the same arguments.
+        n_real = prompts.real.sum(dim=1)
+        padded = int(n_real.argmin())
+        self._padded = prompts[padded : padded + 1] if n_real[padded] < n_real.max() else None
+        with torch.no_grad(), self.standing():
+            self._find_what_varies(prompts)
+        with torch.no_grad():
+            for layer in range(len(self.layers)):
+                self._find_attention(layer, prompts[:2])
+            with self.standing():
+                self._find_what_adds(prompts[:2])
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Hooks and switched forwards, all taken away at the end, also after an error."""
+        rewriters = {
+            name: (lambda act, index=index: self._at_site(index, act))
+            for index, name in enumerate(self._names)
+        }
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self.model))
+            stack.enter_context(hooked(self.model, rewriters, lambda: self._now.n_rows, set()))
+            last = len(self.layers) - 1
+            for number, layer in enumerate(self.layers):
+                switched = self._block_forward(layer, number == last)
+                stack.enter_context(_forward_of(layer.block, switched))
+                if layer.attention is not None:
+                    stack.enter_context(_forward_of(layer.attention, self._skips(layer)))
+            try:
+                yield
+            finally:
+                self._now = Now()
+
+    # -- calls, all within standing() ---------------------------------------------------------
+
+    def intact(self, prompts: Prompts) -> "Intact":
+        """Run the model as it is and record everything that a replay needs."""
+        if self._padded is None:
+            return self._record(prompts)
+        return self._record(prompts.joined(self._padded)).prompts(0, len(prompts), self.varies)
+
+    def _record(self, prompts: Prompts) -> "Intact":
+        self._now = Now(len(prompts), seen={}, calls=[], streams=[])
+        call(self.model, prompts)
+        now, self._now = self._now, Now()
+        assert now.streams is not None and now.calls is not None and now.seen is not None
+        if len(now.calls) != len(self.layers):
+            raise CannotReplay(f"its {len(self.layers)} blocks were called {len(now.calls)} times")
+        return Intact(now.streams, now.seen, now.calls)
+
+    def step(
+        self,
+        layer: int,
+        stream: Residual,
+        arguments: tuple[Any, Any],
+        of_prompt: Int[Tensor, " row"],
+        replace: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
+        z: Float[Tensor, "row pos width"] | None = None,
+        seen: dict[int, Tensor] | None = None,
+    ) -> Residual:
+        """One block.
+
+        Args:
+            arguments: what the intact run called it with, for all its prompts.
+            of_prompt: which of those each row is.
+            replace: site -> what rewrites the activation there.
+            z: what the heads give, so that attention is not run.
+            seen: filled with the activations at the block's sites, before they are replaced.
+        """
+        self._now = Now(len(stream), replace or {}, z, seen)
+        args, kwargs = _at(arguments, of_prompt, self.varies[layer])
+        args, kwargs = _with_stream(args, kwargs, stream)
+        return first_tensor(self.layers[layer].block(*args, **kwargs))
+
+    def output(self, final: Residual, prompts: Prompts) -> Any:
+        """What the model makes of the last block's output; ``prompts`` give its shape only."""
+        self._now = Now(len(final), final=final)
+        return call(self.model, prompts)
+
+    # -- what runs inside -----------------------------------------------------------------------
+
+    def _at_site(self, index: int, act: Tensor) -> Tensor | None:
+        now = self._now
+        if now.seen is not None:
+            now.seen[index] = act.detach()
+        replace = now.replace.get(index)
+        return None if replace is None else replace(act)
+
+    def _block_forward(self, layer: Layer, last: bool) -> Callable[..., Any]:
+        def forward(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            now = self._now
+            if now.final is not None:
+                stream = now.final if last else _stream_of(args, kwargs)
+                return _as_output(stream, layer.n_block_outputs)
+            if now.calls is None or now.streams is None:
+                return original(*args, **kwargs)
+            now.streams.append(_stream_of(args, kwargs))
+            now.calls.append(_without_stream(args, kwargs))
+            result = original(*args, **kwargs)
+            layer.n_block_outputs = len(result) if isinstance(result, tuple) else 0
+            if last:
+                now.streams.append(first_tensor(result))
+            return result
+
+        return forward
+
+    def _skips(self, layer: Layer) -> Callable[..., Any]:
+        def forward(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            z = self._now.z
+            if z is None:
+                return original(*args, **kwargs)
+            out = z if layer.bare or layer.projection is None else layer.projection(z)
+            return _as_output(out, layer.n_outputs)
+
+        return forward
+
+    # -- finding out ------------------------------------------------------------------------------
+
+    def _find_what_varies(self, prompts: Prompts) -> None:
+        """Which of a block's arguments have a row a prompt: those that grow with the prompts."""
+        one = prompts[:1] if self._padded is None else self._padded
+        two, three = self._record(one[[0, 0]]), self._record(one[[0, 0, 0]])
+        self.varies = [_grows(a, b) for a, b in zip(two.calls, three.calls, strict=True)]
+        stream = two.streams[0]
+        self.bytes_per_position = stream.shape[-1] * stream.element_size()
+
+    def _find_attention(self, number: int, prompts: Prompts) -> None:
+        """The module that computes a layer's heads: its first output is the output projection's
+        input, or its output."""
+        layer, arch = self.layers[number], self.architecture
+        if arch.heads[number] is None:
+            return
+        name = arch.name("head", number)
+        parent, _, own = name.rpartition(".")
+        if is_hooked(self.model):
+            own = "o"  # TransformerLens's name of the output projection
+        holder = self.model.get_submodule(parent)
+        layer.projection = getattr(holder, own, None)
+        if not isinstance(layer.projection, nn.Module):
+            layer.projection = None
+            return
+        aunt = self.model.get_submodule(parent.rpartition(".")[0])
+        candidates = [holder, *aunt.children()]
+        outputs: dict[nn.Module, Any] = {}
+        given: list[Tensor] = []
+        handles = [
+            module.register_forward_hook(lambda m, _, out: outputs.__setitem__(m, out))
+            for module in {*candidates, layer.projection}
+        ]
+        handles.append(
+            layer.projection.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+        )
+        try:
+            with evaluating(self.model):
+                call(self.model, prompts)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not given:
+            layer.projection = None
+            return
+        projected = first_tensor(outputs[layer.projection])
+        for module in candidates:
+            if module in (layer.projection, layer.block) or module not in outputs:
+                continue
+            result = outputs[module]
+            first = result[0] if isinstance(result, tuple) else result
+            if not isinstance(first, Tensor):
+                continue
+            for bare, wanted in ((True, given[0]), (False, projected)):
+                if first.shape == wanted.shape and torch.equal(first, wanted):
+                    layer.attention, layer.bare = module, bare
+                    layer.n_outputs = len(result) if isinstance(result, tuple) else 0
+                    return
+
+    def _find_what_adds(self, prompts: Prompts) -> None:
+        """Where a change of an activation changes the block's output by its projection, no more."""
+        intact = self.intact(prompts)
+        rows = torch.arange(len(prompts))
+        for index, site in enumerate(self.sites):
+            act = intact.seen[index]
+            weight = _weight(self.model, self.architecture, site, act.shape[-1])
+            if weight is None:
+                continue
+            stream, after = intact.streams[site.layer], intact.streams[site.layer + 1]
+            most = _ADDS if act.dtype.itemsize >= 4 else _ADDS_IN_HALF
+            adds = True
+            for noise in _noises(act):
+                change = {index: lambda a, d=noise: a + d}
+                changed = self.step(site.layer, stream, intact.calls[site.layer], rows, change)
+                wanted = noise @ weight.to(noise)
+                adds = adds and bool((changed - after - wanted).norm() <= most * wanted.norm())
+            if adds:
+                self.layers[site.layer].adds[index] = weight
+
+
+def _noises(act: Tensor) -> Iterator[Tensor]:
+    """Changes of an activation small and large, which what follows it would show."""
+    generator = torch.Generator().manual_seed(0)
+    scale = act.abs().max() + (act == 0).all()
+    for times in (0.1, 1, 10):
+        yield times * scale * torch.randn(act.shape, generator=generator).to(act)
+
+
+@dataclass
+class Intact:
+    """A run of the intact model: ``streams[layer]`` is a block's input, the last the last's output;
+    ``seen[site]`` the activations; ``calls[layer]`` the block's other arguments."""
+
+    streams: list[Residual]
+    seen: dict[int, Float[Tensor, "prompt pos width"]]
+    calls: list[tuple[Any, Any]]
+
+    def n_bytes(self) -> int:
+        tensors = [*self.streams, *self.seen.values()]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def prompts(self, start: int, stop: int, varies: list[Any]) -> "Intact":
+        """The run of some of its prompts: views, no copies."""
+        part = slice(start, stop)
+        return Intact(
+            [stream[part] for stream in self.streams],
+            {site: act[part] for site, act in self.seen.items()},
+            [_at(nest, part, v) for nest, v in zip(self.calls, varies, strict=True)],
+        )
+
+    @staticmethod
+    def joined(parts: "list[Intact]", varies: list[Any]) -> "Intact":
+        """The runs of several groups of prompts as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return Intact(
+            [torch.cat(streams) for streams in zip(*(p.streams for p in parts), strict=True)],
+            {site: torch.cat([p.seen[site] for p in parts]) for site in parts[0].seen},
+            [
+                _joined(list(nests), v)
+                for *nests, v in zip(*(p.calls for p in parts), varies, strict=True)
+            ],
+        )
+
+
+def block_name(architecture: Architecture, layer: int) -> str:
+    """The module that holds all of a layer.
+
+    Raises:
+        CannotReplay: no module is named in it, or the layer's number is not in the name.
+    """
+    name = architecture.heads[layer] or architecture.neurons[layer]
+    if name is None:
+        raise CannotReplay(f"no module is named in layer {layer}")
+    parts = name.split(".")
+    if str(layer) not in parts:
+        raise CannotReplay(f"the name {name} does not hold the number of its layer")
+    return ".".join(parts[: parts.index(str(layer)) + 1])
+
+
+@contextmanager
+def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """``forward(original forward, ...)`` in place of a module's own."""
+    had = module.__dict__.get("forward")
+    original = module.forward
+    module.__dict__["forward"] = lambda *args, **kwargs: forward(original, *args, **kwargs)
+    try:
+        yield
+    finally:
+        if had is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = had
+
+
+def _as_output(first: Tensor, n_outputs: int) -> Any:
+    """A tuple of so many, or no tuple."""
+    return (first, *[None] * (n_outputs - 1)) if n_outputs else first
+
+
+_STREAMS = ("hidden_states", "hidden_state", "x")
+
+
+def _stream_of(args: Any, kwargs: Any) -> Tensor:
+    return args[0] if args else kwargs[next(name for name in _STREAMS if name in kwargs)]
+
+
+def _without_stream(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Nothing is kept of a cache of keys and values: it would grow with every call."""
+    clean = [None if "Cache" in type(a).__name__ else a for a in args]
+    named = {k: None if "Cache" in type(v).__name__ else v for k, v in kwargs.items()}
+    if args:
+        return (None, *clean[1:]), named
+    return (), named | dict.fromkeys((name for name in _STREAMS if name in kwargs), None)
+
+
+def _with_stream(args: Any, kwargs: Any, stream: Tensor) -> tuple[Any, Any]:
+    if args:
+        return (stream, *args[1:]), kwargs
+    return (), kwargs | {next(name for name in _STREAMS if name in kwargs): stream}
+
+
+def _grows(two: Any, three: Any) -> Any:
+    """The same nest of arguments, True where a tensor has a row a prompt."""
+    if isinstance(two, Tensor):
+        return two.ndim > 0 and (len(two), len(three)) == (2, 3)
+    if isinstance(two, tuple | list):
+        return [_grows(a, b) for a, b in zip(two, three, strict=True)]
+    if isinstance(two, Mapping):
+        return {key: _grows(two[key], three[key]) for key in two}
+    return False
+
+
+def _at(nest: Any, rows: Int[Tensor, " row"] | slice, varies: Any) -> Any:
+    """Some rows of every tensor that has a row a prompt."""
+    if varies is True:
+        return nest[rows if isinstance(rows, slice) else rows.to(nest.device)]
+    if isinstance(nest, tuple | list):
+        return type(nest)(_at(a, rows, v) for a, v in zip(nest, varies, strict=True))
+    if isinstance(nest, Mapping):
+        return {key: _at(value, rows, varies[key]) for key, value in nest.items()}
+    return nest
+
+
+def _joined(nests: list[Any], varies: Any) -> Any:
+    first = nests[0]
+    if varies is True:
+        return torch.cat(nests)
+    if isinstance(first, tuple | list):
+        columns = zip(*nests, strict=True)
+        return type(first)(_joined(list(c), v) for c, v in zip(columns, varies, strict=True))
+    if isinstance(first, Mapping):
+        return {key: _joined([nest[key] for nest in nests], varies[key]) for key in first}
+    return first
+
+
+def _weight(
+    model: Any, architecture: Architecture, site: Site, width: int
+) -> Float[Tensor, "width d_model"] | None:
+    """The output projection's weight, inputs first, of the kinds of module that are known."""
+    if is_hooked(model):
+        block = model.blocks[site.layer]
+        weight = (
+            getattr(block.mlp, "W_out", None)
+            if site.kind == "neuron"
+            else getattr(block.attn, "W_O", None)
+        )
+        if not isinstance(weight, Tensor):
+            return None
+        weight = weight.detach().reshape(-1, weight.shape[-1])
+    else:
+        module = model.get_submodule(architecture.name(site.kind, site.layer))
+        if type(module) is nn.Linear:
+            weight = module.weight.detach().T
+        elif type(module).__name__ == "Conv1D":
+            weight = module.weight.detach()
+        else:
+            return None
+    return weight if len(weight) == width else None

@@ -1,0 +1,164 @@
+"""A game's replay, compared with plain passes before it is used."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from spex_mech.games.architectures import Architecture
+from spex_mech.games.blocks import Blocks, Residual
+from spex_mech.games.components import Site
+from spex_mech.games.forward import answers_of, first_tensor, forward
+from spex_mech.games.metrics import Metric, logits_of, narrowed, read_positions
+from spex_mech.games.prompts import Prompts
+from spex_mech.games.replay import Lost, Replay
+
+# What a replay may hold: of states, of intact activations, of logits.
+_CPU_BYTES = (512 * 2**20, 2**30, 16 * 2**20)
+_CUDA_SHARES = (0.3, 0.15, 0.1)  # of what is free
+_COMPARED = 2  # prompts on which a replay is compared with plain passes
+_ROUNDINGS = 500  # by which the two may differ
+
+# What plain passes give: (masks, value of an output, given each row's prompt and mask, number of
+# prompts).
+Plain = Callable[
+    [Bool[Tensor, "mask unit"], Callable[[Any, Tensor, Tensor], Tensor], int],
+    Float[Tensor, "mask prompt"],
+]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What comes after the last block: logits where a metric reads them, and the metric.
+
+    ``read_at`` holds the positions, None: all.
+    """
+
+    blocks: Blocks
+    prompts: Prompts
+    metric: Metric
+    read_at: Int[Tensor, "prompt k"] | None
+
+    def __call__(self, final: Residual, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        prompts = self.prompts[rows]
+        if self.read_at is not None:
+            at = self.read_at[rows]
+            final = final.gather(1, at[:, :, None].expand(-1, -1, final.shape[2]))
+            prompts = narrowed(prompts, at)
+        return self.metric(self.blocks.output(final, prompts), prompts)
+
+
+def compared_replay(
+    model: Any,
+    architecture: Architecture,
+    sites: list[Site],
+    prompts: Prompts,
+    references: list[Tensor],
+    unit_layer: Int[np.ndarray, " unit"],
+    metric: Metric,
+    metric_name: Metric | str,
+    rows: int,
+    plain: Plain,
+) -> Replay:
+    """Cut the model at its blocks, and compare what comes out with plain passes.
+
+    Args:
+        metric_name: the metric as the task gave it; tells which logits it reads.
+        rows: of a batch.
+
+    Raises:
+        CannotReplay: the model cannot be cut.
+        RuntimeError: it can, and gives something else.
+    """
+    read_at = _positions(model, prompts, metric_name)
+    blocks = Blocks(model, architecture, sites, prompts)
+    sizes = _sizes(prompts.tokens.device)
+    n_read = prompts.tokens.shape[1] if read_at is None else read_at.shape[1]
+    tail_rows = max(1, int(sizes[2] / (12 * n_read * (answers_of(model) or 1024))))
+
+    def make(prompts: Prompts, metric: Metric) -> Replay:
+        return Replay(
+            blocks,
+            prompts,
+            references,
+            unit_layer,
+            Tail(blocks, prompts, metric, read_at),
+            rows=rows,
+            wave_bytes=int(sizes[0]),
+            kept_bytes=int(sizes[1]),
+            tail_rows=tail_rows,
+        )
+
+    def sketch_of_plain(output: Any, of_prompt: Tensor, _: Tensor) -> Tensor:
+        if read_at is not None:
+            at = read_at[of_prompt.to(read_at.device)]
+            logits = logits_of(output)
+            output = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2]))
+        return sketch(output, prompts)
+
+    masks = _masks_to_compare(len(unit_layer))
+    got = torch.from_numpy(make(prompts[:_COMPARED], sketch).values(lists_of(masks)))
+    want = plain(masks, sketch_of_plain, _COMPARED)
+    off = ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    # Models in float64 normalise in float32.
+    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    if not off <= _ROUNDINGS * eps:
+        raise RuntimeError(f"its outputs differ by {off:.2g} of their size")
+    return make(prompts, metric)
+
+
+def sketch(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
+    """One number a row that any change of the output changes: a metric to compare passes with."""
+    flat = first_tensor(output).flatten(1).float()
+    weights = torch.arange(flat.shape[1], device=flat.device).mul(0.7).cos()
+    return flat @ weights / flat.shape[1] ** 0.5
+
+
+def lists_of(keep: Bool[Tensor, "mask unit"]) -> Lost:
+    """What each mask ablates, padded with -1."""
+    lost = ~keep.numpy()
+    width = int(lost.sum(axis=1).max(initial=0))
+    lists = np.full((len(lost), width), -1)
+    row, unit = np.nonzero(lost)
+    first = np.searchsorted(row, np.arange(len(lost)))
+    lists[row, np.arange(len(row)) - first[row]] = unit
+    return lists
+
+
+def _sizes(device: torch.device) -> tuple[float, ...]:
+    """Bytes for states, for intact activations, for logits."""
+    if device.type != "cuda":
+        return tuple(float(size) for size in _CPU_BYTES)
+    free = torch.cuda.mem_get_info(device)[0]
+    return tuple(share * free for share in _CUDA_SHARES)
+
+
+def _positions(
+    model: Any, prompts: Prompts, metric: Metric | str
+) -> Int[Tensor, "prompt k"] | None:
+    """Where the metric reads logits, for models that give logits position by position."""
+    one = prompts[:1]
+    with torch.no_grad():
+        output = forward(model, one, {})
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != one.tokens.shape:
+        return None
+    return read_positions(metric, prompts)
+
+
+def _masks_to_compare(n_units: int) -> Bool[Tensor, "mask unit"]:
+    """All and nothing, dense ones, singles and pairs."""
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randperm(n_units, generator=generator)[:6]
+    masks = torch.ones(10 + len(some), n_units, dtype=torch.bool)
+    masks[1] = False
+    masks[2:4] = torch.rand(2, n_units, generator=generator) > 0.3
+    for row in range(4, 10):
+        masks[row, torch.randperm(n_units, generator=generator)[:2]] = False
+    masks[torch.arange(10, len(masks)), some] = False
+    return masks

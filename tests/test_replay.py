@@ -1,0 +1,246 @@
+"""Replayed passes against plain ones: every family and ablation; what they share and survive."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spex_mech as sm
+from spex_mech.games.compared import lists_of
+from tests.families import FAMILIES, MORE_FAMILIES, N_LAYERS, build, logits
+from tests.test_engine import ABLATIONS, all_units, some_masks, some_prompts
+
+CASES = [*product(FAMILIES, ABLATIONS), *((family, "mean") for family in MORE_FAMILIES)]
+
+
+def a_game(family: str = "gpt2", metric: Any = "logit_diff", **options: Any) -> sm.ModelGame:
+    model = build(family)
+    prompts = options.pop("prompts", None) or some_prompts()
+    units = options.pop("components", None) or all_units(model)
+    return sm.ModelGame(model, sm.Task(prompts, metric), units, **options)
+
+
+def varied_masks(n_units: int) -> Tensor:
+    """Nothing, everything, dense ones, singles, and pairs that share a unit."""
+    masks = torch.ones(40, n_units, dtype=torch.bool)
+    masks[:8] = some_masks(8, n_units)
+    generator = torch.Generator().manual_seed(4)
+    for row in range(8, 40):
+        masks[row, torch.randint(0, n_units, (1 + row % 4,), generator=generator)] = False
+    masks[20:30, 3] = False
+    masks[39] = masks[38]
+    return masks
+
+
+@pytest.mark.parametrize(("family", "ablation"), CASES)
+def test_equals_plain_passes(family: str, ablation: str) -> None:
+    game = a_game(family, ablation=ablation, replay=True)
+    masks = varied_masks(len(game))
+    got, want = game(masks), game._values(masks)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert (got[1:] - got[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_lists_of_what_is_ablated_are_masks(replay: bool) -> None:
+    game = a_game(replay=replay)
+    masks = varied_masks(len(game))
+    torch.testing.assert_close(game.ablating(lists_of(masks)), game(masks), rtol=1e-6, atol=1e-6)
+    done: list[float] = []
+    game.ablating(np.full((3, 0), -1), done.append)
+    assert sum(done) == pytest.approx(3)
+
+
+METRICS = ("logit_diff", "prob_diff", "log_prob", "loss", "kl")
+
+
+@pytest.mark.parametrize(("family", "metric"), [*product(("gpt2", "bert"), METRICS)])
+def test_logits_where_the_metric_reads_them_are_enough(family: str, metric: str) -> None:
+    game = a_game(family, metric, replay=True)
+    assert game._replay.measure.read_at is not None and game._replay.measure.read_at.shape == (3, 1)
+    masks = varied_masks(len(game))
+    torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "kl"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_texts_of_which_some_positions_are_scored(metric: str, padded: bool) -> None:
+    tokens = some_prompts(3, 9).tokens
+    scored = torch.zeros(3, 9, dtype=torch.bool)
+    scored[:, 3:6] = True
+    real = torch.ones(3, 9, dtype=torch.bool)
+    real[1, 7:] = not padded
+    prompts = sm.Prompts(tokens, attention_mask=real, target_mask=scored)
+    for family in ("llama", "gemma2", "bert", "bridge_gpt2"):
+        game = a_game(family, metric, prompts=prompts, replay=True)
+        assert (game._replay.measure.read_at is None) == (metric == "kl")
+        masks = varied_masks(len(game))
+        torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+
+
+class Counted:
+    """How many rows pass each block of a game."""
+
+    def __init__(self, game: sm.ModelGame, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert game._replay is not None
+        self.rows = [0] * N_LAYERS
+        step = game._replay.blocks.step
+
+        def counting(layer: int, stream: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            self.before(len(stream))
+            out = step(layer, stream, *args, **kwargs)
+            self.rows[layer] += len(stream)
+            return out
+
+        monkeypatch.setattr(game._replay.blocks, "step", counting)
+
+    def before(self, n_rows: int) -> None:
+        pass
+
+
+def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of layer 0 and 1: what a pair costs is what its units do not share with others."""
+    model = build("gpt2")
+    game = a_game(components=sm.Components.heads(model), replay=True)
+    game(torch.ones(1, 8, dtype=torch.bool))  # the intact run is not counted
+    counted = Counted(game, monkeypatch)
+    n_prompts = 3
+
+    game.ablating(np.arange(4)[:, None])  # singles of layer 0: a fork without attention, layer 1
+    assert counted.rows == [4 * n_prompts, 4 * n_prompts]
+    game.ablating(np.arange(4, 8)[:, None])  # of layer 1: layer 0 is the intact model's
+    assert counted.rows == [4 * n_prompts, 8 * n_prompts]
+    # All pairs of a head in each layer: 4 states after layer 0, whose attention 16 forks share.
+    across = np.array([(a, b) for a in range(4) for b in range(4, 8)])
+    counted.rows = [0, 0]
+    game.ablating(np.concatenate([across, across]))
+    assert counted.rows == [4 * n_prompts, (4 + 16) * n_prompts]
+
+
+def test_neurons_only_add_where_nothing_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    game = a_game("llama", components=sm.Components.neurons(model), replay=True)
+    game(torch.ones(1, len(game), dtype=torch.bool))
+    counted = Counted(game, monkeypatch)
+    last = np.arange(48, 96)[:, None]
+    torch.testing.assert_close(
+        game.ablating(last), game._values(masks_of(last, 96)), rtol=1e-5, atol=1e-5
+    )
+    assert counted.rows == [0, 0]
+    many = np.sort(np.stack([np.random.default_rng(s).permutation(96)[:40] for s in range(5)]), 1)
+    torch.testing.assert_close(
+        game.ablating(many), game._values(masks_of(many, 96)), rtol=1e-5, atol=1e-5
+    )
+
+
+def masks_of(lost: np.ndarray, n_units: int) -> Tensor:
+    masks = torch.ones(len(lost), n_units, dtype=torch.bool)
+    masks[torch.arange(len(lost))[:, None], torch.from_numpy(lost)] = False
+    return masks
+
+
+def test_out_of_memory_halves_and_repeats_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    game, plenty = a_game(replay=True, batch_size=32), a_game(replay=True, batch_size=32)
+    masks = varied_masks(len(game))
+    game(masks[:1]), plenty(masks[:1])
+    counted, wanted = Counted(game, monkeypatch), Counted(plenty, monkeypatch)
+    calls = iter(range(10**6))
+
+    def fail(n_rows: int) -> None:
+        if next(calls) >= 2 and n_rows > 7:
+            raise torch.OutOfMemoryError("injected")
+
+    counted.before = fail
+    torch.testing.assert_close(game(masks), plenty(masks), rtol=1e-5, atol=1e-5)
+    assert counted.rows == wanted.rows
+    assert game.batch_size <= 7
+
+
+def test_so_little_memory_that_prompts_must_be_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    game = a_game(replay=True)
+    masks = varied_masks(len(game))
+    want = game(masks)
+    counted = Counted(game, monkeypatch)
+
+    def fail(n_rows: int) -> None:
+        if n_rows > 1:
+            raise torch.OutOfMemoryError("injected")
+
+    counted.before = fail
+    torch.testing.assert_close(game(masks), want, rtol=1e-5, atol=1e-5)
+    counted.before = lambda n_rows: fail(2)
+    with pytest.raises(torch.OutOfMemoryError, match="injected"):
+        game(masks)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "bert"])
+def test_waves_of_any_size_give_the_same(family: str) -> None:
+    game = a_game(family, ablation="resample", replay=True)
+    masks = varied_masks(len(game))
+    want = game(masks)
+    assert game._replay is not None
+    game._replay.wave_bytes = 4 * 7 * 32 * 4 * 5  # five rows
+    assert game._replay.shape(40) == (5, 1)
+    game._replay.kept_bytes, game._replay._kept = 0, None
+    torch.testing.assert_close(game(masks), want, rtol=1e-5, atol=1e-5)
+
+
+def test_changed_weights_are_seen() -> None:
+    game = a_game(replay=True)
+    masks = varied_masks(len(game))
+    before = game(masks)
+    with torch.no_grad():
+        game.model.transformer.h[0].mlp.c_fc.weight.mul_(1.5)
+    torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+    assert (game(masks) - before).abs().max() > 1e-3
+
+
+def test_a_metric_that_is_not_finite_is_named() -> None:
+    def metric(output: Tensor, prompts: sm.Prompts) -> Tensor:
+        values = output[:, -1, 0]
+        return values.masked_fill((values - intact).abs() > 1e-4, torch.nan)
+
+    prompts = some_prompts(1)
+    intact = logits("gpt2", build("gpt2"), prompts.tokens)[0, -1, 0]
+    game = a_game(metric=metric, prompts=prompts, replay=True)
+    lost = np.array([[-1, -1], [2, 5]])
+    with pytest.raises(ValueError, match=r"is nan for prompt 0 with L0H2, L1H1 ablated"):
+        game.ablating(lost)
+
+
+class Odd(nn.Module):
+    """Two layers, of which the second reads the first's input again: it cannot be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(61, 8)
+        self.blocks = nn.ModuleList(nn.ModuleDict({"o": nn.Linear(8, 8)}) for _ in range(2))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        first = self.blocks[0]["o"](x).tanh()
+        return first + self.blocks[1]["o"](first * x)
+
+
+def test_a_model_that_cannot_be_cut_runs_plain_passes() -> None:
+    task = sm.Task(some_prompts(), lambda output, prompts: output[:, -1, 0])
+    arch = sm.Architecture(heads=("blocks.0.o", "blocks.1.o"), neurons=(None, None), n_heads=4)
+    game = sm.ModelGame(Odd(), task, architecture=arch)
+    assert game.describe()["passes"].startswith("plain: Odd cannot be replayed: its 2 blocks")
+    assert game(varied_masks(len(game))).shape == (40, 3)
+    with pytest.raises(ValueError, match=r"replay=True, but Odd cannot be replayed"):
+        sm.ModelGame(Odd(), task, architecture=arch, replay=True)
+
+
+def test_a_search_runs_on_replayed_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    game, plain = a_game(replay=True), a_game(replay=False)
+    counted = Counted(game, monkeypatch)
+    found = sm.discover(game, budget=300, seed=0, progress=False)
+    assert sum(counted.rows) > 0
+    want = sm.discover(plain, budget=300, seed=0, progress=False)
+    top = found.top(5)
+    for row, value in zip(top.units, top.mean, strict=True):
+        assert want.value(*(want.labels[u] for u in row)) == pytest.approx(value, abs=1e-5)
