@@ -2,7 +2,7 @@
 methods and what others offer, in one run.
 
     python benchmarks/recovery.py --data ../shared/data       # all of it, some 2 hours on two cores
-    python benchmarks/recovery.py --only planted              # a part that needs no model
+    python benchmarks/recovery.py --only planted              # a part of it
     pip install shapiq spectralexplain scikit-learn           # the rivals
 
 Evaluations count everything: a mask over all prompts is 1, a gradient 3; single ablations, the
@@ -185,7 +185,7 @@ def fourier(data: Path) -> list[Row]:
     for name, game in games.items():
         fresh = np.random.default_rng(99).random((2000, len(game))) < 0.5
         truth = game.mean(fresh)
-        for budget in (500, 2000) if len(game) <= 100 else (2000,):
+        for budget in (500, 2000) if len(game) <= 100 else (500,):
             for proxy in ("distilled", "trees"):
                 for seed in SEEDS:
                     small = sm.distill(game, budget, proxy, seed=seed, progress=False)
@@ -248,8 +248,8 @@ def planted(_: Path | None) -> list[Row]:
             cases.append((f"n = {n:,}, 50 pairs, 50 triples {kind}", what, [10_000]))
     rows: list[Row] = []
     for name, what, budgets in cases:
-        large = what["n"] > 10_000 or (what["n"] == 10_000 and "ratio" in what)
-        for seed in SEEDS[: 1 if large else len(SEEDS)]:
+        once = what["n"] > 10_000 or "ratio" in what or "hierarchical" in what
+        for seed in SEEDS[: 1 if once else len(SEEDS)]:
             game = planted_game(**what, seed=10 + seed)
             for budget in budgets:
                 for method in ("proxyspex", "spex"):
@@ -319,10 +319,12 @@ def host_time(_: Path | None) -> list[Row]:
     def values(masks: np.ndarray) -> np.ndarray:
         return game(torch.from_numpy(masks))[:, 0].numpy()
 
-    reported = rivals.run_rival(rivals.shapiq_proxyspex, values, 1000, 5000, 0, time_limit=3600)
+    reported = rivals.run_rival(rivals.shapiq_proxyspex, values, 1000, 5000, 0, time_limit=600)
     rows.append(row("n = 1,000, 5,000 masks", "shapiq ProxySPEX", 5000, 0, 5000))
     rows[-1] |= {"host_seconds": reported.host_seconds, "failure": reported.failure}
-    rows[-1]["times_ours"] = reported.host_seconds / rows[0]["host_seconds"]
+    rows[-1]["at_least_times_ours" if reported.failure else "times_ours"] = (
+        reported.host_seconds / rows[0]["host_seconds"]
+    )
     show(rows[-1])
     return rows
 
@@ -336,7 +338,9 @@ def row(game: str, method: str, budget: int, seed: int, spent: float) -> Row:
 
 
 def show(r: Row) -> None:
-    shown = ("recall", "r2", "rank", "top_50", "candidates_after", "host", "times", "failure")
+    shown = (
+        "recall", "r2", "rank", "top_50", "candidates_after", "host", "times", "at_least", "failure",
+    )  # fmt: skip
     figures = {k: v for k, v in r.items() if k.startswith(shown) and v not in (None, "")}
     words = "  ".join(
         f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()
@@ -406,22 +410,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="the folder of models")
     parser.add_argument(
-        "--only", choices=list(PARTS), action="append", help="print a part, write nothing"
+        "--only", choices=list(PARTS), action="append", help="measure a part again, keep the rest"
     )
     options = parser.parse_args()
     wanted = options.only or list(PARTS)
     if not options.data and {*wanted} & {"story", "heads", "fourier"}:
         parser.error("--data is needed for story, heads and fourier; or give --only planted")
-    rows: list[Row] = []
+    file = HERE / "results" / "recovery.json"
+    file.parent.mkdir(exist_ok=True)
+    out: dict[str, Any] = {"parts": {}, "rows": []}
+    if options.only and file.exists():
+        out |= json.loads(file.read_text())
     for part in wanted:
-        rows += [{"part": part, **r} for r in PARTS[part](options.data)]
-        if options.only:
-            continue  # a look at a part; the committed results are those of one whole run
-        out = {**provenance(), "rivals": rival_versions(), "seeds": list(SEEDS), "rows": rows}
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "recovery.json").write_text(json.dumps(out, indent=1) + "\n")
-    if not options.only:
-        draw(rows)
+        rows = [{"part": part, **r} for r in PARTS[part](options.data)]
+        out["rows"] = [r for r in out["rows"] if r["part"] != part] + rows
+        out["parts"][part] = provenance()
+        out |= {"rivals": rival_versions(), "seeds": list(SEEDS)}
+        file.write_text(json.dumps(out, indent=1) + "\n")
+    draw(out["rows"])
 
 
 if __name__ == "__main__":

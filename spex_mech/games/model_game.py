@@ -174,9 +174,8 @@ class ModelGame:
         self.batch_size = self._replay.rows
         if not values.isfinite().all():
             mask, prompt = (~values.isfinite()).nonzero()[0].tolist()
-            self._not_finite(
-                values[mask, prompt].item(), prompt, [u for u in lost[mask].tolist() if u >= 0]
-            )
+            units = [u for u in lost[mask].tolist() if u >= 0]
+            self._not_finite(values[mask, prompt].item(), prompt, units)
         return values
 
     def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
@@ -353,15 +352,14 @@ class ModelGame:
     def _find_batch_size(self) -> int:
         n_pos = self.prompts.tokens.shape[1]
         if self.device.type != "cuda":
-            per_token = 4 * max(_output_width(self.model), 1)
-            tokens = max(1, min(_CPU_TOKENS, _CPU_BYTES // per_token))
+            tokens = min(_CPU_TOKENS, _CPU_BYTES // (4 * _output_width(self.model)))
             return max(1, tokens // n_pos)
 
         def run(rows: int) -> None:
             keep = torch.zeros(rows, len(self) + 1, dtype=torch.bool)
-            of_prompt = torch.arange(rows) % len(self.prompts)
-            prompts = self.prompts[of_prompt.to(self.device)]
-            self._metric(self._forward(prompts, self._replacing(keep, of_prompt)), prompts)
+            of = torch.arange(rows) % len(self.prompts)
+            prompts = self.prompts[of.to(self.device)]
+            self._metric(self._forward(prompts, self._replacing(keep, of)), prompts)
 
         return rows_that_fit(self.device, run)
 
