@@ -337,9 +337,18 @@ def row(game: str, method: str, budget: int, seed: int, spent: float) -> Row:
     return {"game": game, "method": method, "budget": budget, "seed": seed, "evaluations": spent}
 
 
+def without_nan(nest: Any) -> Any:
+    """None for it, as JSON has no such number."""
+    if isinstance(nest, dict):
+        return {key: without_nan(value) for key, value in nest.items()}
+    if isinstance(nest, list):
+        return [without_nan(value) for value in nest]
+    return None if isinstance(nest, float) and nest != nest else nest
+
+
 def show(r: Row) -> None:
     shown = (
-        "recall", "r2", "rank", "top_50", "candidates_after", "host", "times", "at_least", "failure",
+        "recall", "r2", "rank", "top_50", "candidates", "host", "times", "at_least", "failure",
     )  # fmt: skip
     figures = {k: v for k, v in r.items() if k.startswith(shown) and v not in (None, "")}
     words = "  ".join(
@@ -426,7 +435,7 @@ def main() -> None:
         out["rows"] = [r for r in out["rows"] if r["part"] != part] + rows
         out["parts"][part] = provenance()
         out |= {"rivals": rival_versions(), "seeds": list(SEEDS)}
-        file.write_text(json.dumps(out, indent=1) + "\n")
+        file.write_text(json.dumps(without_nan(out), indent=1, allow_nan=False) + "\n")
     draw(out["rows"])
 
 

@@ -5,6 +5,7 @@ Progress, budget and cost live here, once for every search and every game.
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
 
 METHODS = ("spex", "proxyspex", "exhaustive")
+_RESOLVED = 20  # strongest interactions that a precision should resolve
 _MASKS_PER_BATCH = 256
 
 
@@ -201,7 +203,16 @@ def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
 
 def _drive(game: Any, search: Search, about: dict[str, Any], progress: bool) -> Interactions:
     cost = drive(game, search, progress)
-    return _result(game, search.findings(), cost, about)
+    found = _result(game, search.findings(), cost, about)
+    lost = abs(found.top(_RESOLVED).mean) < found.noise_floor
+    if lost.any() and getattr(game, "precision", "float32") != "float32":
+        warnings.warn(
+            f"precision={game.precision!r} cannot resolve {int(lost.sum())} of the {len(lost)} "
+            f"strongest interactions: they are under the noise floor of {found.noise_floor:.2g}; "
+            "use precision='float32'",
+            stacklevel=3,
+        )
+    return found
 
 
 def drive(game: Any, search: Search, progress: bool) -> dict[str, int | float]:

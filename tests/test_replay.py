@@ -244,3 +244,28 @@ def test_a_search_runs_on_replayed_passes(monkeypatch: pytest.MonkeyPatch) -> No
     top = found.top(5)
     for row, value in zip(top.units, top.mean, strict=True):
         assert want.value(*(want.labels[u] for u in row)) == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "bridge_gpt2"])
+def test_bfloat16_is_near_float32_and_says_what_it_cannot_resolve(family: str) -> None:
+    exact, half = a_game(family, replay=True), a_game(family, replay=True, precision="bfloat16")
+    masks = varied_masks(len(exact))
+    want, got = exact(masks), half(masks)
+    spread = (want - want[0]).abs().max()
+    assert 1e-5 * spread < (got - want).abs().max() < 0.1 * spread
+    torch.testing.assert_close(got, half._values(masks), rtol=0, atol=0.1 * float(spread))
+    assert half.noise_floor > 20 * exact.noise_floor
+    assert half.describe()["precision"] == "bfloat16"
+    # Neurons of the last layer hardly interact.
+    last = sm.Components.neurons(half.model)[-8:]
+    small = sm.ModelGame(half.model, half.task, last, precision="bfloat16")
+    with pytest.warns(UserWarning, match="precision='bfloat16' cannot resolve .* float32"):
+        sm.discover(small, progress=False)
+    sm.discover(sm.ModelGame(half.model, half.task, last), progress=False)
+
+
+def test_precisions_that_are_none() -> None:
+    with pytest.raises(ValueError, match="'tf32' is of CUDA devices, and the model is on cpu"):
+        a_game(precision="tf32")
+    with pytest.raises(ValueError, match=r"precision='float8'; choose one of float32, tf32"):
+        a_game(precision="float8")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spex_mech.games.components import Site
@@ -155,3 +155,17 @@ def mix(
     kept = gate.to(act.device, act.dtype)
     kept = kept.repeat_interleave(act.shape[-1] // gate.shape[1], dim=1)[:, None, :]
     return torch.addcmul(ref * (1 - kept), act, kept)
+
+
+def replacing(
+    gate: Bool[Tensor, "row slot"] | Float[Tensor, "row slot"],
+    reference: Float[Tensor, "prompt_or_1 pos_or_1 width"],
+    of_prompt: Int[Tensor, " row"],
+) -> Callable[[Tensor], Tensor]:
+    """A hook that mixes, with the reference of each row's prompt."""
+
+    def replace(act: Float[Tensor, "row pos width"]) -> Float[Tensor, "row pos width"]:
+        ref = reference if len(reference) == 1 else reference[of_prompt.to(reference.device)]
+        return mix(act, gate, ref)
+
+    return replace

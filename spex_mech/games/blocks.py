@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from spex_mech.games.architectures import Architecture, is_hooked
 from spex_mech.games.components import Site
-from spex_mech.games.forward import call, evaluating, first_tensor, hooked
+from spex_mech.games.forward import call, computing, evaluating, first_tensor, hooked
 from spex_mech.games.prompts import Prompts
 
 Residual = Float[Tensor, "row pos d_model"]
@@ -72,15 +72,22 @@ class Blocks:
         model, architecture: as a game has them.
         sites: the hook points of the game, in the order of the forward pass.
         prompts: the game's, a few of which it finds out with.
+        precision: to compute in.
 
     Raises:
         CannotReplay: the model cannot be cut at its blocks.
     """
 
     def __init__(
-        self, model: Any, architecture: Architecture, sites: Sequence[Site], prompts: Prompts
+        self,
+        model: Any,
+        architecture: Architecture,
+        sites: Sequence[Site],
+        prompts: Prompts,
+        precision: str = "float32",
     ) -> None:
         self.model, self.architecture, self.sites = model, architecture, list(sites)
+        self.precision = precision
         names = [block_name(architecture, layer) for layer in range(architecture.n_layers)]
         self.layers = [Layer(model.get_submodule(name)) for name in names]
         self._now = Now()
@@ -107,6 +114,7 @@ class Blocks:
         }
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
+            stack.enter_context(computing(self.model, self.precision))
             stack.enter_context(hooked(self.model, rewriters, lambda: self._now.n_rows, set()))
             last = len(self.layers) - 1
             for number, layer in enumerate(self.layers):
@@ -239,7 +247,7 @@ class Blocks:
             layer.projection.register_forward_pre_hook(lambda _, args: given.append(args[0]))
         )
         try:
-            with evaluating(self.model):
+            with evaluating(self.model), computing(self.model, self.precision):
                 call(self.model, prompts)
         finally:
             for handle in handles:
@@ -271,7 +279,8 @@ class Blocks:
             if weight is None:
                 continue
             stream, after = intact.streams[site.layer], intact.streams[site.layer + 1]
-            most = _ADDS if act.dtype.itemsize >= 4 else _ADDS_IN_HALF
+            half = self.precision != "float32" or act.dtype.itemsize < 4
+            most = _ADDS_IN_HALF if half else _ADDS
             adds = True
             for noise in _noises(act):
                 change = {index: lambda a, d=noise: a + d}

@@ -21,7 +21,8 @@ from spex_mech.games.replay import Lost, Replay
 _CPU_BYTES = (512 * 2**20, 2**30, 16 * 2**20)
 _CUDA_SHARES = (0.3, 0.15, 0.1)  # of what is free
 _COMPARED = 2  # prompts on which a replay is compared with plain passes
-_ROUNDINGS = 500  # by which the two may differ
+_ROUNDINGS = 500  # by which the two may differ, but in half precision
+_EPS = {"float32": 2**-23, "tf32": 2**-15, "bfloat16": 2**-12}
 
 # What plain passes give: (masks, value of an output, given each row's prompt and mask, number of
 # prompts).
@@ -62,6 +63,7 @@ def compared_replay(
     metric: Metric,
     metric_name: Metric | str,
     rows: int,
+    precision: str,
     plain: Plain,
 ) -> Replay:
     """Cut the model at its blocks, and compare what comes out with plain passes.
@@ -69,13 +71,14 @@ def compared_replay(
     Args:
         metric_name: the metric as the task gave it; tells which logits it reads.
         rows: of a batch.
+        precision: to compute in.
 
     Raises:
         CannotReplay: the model cannot be cut.
         RuntimeError: it can, and gives something else.
     """
     read_at = _positions(model, prompts, metric_name)
-    blocks = Blocks(model, architecture, sites, prompts)
+    blocks = Blocks(model, architecture, sites, prompts, precision)
     sizes = _sizes(prompts.tokens.device)
     n_read = prompts.tokens.shape[1] if read_at is None else read_at.shape[1]
     tail_rows = max(1, int(sizes[2] / (12 * n_read * (answers_of(model) or 1024))))
@@ -106,7 +109,7 @@ def compared_replay(
     off = ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     # Models in float64 normalise in float32.
-    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    eps = max(torch.finfo(dtype).eps, _EPS[precision])
     if not off <= _ROUNDINGS * eps:
         raise RuntimeError(f"its outputs differ by {off:.2g} of their size")
     return make(prompts, metric)

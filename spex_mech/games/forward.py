@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spex_mech.games.architectures import Architecture, is_hooked
 from spex_mech.games.prompts import Prompts
 
+PRECISIONS = ("float32", "tf32", "bfloat16")
 Hook = Callable[[Tensor], Tensor | None]  # [row pos width] -> the same rewritten, or None: as it is
 
 
@@ -47,14 +48,17 @@ def self_test(model: Any, architecture: Architecture, prompts: Prompts) -> None:
         )
 
 
-def forward(model: Any, prompts: Prompts, hooks: Mapping[str, Hook]) -> Any:
+def forward(
+    model: Any, prompts: Prompts, hooks: Mapping[str, Hook], precision: str = "float32"
+) -> Any:
     """One forward pass in evaluation mode, ``hooks[name]`` rewriting what passes that hook point.
 
     Raises:
         RuntimeError: a hook did not fire.
     """
     fired: set[str] = set()
-    with evaluating(model), hooked(model, hooks, lambda: len(prompts), fired):
+    rows = lambda: len(prompts)  # noqa: E731
+    with evaluating(model), computing(model, precision), hooked(model, hooks, rows, fired):
         output = call(model, prompts)
     for name in hooks:
         if name not in fired:
@@ -76,6 +80,36 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def computing(model: Any, precision: str) -> Iterator[None]:
+    """In another precision than the model's own, where it is not "float32"."""
+    if precision == "bfloat16":
+        with torch.autocast(device_of(model).type, dtype=torch.bfloat16):
+            yield
+    elif precision == "tf32":
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
+    else:
+        yield
+
+
+def check_precision(model: Any, precision: str) -> None:
+    """Raises:
+    ValueError: there is no such precision, or not on the model's device.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if precision == "tf32" and device_of(model).type != "cuda":
+        raise ValueError(
+            f"precision='tf32' is of CUDA devices, and the model is on {device_of(model)}; use "
+            "'float32' or 'bfloat16'"
+        )
 
 
 @contextmanager
@@ -146,6 +180,11 @@ def first_tensor(output: Any) -> Tensor:
         return output
     values = output.values() if isinstance(output, Mapping) else output
     return next(v for v in values if isinstance(v, Tensor))
+
+
+def device_of(model: Any) -> torch.device:
+    """Of the model's first weight."""
+    return next((p.device for p in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
 
 
 def text_config(model: Any) -> Any:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from spex_mech.games import ablation as references_by
-from spex_mech.games.ablation import Activations, Batches, key_of, mix
+from spex_mech.games.ablation import Activations, Batches, key_of, replacing
 from spex_mech.games.architectures import Architecture, architecture_of, is_hooked
 from spex_mech.games.blocks import CannotReplay
 from spex_mech.games.compared import compared_replay, lists_of
@@ -27,7 +27,9 @@ from spex_mech.games.components import Components, Site
 from spex_mech.games.forward import (
     Hook,
     answers_of,
+    check_precision,
     check_tokens,
+    device_of,
     forward,
     name_of,
     self_test,
@@ -64,6 +66,8 @@ class ModelGame:
         architecture: where a plain ``nn.Module`` keeps heads and neurons.
         batch_size: rows (mask x prompt) per forward pass; default: found by itself, and halved
             when memory runs out.
+        precision: "float32" (the model's own), "tf32" (CUDA) or "bfloat16" (autocast); the metric
+            is read in float32 at least. The noise floor tells what the choice costs.
         replay: share between masks what their passes have in common (``games.replay``). Default:
             wherever the model can be cut at its blocks, which is tried and compared with plain
             passes when the game is made. True: an error where it cannot. False: plain passes.
@@ -82,6 +86,7 @@ class ModelGame:
         reference: Prompts | None = None,
         architecture: Architecture | None = None,
         batch_size: int | None = None,
+        precision: str = "float32",
         replay: bool | None = None,
     ) -> None:
         sized = architecture_of(model, architecture)
@@ -91,7 +96,9 @@ class ModelGame:
             raise ValueError("the components belong to another model; make them from this one")
         self.components = Components(self.components.units, sized)
         self.architecture = sized
-        self.device = _device_of(model)
+        self.device = device_of(model)
+        check_precision(model, precision)
+        self.precision = precision
         self.prompts = task.prompts.to(self.device)
         self.ablation = ablation if isinstance(ablation, str) else "given"
         if batch_size is not None and batch_size < 1:
@@ -214,20 +221,12 @@ class ModelGame:
     def noise_floor(self) -> float:
         """The size under which an interaction cannot be told from rounding, in the metric's unit.
 
-        The same masks are asked twice, by plain passes at other places in batches of another size;
-        ``sigma`` is the root mean square of the difference over sqrt(2). An interaction adds four
-        such values (2 sigma); the floor is three times that, and at least four roundings of the
-        metric.
+        The same masks are asked twice, the second time by plain passes in float32 at other places
+        in batches of another size; ``sigma`` is the root mean square of the difference over
+        sqrt(2). An interaction adds four such values (2 sigma); the floor is three times that, and
+        at least four roundings of the metric.
         """
-        generator = torch.Generator().manual_seed(0)
-        masks = torch.rand(24, len(self), generator=generator) > min(0.5, 2 / len(self))
-        masks[0] = True
-        size = max(1, self._rows_per_batch() // 3)
-        there = self(masks).mean(1)
-        back = self._values(masks.flip(0), batch_size=size).flip(0).double().mean(1)
-        sigma = (there - back).square().mean().sqrt().item() / np.sqrt(2)
-        rounding = torch.finfo(torch.float32).eps * there.abs().max().item()
-        return max(6 * sigma, 4 * rounding)
+        return _noise_floor(self)
 
     def describe(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
@@ -240,6 +239,7 @@ class ModelGame:
             "n_prompts": len(self.prompts),
             "tokens_sha256": _sha256([self.prompts.tokens]),
             "ablation": self.ablation,
+            "precision": self.precision,
             "passes": "replayed" if self._replay else f"plain: {self._no_replay}",
             "device": str(self.device),
             "dtype": str(next(iter(_parameters(self.model))).dtype).removeprefix("torch."),
@@ -368,27 +368,16 @@ class ModelGame:
     def _replacing(self, keep: Tensor, of_prompt: Int[Tensor, " row"]) -> dict[Site, Hook]:
         """What each hook does for these rows: ``keep`` is ``[row unit+1]``, bool or gates."""
         hooks: dict[Site, Hook] = {}
-        for index, site in enumerate(self._sites):
+        for site in self._sites:
             gate = keep[:, site.slot_unit.to(keep.device)]
             if gate.dtype == torch.bool and gate.all():
                 continue
-            hooks[site] = self._replace_at(index, gate, of_prompt)
+            hooks[site] = replacing(gate, self._references[key_of(site)], of_prompt)
         return hooks
-
-    def _replace_at(
-        self, index: int, gate: Tensor, of_prompt: Int[Tensor, " row"]
-    ) -> Callable[[Tensor], Tensor]:
-        reference = self._references[key_of(self._sites[index])]
-
-        def replace(act: Float[Tensor, "row pos width"]) -> Float[Tensor, "row pos width"]:
-            ref = reference if len(reference) == 1 else reference[of_prompt.to(reference.device)]
-            return mix(act, gate, ref)
-
-        return replace
 
     def _forward(self, prompts: Prompts, hooks: Mapping[Site, Hook]) -> Any:
         named = {self.architecture.name(s.kind, s.layer): hook for s, hook in hooks.items()}
-        return forward(self.model, prompts, named)
+        return forward(self.model, prompts, named, self.precision)
 
     def _measure(
         self, output: Any, of_prompt: Int[Tensor, " row"], keep: Bool[Tensor, "row unit"]
@@ -444,6 +433,7 @@ class ModelGame:
                 lambda output, prompts: self._checked(self._metric(output, prompts), len(prompts)),
                 self.task.metric,
                 self._rows_per_batch(),
+                self.precision,
                 self._plain,
             )
         except Exception as error:
@@ -489,9 +479,20 @@ def _chunks(n_rows: int, size: int) -> Iterator[Int[Tensor, " row"]]:
         yield torch.arange(start, min(start + size, n_rows))
 
 
-def _device_of(model: Any) -> torch.device:
-    parameter = next(iter(_parameters(model)), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+def _noise_floor(game: ModelGame) -> float:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(24, len(game), generator=generator) > min(0.5, 2 / len(game))
+    masks[0] = True
+    there, precision = game(masks).mean(1), game.precision
+    game.precision = "float32"
+    try:
+        size = max(1, game._rows_per_batch() // 3)
+        back = game._values(masks.flip(0), batch_size=size).flip(0).double().mean(1)
+    finally:
+        game.precision = precision
+    sigma = (there - back).square().mean().sqrt().item() / np.sqrt(2)
+    rounding = torch.finfo(torch.float32).eps * there.abs().max().item()
+    return max(6 * sigma, 4 * rounding)
 
 
 def _parameters(model: nn.Module) -> list[Tensor]:
