@@ -271,7 +271,9 @@ def test_bfloat16_is_near_float32_and_says_what_it_cannot_resolve(family: str) -
     # Neurons of the last layer hardly interact.
     last = sm.Components.neurons(half.model)[-8:]
     small = sm.ModelGame(half.model, half.task, last, precision="bfloat16")
-    with pytest.warns(UserWarning, match="precision='bfloat16' cannot resolve .*precision='float32'"):
+    with pytest.warns(
+        UserWarning, match="precision='bfloat16' cannot resolve .*precision='float32'"
+    ):
         sm.discover(small, progress=False)
     sm.discover(sm.ModelGame(half.model, half.task, last), progress=False)
 

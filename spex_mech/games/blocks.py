@@ -57,7 +57,7 @@ class Now:
     """What the call that is running should do."""
 
     n_rows: int = 0
-    replace: Mapping[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    replace: Mapping[int, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
     z: Tensor | None = None  # [row pos width]: skip attention, its heads give this
     seen: dict[int, Tensor] | None = None  # records what passes each site
     calls: list[tuple[Any, Any]] | None = None  # records what each block is called with
@@ -150,7 +150,7 @@ class Blocks:
         stream: Residual,
         arguments: tuple[Any, Any],
         of_prompt: Int[Tensor, " row"],
-        replace: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
+        replace: Mapping[int, Callable[[Tensor], Tensor | None]] | None = None,
         z: Float[Tensor, "row pos width"] | None = None,
         seen: dict[int, Tensor] | None = None,
     ) -> Residual:

@@ -313,11 +313,8 @@ class ModelGame:
             leaf = gates[asked // n_blocks].to(self.device, exact).requires_grad_()
             padded = torch.cat([leaf, leaf.new_ones(len(leaf), 1)], dim=1)
             with torch.enable_grad():
-                output = self._forward(
-                    self.prompts[of_prompt.to(self.device)],
-                    self._replacing(padded[row_leaf.to(self.device)], of_prompt),
-                )
-                measured = self._measure(output, of_prompt, gates[of_mask] > 0)
+                gate = padded[row_leaf.to(self.device)]
+                measured = self._differentiable(gate, of_prompt, gates[of_mask] > 0)
                 # Only the gates' gradients are asked for: no parameter's .grad is touched.
                 (slope,) = torch.autograd.grad(measured.sum() * n_blocks / n_prompts, leaf)
             values[rows] = measured.detach().double().cpu()
@@ -365,6 +362,20 @@ class ModelGame:
 
     # -- one forward pass -----------------------------------------------------------------------
 
+    def _differentiable(
+        self,
+        gate: Float[Tensor, "row column"],
+        of_prompt: Int[Tensor, " row"],
+        keep: Bool[Tensor, "row unit"],
+    ) -> Float[Tensor, " row"]:
+        hooks = self._replacing(gate, of_prompt)
+        if self._replay is not None and (whole := self._replay.whole_intact()) is not None:
+            by_site = {i: hooks[site] for i, site in enumerate(self._sites)}
+            measured = self._replay.differentiable(whole, by_site, of_prompt.to(self.device))
+            return self._finite(measured, of_prompt, keep)
+        output = self._forward(self.prompts[of_prompt.to(self.device)], hooks)
+        return self._measure(output, of_prompt, keep)
+
     def _replacing(self, keep: Tensor, of_prompt: Int[Tensor, " row"]) -> dict[Site, Hook]:
         """What each hook does for these rows: ``keep`` is ``[row unit+1]``, bool or gates."""
         hooks: dict[Site, Hook] = {}
@@ -383,7 +394,9 @@ class ModelGame:
         self, output: Any, of_prompt: Int[Tensor, " row"], keep: Bool[Tensor, "row unit"]
     ) -> Float[Tensor, " row"]:
         values = self._metric(output, self.prompts[of_prompt.to(self.device)])
-        values = self._checked(values, len(of_prompt))
+        return self._finite(self._checked(values, len(of_prompt)), of_prompt, keep)
+
+    def _finite(self, values: Tensor, of_prompt: Tensor, keep: Tensor) -> Float[Tensor, " row"]:
         if not values.isfinite().all():
             row = int((~values.isfinite()).nonzero()[0])
             lost = (~keep[row, : len(self)]).nonzero()[:, 0].tolist()

@@ -11,7 +11,7 @@ Over all pairs of heads that is about a third of what plain passes do, where sta
 ablated layer would still do two thirds. Logits are computed where the metric reads them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,6 +126,36 @@ class Replay:
                         values[order[a : a + n_masks], first:last] = found.cpu().numpy()
                         tick(len(part) * (last - first) / n_prompts)
         return values
+
+    def differentiable(
+        self,
+        intact: Intact,
+        replace: Mapping[int, Callable[[Tensor], Tensor | None]],
+        of_prompt: Int[Tensor, " row"],
+    ) -> Float[Tensor, " row"]:
+        """The metric of rows, every block run with its hooks, so that gradients flow to them.
+
+        It begins at the first block that has a site, and ends with the logits that are read; no
+        block is shared, as each row's gradient needs all of them.
+
+        Args:
+            replace: site -> what rewrites the activation there.
+        """
+        first = min(site.layer for site in self.blocks.sites)
+        stream = intact.streams[first][of_prompt]
+        with self.blocks.standing():
+            for layer in range(first, len(self.blocks.layers)):
+                stream = self.blocks.step(layer, stream, intact.calls[layer], of_prompt, replace)
+            return self.measure(stream, of_prompt)
+
+    @torch.no_grad()
+    def whole_intact(self) -> Intact | None:
+        """The intact run of all prompts, where it fits."""
+        with self.blocks.standing():
+            run = self._intact(0, min(self.rows, len(self.prompts)))
+        if self._kept is not None:
+            return self._kept
+        return run if self.rows >= len(self.prompts) else None
 
     def _wave(self, lost: Lost, start: int, stop: int) -> Float[Tensor, "mask prompt"]:
         """All layers for some masks on some prompts."""
@@ -374,7 +404,7 @@ class LayerRun:
         self,
         stream: Residual,
         n_states: int,
-        replace: dict[int, Callable[[Tensor], Tensor]] | None = None,
+        replace: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
         z: Tensor | None = None,
         seen: dict[int, Tensor] | None = None,
     ) -> States:
