@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,19 +35,46 @@ def mean_recall(game: str, method: str, budget: int, key: str) -> float:
 
 def test_story_model_table() -> None:
     game = "story 260K, 900 units"
-    for column, budget in enumerate((1800, 2700, 3600, 5400), start=1):
-        for name, method, key in (
-            ("SPEX, top 100", "spex", "recall@100"),
-            ("SPEX, top 500", "spex", "recall@500"),
-            ("SPEX without gradients, top 100", "spex without gradients", "recall@100"),
-            ("products of main effects, top 100", "products of main effects", "recall@100"),
-        ):
+    for name, method, key in (
+        ("SPEX, top 100", "spex", "recall@100"),
+        ("SPEX, top 500", "spex", "recall@500"),
+        ("ProxySPEX, top 100", "proxyspex", "recall@100"),
+        ("SPEX without gradients, top 100", "spex, no gradients", "recall@100"),
+        ("ProxySPEX without gradients, top 100", "proxyspex, no gradients", "recall@100"),
+        ("products of main effects, top 100", "products of main effects", "recall@100"),
+    ):
+        for column, budget in enumerate((900, 1350, 1800, 2700, 3600, 5400), start=1):
+            if budget == 900 and ("without" in name or "main" in name):
+                continue  # main effects alone cost that much
             want = mean_recall(game, method, budget, key)
             assert abs(cell(name, column) - want) < 0.0051, (name, budget, want)
 
 
+def test_heads_against_the_other_tools() -> None:
+    game, budget = "story 260K, 40 heads", 410
+    stated = re.search(
+        r"SPEX finds ([\d.]+) of the true top 50 \(([\d.]+) without gradients\); the ProxySPEX and "
+        r"SPEX of shapiq and spectralexplain find at most ([\d.]+), a LASSO on pairs ([\d.]+), "
+        r"products of main effects ([\d.]+)",
+        PROSE,
+    )
+    assert stated
+    others = [
+        f"{tool} {name}" for tool in ("shapiq", "spectralexplain") for name in ("ProxySPEX", "SPEX")
+    ]
+    lasso = [f"LASSO on pairs, {masks}" for masks in ("half masks", "near intact")]
+    for text, methods in zip(
+        stated.groups(),
+        (["spex"], ["spex, no gradients"], others, lasso, ["products of main effects"]),
+        strict=True,
+    ):
+        want = max(mean_recall(game, method, budget, "recall@50") for method in methods)
+        assert abs(float(text) - want) < 0.0051, (methods, want)
+
+
 def test_ioi_figures() -> None:
-    run = results("recovery_ioi")["runs"][0]
+    runs = results("recovery_ioi")["runs"]
+    (run,) = [r for r in runs if r["method"] == "spex" and r["evaluations_per_unit"] == 1.5]
     stated = re.search(r"(\d[\d,]*) evaluations, 1\.5 a unit, .* all of the top 100", PROSE)
     assert stated and int(stated[1].replace(",", "")) == run["evaluations"]
     assert run["found_of_top_100_among_150_strong_units"] == 1.0
@@ -54,9 +82,26 @@ def test_ioi_figures() -> None:
 
 
 def test_planted_figures() -> None:
-    rows = [r for r in results("recovery")["rows"] if r["game"] == "n = 10,000, 100 pairs"]
+    rows = [
+        r
+        for r in results("recovery")["rows"]
+        if (r["game"], r["method"]) == ("n = 10,000, 100 pairs", "spex")
+    ]
     stated = re.search(r"100 pairs planted among 10,000 units are found with some ([\d,]+)", PROSE)
     assert stated
     mean = np.mean([r["candidates_after"] for r in rows])
     assert abs(int(stated[1].replace(",", "")) - mean) < 100
-    assert min(r["recall"] for r in rows) == 1.0
+    assert min(r["recall of order 2"] for r in rows) == 1.0
+
+
+def test_throughput_figures() -> None:
+    rows = results("throughput")["rows"]
+    table = [
+        x.split("|")[1:-1] for x in README.splitlines() if x.startswith("| GPT-2-small's shape")
+    ]
+    table += [x.split("|")[1:-1] for x in README.splitlines() if x.startswith("| Llama-1B's width")]
+    table += [x.split("|")[1:-1] for x in README.splitlines() if x.startswith("| story ")]
+    assert len(table) == 4
+    for name, *cells in table:
+        mine = [r for r in rows if r["part"] == "limit" and r["model"].startswith(name.strip())]
+        assert [float(c) for c in cells] == [pytest.approx(r["ratio"], abs=0.0051) for r in mine]
