@@ -283,3 +283,22 @@ def test_precisions_that_are_none() -> None:
         a_game(precision="tf32")
     with pytest.raises(ValueError, match=r"precision='float8'; choose one of float32, tf32"):
         a_game(precision="float8")
+
+
+def test_a_model_spread_by_accelerate() -> None:
+    """Its hooks replace every module's forward, as ours do for the time of a call."""
+    from accelerate import dispatch_model
+    from accelerate.hooks import AlignDevicesHook
+
+    want = a_game("llama", replay=True)
+    model = build("llama")
+    places = {name: "cpu" for name in ("model.embed_tokens", "model.norm", "lm_head")}
+    places |= {f"model.layers.{layer}": "cpu" for layer in range(N_LAYERS)}
+    places["model.rotary_emb"] = "cpu"
+    dispatch_model(model, places, force_hooks=True)
+    assert isinstance(model.model.layers[0]._hf_hook, AlignDevicesHook)
+    before = model.model.layers[0].forward
+    game = sm.ModelGame(model, want.task, all_units(model), replay=True)
+    masks = varied_masks(len(game))
+    torch.testing.assert_close(game(masks), want(masks), rtol=1e-5, atol=1e-5)
+    assert model.model.layers[0].forward is before

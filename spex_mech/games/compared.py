@@ -45,10 +45,12 @@ class Tail:
     read_at: Int[Tensor, "prompt k"] | None
 
     def __call__(self, final: Residual, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        rows = rows.to(self.prompts.tokens.device)
         prompts = self.prompts[rows]
         if self.read_at is not None:
             at = self.read_at[rows]
-            final = final.gather(1, at[:, :, None].expand(-1, -1, final.shape[2]))
+            where = at.to(final.device)[:, :, None].expand(-1, -1, final.shape[2])
+            final = final.gather(1, where)
             prompts = narrowed(prompts, at)
         return self.metric(self.blocks.output(final, prompts), prompts)
 
@@ -103,7 +105,7 @@ def compared_replay(
             output = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2]))
         return sketch(output, prompts)
 
-    masks = _masks_to_compare(len(unit_layer))
+    masks = _masks_to_compare(unit_layer)
     got = torch.from_numpy(make(prompts[:_COMPARED], sketch).values(lists_of(masks)))
     want = plain(masks, sketch_of_plain, _COMPARED)
     off = ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
@@ -154,14 +156,17 @@ def _positions(
     return read_positions(metric, prompts)
 
 
-def _masks_to_compare(n_units: int) -> Bool[Tensor, "mask unit"]:
-    """All and nothing, dense ones, singles and pairs."""
+def _masks_to_compare(unit_layer: Int[np.ndarray, " unit"]) -> Bool[Tensor, "mask unit"]:
+    """All and nothing, dense ones, singles, and pairs that share a unit of the first layer."""
     generator = torch.Generator().manual_seed(0)
+    n_units = len(unit_layer)
     some = torch.randperm(n_units, generator=generator)[:6]
-    masks = torch.ones(10 + len(some), n_units, dtype=torch.bool)
+    masks = torch.ones(5 + 2 * len(some), n_units, dtype=torch.bool)
     masks[1] = False
     masks[2:4] = torch.rand(2, n_units, generator=generator) > 0.3
-    for row in range(4, 10):
-        masks[row, torch.randperm(n_units, generator=generator)[:2]] = False
-    masks[torch.arange(10, len(masks)), some] = False
+    first = int(unit_layer.argmin())
+    masks[4, first] = False
+    for row, unit in enumerate(some.tolist(), start=5):
+        masks[row, [first, unit]] = False
+        masks[row + len(some), unit] = False
     return masks

@@ -199,7 +199,8 @@ class Replay:
         number[going] = np.arange(1, len(going) + 1)
         forks, of_fork = forking.forks(here[loses], state[loses])
         n_new = len(going) + len(forks.parent)
-        after = intact.streams[0].new_empty((n_new, *intact.streams[0].shape))
+        like = intact.streams[forking.layer + 1]  # may be on another device than the first
+        after = like.new_empty((n_new, *like.shape))
         if n_new:
             run = LayerRun(self, forking, forks, going, live, intact, start, after)
             run.whole()
@@ -212,7 +213,8 @@ class Replay:
 
     def _intact(self, start: int, stop: int) -> Intact:
         """The intact run of some prompts: kept for all where they fit."""
-        version = [p._version for p in self.blocks.model.parameters()]
+        parameters = self.blocks.model.parameters()
+        version = [p._version for p in parameters if not p.is_inference()]
         if self._kept is None or self._kept_for != version:
             self._kept, self._kept_for = None, version
             run = self._run_intact(start, stop)
@@ -259,9 +261,8 @@ class Forks:
     """States that the ablations of one layer make: the parent of each, and what it loses."""
 
     parent: Int[np.ndarray, " fork"]
-    lost: Bool[
-        np.ndarray, "fork column"
-    ]  # a column a unit of the layer, and one that is never lost
+    # A column a unit of the layer, and one that is never lost.
+    lost: Bool[np.ndarray, "fork column"]
 
 
 class Forking:
@@ -352,7 +353,9 @@ class LayerRun:
             seen: dict[int, Tensor] = {}
             out = self._step(self._streams(here), len(here), seen=seen)
             goes = np.flatnonzero(number[here])
-            self.after[_rows(number[here[goes]] - 1, out)] = out[_rows(goes, out)]
+            self.after[_rows(number[here[goes]] - 1, self.after)] = out[_rows(goes, out)].to(
+                self.after
+            )
             if len(skipping):
                 assert self.heads is not None
                 z = seen[self.heads].unflatten(0, out.shape[:2])
@@ -437,7 +440,7 @@ class LayerRun:
     def _put(
         self, forks: Int[np.ndarray, " fork"], out: Float[Tensor, "fork prompt pos d_model"]
     ) -> None:
-        self.after[_rows(len(self.going) + forks, out)] = out
+        self.after[_rows(len(self.going) + forks, self.after)] = out.to(self.after)
 
     def _replacing(self, forks: Int[np.ndarray, " fork"]) -> dict[int, Callable[[Tensor], Tensor]]:
         replace = {}
