@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from spex_mech.games.metrics import Task
     from spex_mech.games.model_game import ModelGame
     from spex_mech.games.prompts import Prompts
+    from spex_mech.games.token_game import TokenGame
+    from spex_mech.games.training_game import TrainingGame
     from spex_mech.results.interactions import Interactions
     from spex_mech.results.interop import from_shapiq, to_shapiq
     from spex_mech.results.plots import plot_map, plot_network
@@ -32,6 +34,8 @@ _HOMES = {
     "ModelGame": "games.model_game",
     "Prompts": "games.prompts",
     "Task": "games.metrics",
+    "TokenGame": "games.token_game",
+    "TrainingGame": "games.training_game",
     "confirm": "discover",
     "discover": "discover",
     "distill": "distill",
@@ -53,6 +57,8 @@ __all__ = [
     "ModelGame",
     "Prompts",
     "Task",
+    "TokenGame",
+    "TrainingGame",
     "confirm",
     "discover",
     "distill",

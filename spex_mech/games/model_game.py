@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from spex_mech.games import ablation as references_by
 from spex_mech.games.ablation import Activations, Batches, key_of, replacing
 from spex_mech.games.architectures import Architecture, architecture_of, is_hooked
+from spex_mech.games.batches import in_batches, is_out_of_memory
 from spex_mech.games.blocks import CannotReplay
 from spex_mech.games.compared import compared_replay, lists_of
 from spex_mech.games.components import Components, Site
@@ -41,7 +42,7 @@ from spex_mech.games.metrics import (
     Task,
 )
 from spex_mech.games.prompts import Prompts
-from spex_mech.games.replay import Replay, is_out_of_memory
+from spex_mech.games.replay import Replay
 
 # A batch on the CPU: large enough to feed the matrix products, small enough for the caches.
 _CPU_TOKENS = 2048
@@ -285,7 +286,8 @@ class ModelGame:
         values = torch.empty(len(keep) * n_prompts, dtype=torch.float64)
         keep = torch.cat([keep, torch.ones(len(keep), 1, dtype=torch.bool)], dim=1)
 
-        def run(rows: Int[Tensor, " row"]) -> None:
+        def run(part: slice) -> None:
+            rows = torch.arange(part.start, part.stop)
             of_mask, of_prompt = rows // n_prompts, rows % n_prompts
             with torch.no_grad():
                 output = self._forward(
@@ -294,7 +296,9 @@ class ModelGame:
                 )
                 values[rows] = measure(output, of_prompt, keep[of_mask]).double().cpu()
 
-        self._in_batches(len(values), run, batch_size or self._rows_per_batch())
+        size = batch_size or self._rows_per_batch()
+        used = in_batches(len(values), size, run)
+        self.batch_size = used if used < size else self.batch_size
         return values.reshape(-1, n_prompts)
 
     def _values_and_slopes(
@@ -305,7 +309,8 @@ class ModelGame:
         values = torch.empty(len(gates) * n_prompts, dtype=torch.float64)
         slopes = torch.zeros(len(gates) * n_blocks, len(self), dtype=torch.float64)
 
-        def run(rows: Int[Tensor, " row"]) -> None:
+        def run(part: slice) -> None:
+            rows = torch.arange(part.start, part.stop)
             of_mask, of_prompt = rows // n_prompts, rows % n_prompts
             of_leaf = of_mask * n_blocks + of_prompt * n_blocks // n_prompts
             asked, row_leaf = of_leaf.unique(return_inverse=True)
@@ -320,26 +325,8 @@ class ModelGame:
             values[rows] = measured.detach().double().cpu()
             slopes[asked] += slope.double().cpu()
 
-        self._in_batches(len(values), run, max(1, self._rows_per_batch() // 4))
+        in_batches(len(values), max(1, self._rows_per_batch() // 4), run)
         return values.reshape(-1, n_prompts), slopes.reshape(len(gates), n_blocks, -1)
-
-    def _in_batches(
-        self, n_rows: int, run: Callable[[Int[Tensor, " row"]], None], batch_size: int
-    ) -> None:
-        """Run all rows, halving the batch when memory runs out; no finished row is run again."""
-        start = 0
-        while start < n_rows:
-            try:
-                run(torch.arange(start, min(start + batch_size, n_rows)))
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or batch_size == 1:
-                    raise
-                batch_size = max(1, batch_size // 2)
-                self.batch_size = batch_size
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            start += batch_size
 
     def _rows_per_batch(self) -> int:
         if self.batch_size is None:

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spex_mech.games.ablation import mix
+from spex_mech.games.batches import in_batches, is_out_of_memory
 from spex_mech.games.blocks import Blocks, Intact, Residual
 from spex_mech.games.prompts import Prompts
 
@@ -32,13 +33,6 @@ _COPIES = 4  # tensors of the size of the stream that a state needs at once
 Lost = Int[np.ndarray, "mask k"]  # the units that a mask ablates, padded with -1
 States = Float[Tensor, "state prompt pos d_model"]
 NewStates = Float[Tensor, "new_state prompt pos d_model"]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in text or "out of memory" in text
-    )
 
 
 class Replay:
@@ -236,24 +230,13 @@ class Replay:
     def in_parts(
         self, n_items: int, rows_each: int, run: Callable[[slice], None], tail: bool = False
     ) -> None:
-        """Run all items in parts of so many rows as fit. A part that runs out of memory is asked
-        again in halves; what was done is not done again."""
-        start = 0
-        while start < n_items:
-            size = max(1, (self.tail_rows if tail else self.rows) // rows_each)
-            part = slice(start, min(start + size, n_items))
-            try:
-                run(part)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                n_here = part.stop - start
-                if not is_out_of_memory(error) or n_here == 1:
-                    raise
-                half = n_here // 2 * rows_each
-                self.rows, self.tail_rows = (self.rows, half) if tail else (half, self.tail_rows)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                continue
-            start = part.stop
+        """Run all items in parts of so many rows as fit, smaller ones when they did not."""
+        size = max(1, (self.tail_rows if tail else self.rows) // rows_each)
+        used = in_batches(n_items, size, run)
+        if used < size and tail:
+            self.tail_rows = used * rows_each
+        elif used < size:
+            self.rows = used * rows_each
 
 
 @dataclass(frozen=True)

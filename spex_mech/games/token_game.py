@@ -1,0 +1,271 @@
+"""TokenGame: one text and a metric as a set function of which of its tokens the model sees.
+
+Feature attribution on the same core as heads and neurons: ``discover`` takes it as it is. A masked
+token is replaced by a mask token, hidden from attention, deleted, or its embedding is replaced by
+the mean one or by zeros; of the last two the gradient of every unit's gate is known.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from spex_mech.games.batches import in_batches
+from spex_mech.games.forward import call, check_tokens, device_of, evaluating
+from spex_mech.games.metrics import METRICS, Metric, Task
+from spex_mech.games.prompts import Prompts
+
+MASKINGS = ("token", "attention", "delete", "mean", "zero")
+_CPU_TOKENS = 2048
+
+
+class TokenGame:
+    """Masks over the tokens of one text -> metric values ``[mask 1]``.
+
+    Args:
+        model: of transformers, or a TransformerBridge (not for "mean" and "zero"): a classifier, a
+            causal model or an encoder.
+        task: one prompt, and a metric by name ("log_prob" of the answers, which are classes for a
+            classifier; "logit_diff", ...) or function. Without answers, "log_prob" scores the
+            tokens after ``target_mask``: a continuation under teacher forcing.
+        spans: the positions of each unit. Default: each token alone, but for special tokens of the
+            tokenizer and tokens that the metric scores. Positions in no span are always seen.
+        masking: "token" (replaced by ``mask_id``), "attention" (nothing attends to it; positions
+            are kept), "delete" (the rest closes up), "mean" or "zero" (its embedding, which is
+            differentiable). Default: "token" where the tokenizer has a mask token, otherwise
+            "attention".
+        mask_id: for "token"; default: the tokenizer's mask token.
+        tokenizer: names the units, and knows special tokens; optional.
+        labels: the name of each unit; default: position and text.
+        batch_size: masks a forward pass.
+
+    Raises:
+        ValueError: more than one prompt, spans that overlap or do not exist, a masking that lacks
+            what it needs.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        task: Task,
+        spans: Sequence[Sequence[int]] | None = None,
+        *,
+        masking: str | None = None,
+        mask_id: int | None = None,
+        tokenizer: Any = None,
+        labels: Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        if len(task.prompts) != 1:
+            raise ValueError(
+                f"the task has {len(task.prompts)} prompts; the tokens of one text are the units, "
+                "so give one: task.prompts[:1]"
+            )
+        self.model, self.task, self.device = model, task, device_of(model)
+        self.prompt = task.prompts.to(self.device)
+        check_tokens(model, self.prompt)
+        self.spans = _checked_spans(self.prompt, spans, tokenizer)
+        self.labels = list(labels) if labels is not None else _labels(self, tokenizer)
+        different = len(set(self.labels))
+        if different != len(self.spans):
+            raise ValueError(f"{different} different labels for {len(self.spans)} units")
+        own = getattr(tokenizer, "mask_token_id", None)
+        self.mask_id = own if mask_id is None else mask_id
+        self.masking = masking or ("attention" if self.mask_id is None else "token")
+        self._check_masking()
+        if isinstance(task.metric, str) and task.metric not in METRICS:
+            raise ValueError(f"a TokenGame has no metric {task.metric!r}; choose of {[*METRICS]}")
+        self._metric: Metric = METRICS[task.metric] if isinstance(task.metric, str) else task.metric
+        n_pos = self.prompt.tokens.shape[1]
+        # Column n is of positions that are always seen.
+        self._unit_of = torch.full((n_pos,), len(self.spans), device=self.device)
+        for unit, span in enumerate(self.spans):
+            self._unit_of[list(span)] = unit
+        self.batch_size = batch_size or max(1, _CPU_TOKENS // n_pos)
+        if self.masking in ("mean", "zero"):
+            self.gradient = self._gradient
+            self.value_and_gradient = self._value_and_gradient
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @property
+    def masks_per_batch(self) -> int:
+        """How many masks a driver should ask at a time."""
+        return 4 * self.batch_size
+
+    def __call__(self, masks: Any) -> Float[Tensor, "mask 1"]:
+        """The metric with what is not kept masked; float64, on the CPU.
+
+        Args:
+            masks: ``Bool[Tensor, "mask unit"]``, True = kept.
+        """
+        keep = self._checked(masks)
+        if keep.dtype != torch.bool:
+            raise ValueError(f"masks are {keep.dtype}; they must be bool, True = kept")
+        values = torch.empty(len(keep), 1, dtype=torch.float64)
+
+        def run(part: slice) -> None:
+            with torch.no_grad():
+                values[part, 0] = self._measured(keep[part].to(self.device)).double().cpu()
+
+        self.batch_size = in_batches(len(keep), self.batch_size, run)
+        if not values.isfinite().all():
+            row = int((~values.isfinite()).nonzero()[0, 0])
+            lost = ", ".join(np.array(self.labels)[~keep[row].numpy()][:4])
+            raise ValueError(
+                f"the metric {self.task.metric_name} is {values[row].item()} with "
+                f"{lost or 'nothing'} masked; it must be finite"
+            )
+        return values
+
+    def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
+        """In numpy: what shapiq's approximators take as a game."""
+        return self(masks)[:, 0].numpy()
+
+    def _gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
+        """The derivative with respect to every unit's gate, which goes from the masked embedding
+        (0) to its own (1)."""
+        return self._value_and_gradient(masks)[1]
+
+    def _value_and_gradient(
+        self, masks: Any
+    ) -> tuple[Float[Tensor, "mask 1"], Float[Tensor, "mask unit"]]:
+        """Both at once."""
+        gates = self._checked(masks)
+        values = torch.empty(len(gates), 1, dtype=torch.float64)
+        slopes = torch.empty(gates.shape, dtype=torch.float64)
+
+        def run(part: slice) -> None:
+            leaf = gates[part].to(self.device, torch.float32).requires_grad_()
+            with torch.enable_grad():
+                measured = self._measured(leaf)
+                (slope,) = torch.autograd.grad(measured.sum(), leaf)
+            values[part, 0] = measured.detach().double().cpu()
+            slopes[part] = slope.double().cpu()
+
+        in_batches(len(gates), max(1, self.batch_size // 4), run)
+        return values, slopes
+
+    def describe(self) -> dict[str, Any]:
+        """What fixes the game's values: recorded with every result."""
+        return {
+            "lens": "tokens",
+            "task": self.task.name,
+            "metric": self.task.metric_name,
+            "masking": self.masking,
+            "mask_id": self.mask_id if self.masking == "token" else None,
+            "tokens": self.prompt.tokens[0].tolist(),
+            "device": str(self.device),
+        }
+
+    def _checked(self, masks: Any) -> Tensor:
+        masks = torch.as_tensor(masks).detach().cpu()
+        if masks.ndim != 2 or masks.shape[1] != len(self):
+            raise ValueError(
+                f"masks have shape {tuple(masks.shape)}; they need [mask unit] with "
+                f"{len(self)} units"
+            )
+        return masks
+
+    def _measured(
+        self, keep: Bool[Tensor, "mask unit"] | Float[Tensor, "mask unit"]
+    ) -> Float[Tensor, " mask"]:
+        prompts = self.prompt[torch.zeros(len(keep), dtype=torch.long, device=self.device)]
+        seen = torch.cat([keep, keep.new_ones(len(keep), 1)], dim=1)[:, self._unit_of]
+        with evaluating(self.model):
+            if self.masking in ("mean", "zero"):
+                output = self._of_embeddings(prompts, seen)
+            else:
+                prompts = self._masked(prompts, seen)
+                output = call(self.model, prompts)
+        values = self._metric(output, prompts)
+        if not isinstance(values, Tensor) or values.shape != (len(keep),):
+            raise ValueError(f"the metric {self.task.metric_name} must return one value per row")
+        return values
+
+    def _masked(self, prompts: Prompts, seen: Bool[Tensor, "mask pos"]) -> Prompts:
+        if self.masking == "token":
+            assert self.mask_id is not None
+            return prompts.replaced(tokens=prompts.tokens.masked_fill(~seen, self.mask_id))
+        if self.masking == "attention":
+            # The answer is read where it was, though a mask with holes does not say where.
+            return prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
+        order = (~seen).int().argsort(dim=1, stable=True)
+        n_seen = (seen & prompts.real).sum(dim=1, keepdim=True)
+        target = prompts.target_mask
+        return prompts.replaced(
+            tokens=prompts.tokens.gather(1, order),
+            attention_mask=torch.arange(seen.shape[1], device=seen.device) < n_seen,
+            target_mask=None if target is None else target.gather(1, order),
+            answer_pos=None if prompts.answer_pos is None else _moved(prompts.answer_pos, order),
+        )
+
+    def _of_embeddings(self, prompts: Prompts, seen: Tensor) -> Any:
+        table = self.model.get_input_embeddings()
+        own = table(prompts.tokens)
+        masked = table.weight.mean(dim=0) if self.masking == "mean" else torch.zeros_like(own[0, 0])
+        mixed = masked + seen.to(own)[:, :, None] * (own - masked)
+        given = {} if prompts.attention_mask is None else {"attention_mask": prompts.real.long()}
+        output = self.model(inputs_embeds=mixed, **given)
+        return output.logits if hasattr(output, "logits") else output
+
+    def _check_masking(self) -> None:
+        if self.masking not in MASKINGS:
+            raise ValueError(f"masking={self.masking!r}; choose one of {', '.join(MASKINGS)}")
+        if self.masking == "token" and self.mask_id is None:
+            raise ValueError(
+                "masking='token' needs mask_id=..., a token id (the tokenizer has no mask token)"
+            )
+        if self.masking in ("mean", "zero") and not hasattr(self.model, "get_input_embeddings"):
+            raise ValueError(
+                f"masking={self.masking!r} needs a transformers model, not "
+                f"{type(self.model).__name__}; use 'token', 'attention' or 'delete'"
+            )
+        n_covered = sum(map(len, self.spans))
+        if self.masking in ("delete", "attention") and n_covered == int(self.prompt.real.sum()):
+            raise ValueError(
+                f"masking={self.masking!r} with every token in a unit leaves nothing to see when "
+                "all are masked; leave one out of spans (such as the first), or use 'token'"
+            )
+
+
+def _moved(position: Int[Tensor, " mask"], order: Int[Tensor, "mask pos"]) -> Int[Tensor, " mask"]:
+    """Where a position went."""
+    return (order == position[:, None]).int().argmax(dim=1)
+
+
+def _checked_spans(
+    prompt: Prompts, spans: Sequence[Sequence[int]] | None, tokenizer: Any
+) -> list[tuple[int, ...]]:
+    real = prompt.real[0].nonzero()[:, 0].tolist()
+    if spans is None:
+        special = set(getattr(tokenizer, "all_special_ids", ()))
+        scored = set()
+        if prompt.target_mask is not None:
+            scored = {p + 1 for p in prompt.target_mask[0].nonzero()[:, 0].tolist()}
+        ids = prompt.tokens[0].tolist()
+        spans = [[p] for p in real if ids[p] not in special and p not in scored]
+    found = [tuple(int(p) for p in span) for span in spans]
+    used = [p for span in found for p in span]
+    if not found or not all(found):
+        raise ValueError("no units: every span needs at least one position")
+    if len(set(used)) < len(used):
+        twice = next(p for p in used if used.count(p) > 1)
+        raise ValueError(f"position {twice} is in two spans; every position may be in one only")
+    if outside := [p for p in used if p not in real]:
+        raise ValueError(f"position {outside[0]} is no token of the text, which has {len(real)}")
+    return found
+
+
+def _labels(game: TokenGame, tokenizer: Any) -> list[str]:
+    """First position and text of each unit."""
+    ids = game.prompt.tokens[0]
+    if tokenizer is None:
+        texts = ["+".join(str(int(ids[p])) for p in span) for span in game.spans]
+    else:
+        texts = [tokenizer.decode(ids[list(span)].tolist()).strip() for span in game.spans]
+    return [f"{span[0]}:{text}" for span, text in zip(game.spans, texts, strict=True)]

@@ -1,0 +1,201 @@
+"""Tokens of one text as units: maskings against passes made by hand, gradients, planted words."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from torch import Tensor, nn
+
+import spex_mech as sm
+from tests.families import _LLAMA_SIZES, D_VOCAB, build
+
+TOKENS = torch.tensor([[1, 7, 23, 9, 40, 12]])
+
+
+def causal_task(metric: str = "logit_diff") -> sm.Task:
+    return sm.Task(sm.Prompts(TOKENS, answers=[5], wrong_answers=[8]), metric)
+
+
+def classifier() -> Any:
+    torch.manual_seed(0)
+    model = tf.BertForSequenceClassification(tf.BertConfig(**_LLAMA_SIZES, num_labels=3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3 if parameter.ndim == 2 else 1)
+    return model
+
+
+def some_masks(n: int) -> Tensor:
+    masks = torch.rand(6, n, generator=torch.Generator().manual_seed(1)) > 0.4
+    masks[0] = True
+    return masks
+
+
+def by_hand(model: Any, lost: list[int], masking: str) -> Tensor:
+    """Logits of one masked text."""
+    ids = TOKENS[0].tolist()
+    with torch.no_grad():
+        if masking == "token":
+            return model(torch.tensor([[60 if p in lost else i for p, i in enumerate(ids)]])).logits
+        if masking == "delete":
+            return model(torch.tensor([[i for p, i in enumerate(ids) if p not in lost]])).logits
+        if masking == "attention":
+            seen = torch.tensor([[p not in lost for p in range(len(ids))]]).long()
+            return model(TOKENS, attention_mask=seen).logits
+        table = model.get_input_embeddings().weight
+        other = table.mean(0) if masking == "mean" else torch.zeros_like(table[0])
+        rows = [other if p in lost else table[i] for p, i in enumerate(ids)]
+        return model(inputs_embeds=torch.stack(rows)[None]).logits
+
+
+@pytest.mark.parametrize("masking", ["token", "attention", "delete", "mean", "zero"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "classifier"])
+def test_maskings_are_what_they_say(kind: str, masking: str) -> None:
+    model = classifier() if kind == "classifier" else build(kind)
+    task = (
+        sm.Task(sm.Prompts(TOKENS, answers=[2]), "log_prob")
+        if kind == "classifier"
+        else causal_task()
+    )
+    spans = [[1], [2, 3], [4]]  # position 0 and the last are always seen
+    game = sm.TokenGame(model, task, spans, masking=masking, mask_id=60, batch_size=4)
+    masks = some_masks(3)
+    got = game(masks)
+    assert got.shape == (6, 1)
+    for row, mask in enumerate(masks):
+        lost = [p for span, keep in zip(spans, mask, strict=True) if not keep for p in span]
+        logits = by_hand(model, lost, masking)
+        if kind == "classifier":
+            want = logits.log_softmax(-1)[0, 2]
+        else:
+            want = logits[0, -1, 5] - logits[0, -1, 8]
+        torch.testing.assert_close(got[row, 0].float(), want, rtol=1e-4, atol=1e-5)
+    assert (got[1:] - got[0]).abs().max() > 1e-3
+    assert hasattr(game, "gradient") == (masking in ("mean", "zero"))
+
+
+@pytest.mark.parametrize("masking", ["token", "attention", "delete"])
+def test_a_continuation_is_scored_wherever_it_goes(masking: str) -> None:
+    model = build("gpt2")
+    target = torch.zeros(1, 6, dtype=torch.bool)
+    target[0, 3:5] = True  # the tokens at 4 and 5
+    task = sm.Task(sm.Prompts(TOKENS, target_mask=target), "log_prob")
+    game = sm.TokenGame(model, task, [[1], [2]], masking=masking, mask_id=60)
+    masks = torch.tensor([[True, True], [True, False], [False, False]])
+    for row, mask in enumerate(masks):
+        lost = [p for p, keep in zip((1, 2), mask, strict=True) if not keep]
+        log_probs = by_hand(model, lost, masking).log_softmax(-1)[0]
+        want = (log_probs[-3, TOKENS[0, 4]] + log_probs[-2, TOKENS[0, 5]]) / 2
+        torch.testing.assert_close(game(masks)[row, 0].float(), want, rtol=1e-4, atol=1e-5)
+    assert sm.TokenGame(model, task, masking="token", mask_id=60).spans == [(0,), (1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize("masking", ["mean", "zero"])
+def test_gradient_is_the_slope_of_the_gates(masking: str) -> None:
+    game = sm.TokenGame(build("gpt2"), causal_task(), masking=masking)
+    gates = torch.rand(2, 6, generator=torch.Generator().manual_seed(2)) * 0.8 + 0.1
+    _, slopes = game.value_and_gradient(gates)
+    torch.testing.assert_close(game.gradient(gates), slopes)
+    for unit in range(6):
+        up, down = gates.clone(), gates.clone()
+        up[:, unit] += 1e-2
+        down[:, unit] -= 1e-2
+        finite = (game.value_and_gradient(up)[0] - game.value_and_gradient(down)[0])[:, 0] / 2e-2
+        torch.testing.assert_close(slopes[:, unit], finite, rtol=2e-2, atol=1e-3)
+    ones = torch.ones(1, 6)
+    torch.testing.assert_close(game.value_and_gradient(ones)[0], game(ones.bool()))
+
+
+class Trigger(nn.Module):
+    """Class 1 where all of some words are in the text, whatever else is."""
+
+    def __init__(self, words: list[int]) -> None:
+        super().__init__()
+        self.words = words
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        there = torch.stack([(input_ids == w).any(dim=1) for w in self.words]).all(dim=0)
+        return torch.stack([torch.zeros(len(there)), 3.0 * there], dim=1)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_planted_triggers_are_found_exactly(order: int) -> None:
+    generator = torch.Generator().manual_seed(order)
+    tokens = torch.randperm(400, generator=generator)[None, :40] + 1
+    places = sorted(torch.randperm(40, generator=generator)[:order].tolist())
+    model = Trigger([int(tokens[0, p]) for p in places])
+    task = sm.Task(sm.Prompts(tokens, answers=[1], wrong_answers=[0]), "logit_diff")
+    game = sm.TokenGame(model, task, masking="token", mask_id=0)
+    found = sm.discover(game, order=order, budget=800, seed=0, progress=False)
+    # With all kept 3, with any of the words gone 0: every subset of the words interacts, by
+    # 3 times the alternating sum, and nothing else does.
+    want = {s for k in range(2, order + 1) for s in combinations(places, k)}
+    strong = {
+        tuple(int(u) for u in units if u >= 0): value
+        for units, value in zip(found.units, found.mean, strict=True)
+        if abs(value) > 1e-6
+    }
+    assert set(strong) == want
+    assert all(abs(value) == pytest.approx(3) for value in strong.values())
+
+
+class Tokenizer:
+    """The little of a tokenizer that a game asks for."""
+
+    mask_token_id, all_special_ids = 60, [1]
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(f"w{i}" for i in ids)
+
+
+def test_units_and_masking_from_a_tokenizer() -> None:
+    game = sm.TokenGame(build("gpt2"), causal_task(), tokenizer=Tokenizer())
+    assert game.labels == ["1:w7", "2:w23", "3:w9", "4:w40", "5:w12"]
+    assert game.masking == "token" and game.mask_id == 60
+    spans = sm.TokenGame(build("gpt2"), causal_task(), [[1, 2], [4]], tokenizer=Tokenizer())
+    assert spans.labels == ["1:w7 w23", "4:w40"]
+    assert spans.describe()["lens"] == "tokens"
+    assert sm.TokenGame(build("gpt2"), causal_task(), [[1]]).masking == "attention"
+
+
+def test_recall_on_a_real_search() -> None:
+    """All pairs of a longer text, against a search with and without gradients."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, D_VOCAB, (1, 40), generator=generator)
+    task = sm.Task(sm.Prompts(tokens, answers=[5], wrong_answers=[8]), "logit_diff")
+    game = sm.TokenGame(build("gpt2"), task, masking="mean")
+    full = sm.discover(game, method="exhaustive", progress=False)
+    best = {tuple(units) for units in full.top(20).units[:, :2].tolist()}
+    found = sm.discover(game, budget=400, seed=0, progress=False)
+    have = {tuple(units) for units in found.units[:, :2].tolist()}
+    assert found.cost["gradients"] > 0
+    assert len(best & have) >= 19
+    pair = tuple(np.array(full.labels)[full.top(1).units[0, :2]])
+    assert found.value(*pair) == pytest.approx(full.value(*pair), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"spans": [[0, 1], [1]]}, "position 1 is in two spans"),
+        ({"spans": [[9]]}, "position 9 is no token of the text, which has 6"),
+        ({"spans": []}, "no units"),
+        ({"masking": "token"}, "needs mask_id"),
+        ({"masking": "blur"}, "masking='blur'; choose one of token, attention"),
+        ({"masking": "delete"}, "leaves nothing to see"),
+        ({"spans": [[1], [2]], "labels": ["a", "a"]}, "1 different labels for 2 units"),
+    ],
+)
+def test_what_cannot_be_is_said(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        sm.TokenGame(build("gpt2"), causal_task(), **options)
+
+
+def test_several_texts_are_refused() -> None:
+    task = sm.Task(sm.Prompts(TOKENS[[0, 0]], answers=[5, 5]), "log_prob")
+    with pytest.raises(ValueError, match="the task has 2 prompts"):
+        sm.TokenGame(build("gpt2"), task)

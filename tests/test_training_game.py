@@ -1,0 +1,162 @@
+"""Training examples as units: closed forms against training by hand, gradients, made cases."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import spex_mech as sm
+
+RNG = np.random.default_rng(0)
+X, X_TEST = RNG.normal(size=(12, 4)), RNG.normal(size=(5, 4))
+W = np.array([1.0, -2.0, 0.5, 0.0])
+Y, Y_TEST = X @ W + 0.3 * RNG.normal(size=12), X_TEST @ W
+CLASS, CLASS_TEST = (Y > 0).astype(float), (Y_TEST > 0).astype(float)
+
+
+def rbf(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * ((a[:, None] - b[None]) ** 2).sum(-1))
+
+
+def games() -> dict[str, sm.TrainingGame]:
+    return {
+        "ridge": sm.TrainingGame.ridge(X, Y, X_TEST, Y_TEST, 0.7),
+        "kernel ridge": sm.TrainingGame.kernel_ridge(
+            rbf(X, X), Y, rbf(X_TEST, X), Y_TEST, 0.3, batch_size=3
+        ),
+        "logistic": sm.TrainingGame.logistic(X, CLASS, X_TEST, CLASS_TEST, 0.5),
+    }
+
+
+def by_hand(kind: str, kept: np.ndarray) -> np.ndarray:
+    """Train on the kept examples alone, evaluate on the test points."""
+    x, y = X[kept], Y[kept]
+    if kind == "ridge":
+        w = np.linalg.solve(x.T @ x + 0.7 * np.eye(4), x.T @ y)
+        return -((X_TEST @ w - Y_TEST) ** 2)
+    if kind == "kernel ridge":
+        a = np.linalg.solve(rbf(x, x) + 0.3 * np.eye(len(x)), y)
+        return -((rbf(X_TEST, x) @ a - Y_TEST) ** 2)
+    from scipy.optimize import minimize
+
+    sign = 2 * CLASS[kept] - 1
+
+    def objective(w: np.ndarray) -> float:
+        return float(np.logaddexp(0, -sign * (x @ w)).sum() + 0.25 * w @ w)
+
+    w = minimize(objective, np.zeros(4), tol=1e-12).x
+    return -np.logaddexp(0, -(2 * CLASS_TEST - 1) * (X_TEST @ w))
+
+
+@pytest.mark.parametrize("kind", ["ridge", "kernel ridge", "logistic"])
+def test_equals_training_on_the_subset(kind: str) -> None:
+    game = games()[kind]
+    masks = np.random.default_rng(1).random((8, 12)) < 0.6
+    masks[0], masks[1] = True, False
+    got = game(masks)
+    assert got.shape == (8, 5)
+    for mask, values in zip(masks, got.numpy(), strict=True):
+        if mask.any():
+            tolerance = 1e-5 if kind == "logistic" else 1e-9
+            np.testing.assert_allclose(
+                values, by_hand(kind, np.flatnonzero(mask)), atol=tolerance, rtol=tolerance
+            )
+
+
+@pytest.mark.parametrize("kind", ["ridge", "kernel ridge", "logistic"])
+def test_gradient_is_the_slope_of_the_weights(kind: str) -> None:
+    game = games()[kind]
+    gates = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)).double() * 0.8 + 0.1
+    values, slopes = game.value_and_slopes(gates)
+    assert values.shape == (3, 5) and slopes.shape == (3, 5, 12)
+    torch.testing.assert_close(game.gradient(gates), slopes.mean(1))
+    for unit in range(12):
+        up, down = gates.clone(), gates.clone()
+        up[:, unit] += 1e-5
+        down[:, unit] -= 1e-5
+        finite = (game.value_and_slopes(up)[0] - game.value_and_slopes(down)[0]) / 2e-5
+        torch.testing.assert_close(slopes[:, :, unit], finite, rtol=1e-5, atol=1e-7)
+
+
+def test_interactions_of_ridge_are_those_of_the_closed_form() -> None:
+    found = sm.discover(games()["ridge"], method="exhaustive", progress=False)
+    everything = np.arange(12)
+
+    def value(*lost: int) -> float:
+        return float(by_hand("ridge", np.setdiff1d(everything, lost)).mean())
+
+    for a, b in combinations(range(12), 2):
+        want = value(a, b) - value(a) - value(b) + value()
+        assert found.value(str(a), str(b)) == pytest.approx(want, abs=1e-6)
+
+
+def test_duplicates_are_or_like_and_complements_and_like() -> None:
+    # Examples 0 and 1 are the same; 2 and 3 together determine what neither does alone.
+    x = np.array([[1.0, 0, 0], [1, 0, 0], [0, 1, 1], [0, 1, 0]])
+    y = np.array([1.0, 1, 1, 0])
+    twice = sm.TrainingGame.ridge(x, y, [[1.0, 0, 0]], [1.0], 1e-3)
+    found = sm.discover(twice, method="exhaustive", progress=False)
+    assert found.value("0", "1") < -0.9
+    assert all(abs(found.main_effects[[0, 1]]) < 1e-3)
+    both = sm.TrainingGame.ridge(x, y, [[0.0, 0, 1]], [1.0], 1e-3)
+    found = sm.discover(both, method="exhaustive", progress=False)
+    assert found.value("2", "3") == pytest.approx(0.25, abs=0.01)
+    assert (found.main_effects[[2, 3]] < -0.2).all()
+
+
+def test_groups_are_ablated_together() -> None:
+    groups = [[0, 1], [5], [7, 8, 9]]
+    game = sm.TrainingGame.ridge(X, Y, X_TEST, Y_TEST, 0.7, groups=groups)
+    assert game.labels == ["0+1", "5", "7+8+9"]
+    kept = np.setdiff1d(np.arange(12), [0, 1, 7, 8, 9])
+    np.testing.assert_allclose(game([[False, True, False]])[0], by_hand("ridge", kept))
+
+
+def test_own_training_function_without_gradients() -> None:
+    def train(weights: Tensor) -> Tensor:
+        return torch.stack([w.sum() * torch.ones(2) for w in weights])
+
+    game = sm.TrainingGame(train, 4, differentiable=False, labels=["a", "b", "c", "d"])
+    assert not hasattr(game, "gradient")
+    found = sm.discover(game, progress=False)
+    assert abs(found.mean).max() == 0
+    assert found.about["lens"] == "data"
+
+
+@pytest.mark.slow
+def test_digits_pairs_of_a_subset() -> None:
+    """Recall of the exhaustive top 50 of 200 examples at a quarter of its cost."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    data = datasets.load_digits()
+    chosen = np.flatnonzero(np.isin(data.target, (3, 8)))
+    x, y = data.data[chosen] / 16, np.where(data.target[chosen] == 8, 1.0, -1.0)
+    game = sm.TrainingGame.ridge(x[:200], y[:200], x[200:], y[200:], 1.0)
+    full = sm.discover(game, method="exhaustive", progress=False)
+    best = {tuple(units) for units in full.top(50).units[:, :2].tolist()}
+    budget = full.cost["evaluations"] // 4
+    found = sm.discover(game, budget=budget, seed=0, progress=False)
+    have = {tuple(units) for units in found.units[:, :2].tolist()}
+    assert len(best & have) >= 45
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"groups": [[0, 1], [1]]}, "an example is in two groups"),
+        ({"groups": [[12]]}, "there is no example 12 among 12"),
+        ({"groups": []}, "no units"),
+        ({"labels": ["a"]}, "1 different labels for 12 units"),
+    ],
+)
+def test_what_cannot_be_is_said(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        sm.TrainingGame.ridge(X, Y, X_TEST, Y_TEST, **options)
+
+
+def test_a_wrong_training_function_is_named() -> None:
+    game = sm.TrainingGame(lambda weights: weights.sum(1), 3)
+    with pytest.raises(ValueError, match="it must return \\[mask point\\]"):
+        game([[True, True, True]])
