@@ -365,7 +365,7 @@ def draw(rows: list[Row]) -> None:
 
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    of_story = [r for r in rows if r["game"].startswith("story 260K, 900")]
+    of_story = [r for r in rows if r["part"] == "story"]
     marks = {
         left: {"proxyspex": "o-", "spex": "s--", "products of main effects": "^:"},
         right: {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spex_mech.results.interactions import Interactions
     from spex_mech.results.interop import from_shapiq, to_shapiq
     from spex_mech.results.plots import plot_map, plot_network
+    from spex_mech.results.text import plot_text
     from spex_mech.tasks import load_task
     from spex_mech.zoo import load_model
 
@@ -45,6 +46,7 @@ _HOMES = {
     "measure": "discover",
     "plot_map": "results.plots",
     "plot_network": "results.plots",
+    "plot_text": "results.text",
     "to_shapiq": "results.interop",
 }
 
@@ -68,6 +70,7 @@ __all__ = [
     "measure",
     "plot_map",
     "plot_network",
+    "plot_text",
     "to_shapiq",
 ]
 

@@ -302,3 +302,17 @@ def test_a_model_spread_by_accelerate() -> None:
     masks = varied_masks(len(game))
     torch.testing.assert_close(game(masks), want(masks), rtol=1e-5, atol=1e-5)
     assert model.model.layers[0].forward is before
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_logits_of_the_answers_alone(family: str) -> None:
+    prompts = sm.Prompts(
+        some_prompts().tokens, answers=[[5, 9], [60], [9]], wrong_answers=[[7], [5, 12], [1]]
+    )
+    game = a_game(family, prompts=prompts, replay=True)
+    assert game._replay is not None
+    assert game._replay.measure.tokens.tolist() == [1, 5, 7, 9, 12, 60]
+    masks = varied_masks(len(game))
+    torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+    assert "forward" not in game.model.get_output_embeddings().__dict__
+    assert a_game(family, "prob_diff", replay=True)._replay.measure.tokens is None

@@ -119,9 +119,9 @@ class Blocks:
             last = len(self.layers) - 1
             for number, layer in enumerate(self.layers):
                 switched = self._block_forward(layer, number == last)
-                stack.enter_context(_forward_of(layer.block, switched))
+                stack.enter_context(forward_of(layer.block, switched))
                 if layer.attention is not None:
-                    stack.enter_context(_forward_of(layer.attention, self._skips(layer)))
+                    stack.enter_context(forward_of(layer.attention, self._skips(layer)))
             try:
                 yield
             finally:
@@ -352,7 +352,7 @@ def block_name(architecture: Architecture, layer: int) -> str:
 
 
 @contextmanager
-def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """``forward(original forward, ...)`` in place of a module's own."""
     had = module.__dict__.get("forward")
     original = module.forward

@@ -1,25 +1,34 @@
 """A game's replay, compared with plain passes before it is used."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from spex_mech.games.architectures import Architecture
-from spex_mech.games.blocks import Blocks, Residual
+from spex_mech.games.blocks import Blocks, Residual, forward_of
 from spex_mech.games.components import Site
 from spex_mech.games.forward import answers_of, first_tensor, forward
-from spex_mech.games.metrics import Metric, logits_of, narrowed, read_positions
+from spex_mech.games.metrics import (
+    Metric,
+    logits_of,
+    narrowed,
+    read_positions,
+    read_tokens,
+    renumbered,
+)
 from spex_mech.games.prompts import Prompts
 from spex_mech.games.replay import Lost, Replay
 
 # What a replay may hold: of states, of intact activations, of logits.
 _CPU_BYTES = (512 * 2**20, 2**30, 16 * 2**20)
 _CUDA_SHARES = (0.3, 0.15, 0.1)  # of what is free
+_MOST_TAIL_ROWS = 4096
 _COMPARED = 2  # prompts on which a replay is compared with plain passes
 _ROUNDINGS = 500  # by which the two may differ, but in half precision
 _EPS = {"float32": 2**-23, "tf32": 2**-15, "bfloat16": 2**-12}
@@ -36,13 +45,14 @@ Plain = Callable[
 class Tail:
     """What comes after the last block: logits where a metric reads them, and the metric.
 
-    ``read_at`` holds the positions, None: all.
+    ``read_at`` holds the positions and ``tokens`` the tokens that are read, None: all.
     """
 
     blocks: Blocks
     prompts: Prompts
     metric: Metric
     read_at: Int[Tensor, "prompt k"] | None
+    tokens: Int[Tensor, " token"] | None
 
     def __call__(self, final: Residual, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
         rows = rows.to(self.prompts.tokens.device)
@@ -52,7 +62,11 @@ class Tail:
             where = at.to(final.device)[:, :, None].expand(-1, -1, final.shape[2])
             final = final.gather(1, where)
             prompts = narrowed(prompts, at)
-        return self.metric(self.blocks.output(final, prompts), prompts)
+        if self.tokens is None:
+            return self.metric(self.blocks.output(final, prompts), prompts)
+        with _only(self.blocks.model, self.tokens):
+            output = self.blocks.output(final, prompts)
+        return self.metric(output, renumbered(prompts, self.tokens))
 
 
 def compared_replay(
@@ -80,10 +94,14 @@ def compared_replay(
         RuntimeError: it can, and gives something else.
     """
     read_at = _positions(model, prompts, metric_name)
+    tokens = None if read_at is None else read_tokens(metric_name, prompts)
+    if tokens is None or _unembedding(model) is None:
+        tokens = None
     blocks = Blocks(model, architecture, sites, prompts, precision)
     sizes = _sizes(prompts.tokens.device)
     n_read = prompts.tokens.shape[1] if read_at is None else read_at.shape[1]
-    tail_rows = max(1, int(sizes[2] / (12 * n_read * (answers_of(model) or 1024))))
+    n_answers = (answers_of(model) or 1024) if tokens is None else len(tokens)
+    tail_rows = min(_MOST_TAIL_ROWS, max(1, int(sizes[2] / (12 * n_read * n_answers))))
 
     def make(prompts: Prompts, metric: Metric) -> Replay:
         return Replay(
@@ -91,7 +109,7 @@ def compared_replay(
             prompts,
             references,
             unit_layer,
-            Tail(blocks, prompts, metric, read_at),
+            Tail(blocks, prompts, metric, read_at, tokens),
             rows=rows,
             wave_bytes=int(sizes[0]),
             kept_bytes=int(sizes[1]),
@@ -103,6 +121,8 @@ def compared_replay(
             at = read_at[of_prompt.to(read_at.device)]
             logits = logits_of(output)
             output = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2]))
+        if tokens is not None:
+            output = logits_of(output)[:, :, tokens.to(logits_of(output).device)]
         return sketch(output, prompts)
 
     masks = _masks_to_compare(unit_layer)
@@ -133,6 +153,27 @@ def lists_of(keep: Bool[Tensor, "mask unit"]) -> Lost:
     first = np.searchsorted(row, np.arange(len(lost)))
     lists[row, np.arange(len(row)) - first[row]] = unit
     return lists
+
+
+def _unembedding(model: Any) -> nn.Linear | None:
+    """The module that gives logits, where it is a plain linear one."""
+    found = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return found if type(found) is nn.Linear else None
+
+
+@contextmanager
+def _only(model: Any, tokens: Int[Tensor, " token"]) -> Iterator[None]:
+    """Logits of some tokens alone."""
+    module = _unembedding(model)
+    assert module is not None
+
+    def forward(_: Any, x: Tensor) -> Tensor:
+        rows = tokens.to(module.weight.device)
+        bias = None if module.bias is None else module.bias[rows]
+        return nn.functional.linear(x, module.weight[rows], bias)
+
+    with forward_of(module, forward):
+        yield
 
 
 def _sizes(device: torch.device) -> tuple[float, ...]:

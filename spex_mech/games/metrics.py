@@ -114,6 +114,27 @@ def read_positions(metric: Metric | str, prompts: Prompts) -> Int[Tensor, "promp
     return torch.cat([scored, scored.new_tensor([n_pos - 1])]).expand(n_prompts, -1)
 
 
+def read_tokens(metric: Metric | str, prompts: Prompts) -> Int[Tensor, " token"] | None:
+    """The tokens whose logits a metric reads, ascending; None: all, as a softmax does."""
+    has_both = prompts.answers is not None and prompts.wrong_answers is not None
+    if metric not in ("logit_diff", logit_diff) or not has_both:
+        return None
+    both = torch.cat([_needed(prompts, "answers"), prompts.wrong_answers], dim=1)
+    return both[both >= 0].unique()
+
+
+def renumbered(prompts: Prompts, tokens: Int[Tensor, " token"]) -> Prompts:
+    """The prompts with answers as places in a list of tokens, for logits of these alone."""
+
+    def places(answers: Int[Tensor, "row answer"]) -> Int[Tensor, "row answer"]:
+        return torch.where(answers < 0, answers, torch.searchsorted(tokens, answers))
+
+    return prompts.replaced(
+        answers=places(_needed(prompts, "answers")),
+        wrong_answers=places(_needed(prompts, "wrong_answers")),
+    )
+
+
 def narrowed(prompts: Prompts, positions: Int[Tensor, "prompt k"]) -> Prompts:
     """The prompts as a metric sees them when only the logits at ``positions`` were computed."""
     if positions.shape[1] == 1:

@@ -1,0 +1,97 @@
+"""A text with its attributions: main effects as colour, the strongest interactions as arcs.
+
+One picture of SVG, which a notebook shows and a browser opens; every token is escaped.
+"""
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from spex_mech.results.interactions import Interactions
+
+_CHARACTER, _GAP, _ROW = 8.4, 6, 22  # pixels
+_HELPS, _HURTS = "33,102,172", "178,24,43"  # blue, red
+_OVERLAP, _COMPOUND, _UNCLEAR = "#1b7837", "#762a83", "#666"  # AND-like green, OR-like purple
+
+
+@dataclass(frozen=True)
+class TextPicture:
+    """SVG that a notebook shows; ``save`` writes it as a page."""
+
+    svg: str
+
+    def _repr_html_(self) -> str:
+        return f'<div style="overflow-x:auto">{self.svg}</div>'
+
+    def save(self, path: str | Path) -> None:
+        """Write a page that holds it."""
+        page = f'<!doctype html><meta charset="utf-8"><title>Interactions</title>{self.svg}\n'
+        Path(path).write_text(page, encoding="utf-8")
+
+
+def plot_text(found: Interactions, k: int = 10) -> TextPicture:
+    """The units of a ``TokenGame`` in their order, with the k strongest pairs as arcs.
+
+    A unit is blue where the text loses by masking it (it helps) and red where it gains. An arc is
+    green where the damage of its two units overlaps (AND-like), purple where it compounds
+    (OR-like), and as thick as the interaction is strong; its exact value is its tooltip.
+
+    Args:
+        found: pairs; of larger sets only the pairs are drawn.
+        k: how many.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+    pairs = np.flatnonzero(found.order == 2)
+    pairs = pairs[np.argsort(-abs(found.mean[pairs]), kind="stable")][:k]
+    if not len(pairs):
+        raise ValueError("no pairs to draw: the result holds none")
+    texts = [label.split(":", 1)[-1] or "·" for label in found.labels]
+    widths = np.array([max(len(text), 1) * _CHARACTER + 6 for text in texts])
+    left = np.concatenate([[0.0], np.cumsum(widths + _GAP)[:-1]]) + _GAP
+    middle = left + widths / 2
+    reach = abs(middle[found.units[pairs, 0]] - middle[found.units[pairs, 1]]).max()
+    height = float(min(160.0, 24 + reach / 3))
+    parts = [
+        _arc(found, row, middle, height) for row in pairs[::-1].tolist()
+    ]  # the strongest on top
+    largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
+    for unit, text in enumerate(texts):
+        effect = found.main_effects[unit]
+        known = np.isfinite(effect)
+        colour = _HELPS if known and effect < 0 else _HURTS
+        alpha = abs(effect) / largest if known else 0
+        parts.append(
+            f"<g><title>{escape(found.labels[unit])}: main effect {effect:+.3g}</title>"
+            f'<rect x="{left[unit]:.1f}" y="{height:.1f}" width="{widths[unit]:.1f}" '
+            f'height="{_ROW}" rx="3" fill="rgba({colour},{0.85 * alpha:.2f})" stroke="#ccc"/>'
+            f'<text x="{middle[unit]:.1f}" y="{height + 15:.1f}" text-anchor="middle" '
+            f'fill="{"#fff" if alpha > 0.6 else "#000"}">{escape(text)}</text></g>'
+        )
+    width = left[-1] + widths[-1] + _GAP
+    return TextPicture(
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" '
+        f'height="{height + _ROW + 6:.0f}" font-family="monospace" font-size="14">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _arc(found: Interactions, row: int, middle: np.ndarray, height: float) -> str:
+    a, b = (int(u) for u in found.units[row, :2])
+    value = found.mean[row]
+    strongest = abs(found.mean[found.order == 2]).max() or 1.0
+    share = abs(value) / strongest
+    left, right = sorted((middle[a], middle[b]))
+    top = height - min(height - 8, 10 + (right - left) / 3)
+    reading = found.readings[row]
+    colour = {"AND-like": _OVERLAP, "OR-like": _COMPOUND}.get(reading, _UNCLEAR)
+    names = escape(f"{found.labels[a]} x {found.labels[b]}")
+    return (
+        f'<path d="M {left:.1f} {height:.1f} C {left:.1f} {top:.1f}, {right:.1f} {top:.1f}, '
+        f'{right:.1f} {height:.1f}" fill="none" stroke="{colour}" '
+        f'stroke-width="{1 + 4 * share:.1f}" stroke-opacity="{0.25 + 0.7 * share:.2f}">'
+        f"<title>{names}: {value:+.3g} {reading}</title></path>"
+    )

@@ -1,0 +1,57 @@
+"""The picture of a text: what is drawn, in which colour, and that nothing of a token is markup."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+import spex_mech as sm
+
+SVG = "{http://www.w3.org/2000/svg}"
+WORDS = ["not", "good", "<script>alert(1)</script>", "&amp;", "film"]
+
+
+def a_result() -> sm.Interactions:
+    """not and good interact AND-like, film hurts, the rest does nothing."""
+
+    def value(masks: torch.Tensor) -> torch.Tensor:
+        kept = masks.double()
+        return 2 * kept[:, 0] * kept[:, 1] - 0.5 * kept[:, 4]
+
+    labels = [f"{i}:{word}" for i, word in enumerate(WORDS)]
+    return sm.discover(value, n=5, labels=labels, progress=False)
+
+
+def test_words_are_text_and_arcs_are_pairs() -> None:
+    picture = sm.plot_text(a_result(), k=3)
+    root = ElementTree.fromstring(picture.svg)  # well-formed: nothing broke out
+    assert [text.text for text in root.iter(f"{SVG}text")] == WORDS
+    arcs = list(root.iter(f"{SVG}path"))
+    assert len(arcs) == 3
+    strongest = arcs[-1]
+    assert strongest.attrib["stroke-width"] == "5.0"
+    title = strongest.find(f"{SVG}title")
+    assert title is not None and title.text == "0:not x 1:good: +2 AND-like"
+    assert "<script>" not in picture.svg
+
+
+def test_colours_tell_help_from_harm() -> None:
+    root = ElementTree.fromstring(sm.plot_text(a_result()).svg)
+    fills = [box.attrib["fill"] for box in root.iter(f"{SVG}rect")]
+    assert fills[0] == fills[1] == "rgba(33,102,172,0.85)"  # without it: 2 less
+    assert fills[4].startswith("rgba(178,24,43,0.2")  # without it: 0.5 more
+    assert fills[2].endswith(",0.00)")
+
+
+def test_saved_and_shown(tmp_path: Path) -> None:
+    picture = sm.plot_text(a_result())
+    picture.save(tmp_path / "text.html")
+    page = (tmp_path / "text.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and picture.svg in page
+    assert picture.svg in picture._repr_html_()
+
+
+def test_nothing_to_draw_is_said() -> None:
+    with pytest.raises(ValueError, match="no pairs to draw"):
+        sm.plot_text(a_result().top(0))
