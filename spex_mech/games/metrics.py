@@ -119,7 +119,7 @@ def read_tokens(metric: Metric | str, prompts: Prompts) -> Int[Tensor, " token"]
     has_both = prompts.answers is not None and prompts.wrong_answers is not None
     if metric not in ("logit_diff", logit_diff) or not has_both:
         return None
-    both = torch.cat([_needed(prompts, "answers"), prompts.wrong_answers], dim=1)
+    both = torch.cat([_needed(prompts, "answers"), _needed(prompts, "wrong_answers")], dim=1)
     return both[both >= 0].unique()
 
 

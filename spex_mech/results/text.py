@@ -40,7 +40,7 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
 
     Args:
         found: pairs; of larger sets only the pairs are drawn.
-        k: how many.
+        k: how many; those under the noise floor are left out.
 
     Raises:
         ValueError: there are no pairs.
