@@ -55,9 +55,9 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     middle = left + widths / 2
     reach = abs(middle[found.units[pairs, 0]] - middle[found.units[pairs, 1]]).max()
     height = float(min(160.0, 24 + reach / 3))
-    parts = [
-        _arc(found, row, middle, height) for row in pairs[::-1].tolist()
-    ]  # the strongest on top
+    # The strongest on top; what is nothing but rounding is not drawn.
+    arcs = [row for row in pairs[::-1].tolist() if abs(found.mean[row]) > found.noise_floor]
+    parts = [_arc(found, row, middle, height) for row in arcs]
     largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
     for unit, text in enumerate(texts):
         effect = found.main_effects[unit]
