@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from truth import provenance  # noqa: E402
 
-RUNS = (("spex", 1.0), ("spex", 1.5), ("spex", 3.0), ("proxyspex", 1.0), ("proxyspex", 1.5))
+RUNS = (("spex", 1.0), ("spex", 1.5), ("proxyspex", 1.0), ("proxyspex", 1.5))
 N_RANDOM, N_STRONG, N_PROMPTS = 20_000, 150, 6
 
 

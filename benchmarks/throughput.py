@@ -1,7 +1,7 @@
 """What a masked forward pass costs, as a ratio to a plain batched forward of the same rows without
 any hook, and against what others offer on the same work.
 
-    python benchmarks/throughput.py --data ../shared/data     # some 25 minutes on two cores
+    python benchmarks/throughput.py --data ../shared/data     # some 20 minutes on two cores
     python benchmarks/throughput.py --gpu                     # the figures for a GPU, in bfloat16
     pip install captum nnsight pyvene                         # the peers
 
@@ -83,13 +83,13 @@ def ratios(game: sm.ModelGame, run: Callable[[], Any], n_rows: int) -> tuple[flo
     run()
     found, ours = [], []
     for _ in range(ROUNDS):
-        before = plain_seconds(game, min(n_rows, 4 * (game.batch_size or 1)))
+        before = plain_seconds(game, min(n_rows, 2 * (game.batch_size or 1)))
         synchronise(game)
         started = time.perf_counter()
         run()
         synchronise(game)
         ours.append((time.perf_counter() - started) / n_rows)
-        after = plain_seconds(game, min(n_rows, 4 * (game.batch_size or 1)))
+        after = plain_seconds(game, min(n_rows, 2 * (game.batch_size or 1)))
         found.append(2 * ours[-1] / (before + after))
     return float(np.median(ours)), float(np.median(found))
 
@@ -132,11 +132,11 @@ def limit(data: Path) -> list[Row]:
     both = lambda m: sm.Components.heads(m) + sm.Components.neurons(m)  # noqa: E731
     model = gpt2()
     game = sm.ModelGame(model, random_task(4, 16, 50257), both(model), replay=True)
-    rows = against_limit("GPT-2-small's shape, 4 prompts x 16", game, 600, 24)
+    rows = against_limit("GPT-2-small's shape, 4 prompts x 16", game, 300, 16)
     model = llama(4, 32_000)
     name = "Llama-1B's width (2048, 8192, 32 heads), 4 layers, vocabulary 32,000, 2 prompts x 16"
     game = sm.ModelGame(model, random_task(2, 16, 32_000), both(model), replay=True)
-    rows += against_limit(name, game, 150, 8)
+    rows += against_limit(name, game, 100, 6)
     del model
     game = story_game(data, torch.from_numpy(load_truth()["tokens"]))
     rows += against_limit("story 260K, 8 texts x 32, all scored", game, 2000, 200)
@@ -190,10 +190,10 @@ def growth(_: Path) -> list[Row]:
     base = {"n_layer": 6, "n_embd": 256, "n_head": 8, "n_prompts": 4, "n_pos": 16, "neurons": 0}
     sizes = {
         "n_layer": (2, 4, 8, 16),
-        "n_embd": (128, 256, 512, 1024),
-        "n_prompts": (1, 4, 16, 64),
-        "n_pos": (8, 32, 128, 256),
-        "neurons": (0, 500, 2000, 6000),
+        "n_embd": (128, 256, 512),
+        "n_prompts": (1, 4, 16),
+        "n_pos": (8, 32, 128),
+        "neurons": (0, 1000, 6000),
     }
     rows: list[Row] = []
     for what, values in sizes.items():
@@ -206,7 +206,7 @@ def growth(_: Path) -> list[Row]:
             task = random_task(size["n_prompts"], size["n_pos"], 5000)
             game = sm.ModelGame(model, task, units, replay=True)
             rng = np.random.default_rng(0)
-            lost = np.array([rng.choice(len(units), 2, False) for _ in range(200)])
+            lost = np.array([rng.choice(len(units), 2, False) for _ in range(100)])
             n_rows = len(lost) * size["n_prompts"]
             seconds, ratio = ratios(game, lambda g=game, x=lost: g.ablating(x), n_rows)
             rows.append({"part": "growth", "what": what, "size": value, "ratio": ratio})
