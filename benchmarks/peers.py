@@ -1,7 +1,8 @@
 """Single heads ablated to zero by what others offer: each gives the same numbers, each at its best.
 
 Every peer is a function ``(transformers model, tokens, answers, masks) -> values [mask prompt]``,
-where a mask is a list of (layer, head) and the value the logit of the answer at the last position.
+where a mask is a list of (layer, head), answers ``[prompt 2]`` a right and a wrong one, and the
+value the difference of their logits at the last position.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,9 @@ ROWS = 128  # of a batch, where a peer takes one
 
 
 def read(logits: Tensor, answers: Tensor) -> Tensor:
-    return logits[:, -1].gather(1, answers[:, None])[:, 0]
+    """Right minus wrong answer's logit, at the last position."""
+    both = logits[:, -1].gather(1, answers)
+    return both[:, 0] - both[:, 1]
 
 
 def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
@@ -45,7 +48,7 @@ def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> n
                 gate[0] = part.repeat_interleave(n_prompts, 0)
                 rows = tokens.repeat(len(part), 1)
                 logits = model(rows, use_cache=False, logits_to_keep=1).logits
-                values.append(read(logits, answers.repeat(len(part))).reshape(-1, n_prompts))
+                values.append(read(logits, answers.repeat(len(part), 1)).reshape(-1, n_prompts))
     finally:
         for handle in handles:
             handle.remove()
@@ -114,7 +117,7 @@ def transformer_lens_batched(
         rows = tokens.repeat(len(part), 1)
         with torch.no_grad():
             logits = bridge.run_with_hooks(rows, fwd_hooks=hooks)
-        values.append(read(logits, answers.repeat(len(part))).reshape(-1, n_prompts))
+        values.append(read(logits, answers.repeat(len(part), 1)).reshape(-1, n_prompts))
     return torch.cat(values).numpy()
 
 
@@ -150,7 +153,7 @@ def captum(
 
     def forward(rows: Tensor) -> Tensor:
         logits = model(rows, use_cache=False, logits_to_keep=1).logits
-        return read(logits, answers.repeat(len(rows) // len(answers)))
+        return read(logits, answers.repeat(len(rows) // len(answers), 1))
 
     with torch.no_grad():
         intact = forward(tokens)

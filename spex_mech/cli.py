@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     discover = commands.add_parser("discover", help="measure the interactions of a model on a task")
     discover.add_argument("--model", default="demo", help="bundled name, local folder or hub name")
     discover.add_argument("--bridge", action="store_true", help="load it as a TransformerBridge")
+    discover.add_argument("--lens", default="model", choices=["model", "tokens"])
+    discover.add_argument("--text", help="of --lens tokens: the text whose tokens are the units")
+    discover.add_argument("--answer", help="of --lens tokens: the word that follows, or the class")
+    discover.add_argument("--continuation", help="of --lens tokens: all that follows, scored")
+    discover.add_argument(
+        "--masking", help="of --lens tokens: token, attention, delete, mean or zero"
+    )
     discover.add_argument("--task", default="induction", help="a task, or a .csv/.json prompt file")
     discover.add_argument("--file", help="the text file of the task 'text'")
     discover.add_argument("--n-prompts", type=int, default=DEFAULTS["n_prompts"])
@@ -111,6 +118,9 @@ def _discover(options: argparse.Namespace) -> None:
 
     _check_folder(options.out)
     model = sm.load_model(options.model, bridge=options.bridge)
+    if options.lens == "tokens":
+        _discover_tokens(model, options)
+        return
     extra = {} if options.file is None else {"file": options.file}
     task = load_task(options.task, model, options.n_prompts, options.seed, **extra)
     game = sm.ModelGame(
@@ -120,13 +130,38 @@ def _discover(options: argparse.Namespace) -> None:
         ablation=options.ablation,
         batch_size=options.batch_size,
     )
+    found = _found(game, options)
+    print(found)
+    _write(found, options.out)
+
+
+def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
+    import spex_mech as sm
+    from spex_mech.tasks import text_task
+    from spex_mech.zoo import load_tokenizer
+
+    if options.text is None:
+        raise ValueError("--lens tokens needs --text, and --answer or --continuation")
+    task = text_task(model, options.text, options.answer, continuation=options.continuation)
+    tokenizer = load_tokenizer(model)
+    game = sm.TokenGame(
+        model, task, masking=options.masking, tokenizer=tokenizer, batch_size=options.batch_size
+    )
+    found = _found(game, options)
+    print(found)
+    _write(found, options.out)
+    sm.plot_text(found).save(options.out / "text.html")
+    print("and text.html, the text with its strongest pairs")
+
+
+def _found(game: Any, options: argparse.Namespace) -> Any:
+    import spex_mech as sm
+
     if options.proxy is not None and options.method != "proxyspex":
         raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
     proxy = {} if options.proxy is None else {"proxy": options.proxy}
     search = (options.method, options.budget, options.order, options.seed)
-    found = sm.discover(game, *search, **proxy)
-    print(found)
-    _write(found, options.out)
+    return sm.discover(game, *search, **proxy)
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -92,6 +92,17 @@ def test_a_proxy_by_name(model: str, tmp_path: Path) -> None:
     assert found.about["proxy"] == "trees"
 
 
+def test_tokens_of_a_text(shared_data: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["discover", "--lens", "tokens", "--model", str(shared_data / "stories3m")]
+    arguments += ["--text", "Once upon a time, there was a little", "--answer", " girl"]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    names = {"interactions.csv", "interactions.npz", "map.png", "text.html"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    found = sm.Interactions.load(tmp_path / "interactions.npz")
+    assert found.about["lens"] == "tokens" and "little" in found.labels[-1]
+    assert "little" in (tmp_path / "text.html").read_text()
+
+
 @pytest.mark.parametrize(("units", "n_units"), [("neurons", 12), ("heads+neurons", 16)])
 def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> None:
     arguments = ["--units", units, "--n-prompts", "2", "--out", str(tmp_path)]
@@ -105,6 +116,7 @@ def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> 
         ("--task nosuch", ["unknown task 'nosuch'", "induction"]),
         ("--task ioi", ["'ioi' needs a tokenizer"]),
         ("--task induction --file x.txt", ["'induction' takes no option 'file'"]),
+        ("--lens tokens", ["--lens tokens needs --text"]),
         ("--proxy trees", ["--proxy trees", "--method proxyspex"]),
         ("--method proxyspex --proxy oak", ["'oak'", "distilled", "trees"]),
         ("--method magic", ["unknown method 'magic'", "exhaustive"]),

@@ -13,7 +13,7 @@ import transformers as tf
 
 import spex_mech as sm
 from spex_mech.games.metrics import METRICS
-from spex_mech.tasks import TASKS
+from spex_mech.tasks import TASKS, text_task
 
 SPECIAL = (3, 4, 5)
 
@@ -458,3 +458,37 @@ def test_a_model_runs_on_a_task(shared_data: Path) -> None:
         corrupted = model(task.prompts.corrupted, attention_mask=task.prompts.real.long()).logits
     assert METRICS["logit_diff"](output, task.prompts).mean() > 3
     assert METRICS["logit_diff"](corrupted, task.prompts).mean().abs() < 1
+
+
+def test_a_text_with_an_answer_or_a_continuation() -> None:
+    words = Words()
+    task = text_task(a_model(), "the cat sat on the", " mat", tokenizer=words)
+    ids = words("the cat sat on the mat")["input_ids"]
+    assert task.prompts.tokens.tolist() == [ids[:-1]]
+    assert task.prompts.answers is not None and task.prompts.answers.tolist() == [[ids[-1]]]
+    task = text_task(a_model(), "the cat sat", continuation=" on the mat", tokenizer=words)
+    assert task.prompts.tokens.tolist() == [ids]
+    assert task.prompts.target_mask is not None
+    # The logits at "sat", "on" and "the" predict what is scored.
+    assert task.prompts.target_mask[0].nonzero()[:, 0].tolist() == [2, 3, 4]
+    game = sm.TokenGame(a_model(), task, tokenizer=words)
+    assert [span[0] for span in game.spans] == [0, 1, 2]
+
+
+def test_a_text_for_a_classifier() -> None:
+    config = tf.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=40, num_labels=2)
+    config.id2label = {0: "bad", 1: "good"}
+    config.label2id = {"bad": 0, "good": 1}
+    model = tf.GPT2ForSequenceClassification(config)
+    for answer in ("good", "1", 1):
+        task = text_task(model, "a film", answer, tokenizer=Words())
+        assert task.prompts.answers is not None and task.prompts.answers.tolist() == [[1]]
+    with pytest.raises(ValueError, match="no class 'fine'; this model's are bad, good"):
+        text_task(model, "a film", "fine", tokenizer=Words())
+
+
+def test_a_text_without_what_follows_is_refused() -> None:
+    with pytest.raises(ValueError, match="give an answer or a continuation"):
+        text_task(a_model(), "the cat", tokenizer=Words())
+    with pytest.raises(ValueError, match="this model has no tokenizer"):
+        text_task(a_model(), "the cat", " sat")

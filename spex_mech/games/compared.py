@@ -29,6 +29,7 @@ from spex_mech.games.replay import Lost, Replay
 _CPU_BYTES = (512 * 2**20, 2**30, 16 * 2**20)
 _CUDA_SHARES = (0.3, 0.15, 0.1)  # of what is free
 _MOST_TAIL_ROWS = 4096
+_LEAST_READ = 256  # positions at a time, or reading the unembedding takes longer than using it
 _COMPARED = 2  # prompts on which a replay is compared with plain passes
 _ROUNDINGS = 500  # by which the two may differ, but in half precision
 _EPS = {"float32": 2**-23, "tf32": 2**-15, "bfloat16": 2**-12}
@@ -101,7 +102,8 @@ def compared_replay(
     sizes = _sizes(prompts.tokens.device)
     n_read = prompts.tokens.shape[1] if read_at is None else read_at.shape[1]
     n_answers = (answers_of(model) or 1024) if tokens is None else len(tokens)
-    tail_rows = min(_MOST_TAIL_ROWS, max(1, int(sizes[2] / (12 * n_read * n_answers))))
+    least = -(-_LEAST_READ // n_read)
+    tail_rows = min(_MOST_TAIL_ROWS, max(least, int(sizes[2] / (12 * n_read * n_answers))))
 
     def make(prompts: Prompts, metric: Metric) -> Replay:
         return Replay(

@@ -325,7 +325,8 @@ class ModelGame:
             values[rows] = measured.detach().double().cpu()
             slopes[asked] += slope.double().cpu()
 
-        in_batches(len(values), max(1, self._rows_per_batch() // 4), run)
+        share = 4 if self.device.type == "cuda" else 1  # a backward pass holds every activation
+        in_batches(len(values), max(1, self._rows_per_batch() // share), run)
         return values.reshape(-1, n_prompts), slopes.reshape(len(gates), n_blocks, -1)
 
     def _rows_per_batch(self) -> int:
