@@ -55,7 +55,7 @@ def test_heads_against_the_other_tools() -> None:
     stated = re.search(
         r"SPEX finds ([\d.]+) of the true top 50 \(([\d.]+) without gradients\); the ProxySPEX and "
         r"SPEX of shapiq and spectralexplain find at most ([\d.]+), a LASSO on pairs ([\d.]+), "
-        r"products of main effects ([\d.]+)",
+        r"products of main effects (\d\.\d+)",
         PROSE,
     )
     assert stated
