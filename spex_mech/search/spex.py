@@ -33,7 +33,7 @@ _DEPTH = 0.3  # share of units that they ablate
 _SHARE_ROWS = 0.25
 _ROWS_AT_A_TIME = 16
 _MOST_ROW_ENTRIES = 100_000_000  # 0.8 GB of rows
-_NO_TESTS = 0.2  # share of all pairs
+_NO_TESTS, _FEW_UNITS = 0.2, 64  # share of all pairs, and units up to which it counts
 _FIRST_PAIRS = 30
 _NOTHING = 1e-5  # of the largest main effect
 SPARSE = "group tests (tree)"  # the way that leaves nothing strong behind
@@ -133,9 +133,9 @@ def without_gradients(
     """
     n = ledger.n
     yield from ledger.values_of([()], "intact model")
-    if ledger.left - keep - n > _NO_TESTS * n * (n - 1) / 2:
-        # So large a part of all pairs can be measured that tests of groups do not pay, unless the
-        # first pairs hold nothing.
+    if n <= _FEW_UNITS and ledger.left - keep - n > _NO_TESTS * n * (n - 1) / 2:
+        # So large a part of so few pairs can be measured that tests of groups, or whether the
+        # units are uneven, do not pay, unless the first pairs hold nothing.
         yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
         main = ledger.main_effects_by_prompt()
         first = [pair(int(a), int(b)) for a, b in Strengths(main).strongest(_FIRST_PAIRS)]
