@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from spex_mech.games.masks import names_of
 from spex_mech.games.model_game import versions
 from spex_mech.proxies.distilled import Distilled
 from spex_mech.proxies.trees import Trees
@@ -204,8 +205,10 @@ def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
 def _drive(game: Any, search: Search, about: dict[str, Any], progress: bool) -> Interactions:
     cost = drive(game, search, progress)
     found = _result(game, search.findings(), cost, about)
+    if getattr(game, "precision", "float32") == "float32":
+        return found
     lost = abs(found.top(_RESOLVED).mean) < found.noise_floor
-    if lost.any() and getattr(game, "precision", "float32") != "float32":
+    if lost.any():
         warnings.warn(
             f"precision={game.precision!r} cannot resolve {int(lost.sum())} of the {len(lost)} "
             f"strongest interactions: they are under the noise floor of {found.noise_floor:.2g}; "
@@ -293,9 +296,9 @@ def _answer(
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         lost = np.flatnonzero(~masks[row].numpy())
-        names = ", ".join(game.labels[u] for u in lost[:4]) + (", ..." if len(lost) > 4 else "")
+        names = names_of(game.labels, lost.tolist())
         raise ValueError(
-            f"the game's value is {values[row].min()} with {names or 'nothing'} ablated; it must "
+            f"the game's value is {values[row].min()} with {names} ablated; it must "
             "be finite for every mask"
         )
     return values, gradients

@@ -21,7 +21,7 @@ from spex_mech.search.proxyspex import (
 )
 from spex_mech.search.question import Search
 from tests.planted import Planted, planted_game
-from tests.test_spex import Saturating, run, values_of
+from tests.test_spex import EDGE_GAMES, Saturating, edge_game, run, values_of
 
 
 class Quadratic:
@@ -160,23 +160,10 @@ def test_same_seed_same_result() -> None:
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("kind", ["additive", "constant", "zero", "all pairs equal", "two units"])
+@pytest.mark.parametrize("kind", EDGE_GAMES)
 def test_edge_games(kind: str, gradients: bool) -> None:
-    n = 2 if kind == "two units" else 40
-    game = Saturating(n, 0)
-
-    def value(gates: Tensor) -> Tensor:
-        lost = 1 - gates
-        if kind == "additive":
-            return lost.sum(1, keepdim=True)
-        if kind == "all pairs equal":
-            return (lost.sum(1, keepdim=True) ** 2 - (lost**2).sum(1, keepdim=True)) / 2
-        if kind == "two units":
-            return lost.prod(1, keepdim=True)
-        return 0 * lost.sum(1, keepdim=True) + (3.0 if kind == "constant" else 0.0)
-
-    game.value = value  # type: ignore[method-assign]
-    budget = None if n == 2 else 400
+    game = edge_game(kind)
+    budget = None if len(game) == 2 else 400
     found = run(game, method="proxyspex", budget=budget, gradients=gradients)
     want = 1.0 if kind in ("all pairs equal", "two units") else 0.0
     np.testing.assert_allclose(found.mean, want, atol=1e-9)

@@ -188,9 +188,10 @@ def test_same_seed_same_result_and_other_seeds_nearly_the_same_top() -> None:
         assert len(tops[0] & other) / len(tops[0] | other) > 0.9  # Jaccard
 
 
-@pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("kind", ["additive", "constant", "zero", "all pairs equal", "two units"])
-def test_edge_games(kind: str, gradients: bool) -> None:
+EDGE_GAMES = ["additive", "constant", "zero", "all pairs equal", "two units"]
+
+
+def edge_game(kind: str) -> Saturating:
     n = 2 if kind == "two units" else 40
     game = Saturating(n, 0)
 
@@ -205,7 +206,14 @@ def test_edge_games(kind: str, gradients: bool) -> None:
         return 0 * lost.sum(1, keepdim=True) + (3.0 if kind == "constant" else 0.0)
 
     game.value = value  # type: ignore[method-assign]
-    found = run(game, budget=None if n == 2 else 400, gradients=gradients)
+    return game
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("kind", EDGE_GAMES)
+def test_edge_games(kind: str, gradients: bool) -> None:
+    game = edge_game(kind)
+    found = run(game, budget=None if len(game) == 2 else 400, gradients=gradients)
     want = 1.0 if kind in ("all pairs equal", "two units") else 0.0
     np.testing.assert_allclose(found.mean, want, atol=1e-9)
     assert len(found) >= 1 and found.cost["evaluations"] <= 820

@@ -60,8 +60,7 @@ class Tail:
         prompts = self.prompts[rows]
         if self.read_at is not None:
             at = self.read_at[rows]
-            where = at.to(final.device)[:, :, None].expand(-1, -1, final.shape[2])
-            final = final.gather(1, where)
+            final = _at_positions(final, at)
             prompts = narrowed(prompts, at)
         if self.tokens is None:
             return self.metric(self.blocks.output(final, prompts), prompts)
@@ -95,9 +94,9 @@ def compared_replay(
         RuntimeError: it can, and gives something else.
     """
     read_at = _positions(model, prompts, metric_name)
-    tokens = None if read_at is None else read_tokens(metric_name, prompts)
-    if tokens is None or _unembedding(model) is None:
-        tokens = None
+    tokens = None
+    if read_at is not None and _unembedding(model) is not None:
+        tokens = read_tokens(metric_name, prompts)
     blocks = Blocks(model, architecture, sites, prompts, precision)
     sizes = _sizes(prompts.tokens.device)
     n_read = prompts.tokens.shape[1] if read_at is None else read_at.shape[1]
@@ -120,11 +119,9 @@ def compared_replay(
 
     def sketch_of_plain(output: Any, of_prompt: Tensor, _: Tensor) -> Tensor:
         if read_at is not None:
-            at = read_at[of_prompt.to(read_at.device)]
-            logits = logits_of(output)
-            output = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2]))
-        if tokens is not None:
-            output = logits_of(output)[:, :, tokens.to(logits_of(output).device)]
+            output = _at_positions(logits_of(output), read_at[of_prompt.to(read_at.device)])
+            if tokens is not None:
+                output = output[:, :, tokens.to(output.device)]
         return sketch(output, prompts)
 
     masks = _masks_to_compare(unit_layer)
@@ -155,6 +152,12 @@ def lists_of(keep: Bool[Tensor, "mask unit"]) -> Lost:
     first = np.searchsorted(row, np.arange(len(lost)))
     lists[row, np.arange(len(row)) - first[row]] = unit
     return lists
+
+
+def _at_positions(
+    x: Float[Tensor, "row pos width"], at: Int[Tensor, "row k"]
+) -> Float[Tensor, "row k width"]:
+    return x.gather(1, at.to(x.device)[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def _unembedding(model: Any) -> nn.Linear | None:

@@ -1,9 +1,9 @@
 """ModelGame: a model, prompts and a metric as a set function of which components are kept.
 
-The only file that runs the model. A call turns masks into rows (one mask on one prompt), rows into
-batches, and each batch into one forward pass whose hooks replace what each row ablates:
-``where(keep, act, reference)``. Hooks stand only while a call runs; the model comes back as it was,
-also after an error or an interrupt.
+A call goes to the replay (``games.replay``) where the model can be cut at its blocks. Otherwise it
+turns masks into rows (one mask on one prompt), rows into batches, and each batch into one forward
+pass whose hooks replace what each row ablates (``ablation.mix``). Hooks stand only while a call
+runs; the model comes back as it was, also after an error or an interrupt.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from spex_mech.games import ablation as references_by
 from spex_mech.games.ablation import Activations, Batches, key_of, replacing
 from spex_mech.games.architectures import Architecture, architecture_of, is_hooked
 from spex_mech.games.batches import in_batches, is_out_of_memory
-from spex_mech.games.blocks import CannotReplay
+from spex_mech.games.blocks import CannotReplay, Intact
 from spex_mech.games.compared import compared_replay, lists_of
 from spex_mech.games.components import Components, Site
 from spex_mech.games.forward import (
@@ -35,12 +35,8 @@ from spex_mech.games.forward import (
     name_of,
     self_test,
 )
-from spex_mech.games.metrics import (
-    KL,
-    METRICS,
-    Metric,
-    Task,
-)
+from spex_mech.games.masks import mask_table, names_of
+from spex_mech.games.metrics import KL, METRICS, Metric, Task
 from spex_mech.games.prompts import Prompts
 from spex_mech.games.replay import Replay
 
@@ -254,12 +250,7 @@ class ModelGame:
     # -- rows and batches ---------------------------------------------------------------------
 
     def _check_masks(self, masks: Any, gates: bool = False) -> Tensor:
-        masks = torch.as_tensor(masks).detach().cpu()
-        if masks.ndim != 2 or masks.shape[1] != len(self):
-            raise ValueError(
-                f"masks have shape {tuple(masks.shape)}; they need [mask unit] with "
-                f"{len(self)} units"
-            )
+        masks = mask_table(masks, len(self))
         if masks.dtype == torch.bool:
             return masks
         if gates and masks.dtype.is_floating_point:
@@ -308,6 +299,7 @@ class ModelGame:
         n_blocks = min(n_prompts, _MOST_BLOCKS)
         values = torch.empty(len(gates) * n_prompts, dtype=torch.float64)
         slopes = torch.zeros(len(gates) * n_blocks, len(self), dtype=torch.float64)
+        whole = None if self._replay is None else self._replay.whole_intact()
 
         def run(part: slice) -> None:
             rows = torch.arange(part.start, part.stop)
@@ -319,7 +311,7 @@ class ModelGame:
             padded = torch.cat([leaf, leaf.new_ones(len(leaf), 1)], dim=1)
             with torch.enable_grad():
                 gate = padded[row_leaf.to(self.device)]
-                measured = self._differentiable(gate, of_prompt, gates[of_mask] > 0)
+                measured = self._differentiable(gate, of_prompt, gates[of_mask] > 0, whole)
                 # Only the gates' gradients are asked for: no parameter's .grad is touched.
                 (slope,) = torch.autograd.grad(measured.sum() * n_blocks / n_prompts, leaf)
             values[rows] = measured.detach().double().cpu()
@@ -355,9 +347,10 @@ class ModelGame:
         gate: Float[Tensor, "row column"],
         of_prompt: Int[Tensor, " row"],
         keep: Bool[Tensor, "row unit"],
+        whole: Intact | None,
     ) -> Float[Tensor, " row"]:
         hooks = self._replacing(gate, of_prompt)
-        if self._replay is not None and (whole := self._replay.whole_intact()) is not None:
+        if self._replay is not None and whole is not None:
             by_site = {i: hooks[site] for i, site in enumerate(self._sites)}
             measured = self._replay.differentiable(whole, by_site, of_prompt.to(self.device))
             return self._finite(measured, of_prompt, keep)
@@ -401,10 +394,9 @@ class ModelGame:
         return values
 
     def _not_finite(self, value: float, prompt: int, lost: list[int]) -> NoReturn:
-        names = ", ".join(self.labels[u] for u in lost[:4]) + (", ..." if len(lost) > 4 else "")
         raise ValueError(
             f"the metric {self.task.metric_name} is {value} for prompt {prompt} with "
-            f"{names or 'nothing'} ablated; it must be finite"
+            f"{names_of(self.labels, lost)} ablated; it must be finite"
         )
 
     # -- making the game ------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spex_mech.games.ablation import mix
+from spex_mech.games.ablation import replacing
 from spex_mech.games.batches import in_batches, is_out_of_memory
 from spex_mech.games.blocks import Blocks, Intact, Residual
 from spex_mech.games.prompts import Prompts
@@ -434,14 +434,9 @@ class LayerRun:
         return replace
 
     def _mixing(self, site: int, lost: Bool[np.ndarray, "fork slot"]) -> Callable[[Tensor], Tensor]:
-        reference = self._reference(site)
         keep = torch.from_numpy(np.repeat(~lost, self.n_prompts, axis=0))
-
-        def replace(act: Float[Tensor, "row pos width"]) -> Float[Tensor, "row pos width"]:
-            ref = reference if len(reference) == 1 else reference.repeat(len(lost), 1, 1)
-            return mix(act, keep.to(act.device, non_blocking=True), ref)
-
-        return replace
+        of_prompt = torch.from_numpy(np.tile(self.prompts, len(lost)))
+        return replacing(keep, self.replay.references[site], of_prompt)
 
     def _reference(self, site: int) -> Float[Tensor, "prompt_or_1 pos_or_1 width"]:
         reference = self.replay.references[site]

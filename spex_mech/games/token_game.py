@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spex_mech.games.batches import in_batches
 from spex_mech.games.forward import call, check_tokens, device_of, evaluating
+from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
 from spex_mech.games.metrics import METRICS, Metric, Task
 from spex_mech.games.prompts import Prompts
 
@@ -80,10 +81,7 @@ class TokenGame:
             raise ValueError(f"a TokenGame has no metric {task.metric!r}; choose of {[*METRICS]}")
         self._metric: Metric = METRICS[task.metric] if isinstance(task.metric, str) else task.metric
         n_pos = self.prompt.tokens.shape[1]
-        # Column n is of positions that are always seen.
-        self._unit_of = torch.full((n_pos,), len(self.spans), device=self.device)
-        for unit, span in enumerate(self.spans):
-            self._unit_of[list(span)] = unit
+        self._unit_of = unit_of_places(self.spans, n_pos).to(self.device)
         self.batch_size = batch_size or max(1, _CPU_TOKENS // n_pos)
         if self.masking in ("mean", "zero"):
             self.gradient = self._gradient
@@ -103,7 +101,7 @@ class TokenGame:
         Args:
             masks: ``Bool[Tensor, "mask unit"]``, True = kept.
         """
-        keep = self._checked(masks)
+        keep = mask_table(masks, len(self))
         if keep.dtype != torch.bool:
             raise ValueError(f"masks are {keep.dtype}; they must be bool, True = kept")
         values = torch.empty(len(keep), 1, dtype=torch.float64)
@@ -115,10 +113,10 @@ class TokenGame:
         self.batch_size = in_batches(len(keep), self.batch_size, run)
         if not values.isfinite().all():
             row = int((~values.isfinite()).nonzero()[0, 0])
-            lost = ", ".join(np.array(self.labels)[~keep[row].numpy()][:4])
+            lost = (~keep[row]).nonzero()[:, 0].tolist()
             raise ValueError(
                 f"the metric {self.task.metric_name} is {values[row].item()} with "
-                f"{lost or 'nothing'} masked; it must be finite"
+                f"{names_of(self.labels, lost)} masked; it must be finite"
             )
         return values
 
@@ -135,7 +133,7 @@ class TokenGame:
         self, masks: Any
     ) -> tuple[Float[Tensor, "mask 1"], Float[Tensor, "mask unit"]]:
         """Both at once."""
-        gates = self._checked(masks)
+        gates = mask_table(masks, len(self))
         values = torch.empty(len(gates), 1, dtype=torch.float64)
         slopes = torch.empty(gates.shape, dtype=torch.float64)
 
@@ -162,20 +160,11 @@ class TokenGame:
             "device": str(self.device),
         }
 
-    def _checked(self, masks: Any) -> Tensor:
-        masks = torch.as_tensor(masks).detach().cpu()
-        if masks.ndim != 2 or masks.shape[1] != len(self):
-            raise ValueError(
-                f"masks have shape {tuple(masks.shape)}; they need [mask unit] with "
-                f"{len(self)} units"
-            )
-        return masks
-
     def _measured(
         self, keep: Bool[Tensor, "mask unit"] | Float[Tensor, "mask unit"]
     ) -> Float[Tensor, " mask"]:
         prompts = self.prompt[torch.zeros(len(keep), dtype=torch.long, device=self.device)]
-        seen = torch.cat([keep, keep.new_ones(len(keep), 1)], dim=1)[:, self._unit_of]
+        seen = spread(keep, self._unit_of)
         with evaluating(self.model):
             if self.masking in ("mean", "zero"):
                 output = self._of_embeddings(prompts, seen)

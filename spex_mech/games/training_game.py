@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.games.batches import in_batches
+from spex_mech.games.masks import mask_table, spread, unit_of_places
 
 # Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
 Train = Callable[[Float[Tensor, "mask example"]], Float[Tensor, "mask point"]]
@@ -63,10 +64,7 @@ class TrainingGame:
         if min(used) < 0 or max(used) >= n_examples:
             wrong = next(i for i in used if not 0 <= i < n_examples)
             raise ValueError(f"there is no example {wrong} among {n_examples}")
-        # Column n is of examples that are always there.
-        self._unit_of = torch.full((n_examples,), len(groups))
-        for unit, group in enumerate(groups):
-            self._unit_of[list(group)] = unit
+        self._unit_of = unit_of_places(groups, n_examples)
         numbers = ["+".join(map(str, group)) for group in groups]
         self.labels = numbers if labels is None else list(labels)
         if len(self.labels) != len(groups) or len(set(self.labels)) < len(groups):
@@ -120,7 +118,7 @@ class TrainingGame:
         Args:
             masks: ``Bool[Tensor, "mask unit"]``, True = trained on.
         """
-        keep, parts = self._checked(masks), []
+        keep, parts = mask_table(masks, len(self)), []
 
         def run(part: slice) -> None:
             with torch.no_grad():
@@ -141,7 +139,7 @@ class TrainingGame:
         self, masks: Any
     ) -> tuple[Float[Tensor, "mask point"], Float[Tensor, "mask block unit"]]:
         """Values, and the gradient by block of test points (at most 8), whose mean it is."""
-        gates = self._checked(masks).double()
+        gates = mask_table(masks, len(self)).double()
         values, slopes = [], []
 
         def run(part: slice) -> None:
@@ -162,18 +160,8 @@ class TrainingGame:
         """What fixes the game's values: recorded with every result."""
         return {"lens": "data", "task": self.name, "n_examples": self.n_examples}
 
-    def _checked(self, masks: Any) -> Tensor:
-        masks = torch.as_tensor(masks).detach().cpu()
-        if masks.ndim != 2 or masks.shape[1] != len(self):
-            raise ValueError(
-                f"masks have shape {tuple(masks.shape)}; they need [mask unit] with "
-                f"{len(self)} units"
-            )
-        return masks
-
     def _values(self, gates: Float[Tensor, "mask unit"]) -> Float[Tensor, "mask point"]:
-        weights = torch.cat([gates, gates.new_ones(len(gates), 1)], dim=1)[:, self._unit_of]
-        values = torch.as_tensor(self.train(weights))
+        values = torch.as_tensor(self.train(spread(gates, self._unit_of)))
         if values.ndim != 2 or len(values) != len(gates) or not values.isfinite().all():
             raise ValueError(
                 f"train returned shape {tuple(values.shape)} for {len(gates)} rows of weights, or "
