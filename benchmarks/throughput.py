@@ -110,7 +110,9 @@ def works(game: sm.ModelGame, n_pairs: int, n_dense: int) -> dict[str, np.ndarra
     }
 
 
-def against_limit(name: str, game: sm.ModelGame, n_pairs: int, n_dense: int) -> list[Row]:
+def against_limit(
+    name: str, game: sm.ModelGame, n_pairs: int, n_dense: int, n_gradients: int
+) -> list[Row]:
     rows: list[Row] = []
     for what, lost in works(game, n_pairs, n_dense).items():
         n_rows = len(lost) * len(game.prompts)
@@ -118,8 +120,8 @@ def against_limit(name: str, game: sm.ModelGame, n_pairs: int, n_dense: int) -> 
         rows.append({"part": "limit", "model": name, "work": what, "rows": n_rows})
         rows[-1] |= {"rows_per_second": 1 / seconds, "ratio": ratio}
         show(rows[-1])
-    some = torch.ones(8, len(game), dtype=torch.bool)
-    some[torch.arange(8), torch.arange(8) * (len(game) // 8)] = False
+    some = torch.ones(n_gradients, len(game), dtype=torch.bool)
+    some[torch.arange(n_gradients), torch.arange(n_gradients) * len(game) // n_gradients] = False
     n_rows = len(some) * len(game.prompts)
     seconds, ratio = ratios(game, lambda: game.value_and_slopes(some), n_rows)
     rows.append({"part": "limit", "model": name, "work": "gradients at single ablations"})
@@ -128,22 +130,40 @@ def against_limit(name: str, game: sm.ModelGame, n_pairs: int, n_dense: int) -> 
     return rows
 
 
+def compiled(name: str, game: sm.ModelGame) -> Row:
+    """What ``compile=True`` takes of the time without it, on single heads."""
+    same = sm.ModelGame(game.model, game.task, game.components, replay=True, compile=True)
+    lost = np.arange(sum(unit.kind == "head" for unit in game.components.units))[:, None]
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(1 + ROUNDS):
+        for which, one in ((False, game), (True, same)):
+            started = time.perf_counter()
+            one.ablating(lost)
+            seconds[which].append(time.perf_counter() - started)
+    ratio = np.median(np.array(seconds[True][1:]) / np.array(seconds[False][1:]))
+    row = {"part": "compiled", "model": name, "work": "single heads", "ratio": float(ratio)}
+    show(row)
+    return row
+
+
 def limit(data: Path) -> list[Row]:
     both = lambda m: sm.Components.heads(m) + sm.Components.neurons(m)  # noqa: E731
     model = gpt2()
     game = sm.ModelGame(model, random_task(4, 16, 50257), both(model), replay=True)
-    rows = against_limit("GPT-2-small's shape, 4 prompts x 16", game, 300, 16)
+    rows = against_limit("GPT-2-small's shape, 4 prompts x 16", game, 300, 16, 48)
+    rows.append(compiled("GPT-2-small's shape, 4 prompts x 16", game))
     model = llama(4, 32_000)
     name = "Llama-1B's width (2048, 8192, 32 heads), 4 layers, vocabulary 32,000, 2 prompts x 16"
     game = sm.ModelGame(model, random_task(2, 16, 32_000), both(model), replay=True)
-    rows += against_limit(name, game, 100, 6)
+    rows += against_limit(name, game, 100, 6, 32)
+    rows.append(compiled(name, game))
     del model
     game = story_game(data, torch.from_numpy(load_truth()["tokens"]))
-    rows += against_limit("story 260K, 8 texts x 32, all scored", game, 2000, 200)
+    rows += against_limit("story 260K, 8 texts x 32, all scored", game, 2000, 200, 500)
     model = sm.load_model(data / "stories3m")
     task = sm.load_task(str(data / "prompts" / "ioi.json"), model, n_prompts=8, seed=0)
     game = sm.ModelGame(model, task, both(model), replay=True)
-    rows += against_limit("story 3M, 8 prompts of IOI", game, 2000, 100)
+    rows += against_limit("story 3M, 8 prompts of IOI", game, 2000, 100, 500)
     return rows
 
 
@@ -297,7 +317,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="the folder of models")
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--only", choices=["limit", "peers", "growth"], help="prints, no files")
+    parser.add_argument("--only", choices=["limit", "peers", "growth"], help="and keep the rest")
     options = parser.parse_args()
     parts = {"limit": limit, "peers": against_peers, "growth": growth}
     if options.gpu:
@@ -309,9 +329,11 @@ def main() -> None:
     rows: list[Row] = []
     for part in parts.values():
         rows += part(options.data)
-    if options.only:
-        return
     name = "throughput_gpu" if options.gpu else "throughput"
+    if options.only:
+        before = json.loads((HERE / "results" / f"{name}.json").read_text())["rows"]
+        measured = {row["part"] for row in rows}
+        rows = [row for row in before if row["part"] not in measured] + rows
     out = {**provenance(), "transformers": tf.__version__, "rounds": ROUNDS, "rows": rows}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n")

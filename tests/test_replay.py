@@ -1,5 +1,6 @@
 """Replayed passes against plain ones: every family and ablation; what they share and survive."""
 
+import shutil
 from itertools import product
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import spex_mech as sm
+from spex_mech.games.blocks import Blocks
 from spex_mech.games.compared import lists_of
 from tests.families import FAMILIES, MORE_FAMILIES, N_LAYERS, build, logits
 from tests.test_engine import ABLATIONS, all_units, some_masks, some_prompts
@@ -316,3 +318,75 @@ def test_logits_of_the_answers_alone(family: str) -> None:
     torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
     assert "forward" not in game.model.get_output_embeddings().__dict__
     assert a_game(family, "prob_diff", replay=True)._replay.measure.tokens is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_share_the_intact_part(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = a_game(family, replay=False)
+    game = a_game(family, replay=True, batch_size=2 * len(plain.prompts))
+    last = [u for u, unit in enumerate(game.components.units) if unit.layer == N_LAYERS - 1]
+    gates = torch.ones(len(last[:12]) + 2, len(game))
+    gates[range(len(last[:12])), last[:12]] = 0
+    gates[3] = 0.25 + gates[3] / 2  # the first layer changes too
+    ran: list[tuple[int, int]] = []
+    step = Blocks.step
+
+    def counting(blocks: Blocks, layer: int, stream: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        ran.append((layer, len(stream)))
+        return step(blocks, layer, stream, *args, **kwargs)
+
+    monkeypatch.setattr(Blocks, "step", counting)
+    values, slopes = game.value_and_slopes(gates)
+    want_values, want = plain.value_and_slopes(gates)
+    torch.testing.assert_close(values, want_values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(slopes, want, rtol=1e-4, atol=1e-5)
+    assert want[:, :, : last[0]].abs().max() > 1e-3  # of units in the part that is shared
+    n_rows = len(gates) * len(game.prompts)
+    at = [sum(rows for where, rows in ran if where == layer) for layer in range(N_LAYERS)]
+    # The first layer: for the mask that changes it and its neighbour, and once for all others. The
+    # last: for those but the two intact masks, whose part is all of the model.
+    assert at[0] == 2 * game.batch_size
+    assert at[-1] <= n_rows
+
+
+def test_gradients_of_prompts_that_do_not_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, game = a_game(replay=False), a_game(replay=True, batch_size=40)
+    gates = varied_masks(len(game))
+    step = Blocks.step
+
+    def small(blocks: Blocks, layer: int, stream: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if len(stream) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(blocks, layer, stream, *args, **kwargs)
+
+    monkeypatch.setattr(Blocks, "step", small)
+    values, slopes = game.value_and_slopes(gates)
+    want_values, want = plain.value_and_slopes(gates)
+    torch.testing.assert_close(values, want_values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(slopes, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bridge_gpt2"])
+def test_compiled_passes_are_the_same(family: str) -> None:
+    game, compiled = a_game(family), a_game(family, compile=True)
+    assert compiled.describe()["passes"] == "replayed, compiled"
+    masks = varied_masks(len(game))
+    torch.testing.assert_close(compiled(masks), game(masks), rtol=1e-5, atol=1e-5)
+    gradients = compiled.gradient(masks[:3]), game.gradient(masks[:3])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    replay = compiled._replay
+    assert replay is not None and len(replay.blocks._compiled) > N_LAYERS
+    assert not any("forward" in module.__dict__ for module in compiled.model.modules())
+
+
+def test_compile_says_what_stands_in_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="leave replay=False out"):
+        a_game(replay=False, compile=True)
+
+    def no_compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(ValueError, match=r"compile=True, but .* no C\+\+ compiler; leave it out"):
+        a_game(compile=True)

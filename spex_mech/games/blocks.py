@@ -10,6 +10,7 @@ weight (``Layer.adds``). Nothing here knows a family: the places are found by na
 may be used for by measuring. Hooks and switches stand only within ``Blocks.standing``.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -73,6 +74,8 @@ class Blocks:
         sites: the hook points of the game, in the order of the forward pass.
         prompts: the game's, a few of which it finds out with.
         precision: to compute in.
+        compiled: run what is neither a projection nor hooked (norms, activation functions) as one
+            compiled kernel each.
 
     Raises:
         CannotReplay: the model cannot be cut at its blocks.
@@ -85,6 +88,7 @@ class Blocks:
         sites: Sequence[Site],
         prompts: Prompts,
         precision: str = "float32",
+        compiled: bool = False,
     ) -> None:
         self.model, self.architecture, self.sites = model, architecture, list(sites)
         self.precision = precision
@@ -92,6 +96,7 @@ class Blocks:
         self.layers = [Layer(model.get_submodule(name)) for name in names]
         self._now = Now()
         self._names = [architecture.name(site.kind, site.layer) for site in self.sites]
+        self._compiled = _compiled(model) if compiled else {}
         # Models leave out an attention mask in which nothing is padding: with the most padded
         # prompt in every intact run, all runs have the same arguments.
         n_real = prompts.real.sum(dim=1)
@@ -116,6 +121,12 @@ class Blocks:
             stack.enter_context(evaluating(self.model))
             stack.enter_context(computing(self.model, self.precision))
             stack.enter_context(hooked(self.model, rewriters, lambda: self._now.n_rows, set()))
+            if self._compiled:
+                stack.enter_context(warnings.catch_warnings())
+                # The compiler looks at every tensor that it is given.
+                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not")
+            for module, forward in self._compiled.items():
+                stack.enter_context(forward_of(module, forward))
             last = len(self.layers) - 1
             for number, layer in enumerate(self.layers):
                 switched = self._block_forward(layer, number == last)
@@ -289,6 +300,29 @@ class Blocks:
                 adds = adds and bool((changed - after - wanted).norm() <= most * wanted.norm())
             if adds:
                 self.layers[site.layer].adds[index] = weight
+
+
+# Projections run in libraries already; a compiled module must not hold a place that is hooked.
+_NOT_COMPILED = ("Linear", "Conv1D", "Embedding", "Dropout", "Identity", "HookPoint")
+
+
+def _compiled(model: nn.Module) -> dict[nn.Module, Callable[..., Any]]:
+    """The forward of every norm, activation function and the like, compiled once for its class."""
+    of_class: dict[type, Any] = {}
+    found: dict[nn.Module, Callable[..., Any]] = {}
+    for module in model.modules():
+        kind = type(module)
+        if any(module.children()) or "forward" in module.__dict__:
+            continue
+        if any(name in kind.__name__ for name in _NOT_COMPILED):
+            continue
+        if kind not in of_class:
+            of_class[kind] = torch.compile(kind.forward, dynamic=True)
+        run = of_class[kind]
+        found[module] = lambda _, *args, module=module, run=run, **kwargs: run(
+            module, *args, **kwargs
+        )
+    return found
 
 
 def _noises(act: Tensor) -> Iterator[Tensor]:

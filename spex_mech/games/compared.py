@@ -80,6 +80,7 @@ def compared_replay(
     metric_name: Metric | str,
     rows: int,
     precision: str,
+    compiled: bool,
     plain: Plain,
 ) -> Replay:
     """Cut the model at its blocks, and compare what comes out with plain passes.
@@ -88,6 +89,7 @@ def compared_replay(
         metric_name: the metric as the task gave it; tells which logits it reads.
         rows: of a batch.
         precision: to compute in.
+        compiled: run norms and activation functions compiled.
 
     Raises:
         CannotReplay: the model cannot be cut.
@@ -97,7 +99,7 @@ def compared_replay(
     tokens = None
     if read_at is not None and _unembedding(model) is not None:
         tokens = read_tokens(metric_name, prompts)
-    blocks = Blocks(model, architecture, sites, prompts, precision)
+    blocks = Blocks(model, architecture, sites, prompts, precision, compiled)
     sizes = _sizes(prompts.tokens.device)
     n_read = prompts.tokens.shape[1] if read_at is None else read_at.shape[1]
     n_answers = (answers_of(model) or 1024) if tokens is None else len(tokens)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from spex_mech.games.ablation import replacing
@@ -96,7 +96,8 @@ class Replay:
             tick: called with how many masks' worth of work was done.
         """
         n_prompts = len(self.prompts)
-        values = np.empty((len(lost), n_prompts))
+        # What is found stays on the device until the end: nothing waits for it on the way.
+        found: list[tuple[Int[np.ndarray, " mask"], int, int, Tensor]] = []
         ranks = np.sort(self._rank[lost], axis=1)
         keys = ranks[:, :_SORTED_BY].T[::-1]
         order = np.lexsort(keys) if len(keys) else np.arange(len(lost))
@@ -110,50 +111,28 @@ class Replay:
                     while todo:
                         first, last = todo.pop(0)
                         try:
-                            found = self._wave(part, first, last)
+                            wave = self._wave(part, first, last)
                         except (torch.OutOfMemoryError, RuntimeError) as error:
                             if not is_out_of_memory(error) or last - first == 1:
                                 raise
                             middle = (first + last) // 2  # fewer prompts at once
                             todo[:0] = [(first, middle), (middle, last)]
                             continue
-                        values[order[a : a + n_masks], first:last] = found.cpu().numpy()
+                        found.append((order[a : a + n_masks], first, last, wave))
                         tick(len(part) * (last - first) / n_prompts)
+        values = np.empty((len(lost), n_prompts))
+        for masks, first, last, wave in found:
+            values[masks, first:last] = wave.cpu().numpy()
         return values
 
-    def differentiable(
-        self,
-        intact: Intact,
-        replace: Mapping[int, Callable[[Tensor], Tensor | None]],
-        of_prompt: Int[Tensor, " row"],
-    ) -> Float[Tensor, " row"]:
-        """The metric of rows, every block run with its hooks, so that gradients flow to them.
-
-        It begins at the first block that has a site, and ends with the logits that are read; no
-        block is shared, as each row's gradient needs all of them.
-
-        Args:
-            replace: site -> what rewrites the activation there.
-        """
-        first = min(site.layer for site in self.blocks.sites)
-        stream = intact.streams[first][of_prompt]
-        with self.blocks.standing():
-            for layer in range(first, len(self.blocks.layers)):
-                stream = self.blocks.step(layer, stream, intact.calls[layer], of_prompt, replace)
-            return self.measure(stream, of_prompt)
-
-    @torch.no_grad()
-    def whole_intact(self) -> Intact | None:
-        """The intact run of all prompts, where it fits."""
-        with self.blocks.standing():
-            run = self._intact(0, min(self.rows, len(self.prompts)))
-        if self._kept is not None:
-            return self._kept
-        return run if self.rows >= len(self.prompts) else None
+    def first_layers(self, lost: Bool[Tensor, "mask unit"]) -> Int[np.ndarray, " mask"]:
+        """The first layer in which each mask loses a unit; of none: the number of layers."""
+        none = len(self.blocks.layers)
+        return np.where(lost.numpy(), self._unit_layer[:-1], none).min(axis=1, initial=none)
 
     def _wave(self, lost: Lost, start: int, stop: int) -> Float[Tensor, "mask prompt"]:
         """All layers for some masks on some prompts."""
-        intact = self._intact(start, stop)
+        intact = self.intact(start, stop)
         layer_of = self._unit_layer[lost]
         state = np.zeros(len(lost), dtype=np.int64)  # 0: the intact model; s: live[s - 1]
         live: States = intact.streams[0][None][:0]
@@ -205,7 +184,7 @@ class Replay:
         new_state[loses] = 1 + len(going) + of_fork
         return new_state, after
 
-    def _intact(self, start: int, stop: int) -> Intact:
+    def intact(self, start: int, stop: int) -> Intact:
         """The intact run of some prompts: kept for all where they fit."""
         parameters = self.blocks.model.parameters()
         version = [p._version for p in parameters if not p.is_inference()]
@@ -434,9 +413,9 @@ class LayerRun:
         return replace
 
     def _mixing(self, site: int, lost: Bool[np.ndarray, "fork slot"]) -> Callable[[Tensor], Tensor]:
-        keep = torch.from_numpy(np.repeat(~lost, self.n_prompts, axis=0))
-        of_prompt = torch.from_numpy(np.tile(self.prompts, len(lost)))
-        return replacing(keep, self.replay.references[site], of_prompt)
+        reference = self.replay.references[site]
+        keep = _on(np.repeat(~lost, self.n_prompts, axis=0), reference)
+        return replacing(keep, reference, _on(np.tile(self.prompts, len(lost)), reference))
 
     def _reference(self, site: int) -> Float[Tensor, "prompt_or_1 pos_or_1 width"]:
         reference = self.replay.references[site]
@@ -490,9 +469,12 @@ class LayerRun:
         return torch.einsum("fkpt,fkd->fptd", change, weight[slot])
 
 
-def _on(numbers: Int[np.ndarray, "..."], like: Tensor) -> Int[Tensor, "..."]:
-    """Indices where a tensor is, without waiting for it."""
-    return torch.from_numpy(numbers).to(like.device, non_blocking=True)
+def _on(numbers: Shaped[np.ndarray, "..."], like: Tensor) -> Shaped[Tensor, "..."]:
+    """The same on a tensor's device, without waiting for it."""
+    there = torch.from_numpy(numbers)
+    if like.device.type != "cuda":
+        return there.to(like.device)
+    return there.pin_memory().to(like.device, non_blocking=True)
 
 
 def _rows(numbers: Int[np.ndarray, " row"], like: Tensor) -> Int[Tensor, " row"] | slice:

@@ -1,0 +1,187 @@
+"""Gradients of many masks by replay: what the masks share is run once.
+
+One backward pass gives the slopes of all units at one mask. Up to the first layer that a mask
+ablates its forward pass is the intact one, so that part is run once, kept with what a backward
+pass needs, and every mask sends its own slopes back through it; only what comes after is run for
+each mask. For the gradients at ``N`` without one unit, over all units, that saves half of the
+forward passes.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from spex_mech.games.batches import in_batches, is_out_of_memory
+from spex_mech.games.blocks import Intact, Residual
+from spex_mech.games.forward import Hook
+from spex_mech.games.replay import Replay
+
+# What rewrites the activation at each site of rows, given their gates and prompts.
+Rewriting = Callable[[Float[Tensor, "row column"], Int[Tensor, " row"]], Mapping[int, Hook]]
+# The metric's values as they are, or an error: given also their prompts and what is kept.
+Checking = Callable[[Tensor, Int[Tensor, " row"], Bool[Tensor, "row unit"]], Tensor]
+
+_WORTH = 1.5  # times the cost of the shared part that sharing must save
+
+
+class Gradients:
+    """The values and slopes of gates, as ``ModelGame.value_and_slopes`` gives them.
+
+    Args:
+        rewriting: the hooks of rows, by site.
+        check: raises where a value is not finite.
+        rows: of a batch.
+        n_blocks: of prompts, whose slopes are kept apart.
+    """
+
+    def __init__(
+        self, replay: Replay, rewriting: Rewriting, check: Checking, rows: int, n_blocks: int
+    ) -> None:
+        self.replay, self.rewriting, self.check = replay, rewriting, check
+        self.rows, self.n_blocks = rows, n_blocks
+        self._sites_layer = np.array([site.layer for site in replay.blocks.sites])
+
+    @torch.no_grad()
+    def __call__(
+        self, gates: Tensor
+    ) -> tuple[Float[Tensor, "mask prompt"], Float[Tensor, "mask block unit"]]:
+        n_prompts = len(self.replay.prompts)
+        values = torch.empty(len(gates), n_prompts, dtype=torch.float64)
+        slopes = torch.zeros(len(gates), self.n_blocks, gates.shape[1], dtype=torch.float64)
+        first = self.replay.first_layers(gates != 1)
+        order = np.argsort(first, kind="stable")
+        size = min(self.rows, n_prompts)
+        todo = [(a, min(a + size, n_prompts)) for a in range(0, n_prompts, size)]
+        with self.replay.blocks.standing():
+            while todo:
+                start, stop = todo.pop(0)
+                try:
+                    self._of_prompts(start, stop, gates, first, order, values, slopes)
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error) or stop - start == 1:
+                        raise
+                    slopes[:, self._blocks(start, stop)] = 0
+                    middle = (start + stop) // 2
+                    todo[:0] = [(start, middle), (middle, stop)]
+        return values, slopes
+
+    def _blocks(self, start: int, stop: int) -> slice:
+        n_prompts = len(self.replay.prompts)
+        block = lambda prompt: prompt * self.n_blocks // n_prompts  # noqa: E731
+        return slice(block(start), block(stop - 1) + 1)
+
+    def _of_prompts(
+        self,
+        start: int,
+        stop: int,
+        gates: Tensor,
+        first: Int[np.ndarray, " mask"],
+        order: Int[np.ndarray, " mask"],
+        values: Float[Tensor, "mask prompt"],
+        slopes: Float[Tensor, "mask block unit"],
+    ) -> None:
+        n_prompts = len(self.replay.prompts)
+        blocks = self._blocks(start, stop)
+        of_block = torch.arange(start, stop) * self.n_blocks // n_prompts - blocks.start
+        intact = self.replay.intact(start, stop)
+        size = max(1, self.rows // (stop - start))
+        cuts = first[order[::size]]
+        shares = cuts.sum() > _WORTH * cuts.max()
+        shared: Shared | None = None
+
+        def run(part: slice) -> None:
+            nonlocal shared
+            masks = torch.from_numpy(order[part])
+            cut = int(first[order[part]].min()) if shares else 0
+            if cut <= self._sites_layer.min():
+                cut = 0
+            elif shared is None or len(shared.leaf) < len(masks):
+                shared = None
+                n = min(size, part.stop - part.start)
+                shared = Shared(self, n, start, of_block, intact, int(cuts.max()), gates)
+            rows = _Rows(self, gates[masks], start, of_block)
+            begin = cut or int(self._sites_layer.min())
+            stream = intact.streams[begin].repeat(len(masks), 1, 1)
+            stream.requires_grad_(cut > 0)
+            with torch.enable_grad():
+                last = len(self.replay.blocks.layers)
+                final = [stream, *rows.through(begin, last, stream, intact)][-1]
+                of_prompt = start + rows.of_prompt.to(final.device)
+                measured = self.replay.measure(final, of_prompt)
+                total = measured.sum() * (self.n_blocks / n_prompts)
+            keep = gates[masks].repeat_interleave(stop - start, dim=0) > 0
+            self.check(measured.detach(), start + rows.of_prompt, keep)
+            asked = [rows.leaf, stream] if cut else [rows.leaf]
+            # Only the gates' gradients are asked for: no parameter's .grad is touched.
+            found = torch.autograd.grad(total, asked, allow_unused=True)
+            slope = rows.leaf.new_zeros(rows.leaf.shape) if found[0] is None else found[0]
+            if cut and shared is not None:
+                slope = slope + shared.slopes(cut, found[1])
+            values[masks, start:stop] = measured.detach().double().cpu().reshape(len(masks), -1)
+            slopes[masks, blocks] += slope.double().cpu()
+
+        in_batches(len(order), size, run)
+
+
+class _Rows:
+    """Masks on some prompts, and their gates as a leaf: ``[mask block unit]``."""
+
+    def __init__(
+        self, of: Gradients, gates: Tensor, start: int, of_block: Int[Tensor, " prompt"]
+    ) -> None:
+        device = of.replay.prompts.tokens.device
+        exact = torch.float64 if gates.dtype == torch.float64 else torch.float32
+        n_blocks = int(of_block[-1]) + 1
+        leaf = gates.to(device, exact)[:, None].repeat(1, n_blocks, 1)
+        self.of, self.start, self.leaf = of, start, leaf.requires_grad_()
+        self.of_block = of_block.to(device)
+        self.of_prompt = torch.arange(len(of_block)).repeat(len(gates))
+
+    def through(self, first: int, last: int, stream: Residual, intact: Intact) -> list[Residual]:
+        """The streams after each of some blocks."""
+        blocks = self.of.replay.blocks
+        padded = torch.cat([self.leaf, self.leaf.new_ones(*self.leaf.shape[:2], 1)], dim=2)
+        gate = padded[:, self.of_block].flatten(0, 1)
+        hooks = self.of.rewriting(gate, self.start + self.of_prompt)
+        streams = []
+        for layer in range(first, last):
+            of_prompt = self.of_prompt.to(stream.device)
+            stream = blocks.step(layer, stream, intact.calls[layer], of_prompt, hooks)
+            streams.append(stream)
+        return streams
+
+
+class Shared:
+    """The intact run of so many masks' worth of rows, kept for backward passes through it."""
+
+    def __init__(
+        self,
+        of: Gradients,
+        n_masks: int,
+        start: int,
+        of_block: Int[Tensor, " prompt"],
+        intact: Intact,
+        last: int,
+        like: Tensor,
+    ) -> None:
+        ones = torch.ones(n_masks, like.shape[1], dtype=like.dtype)
+        rows = _Rows(of, ones, start, of_block)
+        self.leaf = rows.leaf
+        self.first = min(site.layer for site in of.replay.blocks.sites)
+        stream = intact.streams[self.first].repeat(n_masks, 1, 1)
+        with torch.enable_grad():
+            self.streams = rows.through(self.first, last, stream, intact)
+
+    def slopes(
+        self, cut: int, slope: Float[Tensor, "row pos d_model"]
+    ) -> Float[Tensor, "mask block unit"]:
+        """What slopes of the stream that block ``cut`` is given make of the gates before it."""
+        stream = self.streams[cut - self.first - 1]
+        n_masks = len(slope) // (len(stream) // len(self.leaf))
+        padded = slope.new_zeros(stream.shape)
+        padded[: len(slope)] = slope
+        (found,) = torch.autograd.grad(stream, self.leaf, padded.to(stream), retain_graph=True)
+        return found[:n_masks]
