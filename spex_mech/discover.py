@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from spex_mech.games.masks import names_of
 from spex_mech.games.model_game import versions
 from spex_mech.proxies.distilled import Distilled
+from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.adaptive import Adaptive, Strategy
@@ -30,6 +31,7 @@ from spex_mech.search.spex import Spex
 METHODS = ("spex", "proxyspex", "exhaustive")
 _RESOLVED = 20  # strongest interactions that a precision should resolve
 _MASKS_PER_BATCH = 256
+_FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluations a unit
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,10 @@ def discover(
         progress: show a progress bar once it takes more than a few seconds.
         options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
             ``top`` (how many pairs the audit's recall is about). Of proxyspex: ``proxy``
-            ("distilled", "trees" or an object with the methods of ``Proxy``) and ``masks`` ("near"
-            the intact model, or "half": complement pairs that ablate half of the units).
+            ("distilled", "trees", an object with the methods of ``Proxy``, or a **smaller game of
+            the same units**, such as a ``TokenGame`` of a student model with the same tokenizer)
+            and ``masks`` ("near" the intact model, or "half": complement pairs that ablate half of
+            the units).
 
     A game that has ``gradient(masks)`` is asked for gradients too; one that has, as ``ModelGame``,
     ``value_and_gradient(masks)`` or, by block of prompts, ``value_and_slopes(masks)``, is asked for
@@ -96,6 +100,8 @@ def discover(
         search: Search = Exhaustive(len(game), **common, **options)
     else:
         top = options.pop("top", 100)
+        if hasattr(options.get("proxy"), "labels"):
+            options["proxy"] = student_of(game, options["proxy"], order, seed, progress)
         search = Adaptive(_strategy(game, method, seed, options), len(game), **common, top=top)
     return _drive(game, search, {"method": method, **common}, progress)
 
@@ -114,6 +120,28 @@ def _strategy(game: Any, method: str, seed: int, options: dict[str, Any]) -> Str
     if half not in ("near", "half"):
         raise ValueError(f"masks={half!r}; choose 'near' (the intact model) or 'half' (p = 1/2)")
     return ProxySpex(proxy, half=half == "half", **_known("gradients", has and reads, options))
+
+
+def student_of(game: Any, smaller: Any, order: int, seed: int, progress: bool) -> Student:
+    """A smaller game as a proxy: its interactions are searched first, with its own evaluations.
+
+    Raises:
+        ValueError: the two games differ in their units.
+    """
+    if list(smaller.labels) != list(game.labels):
+        pairs = zip(game.labels, smaller.labels, strict=False)
+        which = next((f"{a!r} and {b!r}" for a, b in pairs if a != b), "their number")
+        raise ValueError(
+            f"the smaller game has {len(smaller)} units and this one {len(game)}; they must be the "
+            f"same, and differ in {which}"
+        )
+    n = len(game)
+    few = n * (n - 1) // 2 <= _FEW_PAIRS and order == 2
+    budget = None if few else _STUDENT_BUDGET * n + 1000
+    method = "exhaustive" if few else "spex"
+    found = discover(smaller, method, budget, order, seed, progress=progress)
+    sets = [tuple(u for u in row if u >= 0) for row in found.units.tolist()]
+    return Student(smaller, list(zip(sets, found.mean.tolist(), strict=True)), found.cost)
 
 
 def _known(name: str, value: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,51 @@ def distill(
     return Distillation(fitted, list(game.labels), r2, len(masks) - n_held, cost)
 
 
+def explain(
+    masks: Any,
+    values: Any,
+    proxy: Any = "distilled",
+    *,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Distillation:
+    """Fit a proxy to masks whose values are already known, such as the subsets and margins of a
+    datamodels release; nothing is evaluated.
+
+    A tenth of the masks is held out, for the R² that the result states.
+
+    Args:
+        masks: ``[mask unit]``, True = kept (trained on).
+        values: ``[mask]`` or ``[mask point]``.
+        proxy, seed: as of :func:`distill`.
+        labels: the name of each unit; default: the numbers.
+
+    Raises:
+        ValueError: shapes that do not fit, values that are not finite, fewer than 20 masks.
+
+    >>> masks = np.random.default_rng(0).random((400, 6)) < 0.5
+    >>> explain(masks, masks[:, 0] & masks[:, 1]).frame(1, kind="banzhaf").units.tolist()
+    ['0 x 1']
+    """
+    masks, values = np.asarray(masks, dtype=bool), np.asarray(values, dtype=np.float64)
+    if masks.ndim != 2 or values.ndim not in (1, 2) or len(values) != len(masks):
+        raise ValueError(
+            f"masks of shape {masks.shape} and values of shape {values.shape}; they must be "
+            "[mask unit] and [mask] or [mask point]"
+        )
+    if len(masks) < 20:
+        raise ValueError(f"{len(masks)} masks are too few to learn from: give at least 20")
+    game = as_game(lambda _: None, masks.shape[1], labels)
+    values = values.reshape(len(masks), -1)
+    order = np.random.default_rng(seed).permutation(len(masks))
+    n_held = max(2, int(_SHARE_HELD * len(masks)))
+    held, learned = order[:n_held], order[n_held:]
+    fitted = proxy_named(proxy, seed, game)
+    fitted.fit(masks[learned], values[learned])
+    r2 = r_squared(masks[held], values[held], fitted)
+    return Distillation(fitted, game.labels, r2, len(learned), {"evaluations": 0})
+
+
 def _different(masks: Bool[np.ndarray, "mask unit"]) -> Bool[np.ndarray, "some unit"]:
     """Each mask once, in their order."""
     _, first = np.unique(np.packbits(masks, axis=1), axis=0, return_index=True)

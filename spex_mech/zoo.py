@@ -8,6 +8,7 @@ from typing import Any
 _DATA = Path(__file__).parent / "data"
 BUNDLED = {
     "demo": "a GPT-2 type transformer that does induction and counts; in the package, no network",
+    "sentiment": "a BERT type classifier of short sentences, for --lens tokens; in the package",
 }
 _CURE = (
     f"bundled: {', '.join(BUNDLED)}; otherwise give a folder that save_pretrained wrote, or a hub "
@@ -58,8 +59,10 @@ def load_tokenizer(model: Any) -> Any:
     if (own := getattr(model, "tokenizer", None)) is not None:
         return own
     source = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    if not source or source in BUNDLED:
+    if not source:
         return None
+    if source in BUNDLED:
+        return _bundled_tokenizer(_DATA / source)
     if (
         Path(source).is_dir()
         and not any(Path(source).glob("*token*"))
@@ -72,12 +75,13 @@ def load_tokenizer(model: Any) -> Any:
 
 
 def _bundled(name: str) -> Any:
+    import transformers
     from safetensors.torch import load_file
-    from transformers import GPT2Config, GPT2LMHeadModel
 
     folder = _DATA / name
-    config = GPT2Config.from_dict(json.loads((folder / "config.json").read_text()))
-    loaded = GPT2LMHeadModel(config)
+    settings = json.loads((folder / "config.json").read_text())
+    make = getattr(transformers, settings["architectures"][0])
+    loaded = make(make.config_class.from_dict(settings))
     # strict=False for the unembedding, which is the embedding and is stored once.
     missing, unexpected = loaded.load_state_dict(
         load_file(folder / "model.safetensors"), strict=False
@@ -87,6 +91,15 @@ def _bundled(name: str) -> Any:
     loaded.tie_weights()
     loaded.config._name_or_path = name
     return loaded
+
+
+def _bundled_tokenizer(folder: Path) -> Any:
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from transformers import PreTrainedTokenizerFast
+
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "mask", "unk")}
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **names)
 
 
 def _class_of(folder: Path) -> Any:

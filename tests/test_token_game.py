@@ -1,6 +1,7 @@
 """Tokens of one text as units: maskings against passes made by hand, gradients, planted words."""
 
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import transformers as tf
 from torch import Tensor, nn
 
 import spex_mech as sm
+from spex_mech.tasks import text_task
+from spex_mech.zoo import load_tokenizer
 from tests.families import _LLAMA_SIZES, D_VOCAB, build
 
 TOKENS = torch.tensor([[1, 7, 23, 9, 40, 12]])
@@ -199,3 +202,109 @@ def test_several_texts_are_refused() -> None:
     task = sm.Task(sm.Prompts(TOKENS[[0, 0]], answers=[5, 5]), "log_prob")
     with pytest.raises(ValueError, match="the task has 2 prompts"):
         sm.TokenGame(build("gpt2"), task)
+
+
+def sentiment(text: str, answer: str, noise: float = 0.0, **options: Any) -> sm.TokenGame:
+    model = sm.load_model("sentiment")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
+    tokenizer = load_tokenizer(model)
+    return sm.TokenGame(model, text_task(model, text, answer), tokenizer=tokenizer, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "pair", "sign"),
+    [
+        ("The film was not good.", "negative", ("4:not", "5:good"), 1),
+        ("The plot was long but the acting was not bad.", "positive", ("9:not", "10:bad"), 1),
+        # Each clause says it already: what the two have in common is backed up.
+        ("I like the food and the film was great.", "positive", ("2:like", "9:great"), -1),
+    ],
+)
+def test_not_good_is_the_strongest_pair(
+    text: str, answer: str, pair: tuple[str, str], sign: int
+) -> None:
+    game = sentiment(text, answer)
+    assert game.masking == "token" and game.labels[0].split(":")[1] == text.split()[0].lower()
+    found = sm.discover(game, progress=False)
+    strongest = tuple(found.labels[u] for u in found.top(1).units[0, :2])
+    assert strongest == pair and sign * found.value(*pair) > 0.3
+    # No word alone explains the label: with all but one masked, the class is a guess.
+    alone = torch.zeros(len(game) + 1, len(game), dtype=torch.bool)
+    alone[range(len(game)), range(len(game))] = True
+    values = game(alone)[:-1, 0]
+    if sign > 0:
+        assert values.max() < np.log(0.75) < np.log(0.95) < found.intact
+
+
+LONG = (
+    "The film was not good and I did not like the story. The room was red but the music was never "
+    "dull. I admire the cast and the plot was very charming."
+)
+
+
+def test_a_student_screens_for_a_large_model() -> None:
+    game, student = sentiment(LONG, "positive"), sentiment(LONG, "positive", noise=0.05)
+    exact = sm.discover(game, method="exhaustive", progress=False)
+    best = {tuple(units) for units in exact.top(15).units[:, :2].tolist()}
+    found = sm.discover(game, "proxyspex", budget=110, proxy=student, progress=False)
+    have = {tuple(units) for units in found.units[:, :2].tolist()}
+    assert len(best & have) >= 14
+    for units, value in zip(found.units[:, :2], found.mean, strict=True):
+        assert value == pytest.approx(exact.value(*(found.labels[u] for u in units)), abs=1e-5)
+    about = found.about
+    n = len(game)
+    assert about["proxy"] == "student" and about["proxy_r2"] > 0.5
+    assert about["proxy_about"]["evaluations_of_student"] == 1 + n + n * (n - 1) // 2
+    assert found.cost["evaluations"] <= 110 < 0.25 * exact.cost["evaluations"]
+
+
+def test_a_student_of_other_units_is_refused() -> None:
+    game, other = sentiment("It was not good.", "negative"), sentiment("It was bad.", "negative")
+    with pytest.raises(ValueError, match=r"differ in '3:not' and '3:bad'"):
+        sm.discover(game, "proxyspex", proxy=other, progress=False)
+
+
+def test_words_and_sentences_as_units() -> None:
+    words = sentiment(LONG, "positive", spans="words")
+    assert words.labels[:6] == ["1:the", "2:film", "3:was", "4:not", "5:good", "6:and"]
+    assert words.labels[11:13] == ["12:story", "13:."]  # the tokenizer writes "story ."
+    sentences = sentiment(LONG, "positive", spans="sentences")
+    assert [len(span) for span in sentences.spans] == [13, 11, 11]
+    assert sentences.labels[1].startswith("14:the room was red but") and len(sentences) == 3
+    with pytest.raises(ValueError, match="spans='lines'; choose one of words, sentences"):
+        sentiment(LONG, "positive", spans="lines")
+    with pytest.raises(ValueError, match="spans='words' needs tokenizer"):
+        sm.TokenGame(build("gpt2"), causal_task(), "words")
+
+
+def test_words_of_a_tokenizer_that_cuts_them(shared_data: Path) -> None:
+    model = sm.load_model(shared_data / "stories260k")
+    tokenizer = load_tokenizer(model)
+    text = "Once upon a time, Lily didn't like vegetables. She ate them! Why? No one"
+    task = text_task(model, text, continuation=" knew")
+    words = sm.TokenGame(model, task, "words", tokenizer=tokenizer)
+    assert [label.split(":")[1] for label in words.labels] == text.split()
+    sentences = sm.TokenGame(model, task, "sentences", tokenizer=tokenizer)
+    assert [label.split(":", 1)[1] for label in sentences.labels] == [
+        "Once upon a time, Lily didn't like vegetables.", "She ate them!", "Why?", "No one"
+    ]  # fmt: skip
+    used = [p for span in sentences.spans for p in span]
+    assert used == list(range(1, used[-1] + 1))  # all but the special first token and the answer
+
+
+@pytest.mark.parametrize(("method", "budget"), [("spex", 10_000), ("proxyspex", 1000)])
+def test_a_trigger_in_a_thousand_tokens(method: str, budget: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(10, 400, (1, 1000), generator=generator)
+    places = [17, 430, 988]
+    tokens[0, places] = torch.tensor([3, 4, 5])
+    task = sm.Task(sm.Prompts(tokens, answers=[1], wrong_answers=[0]), "logit_diff")
+    game = sm.TokenGame(Trigger([3, 4, 5]), task, masking="token", mask_id=0)
+    found = sm.discover(game, method, budget=budget, seed=0, progress=False)
+    assert found.cost["evaluations"] <= budget
+    top = {tuple(units) for units in found.top(3).units[:, :2].tolist()}
+    assert top == set(combinations(places, 2))
+    assert found.top(3).mean == pytest.approx([3, 3, 3])

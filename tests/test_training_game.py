@@ -1,14 +1,19 @@
 """Training examples as units: closed forms against training by hand, gradients, made cases."""
 
+import copy
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import spex_mech as sm
+from spex_mech.distill import explain
+from spex_mech.games.features import frozen_features
+from spex_mech.games.training_game import example_groups
+from tests.families import build
 
 RNG = np.random.default_rng(0)
 X, X_TEST = RNG.normal(size=(12, 4)), RNG.normal(size=(5, 4))
@@ -160,3 +165,108 @@ def test_a_wrong_training_function_is_named() -> None:
     game = sm.TrainingGame(lambda weights: weights.sum(1), 3)
     with pytest.raises(ValueError, match="it must return \\[mask point\\]"):
         game([[True, True, True]])
+
+
+def test_training_that_fails_is_an_error_or_a_stated_value() -> None:
+    def train(weights: Tensor) -> Tensor:
+        if (weights.sum(dim=1) == 0).any():
+            raise RuntimeError("nothing to fit")
+        value = weights.sum(dim=1)
+        return torch.stack([value, value.where(weights[:, 0] > 0, torch.nan)], dim=1)
+
+    masks = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]]).bool()
+    game = sm.TrainingGame(train, 3, differentiable=False)
+    with pytest.raises(ValueError, match=r"fails when trained on nothing: RuntimeError: nothing"):
+        game(masks[:2])
+    with pytest.raises(ValueError, match=r"nan at test point 1 when trained without 0"):
+        game(masks[1:3])
+    game = sm.TrainingGame(train, 3, differentiable=False, failed=-7.0)
+    assert game(masks).tolist() == [[-7, -7], [3, 3], [-7, -7], [-7, -7]]
+    with pytest.raises(ValueError, match="train fails on every subset so far"):
+        sm.TrainingGame(train, 3, differentiable=False, failed=0.0)(masks[[0, 0]])
+
+
+@pytest.mark.parametrize("targets", ["classes", "floats"])
+def test_networks_of_many_masks_are_those_trained_alone(targets: str) -> None:
+    torch.manual_seed(0)
+    classes = targets == "classes"
+    module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2 if classes else 1))
+    y, y_test = (CLASS.astype(int), CLASS_TEST.astype(int)) if classes else (Y, Y_TEST)
+    options = {"steps": 30, "learning_rate": 0.05, "decay": 0.1}
+    game = sm.TrainingGame.network(module, X, y, X_TEST, y_test, **options)
+    masks = torch.rand(5, 12, generator=torch.Generator().manual_seed(0)) > 0.4
+    masks[0], masks[1] = True, False
+    got = game(masks)
+    for mask, values in zip(masks, got, strict=True):
+        alone = copy.deepcopy(module)
+        steps = torch.optim.AdamW(alone.parameters(), lr=0.05, weight_decay=0.1)
+        x = torch.from_numpy(X)[mask].float()
+
+        def losses(x: Tensor, y: Tensor, alone: nn.Module = alone) -> Tensor:
+            if classes:
+                return nn.functional.cross_entropy(alone(x), y, reduction="none")
+            return (alone(x)[:, 0] - y.float()) ** 2
+
+        for _ in range(30 if mask.any() else 0):
+            steps.zero_grad()
+            losses(x, torch.from_numpy(y)[mask]).mean().backward()
+            steps.step()
+        want = -losses(torch.from_numpy(X_TEST).float(), torch.from_numpy(y_test))
+        torch.testing.assert_close(values, want.double(), rtol=1e-4, atol=1e-5)
+    assert not hasattr(game, "gradient")
+
+
+def test_groups_of_equal_examples_and_clusters() -> None:
+    x = [[0.0, 1], [2, 2], [0, 1], [2, 2.1]]
+    assert example_groups(x) == [[0, 2], [1], [3]]
+    assert example_groups(x, 2) == [[0, 2], [1, 3]]
+    with pytest.raises(ValueError, match="n_clusters is 5; it must be 1 to 4"):
+        example_groups(x, 5)
+
+
+def test_a_head_on_frozen_features() -> None:
+    model = build("llama")
+    tokens = torch.randint(0, 61, (14, 6), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(14, 6, dtype=torch.bool)
+    mask[3, 4:] = False
+    prompts = sm.Prompts(tokens, attention_mask=mask)
+    seen: list[Tensor] = []
+    handle = model.model.layers[1].register_forward_hook(lambda m, a, out: seen.append(out))
+    with torch.no_grad():
+        model(tokens, attention_mask=mask.long())
+    handle.remove()
+    whole = seen[0]
+    last = frozen_features(model, prompts, pool="last", batch_size=3)
+    torch.testing.assert_close(last[3], whole[3, 3], rtol=1e-5, atol=1e-5)
+    mean = frozen_features(model, prompts, batch_size=5)
+    torch.testing.assert_close(mean[3], whole[3, :4].mean(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mean[4], whole[4].mean(0), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="there is no layer 2; the model has 2"):
+        frozen_features(model, prompts, layer=2)
+    with pytest.raises(ValueError, match="pool='max'"):
+        frozen_features(model, prompts, pool="max")
+    game = sm.TrainingGame.logistic(mean[:12], CLASS, mean[12:], [0.0, 1.0])
+    assert game(torch.ones(1, 12, dtype=torch.bool)).shape == (1, 2)
+
+
+def test_known_masks_are_explained_without_questions() -> None:
+    game = games()["ridge"]
+    masks = np.random.default_rng(5).random((600, 12)) < 0.5
+    found = explain(masks, game(masks).numpy(), labels=[f"e{u}" for u in range(12)])
+    assert found.r2 is not None and found.r2 > 0.8
+    assert found.cost == {"evaluations": 0} and found.n_masks == 540
+    every = (np.arange(4096)[:, None] >> np.arange(12)) & 1
+    values, signs = game(every.astype(bool)).mean(dim=1).numpy(), 1 - 2 * every
+    true = {
+        f"e{a} x e{b}": float((values * signs[:, a] * signs[:, b]).mean())
+        for a, b in combinations(range(12), 2)
+    }
+    largest = sorted(true, key=lambda pair: -abs(true[pair]))
+    top = found.frame(5)
+    assert top.units[0] == largest[0] and set(top.units) <= set(largest[:10])
+    for units, estimate in top.to_numpy():
+        assert estimate == pytest.approx(true[units], abs=0.25 * abs(true[largest[0]]))
+    with pytest.raises(ValueError, match="19 masks are too few"):
+        explain(masks[:19], np.zeros(19))
+    with pytest.raises(ValueError, match=r"values of shape \(3,\)"):
+        explain(masks, np.zeros(3))

@@ -5,6 +5,7 @@ token is replaced by a mask token, hidden from attention, deleted, or its embedd
 the mean one or by zeros; of the last two the gradient of every unit's gate is known.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,8 +33,9 @@ class TokenGame:
         task: one prompt, and a metric by name ("log_prob" of the answers, which are classes for a
             classifier; "logit_diff", ...) or function. Without answers, "log_prob" scores the
             tokens after ``target_mask``: a continuation under teacher forcing.
-        spans: the positions of each unit. Default: each token alone, but for special tokens of the
-            tokenizer and tokens that the metric scores. Positions in no span are always seen.
+        spans: "words" or "sentences" (by the tokenizer), or the positions of each unit. Default:
+            each token alone. Special tokens of the tokenizer and tokens that the metric scores are
+            in none of these. Positions in no span are always seen.
         masking: "token" (replaced by ``mask_id``), "attention" (nothing attends to it; positions
             are kept), "delete" (the rest closes up), "mean" or "zero" (its embedding, which is
             differentiable). Default: "token" where the tokenizer has a mask token, otherwise
@@ -52,7 +54,7 @@ class TokenGame:
         self,
         model: Any,
         task: Task,
-        spans: Sequence[Sequence[int]] | None = None,
+        spans: str | Sequence[Sequence[int]] | None = None,
         *,
         masking: str | None = None,
         mask_id: int | None = None,
@@ -228,16 +230,17 @@ def _moved(position: Int[Tensor, " mask"], order: Int[Tensor, "mask pos"]) -> In
 
 
 def _checked_spans(
-    prompt: Prompts, spans: Sequence[Sequence[int]] | None, tokenizer: Any
+    prompt: Prompts, spans: str | Sequence[Sequence[int]] | None, tokenizer: Any
 ) -> list[tuple[int, ...]]:
     real = prompt.real[0].nonzero()[:, 0].tolist()
-    if spans is None:
+    if spans is None or isinstance(spans, str):
         special = set(getattr(tokenizer, "all_special_ids", ()))
         scored = set()
         if prompt.target_mask is not None:
             scored = {p + 1 for p in prompt.target_mask[0].nonzero()[:, 0].tolist()}
         ids = prompt.tokens[0].tolist()
-        spans = [[p] for p in real if ids[p] not in special and p not in scored]
+        free = [p for p in real if ids[p] not in special and p not in scored]
+        spans = [[p] for p in free] if spans is None else _spans_of(spans, ids, free, tokenizer)
     found = [tuple(int(p) for p in span) for span in spans]
     used = [p for span in found for p in span]
     if not found or not all(found):
@@ -248,6 +251,34 @@ def _checked_spans(
     if outside := [p for p in used if p not in real]:
         raise ValueError(f"position {outside[0]} is no token of the text, which has {len(real)}")
     return found
+
+
+_PARTS = {"words": r"\S+", "sentences": r"\S.*?(?:[.!?]+(?=\s|$)|\n|$)"}
+
+
+def _spans_of(kind: str, ids: list[int], free: list[int], tokenizer: Any) -> list[list[int]]:
+    """Positions by the word or sentence in which a token's last character stands; only those that
+    may be units, and of neighbours only."""
+    if kind not in _PARTS:
+        raise ValueError(f"spans={kind!r}; choose one of {', '.join(_PARTS)}, or give positions")
+    if tokenizer is None:
+        raise ValueError(f"spans={kind!r} needs tokenizer=..., to know where they begin")
+    first, last = free[0], free[-1]
+    # A token alone may not tell whether a space comes before it; the text so far does.
+    ends = [len(tokenizer.decode(ids[first : p + 1]).rstrip()) for p in range(first, last + 1)]
+    text = tokenizer.decode(ids[first : last + 1])
+    starts = [match.start() for match in re.finditer(_PARTS[kind], text, re.DOTALL)]
+    of = np.searchsorted(starts, np.array(ends) - 1, side="right")
+    spans: list[list[int]] = []
+    before = None
+    for p in free:
+        key = int(of[p - first])
+        if before == (p - 1, key):
+            spans[-1].append(p)
+        else:
+            spans.append([p])
+        before = (p, key)
+    return spans
 
 
 def _labels(game: TokenGame, tokenizer: Any) -> list[str]:

@@ -7,21 +7,22 @@ gradients with respect to the weight of each example, which are influence functi
 2017), screen the pairs.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from spex_mech.games.batches import in_batches
-from spex_mech.games.masks import mask_table, spread, unit_of_places
+from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
 
 # Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
 Train = Callable[[Float[Tensor, "mask example"]], Float[Tensor, "mask point"]]
 _MOST_BLOCKS = 8  # of test points, in slopes by block
-_MASKS = 64
+_MASKS, _NETWORKS = 64, 32  # that are trained at a time
 
 
 class TrainingGame:
@@ -36,6 +37,8 @@ class TrainingGame:
             Examples in no group are always trained on.
         labels: the name of each unit; default: the numbers.
         differentiable: whether autograd can go through ``train``.
+        failed: the value, at every test point, of subsets on which ``train`` raises an error or
+            gives what is not finite (such as the empty one). Default: that is an error.
         batch_size: masks at a time.
         name: of the task, for results.
 
@@ -51,6 +54,7 @@ class TrainingGame:
         *,
         labels: Sequence[str] | None = None,
         differentiable: bool = True,
+        failed: float | None = None,
         batch_size: int = _MASKS,
         name: str = "training",
     ) -> None:
@@ -69,7 +73,8 @@ class TrainingGame:
         self.labels = numbers if labels is None else list(labels)
         if len(self.labels) != len(groups) or len(set(self.labels)) < len(groups):
             raise ValueError(f"{len(set(self.labels))} different labels for {len(groups)} units")
-        self.batch_size = batch_size
+        self.batch_size, self.failed = batch_size, failed
+        self._n_points = 0
         if differentiable:
             self.gradient = self._gradient
             self.value_and_slopes = self._value_and_slopes
@@ -103,6 +108,17 @@ class TrainingGame:
         """Of penalised logistic regression (:func:`logistic`)."""
         train = logistic(x, y, x_test, y_test, penalty)
         return cls(train, len(x), **{"name": "logistic", **options})
+
+    @classmethod
+    def network(
+        cls, module: nn.Module, x: Any, y: Any, x_test: Any, y_test: Any, **options: Any
+    ) -> "TrainingGame":
+        """Of a small network (:func:`network`, whose ``steps``, ``learning_rate`` and ``decay`` may
+        be given too)."""
+        own = {k: options.pop(k) for k in ("steps", "learning_rate", "decay") if k in options}
+        train = network(module, x, y, x_test, y_test, **own)
+        defaults = {"name": "network", "differentiable": False, "batch_size": _NETWORKS}
+        return cls(train, len(x), **{**defaults, **options})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -161,13 +177,64 @@ class TrainingGame:
         return {"lens": "data", "task": self.name, "n_examples": self.n_examples}
 
     def _values(self, gates: Float[Tensor, "mask unit"]) -> Float[Tensor, "mask point"]:
-        values = torch.as_tensor(self.train(spread(gates, self._unit_of)))
-        if values.ndim != 2 or len(values) != len(gates) or not values.isfinite().all():
+        try:
+            values = torch.as_tensor(self.train(spread(gates, self._unit_of)))
+        except (torch.OutOfMemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            return self._one_by_one(gates, error)
+        if values.ndim != 2 or len(values) != len(gates):
             raise ValueError(
-                f"train returned shape {tuple(values.shape)} for {len(gates)} rows of weights, or "
-                "something that is not finite; it must return [mask point]"
+                f"train returned shape {tuple(values.shape)} for {len(gates)} rows of weights; it "
+                "must return [mask point]"
             )
-        return values.double()
+        values = values.double()
+        self._n_points = values.shape[1]
+        finite = values.isfinite()
+        if finite.all():
+            return values
+        if self.failed is not None:
+            return torch.where(finite.all(dim=1, keepdim=True), values, self.failed)
+        row, point = (~finite).nonzero()[0].tolist()
+        value = values[row, point].item()
+        raise ValueError(
+            f"train gives {value} at test point {point} when trained {self._without(gates[row])}; "
+            "it must be finite, or give failed=..., the value of such subsets"
+        )
+
+    def _one_by_one(
+        self, gates: Float[Tensor, "mask unit"], error: Exception
+    ) -> Float[Tensor, "mask point"]:
+        """Rows alone, so that one that fails takes no other with it."""
+        if len(gates) > 1:
+            rows: list[Tensor | None] = []
+            for gate in gates:
+                try:
+                    rows.append(self._values(gate[None]))
+                except _NoPoints:
+                    rows.append(None)
+            if not self._n_points:
+                raise _NoPoints(f"train fails on every subset so far: {error}") from error
+            none = torch.full((1, self._n_points), self.failed or 0.0, dtype=torch.float64)
+            return torch.cat([none if row is None else row for row in rows])
+        if self.failed is None:
+            raise ValueError(
+                f"train fails when trained {self._without(gates[0])}: "
+                f"{type(error).__name__}: {error}; give failed=..., the value of such subsets"
+            ) from error
+        if not self._n_points:
+            raise _NoPoints(f"train fails on every subset so far: {error}") from error
+        return torch.full((1, self._n_points), self.failed, dtype=torch.float64)
+
+    def _without(self, gates: Float[Tensor, " unit"]) -> str:
+        lost = (gates == 0).nonzero()[:, 0].tolist()
+        if len(lost) == len(self):
+            return "on nothing"
+        return f"without {names_of(self.labels, lost)}" if lost else "on everything"
+
+
+class _NoPoints(ValueError):
+    """It is not known yet how many test points there are."""
 
 
 def ridge(x: Any, y: Any, x_test: Any, y_test: Any, penalty: float = 1.0) -> Train:
@@ -236,3 +303,86 @@ def logistic(
         return torch.nn.functional.logsigmoid(margin)
 
     return train
+
+
+def network(
+    module: nn.Module,
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    *,
+    steps: int = 100,
+    learning_rate: float = 0.01,
+    decay: float = 0.0,
+) -> Train:
+    """A small network, trained for many masks at once (``torch.func.vmap``); the value at each test
+    point is the log-probability of its class, or minus the squared error where targets are floats.
+
+    Every mask starts at the module's own weights and takes the same full-batch steps of AdamW on
+    the mean loss of what it keeps; on nothing it stays where it starts. Dropout and batch norm are
+    as in evaluation.
+
+    Args:
+        module: ``[example ...]`` -> ``[example class]``, or for regression ``[example 1]``.
+        y: classes (integers) or targets (floats), ``[example]``.
+        decay: AdamW's weight decay.
+    """
+    x, x_test = (torch.as_tensor(a).float() for a in (x, x_test))
+    y, y_test = torch.as_tensor(y), torch.as_tensor(y_test)
+    start = {name: p.detach().clone() for name, p in module.named_parameters()}
+    buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
+    module = copy.deepcopy(module).eval()
+
+    def value(parameters: dict[str, Tensor], points: Tensor, targets: Tensor) -> Tensor:
+        out = torch.func.functional_call(module, (parameters, buffers), (points,))
+        if targets.dtype.is_floating_point:
+            return -((out[:, 0] - targets) ** 2)
+        return out.log_softmax(dim=1).gather(1, targets.long()[:, None])[:, 0]
+
+    values = torch.func.vmap(value, in_dims=(0, None, None))
+
+    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
+        n = len(weights)
+        # Its steps are taken number by number, so that stacked weights are trained apart.
+        stacked = {k: p.expand(n, *p.shape).clone().requires_grad_() for k, p in start.items()}
+        steps_of = torch.optim.AdamW(stacked.values(), lr=learning_rate, weight_decay=decay)
+        share = weights.float() / weights.float().sum(dim=1, keepdim=True).clamp(min=1e-12)
+        empty = ~(weights > 0).any(dim=1)
+        with torch.enable_grad():
+            for _ in range(steps):
+                steps_of.zero_grad()
+                (-values(stacked, x, y) * share).sum().backward()
+                steps_of.step()
+        with torch.no_grad():
+            for name, p in stacked.items():
+                p[empty] = start[name]
+            return values(stacked, x_test, y_test)
+
+    return train
+
+
+def example_groups(x: Any, n_clusters: int | None = None, seed: int = 0) -> list[list[int]]:
+    """Groups of examples for ``TrainingGame(groups=...)``: equal ones, or clusters by k-means.
+
+    Args:
+        x: features ``[example ...]``.
+        n_clusters: default: only what is exactly equal is grouped.
+
+    >>> example_groups([[0.0, 1.0], [2.0, 2.0], [0.0, 1.0]])
+    [[0, 2], [1]]
+    """
+    flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+    if n_clusters is None:
+        _, first, of = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+        of = np.argsort(np.argsort(first))[of.ravel()]
+    else:
+        if not 1 <= n_clusters <= len(flat):
+            raise ValueError(f"n_clusters is {n_clusters}; it must be 1 to {len(flat)}")
+        from scipy.cluster.vq import kmeans2
+
+        _, of = kmeans2(flat, n_clusters, minit="++", rng=seed)
+    groups: dict[int, list[int]] = {}
+    for example, group in enumerate(of.tolist()):
+        groups.setdefault(group, []).append(example)
+    return sorted(groups.values())

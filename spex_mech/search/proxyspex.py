@@ -5,14 +5,16 @@
 2. *Masks to learn from*, of random sizes up to that (near the intact model, where interactions are
    defined), or pairs of complements that ablate half of the units each. Some are held out. A proxy
    that reads slopes gets gradient rows as SPEX asks for them; one that needs no masks of its own
-   (``distilled`` without gradients) gets what group tests or single ablations tell; any other gets
-   a share of the budget, the later parts where it is least sure.
+   (``distilled`` without gradients) gets what group tests or single ablations tell; one that was
+   searched itself (a student model) gets a few, for its scale; any other gets a share of the
+   budget, the later parts where it is least sure.
 3. *Distil*: the proxy is fitted; its R² on the held-out masks is part of the result, and so is the
    rank correlation of predicted with confirmed sizes, as predicted before they were measured.
 4. *Screen and confirm*, *higher orders*, *audit* (``adaptive``); what each round measured teaches
    the proxy again.
 
-Costs the budget, by default 2 evaluations a unit with gradients, and 4 without (and 100). The name
+Costs the budget, by default 2 evaluations a unit with gradients, 4 without, 1 for a student (and
+100). The name
 and the idea of a proxy are those of Butler et al. 2025 (arXiv 2505.17495), whose proxy is boosted
 trees (``trees``) on masks of half of the units, and who confirm nothing. What was learned here:
 near the intact model of a dense game, random masks tell little of any pair (a mask of a tenth of
@@ -100,12 +102,18 @@ class ProxySpex:
 
     def minimum_budget(self, n: int) -> int:
         fixed = 1 + _PER_SHARE * len(_SHARES) + _LEAST_VALUES + _LEAST_HELD
+        if self._searched:
+            return fixed + 60
         if self.gradients:
             return fixed + GRADIENT_COST * (1 + LEAST_DEEP) + 60
         return fixed + without_gradients_least(n)
 
     def default_budget(self, n: int) -> int:
-        return (2 if self.gradients else 4) * n + 100
+        return (1 if self._searched else 2 if self.gradients else 4) * n + 100
+
+    @property
+    def _searched(self) -> bool:
+        return getattr(self.proxy, "searched", False)
 
     def candidates(
         self, ledger: Ledger, rng: np.random.Generator, keep: int, top: int
@@ -118,6 +126,11 @@ class ProxySpex:
         yield from held.ask(ledger, self._masks(ledger.n, count, rng), "held-out masks")
         if getattr(self.proxy, "learns_from_search", False):
             screen = yield from self._distil(ledger, rng, keep, examples, self.proxy)
+        elif self._searched:
+            masks = self._masks(ledger.n, self._count_of_values(ledger.left - keep), rng)
+            yield from examples.ask(ledger, masks, "masks to learn from")
+            screen = ProposalScreen(self.proxy, examples)
+            screen.fit(ledger)
         else:
             until = ledger.budget - keep - int((1 - _SHARE_LEARNED) * room)
             yield from self._learn(ledger, rng, until, examples)
@@ -143,8 +156,7 @@ class ProxySpex:
     ) -> Asking[Screen]:
         """Masks of all sizes for the values; for pairs, rows of slopes, or without gradients what
         group tests or single ablations tell."""
-        count = int(np.clip(_SHARE_VALUES * (ledger.left - keep), _LEAST_VALUES, _MOST_VALUES))
-        masks = self._masks(ledger.n, count, rng)
+        masks = self._masks(ledger.n, self._count_of_values(ledger.left - keep), rng)
         yield from examples.ask(ledger, masks, "masks to learn from")
         rows, screen = None, None
         if self.gradients:
@@ -157,6 +169,9 @@ class ProxySpex:
             self.notes["candidates"] = way
         proxy.fit(*examples.all(ledger, _MOST_EXAMPLES), rows)
         return screen
+
+    def _count_of_values(self, room: int) -> int:
+        return int(np.clip(_SHARE_VALUES * room, _LEAST_VALUES, _MOST_VALUES))
 
     def _learn(
         self, ledger: Ledger, rng: np.random.Generator, until: int, examples: "Examples"
