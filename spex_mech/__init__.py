@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spex_mech.discover import confirm, discover, measure
-    from spex_mech.distill import Distillation, distill
+    from spex_mech.distill import Distillation, distill, explain
     from spex_mech.games.architectures import Architecture
     from spex_mech.games.components import Component, Components
+    from spex_mech.games.features import frozen_features
     from spex_mech.games.metrics import Task
     from spex_mech.games.model_game import ModelGame
     from spex_mech.games.prompts import Prompts
     from spex_mech.games.token_game import TokenGame
-    from spex_mech.games.training_game import TrainingGame
+    from spex_mech.games.training_game import TrainingGame, example_groups
+    from spex_mech.results.examples import plot_examples
     from spex_mech.results.interactions import Interactions
     from spex_mech.results.interop import from_shapiq, to_shapiq
     from spex_mech.results.plots import plot_map, plot_network
     from spex_mech.results.text import plot_text
-    from spex_mech.tasks import load_task
-    from spex_mech.zoo import load_model
+    from spex_mech.tasks import load_task, text_task
+    from spex_mech.zoo import load_model, load_tokenizer
 
 _HOMES = {
     "Architecture": "games.architectures",
@@ -40,13 +42,19 @@ _HOMES = {
     "confirm": "discover",
     "discover": "discover",
     "distill": "distill",
+    "example_groups": "games.training_game",
+    "explain": "distill",
     "from_shapiq": "results.interop",
+    "frozen_features": "games.features",
     "load_model": "zoo",
     "load_task": "tasks",
+    "load_tokenizer": "zoo",
     "measure": "discover",
+    "plot_examples": "results.examples",
     "plot_map": "results.plots",
     "plot_network": "results.plots",
     "plot_text": "results.text",
+    "text_task": "tasks",
     "to_shapiq": "results.interop",
 }
 
@@ -64,13 +72,19 @@ __all__ = [
     "confirm",
     "discover",
     "distill",
+    "example_groups",
+    "explain",
     "from_shapiq",
+    "frozen_features",
     "load_model",
     "load_task",
+    "load_tokenizer",
     "measure",
+    "plot_examples",
     "plot_map",
     "plot_network",
     "plot_text",
+    "text_task",
     "to_shapiq",
 ]
 

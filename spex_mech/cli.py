@@ -56,20 +56,30 @@ def _parser() -> argparse.ArgumentParser:
     discover = commands.add_parser("discover", help="measure the interactions of a model on a task")
     discover.add_argument("--model", default="demo", help="bundled name, local folder or hub name")
     discover.add_argument("--bridge", action="store_true", help="load it as a TransformerBridge")
-    discover.add_argument("--lens", default="model", choices=["model", "tokens"])
+    discover.add_argument("--lens", default="model", choices=["model", "tokens", "data"])
     discover.add_argument("--text", help="of --lens tokens: the text whose tokens are the units")
     discover.add_argument("--answer", help="of --lens tokens: the word that follows, or the class")
     discover.add_argument("--continuation", help="of --lens tokens: all that follows, scored")
     discover.add_argument(
         "--masking", help="of --lens tokens: token, attention, delete, mean or zero"
     )
+    discover.add_argument("--student", help="of --lens tokens: a smaller model, to screen pairs on")
+    discover.add_argument(
+        "--examples",
+        help="of --lens data: an .npz with x, y, x_test, y_test (and texts), or masks and values",
+    )
+    discover.add_argument(
+        "--learner", default="ridge", help="of --lens data: ridge or logistic (y of 0 and 1)"
+    )
+    discover.add_argument("--penalty", type=float, default=1.0, help="of --learner")
     discover.add_argument("--task", default="induction", help="a task, or a .csv/.json prompt file")
     discover.add_argument("--file", help="the text file of the task 'text'")
     discover.add_argument("--n-prompts", type=int, default=DEFAULTS["n_prompts"])
     discover.add_argument(
         "--units",
         default="heads",
-        help="heads, neurons, heads+neurons, kv_groups, or labels and patterns: L1H*,L0N17",
+        help="heads, neurons, heads+neurons, kv_groups, or labels and patterns: L1H*,L0N17; of "
+        "--lens tokens: tokens, words or sentences",
     )
     discover.add_argument(
         "--ablation",
@@ -117,6 +127,9 @@ def _discover(options: argparse.Namespace) -> None:
     from spex_mech.tasks import load_task
 
     _check_folder(options.out)
+    if options.lens == "data":
+        _discover_data(options)
+        return
     model = sm.load_model(options.model, bridge=options.bridge)
     if options.lens == "tokens":
         _discover_tokens(model, options)
@@ -137,26 +150,67 @@ def _discover(options: argparse.Namespace) -> None:
 
 def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
     import spex_mech as sm
-    from spex_mech.tasks import text_task
-    from spex_mech.zoo import load_tokenizer
 
     if options.text is None:
         raise ValueError("--lens tokens needs --text, and --answer or --continuation")
-    task = text_task(model, options.text, options.answer, continuation=options.continuation)
-    tokenizer = load_tokenizer(model)
-    game = sm.TokenGame(
-        model, task, masking=options.masking, tokenizer=tokenizer, batch_size=options.batch_size
-    )
-    found = _found(game, options)
+    task = sm.text_task(model, options.text, options.answer, continuation=options.continuation)
+    given = {"masking": options.masking, "tokenizer": sm.load_tokenizer(model)}
+    given["spans"] = None if options.units in ("heads", "tokens") else options.units
+    given["batch_size"] = options.batch_size
+    game = sm.TokenGame(model, task, **given)
+    student = None
+    if options.student is not None:
+        student = sm.TokenGame(sm.load_model(options.student), task, **given)
+    found = _found(game, options, student)
     print(found)
     _write(found, options.out)
     sm.plot_text(found).save(options.out / "text.html")
     print("and text.html, the text with its strongest pairs")
 
 
-def _found(game: Any, options: argparse.Namespace) -> Any:
+def _discover_data(options: argparse.Namespace) -> None:
+    import numpy as np
+
     import spex_mech as sm
 
+    if options.examples is None:
+        raise ValueError("--lens data needs --examples FILE.npz")
+    with np.load(options.examples, allow_pickle=False) as file:
+        held = dict(file)
+    texts = [str(text) for text in held["texts"]] if "texts" in held else None
+    if {"masks", "values"} <= set(held):
+        known = sm.explain(
+            held["masks"], held["values"], options.proxy or "distilled", labels=texts
+        )
+        told = "of no held-out mask" if known.r2 is None else f"{known.r2:.2f} on held-out masks"
+        print(f"estimates from {known.n_masks:,} known masks, R² {told}")
+        table = known.frame(20, options.order, kind="banzhaf")
+        print(table.to_string(index=False))
+        options.out.mkdir(parents=True, exist_ok=True)
+        table.to_csv(options.out / "estimates.csv", index=False)
+        print(f"\nwritten to {options.out}: estimates.csv")
+        return
+    if lacking := [name for name in ("x", "y", "x_test", "y_test") if name not in held]:
+        raise ValueError(f"{options.examples} has no {lacking[0]!r}; it holds {', '.join(held)}")
+    learners = {"ridge": sm.TrainingGame.ridge, "logistic": sm.TrainingGame.logistic}
+    if options.learner not in learners:
+        raise ValueError(f"--learner {options.learner}; choose one of {', '.join(learners)}")
+    x, y, x_test, y_test = (held[name] for name in ("x", "y", "x_test", "y_test"))
+    game = learners[options.learner](x, y, x_test, y_test, penalty=options.penalty)
+    found = _found(game, options)
+    print(found)
+    _write(found, options.out)
+    sm.plot_examples(found, texts).save(options.out / "examples.html")
+    print("and examples.html, the examples that pull together or against one another")
+
+
+def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
+    import spex_mech as sm
+
+    if student is not None:
+        if options.method != "proxyspex" or options.proxy is not None:
+            raise ValueError("--student goes with --method proxyspex, and without --proxy")
+        options.proxy = student
     if options.proxy is not None and options.method != "proxyspex":
         raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
     proxy = {} if options.proxy is None else {"proxy": options.proxy}

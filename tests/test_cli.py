@@ -103,6 +103,46 @@ def test_tokens_of_a_text(shared_data: Path, tmp_path: Path, capsys: Any) -> Non
     assert "little" in (tmp_path / "text.html").read_text()
 
 
+def test_words_of_a_text_screened_on_a_student(tmp_path: Path, capsys: Any) -> None:
+    arguments = ["discover", "--lens", "tokens", "--model", "sentiment", "--units", "words"]
+    text = (
+        "The film was not good and the story was dull. The food was never nice. I like the hotel."
+    )
+    arguments += ["--text", text, "--answer", "negative"]
+    student = ["--student", "sentiment", "--method", "proxyspex", "--budget", "95"]
+    assert cli.main([*arguments, *student, "--out", str(tmp_path)]) == 0
+    found = sm.Interactions.load(tmp_path / "interactions.npz")
+    assert found.about["proxy"] == "student" and found.labels[3] == "4:not"
+    assert cli.main([*arguments, "--student", "sentiment", "--out", str(tmp_path)]) == 2
+    assert "--student goes with --method proxyspex" in capsys.readouterr().err
+
+
+def test_examples_of_a_file(tmp_path: Path, capsys: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, x_test = rng.normal(size=(9, 3)), rng.normal(size=(4, 3))
+    file = tmp_path / "data.npz"
+    texts = np.array([f"text {i}" for i in range(9)])
+    np.savez(file, x=x, y=x[:, 0] > 0, x_test=x_test, y_test=x_test[:, 0] > 0, texts=texts)
+    arguments = ["discover", "--lens", "data", "--examples", str(file), "--out", str(tmp_path)]
+    options = ["--learner", "logistic", "--penalty", "0.5"]
+    assert cli.main([*arguments, *options]) == 0
+    got = sm.Interactions.load(tmp_path / "interactions.npz")
+    game = sm.TrainingGame.logistic(x, x[:, 0] > 0, x_test, x_test[:, 0] > 0, 0.5)
+    want = sm.discover(game, progress=False)
+    np.testing.assert_allclose(got.values, want.values, atol=1e-9)
+    assert "text " in (tmp_path / "examples.html").read_text()
+    assert cli.main([*arguments, "--learner", "oak"]) == 2
+    assert "--learner oak; choose one of ridge, logistic" in capsys.readouterr().err
+
+    masks = rng.random((300, 6)) < 0.5
+    np.savez(file, masks=masks, values=1.0 * (masks[:, 1] & masks[:, 4]))
+    assert cli.main(arguments) == 0
+    assert "1 x 4" in (tmp_path / "estimates.csv").read_text().splitlines()[1]
+    np.savez(file, x=x)
+    assert cli.main(arguments) == 2
+    assert "has no 'y'; it holds x" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("units", "n_units"), [("neurons", 12), ("heads+neurons", 16)])
 def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> None:
     arguments = ["--units", units, "--n-prompts", "2", "--out", str(tmp_path)]

@@ -13,7 +13,8 @@ from spex_mech.results.interactions import Interactions
 
 _CHARACTER, _GAP, _ROW = 8.4, 6, 22  # pixels
 _HELPS, _HURTS = "33,102,172", "178,24,43"  # blue, red
-_OVERLAP, _COMPOUND, _UNCLEAR = "#1b7837", "#762a83", "#666"  # AND-like green, OR-like purple
+COLOURS = {"AND-like": "#1b7837", "OR-like": "#762a83"}  # green, purple
+UNCLEAR = "#666"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     height = float(min(160.0, 24 + reach / 3))
     # The strongest on top; what is nothing but rounding is not drawn.
     arcs = [row for row in pairs[::-1].tolist() if abs(found.mean[row]) > found.noise_floor]
-    parts = [_arc(found, row, middle, height) for row in arcs]
+    readings = found.readings
+    parts = [_arc(found, row, readings[row], middle, height) for row in arcs]
     largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
     for unit, text in enumerate(texts):
         effect = found.main_effects[unit]
@@ -79,15 +81,14 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     )
 
 
-def _arc(found: Interactions, row: int, middle: np.ndarray, height: float) -> str:
+def _arc(found: Interactions, row: int, reading: str, middle: np.ndarray, height: float) -> str:
     a, b = (int(u) for u in found.units[row, :2])
     value = found.mean[row]
     strongest = abs(found.mean[found.order == 2]).max() or 1.0
     share = abs(value) / strongest
     left, right = sorted((middle[a], middle[b]))
     top = height - min(height - 8, 10 + (right - left) / 3)
-    reading = found.readings[row]
-    colour = {"AND-like": _OVERLAP, "OR-like": _COMPOUND}.get(reading, _UNCLEAR)
+    colour = COLOURS.get(reading, UNCLEAR)
     names = escape(f"{found.labels[a]} x {found.labels[b]}")
     return (
         f'<path d="M {left:.1f} {height:.1f} C {left:.1f} {top:.1f}, {right:.1f} {top:.1f}, '

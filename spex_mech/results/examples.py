@@ -1,0 +1,199 @@
+"""Training examples with their interactions: a network, and a table with texts or thumbnails.
+
+One piece of HTML, which a notebook shows and a browser opens; every text is escaped.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spex_mech.results.interactions import Interactions
+from spex_mech.results.text import COLOURS
+
+_SIZE, _THUMB, _RING = 420, 34, 165  # pixels
+_MOST_TEXT = 160  # characters of an example in the table
+_TOGETHER, _AGAINST = COLOURS["AND-like"], COLOURS["OR-like"]
+_STYLE = (
+    "<style>.sm-examples{font:14px sans-serif;display:flex;flex-wrap:wrap;gap:16px}"
+    ".sm-examples table{border-collapse:collapse}.sm-examples td,.sm-examples th"
+    "{padding:4px 8px;border-bottom:1px solid #ccc;text-align:left;vertical-align:top}"
+    ".sm-examples td.n{text-align:right;font-variant-numeric:tabular-nums}"
+    ".sm-examples img{image-rendering:pixelated;vertical-align:middle}</style>"
+)
+
+
+@dataclass(frozen=True)
+class ExamplesPicture:
+    """HTML that a notebook shows; ``save`` writes it as a page."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def save(self, path: str | Path) -> None:
+        """Write a page that holds it."""
+        head = '<!doctype html><meta charset="utf-8"><title>Interactions of examples</title>'
+        Path(path).write_text(f"{head}{self.html}\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class ExamplePair:
+    """A row of the table: unit numbers, the interaction with its error, and how it reads."""
+
+    units: tuple[int, int]
+    value: float
+    stderr: float
+    reading: str
+
+
+def example_pairs(found: Interactions, k: int = 10) -> list[ExamplePair]:
+    """The k strongest pairs over the noise floor, strongest first.
+
+    Raises:
+        ValueError: there are none.
+    """
+    rows = np.flatnonzero((found.order == 2) & (abs(found.mean) > found.noise_floor))
+    rows = rows[np.argsort(-abs(found.mean[rows]), kind="stable")][:k]
+    if not len(rows):
+        raise ValueError("no pairs to draw: the result holds none over its noise floor")
+    readings = found.readings
+    return [
+        ExamplePair(
+            (int(found.units[row, 0]), int(found.units[row, 1])),
+            float(found.mean[row]),
+            float(found.stderr[row]),
+            readings[row],
+        )
+        for row in rows
+    ]
+
+
+def plot_examples(
+    found: Interactions,
+    texts: Sequence[str] | None = None,
+    images: Any = None,
+    k: int = 10,
+) -> ExamplesPicture:
+    """The k strongest pairs of a ``TrainingGame`` as a network and a table.
+
+    An edge is solid and green where two examples pull together (the interaction is positive: each
+    is worth more with the other), dashed and purple where they pull against one another (negative:
+    each is worth less with the other, as duplicates are), and as thick as it is strong.
+
+    Args:
+        texts: of each unit.
+        images: of each unit, ``[unit height width]`` (grey) or ``[unit height width 3]``; shown
+            as thumbnails (needs matplotlib).
+        k: how many; those under the noise floor are left out.
+
+    Raises:
+        ValueError: there are no pairs, or not as many texts or images as units.
+    """
+    for name, given in (("texts", texts), ("images", images)):
+        if given is not None and len(given) != len(found.labels):
+            raise ValueError(f"{len(given)} {name} for {len(found.labels)} units")
+    pairs = example_pairs(found, k)
+    units = list(dict.fromkeys(u for pair in pairs for u in pair.units))
+    thumbs = {} if images is None else {u: _png(np.asarray(images[u])) for u in units}
+    return ExamplesPicture(
+        f'{_STYLE}<div class="sm-examples">{_network(found, pairs, units, thumbs, texts)}'
+        f"{_table(found, pairs, thumbs, texts)}</div>"
+    )
+
+
+def _network(
+    found: Interactions,
+    pairs: list[ExamplePair],
+    units: list[int],
+    thumbs: dict[int, str],
+    texts: Sequence[str] | None,
+) -> str:
+    angles = 2 * np.pi * np.arange(len(units)) / len(units) - np.pi / 2
+    middle = _SIZE / 2
+    at = {
+        u: (middle + _RING * np.cos(a), middle + _RING * np.sin(a))
+        for u, a in zip(units, angles, strict=True)
+    }
+    largest = abs(pairs[0].value)
+    parts = []
+    for pair in reversed(pairs):  # the strongest on top
+        (x1, y1), (x2, y2) = (at[u] for u in pair.units)
+        share = abs(pair.value) / largest
+        colour, dash = (_TOGETHER, "") if pair.value > 0 else (_AGAINST, ' stroke-dasharray="7 4"')
+        names = escape(" x ".join(found.labels[u] for u in pair.units))
+        parts.append(
+            f'<path d="M {x1:.1f} {y1:.1f} Q {middle} {middle}, {x2:.1f} {y2:.1f}" fill="none" '
+            f'stroke="{colour}" stroke-width="{1 + 5 * share:.1f}"'
+            f'{dash} stroke-opacity="{0.35 + 0.6 * share:.2f}">'
+            f"<title>{names}: {pair.value:+.3g}, {pair.reading}</title></path>"
+        )
+    for u, (x, y) in at.items():
+        label, effect = escape(found.labels[u]), found.main_effects[u]
+        told = f"{label}: main effect {effect:+.3g}"
+        if texts is not None:
+            told += f"\n{escape(texts[u][:_MOST_TEXT])}"
+        half = _THUMB / 2
+        shape = (
+            f'<image x="{x - half:.1f}" y="{y - half:.1f}" width="{_THUMB}" height="{_THUMB}" '
+            f'href="{thumbs[u]}" style="image-rendering:pixelated"/>'
+            if u in thumbs
+            else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="#fff" stroke="#333"/>'
+        )
+        below = y + half + 12
+        parts.append(
+            f"<g><title>{told}</title>{shape}"
+            f'<text x="{x:.1f}" y="{below:.1f}" text-anchor="middle">{label}</text></g>'
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_SIZE}" height="{_SIZE}" '
+        f'viewBox="0 0 {_SIZE} {_SIZE}" font-family="sans-serif" font-size="11" role="img" '
+        f'aria-label="network of the strongest pairs">{"".join(parts)}</svg>'
+    )
+
+
+def _table(
+    found: Interactions,
+    pairs: list[ExamplePair],
+    thumbs: dict[int, str],
+    texts: Sequence[str] | None,
+) -> str:
+    def example(u: int) -> str:
+        image = f'<img src="{thumbs[u]}" width="{_THUMB}" alt=""> ' if u in thumbs else ""
+        effect = f"<br><small>alone {found.main_effects[u]:+.3g}</small>"
+        text = ""
+        if texts is not None:
+            whole = texts[u]
+            short = whole if len(whole) <= _MOST_TEXT else whole[: _MOST_TEXT - 1] + "…"
+            text = f"<br><bdi>{escape(short)}</bdi>"
+        return f"{image}<b>{escape(found.labels[u])}</b>{text}{effect}"
+
+    rows = "".join(
+        f"<tr><td>{example(pair.units[0])}</td><td>{example(pair.units[1])}</td>"
+        f'<td class="n">{pair.value:+.3g}<br><small>± {pair.stderr:.2g}</small></td>'
+        f"<td>{'together' if pair.value > 0 else 'against one another'}"
+        f"<br><small>{pair.reading}</small></td></tr>"
+        for pair in pairs
+    )
+    return (
+        "<table><thead><tr><th>example</th><th>example</th><th>interaction</th><th>they pull</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _png(image: np.ndarray) -> str:
+    """As a data address; grey images are scaled to their own range, dark on white."""
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    if image.ndim == 2:
+        imsave(file, image, cmap="gray_r", format="png")
+    else:
+        imsave(file, np.clip(image / max(1, image.max()), 0, 1).astype(np.float32), format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,80 @@
+"""The picture of training examples: its pairs, its edges, and that no text is markup."""
+
+import base64
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+import spex_mech as sm
+from spex_mech.results.examples import example_pairs
+
+SVG = "{http://www.w3.org/2000/svg}"
+TEXTS = ["a cat", "a cat too", "<img src=x onerror=alert(1)>", '"quoted" & \u202eleft', "x" * 300]
+
+
+def a_result() -> sm.Interactions:
+    """0 and 1 stand in for one another, 2 and 3 are worth something together only."""
+
+    def value(masks: torch.Tensor) -> torch.Tensor:
+        kept = masks.double()
+        either = kept[:, 0] + kept[:, 1] - kept[:, 0] * kept[:, 1]
+        return torch.stack([either + 3 * kept[:, 2] * kept[:, 3], either + kept[:, 2]], dim=1)
+
+    return sm.discover(value, n=5, progress=False)
+
+
+def test_pairs_are_the_strongest_over_the_noise() -> None:
+    pairs = example_pairs(a_result(), 10)
+    assert [(pair.units, pair.reading) for pair in pairs] == [
+        ((2, 3), "AND-like"),
+        ((0, 1), "OR-like"),
+    ]
+    assert [pair.value for pair in pairs] == pytest.approx([1.5, -1.0])
+    assert pairs[0].stderr == pytest.approx(1.5) and pairs[1].stderr == pytest.approx(0)
+    assert len(example_pairs(a_result(), 1)) == 1
+    nothing = sm.discover(lambda masks: masks.sum(dim=1).double(), n=3, progress=False)
+    with pytest.raises(ValueError, match="none over its noise floor"):
+        example_pairs(nothing)
+
+
+def test_edges_and_texts() -> None:
+    html = sm.plot_examples(a_result(), TEXTS).html
+    svg = ElementTree.fromstring(re.findall(r"<svg.*</svg>", html, re.DOTALL)[0])
+    edges = {
+        path[0].text.split(":")[0]: path.attrib  # type: ignore[union-attr]
+        for path in svg.iter(f"{SVG}path")
+    }
+    assert set(edges) == {"0 x 1", "2 x 3"}
+    assert "stroke-dasharray" in edges["0 x 1"] and "stroke-dasharray" not in edges["2 x 3"]
+    assert edges["0 x 1"]["stroke"] != edges["2 x 3"]["stroke"]
+    assert len(list(svg.iter(f"{SVG}circle"))) == 4 and not list(svg.iter(f"{SVG}image"))
+    assert "<img src=x" not in html and "&lt;img src=x onerror=alert(1)&gt;" in html
+    assert "together" in html and "against one another" in html
+
+
+def test_thumbnails_are_the_images(tmp_path: Path) -> None:
+    images = np.zeros((5, 4, 6))
+    images[2, 1, :3] = 9
+    picture = sm.plot_examples(a_result(), images=images)
+    picture.save(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    found = re.findall(r'<image [^>]*href="data:image/png;base64,([^"]+)"', page)
+    assert len(found) == 4 and page.startswith("<!doctype html>")
+    from matplotlib.image import imread
+
+    (tmp_path / "one.png").write_bytes(base64.b64decode(found[0]))
+    shown = imread(tmp_path / "one.png")[:, :, 0]
+    assert shown.shape == (4, 6) and (shown[1, :3] < 0.1).all() and (shown[2] > 0.9).all()
+    colour = sm.plot_examples(a_result(), images=np.zeros((5, 2, 2, 3), dtype=np.uint8))
+    assert colour.html.count("data:image/png") == 8
+
+
+def test_lengths_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="2 texts for 5 units"):
+        sm.plot_examples(a_result(), ["a", "b"])
+    with pytest.raises(ValueError, match="1 images for 5 units"):
+        sm.plot_examples(a_result(), images=np.zeros((1, 2, 2)))
