@@ -106,3 +106,27 @@ def test_throughput_figures() -> None:
     for name, *cells in table:
         mine = [r for r in rows if r["part"] == "limit" and r["model"].startswith(name.strip())]
         assert [float(c) for c in cells] == [pytest.approx(r["ratio"], abs=0.0051) for r in mine]
+
+
+def test_token_figures() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    rows = [r for r in results("lenses")["rows"] if r["part"] == "tokens"]
+    assert len(rows) == 39
+
+    def cells(masking: str, wanted: str) -> list[float | None]:
+        found: dict[int, list[float]] = {148: [], 370: [], 740: []}
+        for r in rows:
+            if r["game"].endswith(masking) and r["method"].startswith(wanted):
+                found[r["budget"]] += [] if r["recall"] is None else [r["recall"]]
+        return [max(scores, default=None) for scores in found.values()]
+
+    table = [
+        ("SPEX, gradients (mean embedding)", cells("mean", "spex_mech spex")),
+        ("SPEX, values only (mean embedding)", cells("mean", "spex_mech spex, values")),
+        ("best of shapiq's four (SVARM-IQ, KernelSHAP-IQ)", cells("mean", "shapiq")),
+        ("SPEX, values only (attention masking)", cells("attention", "spex_mech spex")),
+        ("best of shapiq's four", cells("attention", "shapiq")),
+    ]
+    for name, scores in table:
+        stated = " | ".join("-" if s is None else f"{s:.2f}" for s in scores)
+        assert f"| {name} | {stated} |" in text

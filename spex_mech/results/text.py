@@ -37,7 +37,7 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
 
     A unit is blue where the text loses by masking it (it helps) and red where it gains. An arc is
     green where the damage of its two units overlaps (AND-like), purple where it compounds
-    (OR-like), and as thick as the interaction is strong; its exact value is its tooltip.
+    (OR-like, dashed), and as thick as the interaction is strong; its exact value is its tooltip.
 
     Args:
         found: pairs; of larger sets only the pairs are drawn.
@@ -76,7 +76,8 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     width = left[-1] + widths[-1] + _GAP
     return TextPicture(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" '
-        f'height="{height + _ROW + 6:.0f}" font-family="monospace" font-size="14">'
+        f'height="{height + _ROW + 6:.0f}" font-family="monospace" font-size="14" '
+        'style="background:#fff">'
         f"{''.join(parts)}</svg>"
     )
 
@@ -89,10 +90,11 @@ def _arc(found: Interactions, row: int, reading: str, middle: np.ndarray, height
     left, right = sorted((middle[a], middle[b]))
     top = height - min(height - 8, 10 + (right - left) / 3)
     colour = COLOURS.get(reading, UNCLEAR)
+    dash = ' stroke-dasharray="7 4"' if reading == "OR-like" else ""
     names = escape(f"{found.labels[a]} x {found.labels[b]}")
     return (
         f'<path d="M {left:.1f} {height:.1f} C {left:.1f} {top:.1f}, {right:.1f} {top:.1f}, '
         f'{right:.1f} {height:.1f}" fill="none" stroke="{colour}" '
-        f'stroke-width="{1 + 4 * share:.1f}" stroke-opacity="{0.25 + 0.7 * share:.2f}">'
+        f'stroke-width="{1 + 4 * share:.1f}" stroke-opacity="{0.25 + 0.7 * share:.2f}"{dash}>'
         f"<title>{names}: {value:+.3g} {reading}</title></path>"
     )
