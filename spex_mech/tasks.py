@@ -108,11 +108,14 @@ def text_task(
         tokenizer: instead of the model's own.
 
     Raises:
-        ValueError: no tokenizer, not one of answer and continuation, or no such class.
+        ValueError: no tokenizer, an empty text, not one of answer and continuation, or no such
+            class.
     """
     tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer; give tokenizer=..., or make Prompts of ids")
+    if not text.strip():
+        raise ValueError("the text is empty: it has no tokens to attribute anything to")
     if (answer is None) == (continuation is None):
         raise ValueError("give an answer or a continuation: what should follow the text")
     decode = lambda ids: [tokenizer.decode([i]) for i in ids]  # noqa: E731

@@ -308,3 +308,10 @@ def test_a_trigger_in_a_thousand_tokens(method: str, budget: int) -> None:
     top = {tuple(units) for units in found.top(3).units[:, :2].tolist()}
     assert top == set(combinations(places, 2))
     assert found.top(3).mean == pytest.approx([3, 3, 3])
+
+
+def test_a_text_without_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="the text is empty"):
+        sentiment("  ", "negative")
+    with pytest.raises(ValueError, match="no class 'glad'; this model's are negative, positive"):
+        sentiment("good", "glad")
