@@ -3,6 +3,7 @@
 Progress, budget and cost live here, once for every search and every game.
 """
 
+import os
 import sys
 import time
 import warnings
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from spex_mech.games.fingerprint import function_identity
 from spex_mech.games.masks import names_of
 from spex_mech.games.model_game import versions
 from spex_mech.proxies.distilled import Distilled
@@ -27,6 +29,7 @@ from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import Proxy, ProxySpex
 from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
+from spex_mech.store import Answer, Run, opened
 
 METHODS = ("spex", "proxyspex", "exhaustive")
 _RESOLVED = 20  # strongest interactions that a precision should resolve
@@ -47,6 +50,10 @@ class CallableGame:
     def __call__(self, masks: Bool[Tensor, "mask unit"]) -> Any:
         return self.function(masks)
 
+    def identity(self) -> dict[str, str]:
+        """What a store tells functions apart by."""
+        return function_identity(self.function)
+
 
 def discover(
     game: Any,
@@ -58,6 +65,7 @@ def discover(
     n: int | None = None,
     labels: Sequence[str] | None = None,
     progress: bool = True,
+    store: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Interactions:
     """Find and measure the interactions of a game.
@@ -74,6 +82,14 @@ def discover(
         n: the number of units of a function, which has no length.
         labels: their names; default: their numbers. (A game brings both itself.)
         progress: show a progress bar once it takes more than a few seconds.
+        store: a file that keeps every evaluation (``spex_mech.store``). The same call with it goes
+            on where it was killed, and ends with the same result bit for bit on the same machine;
+            the call of a finished search returns its result at once. Another search on the same
+            game (other method, budget or seed) reuses every evaluation. The store is of one game,
+            by ``describe()`` and ``identity()`` of the game: hashes of weights, prompts, metric,
+            references, versions. Of a plain function, code and captured data are hashed; what it
+            reads from files is not seen. ``cost`` then has ``reused``, the evaluations that other
+            searches had left; its seconds are those of all sittings.
         options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
             ``top`` (how many pairs the audit's recall is about). Of proxyspex: ``proxy``
             ("distilled", "trees", an object with the methods of ``Proxy``, or a **smaller game of
@@ -89,13 +105,16 @@ def discover(
         The measured interactions, with errors over prompts, main effects, cost and provenance.
 
     Raises:
-        ValueError: an unknown method, a budget that is too small, or an answer of the game that is
-            not finite.
+        ValueError: an unknown method, a budget that is too small, an answer of the game that is
+            not finite, or a store that is damaged or of another game (the text says what differs).
+        BlockingIOError: another process holds the store.
+        OSError: the store cannot be written; what was committed is kept.
     """
     game = as_game(game, n, labels)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     common = {"order": order, "budget": budget, "seed": seed}
+    called = {"method": method, **common, **options}
     if method == "exhaustive":
         search: Search = Exhaustive(len(game), **common, **options)
     else:
@@ -103,7 +122,14 @@ def discover(
         if hasattr(options.get("proxy"), "labels"):
             options["proxy"] = student_of(game, options["proxy"], order, seed, progress)
         search = Adaptive(_strategy(game, method, seed, options), len(game), **common, top=top)
-    return _drive(game, search, {"method": method, **common}, progress)
+    about = {"method": method, **common}
+    if store is None:
+        return _drive(game, search, about, progress)
+    with opened(store, game) as kept:
+        run = kept.search(called, game)
+        if (finished := run.result()) is not None:
+            return finished
+        return run.finish(_drive(game, search, about, progress, run))
 
 
 def _strategy(game: Any, method: str, seed: int, options: dict[str, Any]) -> Strategy:
@@ -230,8 +256,10 @@ def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
     return CallableGame(game, names)
 
 
-def _drive(game: Any, search: Search, about: dict[str, Any], progress: bool) -> Interactions:
-    cost = drive(game, search, progress)
+def _drive(
+    game: Any, search: Search, about: dict[str, Any], progress: bool, run: Run | None = None
+) -> Interactions:
+    cost = drive(game, search, progress, run)
     found = _result(game, search.findings(), cost, about)
     if getattr(game, "precision", "float32") == "float32":
         return found
@@ -246,15 +274,22 @@ def _drive(game: Any, search: Search, about: dict[str, Any], progress: bool) -> 
     return found
 
 
-def drive(game: Any, search: Search, progress: bool) -> dict[str, int | float]:
+def drive(
+    game: Any, search: Search, progress: bool, run: Run | None = None
+) -> dict[str, int | float]:
     """Carry all of a search's questions to the game and the answers back.
 
+    Args:
+        run: the search's part of a store, which is asked first and told what is new.
+
     Returns:
-        what it cost: evaluations, gradients, seconds.
+        what it cost: evaluations, gradients, seconds; with a store, what was reused of others.
     """
     started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
     # A fixed size: which masks share a batch must not depend on how fast the machine is.
     batch = int(getattr(game, "masks_per_batch", _MASKS_PER_BATCH))
+    if run is not None:
+        batch = run.masks_per_batch or _MASKS_PER_BATCH
     # A line a minute in a log file, where a bar cannot be redrawn.
     often = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 60
     with tqdm(
@@ -271,23 +306,46 @@ def drive(game: Any, search: Search, progress: bool) -> dict[str, int | float]:
             values, gradients = [], []
             for start in range(0, len(question), batch):
                 part = question.part(start, start + batch)
-                done = bar.n
-                value, gradient = _answer(game, part, bar)
+                value, gradient = _kept_or_asked(game, part, bar, run)
                 values.append(value)
                 gradients.append(gradient)
-                bar.update(done + part.cost - bar.n)
             cost["evaluations"] += question.cost
             cost["gradients"] += len(question) if question.gradient else 0
             search.tell(
                 np.concatenate(values), np.concatenate(gradients) if question.gradient else None
             )
             bar.set_postfix_str(_best_words(game, search), refresh=False)
+    if run is not None:
+        return {**cost, "reused": run.reused, "seconds": round(run.seconds, 3)}
     return {**cost, "seconds": round(time.perf_counter() - started, 3)}
 
 
-def _answer(
-    game: Any, question: Question, bar: tqdm
-) -> tuple[Float[np.ndarray, "mask prompt"], Float[np.ndarray, "mask block unit"] | None]:
+def _kept_or_asked(game: Any, part: Question, bar: tqdm, run: Run | None) -> Answer:
+    """The answer to a batch, from the store as far as it is there; the bar goes on by its cost."""
+    done, asked = bar.n, 0
+
+    def ask(rest: Question) -> Answer:
+        nonlocal asked
+        asked = rest.cost
+        _skip(bar, part.cost - asked)
+        return _answer(game, rest, bar)
+
+    answer = ask(part) if run is None else run.answer(part, ask)
+    if not asked:
+        _skip(bar, part.cost)
+    bar.update(done + part.cost - bar.n)
+    return answer
+
+
+def _skip(bar: tqdm, cost: int) -> None:
+    """Go on without counting it into the rate, and so into the time left."""
+    if not bar.disable:
+        bar.n += cost
+        bar.initial += cost
+        bar.last_print_n += cost
+
+
+def _answer(game: Any, question: Question, bar: tqdm) -> Answer:
     gradients = None
     if not question.gradient and hasattr(game, "ablating"):
         started = bar.n

@@ -6,7 +6,6 @@ pass whose hooks replace what each row ablates (``ablation.mix``). Hooks stand o
 runs; the model comes back as it was, also after an error or an interrupt.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -25,6 +24,12 @@ from spex_mech.games.batches import in_batches, is_out_of_memory
 from spex_mech.games.blocks import CannotReplay
 from spex_mech.games.compared import compared_replay, lists_of
 from spex_mech.games.components import Components, Site
+from spex_mech.games.fingerprint import (
+    config_sha256,
+    metric_sha256,
+    prompts_sha256,
+    sha256_of,
+)
 from spex_mech.games.forward import (
     Hook,
     answers_of,
@@ -116,6 +121,10 @@ class ModelGame:
             None if reference is None else reference.to(self.device),
             {key_of(s): sized.name(s.kind, s.layer) for s in self._sites},
         )
+        # The means follow from the model and these prompts; tensors that were given, from nothing.
+        self._given: Prompts | str | None = reference
+        if not isinstance(ablation, str):
+            self._given = sha256_of([self._references[key_of(site)] for site in self._sites])
         self._metric = self._make_metric()
         self_test(model, sized, self.prompts[:_SELF_TEST_ROWS])
         self._replay: Replay | None = None
@@ -242,7 +251,7 @@ class ModelGame:
             "task": self.task.name,
             "metric": self.task.metric_name,
             "n_prompts": len(self.prompts),
-            "tokens_sha256": _sha256([self.prompts.tokens]),
+            "tokens_sha256": sha256_of([self.prompts.tokens]),
             "ablation": self.ablation,
             "precision": self.precision,
             "passes": self._passes,
@@ -251,9 +260,20 @@ class ModelGame:
             "torch": torch.__version__,
         }
 
+    def identity(self) -> dict[str, Any]:
+        """What else fixes its values: with :meth:`describe`, what a store tells games apart by."""
+        given = self._given
+        return {
+            "config_sha256": config_sha256(self.model),
+            "prompts_sha256": prompts_sha256(self.prompts),
+            "metric_sha256": metric_sha256(self.task.metric),
+            "reference_sha256": prompts_sha256(given) if isinstance(given, Prompts) else given,
+            "hook_points": self.names,
+        }
+
     @cached_property
     def _weights_hash(self) -> str:
-        return _sha256(_parameters(self.model))
+        return sha256_of(_parameters(self.model))
 
     # -- rows and batches ---------------------------------------------------------------------
 
@@ -506,15 +526,6 @@ def _processing_of(model: Any) -> str:
     if not is_hooked(model):
         return "none"
     return "compatibility mode" if getattr(model, "compatibility_mode", False) else "none"
-
-
-def _sha256(tensors: list[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous()
-        digest.update(str((flat.dtype, tuple(flat.shape))).encode())
-        digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spex_mech.games.batches import in_batches
-from spex_mech.games.forward import call, check_tokens, device_of, evaluating
+from spex_mech.games.fingerprint import (
+    config_sha256,
+    metric_sha256,
+    prompts_sha256,
+    sha256_of,
+)
+from spex_mech.games.forward import call, check_tokens, device_of, evaluating, name_of
 from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
 from spex_mech.games.metrics import METRICS, Metric, Task
 from spex_mech.games.prompts import Prompts
@@ -160,6 +166,17 @@ class TokenGame:
             "mask_id": self.mask_id if self.masking == "token" else None,
             "tokens": self.prompt.tokens[0].tolist(),
             "device": str(self.device),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What else fixes its values: with :meth:`describe`, what a store tells games apart by."""
+        return {
+            "model": name_of(self.model),
+            "weights_sha256": sha256_of([*self.model.parameters(), *self.model.buffers()]),
+            "config_sha256": config_sha256(self.model),
+            "prompts_sha256": prompts_sha256(self.prompt),
+            "metric_sha256": metric_sha256(self.task.metric),
+            "spans": [list(span) for span in self.spans],
         }
 
     def _measured(

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from spex_mech.games.batches import in_batches
+from spex_mech.games.fingerprint import function_sha256, name_of_function, sha256_of
 from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
 
 # Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
@@ -175,6 +176,15 @@ class TrainingGame:
     def describe(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
         return {"lens": "data", "task": self.name, "n_examples": self.n_examples}
+
+    def identity(self) -> dict[str, Any]:
+        """What else fixes its values: with :meth:`describe`, what a store tells games apart by."""
+        return {
+            "train": name_of_function(self.train),
+            "train_sha256": function_sha256(self.train),  # with the data that it holds
+            "groups_sha256": sha256_of([self._unit_of]),
+            "failed": self.failed,
+        }
 
     def _values(self, gates: Float[Tensor, "mask unit"]) -> Float[Tensor, "mask point"]:
         try:

@@ -6,8 +6,9 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -164,6 +165,24 @@ class Interactions:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything into one npz file (arrays and JSON, no pickles), all or nothing."""
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            with temporary.open("wb") as file:
+                self._write(file)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return path
+
+    def to_bytes(self) -> bytes:
+        """What :meth:`save` writes."""
+        file = BytesIO()
+        self._write(file)
+        return file.getvalue()
+
+    def _write(self, file: BinaryIO) -> None:
         about = {
             "format": _FORMAT,
             "labels": self.labels,
@@ -175,16 +194,7 @@ class Interactions:
         # Numbers of numpy, such as a budget, become plain ones.
         as_json = json.dumps(about, default=lambda value: value.tolist())
         text = np.frombuffer(as_json.encode(), dtype=np.uint8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, about=text, **{k: getattr(self, k) for k in _ARRAYS})
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return path
+        np.savez_compressed(file, about=text, **{k: getattr(self, k) for k in _ARRAYS})
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Interactions":
@@ -195,13 +205,22 @@ class Interactions:
             ValueError: it is not a result, or of a newer format.
         """
         with Path(path).open("rb") as raw:
-            try:
-                with np.load(raw, allow_pickle=False) as file:
-                    about = json.loads(file["about"].tobytes())
-                    newer = about.pop("format") > _FORMAT
-                    arrays = {} if newer else {name: file[name] for name in _ARRAYS}
-            except _DAMAGED as error:
-                raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
+            return Interactions._read(raw, path)
+
+    @staticmethod
+    def from_bytes(data: bytes, name: str = "the data") -> "Interactions":
+        """Read what :meth:`to_bytes` gave; ``name`` is what an error calls it."""
+        return Interactions._read(BytesIO(data), name)
+
+    @staticmethod
+    def _read(raw: BinaryIO, path: Any) -> "Interactions":
+        try:
+            with np.load(raw, allow_pickle=False) as file:
+                about = json.loads(file["about"].tobytes())
+                newer = about.pop("format") > _FORMAT
+                arrays = {} if newer else {name: file[name] for name in _ARRAYS}
+        except _DAMAGED as error:
+            raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
         if newer:
             raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
         q_value = arrays.pop("q_value")

@@ -5,6 +5,7 @@ tells it the values, until there is no further question; so progress, budget, st
 cluster are the driver's business alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,6 +40,10 @@ class Question:
     def part(self, start: int, stop: int) -> "Question":
         """Some of its masks."""
         return Question(self.ablated[start:stop], self.gradient, self.stage)
+
+    def rows(self, rows: Sequence[int]) -> "Question":
+        """Those of its masks."""
+        return Question(self.ablated[list(rows)], self.gradient, self.stage)
 
     def masks(self, n: int) -> Bool[np.ndarray, "mask unit"]:
         """The masks themselves, True = kept."""

@@ -1,0 +1,187 @@
+"""Short hashes of what fixes a game's values: tensors, prompts, functions and what they hold.
+
+They tell two games apart before their values are mixed in one store. Equal hashes mean equal
+values as far as a program can be read: a function's code, the numbers, texts, arrays and functions
+that it closes over or reads from its module. What it does to lists and files is not seen.
+"""
+
+import dis
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from inspect import unwrap
+from types import CellType, CodeType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spex_mech.games.prompts import Prompts
+
+_LENGTH = 16  # hexadecimal digits
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+_CONTENT = (
+    *(*_PLAIN, Tensor, np.ndarray, np.generic, tuple, list, dict, frozenset, set),
+    *(FunctionType, MethodType, partial, nn.Module),
+)
+
+
+def sha256_of(tensors: Sequence[Tensor | None]) -> str:
+    """Of tensors: their types, shapes and bytes. None, where an optional one is missing, counts."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is None:
+            digest.update(b"None")
+            continue
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(str((flat.dtype, tuple(flat.shape))).encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:_LENGTH]
+
+
+def prompts_sha256(prompts: Prompts) -> str:
+    """Of everything that a metric may read: tokens, answers, masks, corrupted tokens."""
+    return sha256_of([value for _, value in sorted(vars(prompts).items())])
+
+
+def config_sha256(model: Any) -> str | None:
+    """Of a model's configuration, but for where it was loaded from; None where it has none."""
+    config = getattr(model, "config", None) or getattr(model, "cfg", None)
+    if config is None or not hasattr(config, "to_dict"):
+        return None
+    values = config.to_dict()
+    kept = {str(k): v for k, v in values.items() if k not in ("_name_or_path", "name_or_path")}
+    return _short(repr(sorted((k, str(v)) for k, v in kept.items())).encode())
+
+
+def metric_sha256(metric: Any) -> str | None:
+    """Of a metric that is a function; one of this package is told by its name."""
+    return None if isinstance(metric, str) else function_sha256(metric)
+
+
+def function_sha256(function: Any) -> str:
+    """Of a function, a bound method, a partial, or an object that can be called.
+
+    Seen are its code, defaults, and the numbers, texts, arrays, tensors, functions, and lists and
+    dicts of them, that it closes over, reads from its module, or (an object) has as attributes.
+    Names that the code itself assigns, such as a count of its calls, are not.
+    """
+    digest = hashlib.sha256()
+    for piece in _pieces(function, {}):
+        digest.update(len(piece).to_bytes(8, "little") + piece)
+    return digest.hexdigest()[:_LENGTH]
+
+
+def function_identity(function: Any) -> dict[str, str]:
+    """What tells a function's values from those of others, as far as it can be read."""
+    return {
+        "function": name_of_function(function),
+        "function_sha256": function_sha256(function),
+        "python": ".".join(map(str, sys.version_info[:2])),  # whose code it is hashed in
+    }
+
+
+def name_of_function(function: Any) -> str:
+    """Where it was defined and how it is called."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _pieces(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+    # ``seen`` holds the objects themselves: the number of one that is gone is given to another.
+    if isinstance(value, _PLAIN):
+        yield repr(value).encode()
+    elif isinstance(value, Tensor):
+        yield sha256_of([value]).encode()
+    elif isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        yield str((array.dtype, array.shape)).encode()
+        yield repr(array).encode() if array.dtype.hasobject else array.tobytes()
+    elif id(value) in seen:
+        return
+    elif isinstance(value, tuple | list | dict):
+        seen[id(value)] = value
+        for part in value.items() if isinstance(value, dict) else value:
+            yield from _pieces(part, seen)
+    elif isinstance(value, frozenset | set):
+        yield from sorted(b"".join(_pieces(part, seen)) for part in value)
+    elif isinstance(value, CodeType):
+        yield value.co_code
+        yield repr((value.co_names, value.co_varnames, value.co_freevars)).encode()
+        yield from _pieces(value.co_consts, seen)
+    elif isinstance(value, type):
+        yield name_of_function(value).encode()
+    else:
+        seen[id(value)] = value
+        yield from _of_object(value, seen)
+
+
+def _of_object(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+    if isinstance(value, FunctionType):
+        yield from _of_function(unwrap(value), seen)
+    elif isinstance(value, MethodType):
+        yield from _pieces((value.__func__, value.__self__), seen)
+    elif isinstance(value, partial):
+        yield from _pieces((value.func, value.args, *sorted(value.keywords.items())), seen)
+    elif isinstance(value, nn.Module):
+        yield name_of_function(value).encode()
+        yield sha256_of([*value.parameters(), *value.buffers()]).encode()
+    else:
+        yield name_of_function(value).encode()
+        call = getattr(type(value), "__call__", None)  # noqa: B004
+        yield from _pieces(call if isinstance(call, FunctionType) else None, seen)
+        own = _assigned(call.__code__) if isinstance(call, FunctionType) else set()
+        yield from _named(getattr(value, "__dict__", {}), own, seen)
+
+
+def _of_function(function: Callable[..., Any], seen: dict[int, Any]) -> Iterator[bytes]:
+    assert isinstance(function, FunctionType)
+    code, own = function.__code__, function.__globals__
+    yield from _pieces(code, seen)
+    yield from _pieces(function.__defaults__ or (), seen)
+    yield from _pieces(tuple(sorted((function.__kwdefaults__ or {}).items())), seen)
+    held = dict(zip(code.co_freevars, map(_content, function.__closure__ or ()), strict=True))
+    names = {name for part in _codes(code) for name in part.co_names if name in own}
+    # Functions of other modules are told by their versions.
+    read = {
+        name: own[name]
+        for name in names
+        if not isinstance(own[name], FunctionType) or own[name].__module__ == function.__module__
+    }
+    yield from _named({**read, **held}, _assigned(code), seen)
+
+
+def _named(values: dict[str, Any], but: set[str], seen: dict[int, Any]) -> Iterator[bytes]:
+    for name, value in sorted(values.items()):
+        if name not in but and isinstance(value, _CONTENT):
+            yield name.encode()
+            yield from _pieces(value, seen)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _codes(part)
+
+
+def _assigned(code: CodeType) -> set[str]:
+    """Names that outlive a call and that the code assigns."""
+    kept = ("STORE_DEREF", "STORE_GLOBAL", "STORE_ATTR")
+    steps = (step for part in _codes(code) for step in dis.get_instructions(part))
+    return {step.argval for step in steps if step.opname in kept}
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty so far: a function that names itself
+        return None
+
+
+def _short(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:_LENGTH]

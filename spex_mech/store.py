@@ -1,0 +1,460 @@
+"""A run on disk: what was evaluated is kept, so that a killed search goes on where it was.
+
+One SQLite file per game. It holds every evaluation by its mask (values per prompt, and gradients
+where they were asked for), the log of each search's batches, and each finished result.
+
+*Exactly.* A value may depend in its last bits on which masks shared its batch, so two rules hold:
+
+1. What a search is told is what the file holds: a batch is committed, whole, before its answer is
+   passed on, and a mask's first answer is never replaced. Values and gradients are kept apart, as
+   the two passes may differ in the last bits.
+2. A search asks for the same batches however often it was killed. It is deterministic given the
+   answers, a batch is committed as a whole or not at all, and the number of masks a batch was cut
+   by is part of its log. So a search that starts again finds what is committed, and asks for the
+   first batch that is missing as it would have without the kill.
+
+Another search on the same game finds masks that are there already, and asks for the rest of each
+batch. It may then differ in the last bits from what it would have found alone, as may a search that
+goes on after another one has written to the file in between; every value is one that was measured.
+
+*What may be lost.* Nothing that was committed: a transaction a batch, in a write-ahead log that is
+synchronised at each commit (a few milliseconds, of batches that take longer). A process that is
+killed leaves a file that opens. A second process is refused while the first one lives: SQLite's own
+lock on the file, which the system takes back when a process ends, however it ends.
+
+*Size.* A mask is the list of the units that it ablates, in two bytes each, or a bit a unit,
+whichever is smaller; values are float64, or float32 where that is exact (as for models that compute
+in it). Gradients take ``4 * blocks * units`` bytes, or 8. Nothing is unpickled: JSON and numbers.
+"""
+
+import errno
+import json
+import os
+import socket
+import sqlite3
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import Float
+
+from spex_mech.games.fingerprint import function_identity, name_of_function
+from spex_mech.results.interactions import Interactions
+from spex_mech.search.question import GRADIENT_COST, Question
+
+_APPLICATION = 0x73706578  # marks the file as one of these
+_FORMAT = 1
+_PAGE = 8192  # bytes; dense masks of 10,000 units, of which 4,096 would hold two or three
+_MOST_BLOB = 900_000_000  # SQLite takes a little more
+_TYPES = {b"f": np.dtype("<f4"), b"d": np.dtype("<f8")}
+_VERSIONS = ("spex_mech", "torch", "numpy", "transformers", "transformer-lens")
+_TABLES = """
+CREATE TABLE game (identity TEXT NOT NULL);
+CREATE TABLE searches (
+    id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE, masks_per_batch INTEGER NOT NULL,
+    batch_size INTEGER, seconds REAL NOT NULL DEFAULT 0, result BLOB);
+CREATE TABLE batches (
+    search INTEGER NOT NULL, number INTEGER NOT NULL, stage TEXT NOT NULL, gradient INTEGER NOT
+    NULL, masks INTEGER NOT NULL, asked INTEGER NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (search, number)) WITHOUT ROWID;
+CREATE TABLE evaluations (
+    hash INTEGER NOT NULL, search INTEGER NOT NULL, mask BLOB NOT NULL, value BLOB NOT NULL);
+CREATE INDEX evaluations_by_hash ON evaluations (hash);
+CREATE TABLE gradients (
+    hash INTEGER NOT NULL, search INTEGER NOT NULL, mask BLOB NOT NULL, value BLOB NOT NULL,
+    gradient BLOB NOT NULL);
+CREATE INDEX gradients_by_hash ON gradients (hash);
+"""
+
+Values = Float[np.ndarray, "mask prompt"]
+Gradients = Float[np.ndarray, "mask block unit"]
+Answer = tuple[Values, Gradients | None]
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], game: Any) -> Iterator["Store"]:
+    """The store of a game, made where there is none, and held until the end of the block.
+
+    Raises:
+        ValueError: the file is no store, is damaged, of a newer format, or of another game.
+        BlockingIOError: another process holds it.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    holder = path.with_name(f"{path.name}.holder")
+    with _explained(path, holder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        with _explained(path, holder):
+            _prepare(connection, path)
+            _write_holder(holder)
+            store = Store(path, holder, connection, len(game))
+            store._of_game(identity_of(game))
+        try:
+            yield store
+        finally:
+            holder.unlink(missing_ok=True)
+    finally:
+        connection.close()
+
+
+def identity_of(game: Any) -> dict[str, Any]:
+    """What tells this game's values from those of any other, as far as it can be known.
+
+    A game says it by ``describe()`` and ``identity()``, which those of this package have. Of a
+    function or a game without ``identity()`` the code and what it holds are hashed
+    (``games.fingerprint``): what it reads from files or asks of a server is not seen, and a list
+    that it fills as it goes makes it another game.
+    """
+    own = game.identity() if hasattr(game, "identity") else function_identity(game)
+    described = game.describe() if hasattr(game, "describe") else {}
+    labels = blake2b(json.dumps(list(game.labels)).encode(), digest_size=8).hexdigest()
+    units = {"n_units": len(game), "labels_hash": labels}
+    versions = {f"version of {name}": version(name) for name in _VERSIONS}
+    return json.loads(json.dumps({**described, **own, **units, **versions}, default=str))
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """An open file. Made by :func:`opened`."""
+
+    path: Path
+    holder: Path
+    connection: sqlite3.Connection
+    n: int
+
+    def search(self, identity: dict[str, Any], game: Any) -> "Run":
+        """The part of one search, which goes on if it was here before.
+
+        Args:
+            identity: what it was called with; JSON.
+        """
+        text = json.dumps(identity, sort_keys=True, default=name_of_option)
+        with self.transaction():
+            row = self._search_row(text)
+            if row is None:
+                batch = int(getattr(game, "masks_per_batch", 0))
+                self.connection.execute(
+                    "INSERT INTO searches (identity, masks_per_batch) VALUES (?, ?)", (text, batch)
+                )
+                row = self._search_row(text)
+        assert row is not None
+        number, batch, size, seconds = row
+        own = getattr(game, "batch_size", None)
+        # Memory ran out then and made batches smaller: they stay so, and are never made larger.
+        if isinstance(size, int) and hasattr(game, "batch_size") and (own is None or own > size):
+            game.batch_size = size
+        return Run(self, number, batch, seconds, game)
+
+    def _search_row(self, text: str) -> tuple[int, int, int | None, float] | None:
+        asked = "SELECT id, masks_per_batch, batch_size, seconds FROM searches WHERE identity = ?"
+        return self.connection.execute(asked, (text,)).fetchone()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside, or nothing."""
+        with _explained(self.path, self.holder):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def _of_game(self, own: dict[str, Any]) -> None:
+        row = self.connection.execute("SELECT identity FROM game").fetchone()
+        if row is None:
+            with self.transaction():
+                self.connection.execute("INSERT INTO game VALUES (?)", (json.dumps(own),))
+            return
+        kept = json.loads(row[0])
+        differs = list(_differences(own, kept))
+        if differs:
+            more = f", and {len(differs) - 3} more" if len(differs) > 3 else ""
+            raise ValueError(
+                f"{self.path} is the store of another game: {'; '.join(differs[:3])}{more}. Give "
+                "another file"
+            )
+
+
+class Run:
+    """One search's part of a store: answers what is there, keeps what is not.
+
+    Args:
+        number: of the search in the store.
+        masks_per_batch: how many masks its batches hold at most; 0: the driver's own number.
+    """
+
+    def __init__(
+        self, store: Store, number: int, masks_per_batch: int, seconds: float, game: Any
+    ) -> None:
+        self.store, self.number, self.masks_per_batch = store, number, masks_per_batch
+        self.reused = 0
+        self.seconds = seconds
+        self._game, self._since = game, time.perf_counter()
+        self._batch = 0
+        count = "SELECT count(*) FROM batches WHERE search = ?"
+        self._logged: int = self._one(count, number)
+
+    def answer(self, question: Question, ask: Callable[[Question], Answer]) -> Answer:
+        """The answer to a batch: what is in the store, and what the game says of the rest, once it
+        is committed."""
+        keys = mask_keys(question, self.store.n)
+        hashes = [_hash(key) for key in keys]
+        self._check_log(question, hashes)
+        with _explained(self.store.path, self.store.holder):
+            table = "gradients" if question.gradient else "evaluations"
+            found = [self._find(table, *of) for of in zip(hashes, keys, strict=True)]
+        missing = [row for row, known in enumerate(found) if known is None]
+        if missing:
+            new = ask(question if len(missing) == len(keys) else question.rows(missing))
+            first: dict[bytes, int] = {}
+            for at, row in enumerate(missing):  # a mask that is asked twice has its first answer
+                at = first.setdefault(keys[row], at)
+                found[row] = (new[0][at], None if new[1] is None else new[1][at])
+            rows = [missing[at] for at in first.values()]
+        else:
+            rows = []
+        answers = [known for known in found if known is not None]
+        if rows or self._batch >= self._logged:
+            self._commit(question, keys, hashes, answers, rows)
+        self._batch += 1
+        values = np.stack([value for value, _ in answers])
+        if not question.gradient:
+            return values, None
+        return values, np.stack([gradient for _, gradient in answers if gradient is not None])
+
+    def result(self) -> Interactions | None:
+        """The finished result, if there is one."""
+        with _explained(self.store.path, self.store.holder):
+            data = self._one("SELECT result FROM searches WHERE id = ?", self.number)
+        return None if data is None else Interactions.from_bytes(data, f"{self.store.path}: result")
+
+    def finish(self, found: Interactions) -> Interactions:
+        """Keep the result; it comes back as a later call will give it."""
+        data = found.to_bytes()
+        if len(data) < _MOST_BLOB:  # a larger one is worked out again, from what was evaluated
+            with self.store.transaction():
+                self._write("UPDATE searches SET result = ? WHERE id = ?", data, self.number)
+        return Interactions.from_bytes(data)
+
+    def _find(self, table: str, hash: int, key: bytes) -> tuple[Any, Any] | None:
+        columns = "search, value, gradient" if table == "gradients" else "search, value"
+        asked = f"SELECT {columns} FROM {table} WHERE hash = ? AND mask = ?"
+        row = self.store.connection.execute(asked, (hash, key)).fetchone()
+        if row is None:
+            return None
+        if row[0] != self.number:
+            self.reused += GRADIENT_COST if table == "gradients" else 1
+        value = self._unpacked(row[1], key)
+        if table == "evaluations":
+            return value, None
+        return value, self._unpacked(row[2], key).reshape(-1, self.store.n)
+
+    def _commit(
+        self,
+        question: Question,
+        keys: list[bytes],
+        hashes: list[int],
+        answers: list[tuple[Any, Any]],
+        rows: list[int],
+    ) -> None:
+        now = time.perf_counter()
+        seconds = self.seconds + now - self._since
+        with self.store.transaction():
+            for row in rows:
+                value, gradient = answers[row]
+                at = (hashes[row], self.number, keys[row], packed(value, keys[row]))
+                if question.gradient:
+                    slopes = packed(gradient.ravel(), keys[row])
+                    self._write("INSERT INTO gradients VALUES (?, ?, ?, ?, ?)", *at, slopes)
+                else:
+                    self._write("INSERT INTO evaluations VALUES (?, ?, ?, ?)", *at)
+            self._write(
+                "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
+                self.number,
+                self._batch,
+                question.stage,
+                int(question.gradient),
+                len(question),
+                len(rows),
+                _digest(question, hashes),
+            )
+            size = getattr(self._game, "batch_size", None)
+            size = size if isinstance(size, int) else None
+            changed = "UPDATE searches SET seconds = ?, batch_size = ? WHERE id = ?"
+            self._write(changed, seconds, size, self.number)
+        self.seconds, self._since = seconds, now
+
+    def _check_log(self, question: Question, hashes: list[int]) -> None:
+        """A search that goes on must ask as it did before."""
+        if self._batch >= self._logged:
+            return
+        asked = "SELECT digest FROM batches WHERE search = ? AND number = ?"
+        if self._one(asked, self.number, self._batch) == _digest(question, hashes):
+            return
+        warnings.warn(
+            f"{self.store.path}: the search asks for other masks than before from batch "
+            f"{self._batch} on, so it does not only go on (a proxy of your own without a seed?); "
+            "what was evaluated is used all the same",
+            stacklevel=6,
+        )
+        with self.store.transaction():
+            gone = "DELETE FROM batches WHERE search = ? AND number >= ?"
+            self._write(gone, self.number, self._batch)
+        self._logged = self._batch
+
+    def _unpacked(self, data: bytes, key: bytes) -> Float[np.ndarray, " x"]:
+        body, check = data[:-4], data[-4:]
+        if zlib.crc32(key + body).to_bytes(4, "little") != check:
+            _damaged(self.store.path, "a value does not fit its checksum")
+        return np.frombuffer(body[1:], dtype=_TYPES[body[:1]]).astype(np.float64)
+
+    def _one(self, asked: str, *values: Any) -> Any:
+        return self.store.connection.execute(asked, values).fetchone()[0]
+
+    def _write(self, statement: str, *values: Any) -> None:
+        self.store.connection.execute(statement, values)
+
+
+def mask_keys(question: Question, n: int) -> list[bytes]:
+    """Each mask as bytes, the shorter of two ways, the first byte telling which: 0 and the units
+    that it ablates in ascending order (two bytes each, four from 65,536 units on), or 1 and a bit a
+    unit, 1 = ablated."""
+    narrow = "<u2" if n <= 2**16 else "<u4"
+    ordered = np.sort(question.ablated, axis=1)
+    keys = []
+    for row in ordered:
+        units = row[np.searchsorted(row, 0) :]
+        if (units[1:] == units[:-1]).any():
+            units = np.unique(units)
+        if len(units) * np.dtype(narrow).itemsize <= -(-n // 8):
+            keys.append(b"\0" + units.astype(narrow).tobytes())
+        else:
+            lost = np.zeros(n, dtype=bool)
+            lost[units] = True
+            keys.append(b"\1" + np.packbits(lost).tobytes())
+    return keys
+
+
+def packed(values: Float[np.ndarray, " x"], key: bytes) -> bytes:
+    """Numbers as bytes, in float32 where that is exact, with a checksum of mask and numbers."""
+    short = values.astype("<f4")
+    exact = bool((short == values).all())
+    body = (b"f" + short.tobytes()) if exact else (b"d" + values.astype("<f8").tobytes())
+    return body + zlib.crc32(key + body).to_bytes(4, "little")
+
+
+def name_of_option(value: Any) -> str:
+    """How an option that is no plain value, such as a proxy of one's own, tells a search apart."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return name_of_function(value)
+
+
+def _hash(key: bytes) -> int:
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
+
+
+def _digest(question: Question, hashes: list[int]) -> bytes:
+    kind = b"gradient" if question.gradient else b"value"
+    return blake2b(kind + np.array(hashes, dtype="<i8").tobytes(), digest_size=16).digest()
+
+
+def _differences(own: dict[str, Any], kept: dict[str, Any]) -> Iterator[str]:
+    for name in {**own, **kept}:
+        here, there = own.get(name), kept.get(name)
+        if here != there:
+            yield f"{name} is {_shown(here)}, the store has {_shown(there)}"
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Lock the file, look whether it is a store, and make it one if it is new."""
+    execute = connection.execute
+    execute(f"PRAGMA page_size = {_PAGE}")
+    # With this the lock is held from the first access on, and there is no shared-memory file, so
+    # that network file systems do as well.
+    execute("PRAGMA locking_mode = EXCLUSIVE")
+    application = execute("PRAGMA application_id").fetchone()[0]
+    format = execute("PRAGMA user_version").fetchone()[0]
+    tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != _APPLICATION and (tables or application):
+        raise ValueError(f"{path} is an SQLite file of something else; give another file")
+    if format > _FORMAT:
+        raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
+    execute("PRAGMA journal_mode = WAL")
+    execute("PRAGMA synchronous = FULL")
+    if not tables:
+        execute("BEGIN IMMEDIATE")
+        for statement in _TABLES.split(";")[:-1]:
+            execute(statement)
+        execute(f"PRAGMA application_id = {_APPLICATION}")
+        execute(f"PRAGMA user_version = {_FORMAT}")
+        execute("COMMIT")
+    execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    pages, size = (execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    if path.stat().st_size != pages * size:
+        _damaged(path, f"it has {path.stat().st_size:,} bytes of {pages * size:,}")
+
+
+def _write_holder(holder: Path) -> None:
+    """Who holds the store, for the text of an error: the lock is SQLite's own."""
+    holder.write_text(f"{os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+
+
+@contextmanager
+def _explained(path: Path, holder: Path) -> Iterator[None]:
+    """SQLite's errors as those of Python, with what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            by = holder.read_text(encoding="utf-8") if holder.is_file() else "unknown"
+            raise BlockingIOError(
+                f"{path} is in use by another run (process {by}); wait until it ends, or give "
+                "another file"
+            ) from error
+        if name.startswith("SQLITE_FULL"):
+            raise OSError(
+                errno.ENOSPC,
+                "no room left on the disk: free some and call again; what was committed is kept",
+                str(path),
+            ) from error
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            raise PermissionError(
+                errno.EACCES,
+                "the store cannot be written; give a file in a folder that can be",
+                str(path),
+            ) from error
+        if name.startswith("SQLITE_IOERR"):
+            raise OSError(
+                errno.EIO,
+                f"the store cannot be read or written ({error}); is the disk full? All that was "
+                "committed is kept",
+                str(path),
+            ) from error
+        _damaged(path, str(error), error)
+
+
+def _damaged(path: Path, why: str, cause: BaseException | None = None) -> NoReturn:
+    raise ValueError(
+        f"{path} is not a store, or a damaged one: {why}. Give another file, or move this one away "
+        "to begin anew"
+    ) from cause
