@@ -126,7 +126,7 @@ def discover(
     if store is None:
         return _drive(game, search, about, progress)
     with opened(store, game) as kept:
-        run = kept.search(called, game)
+        run = kept.search(called, game, _masks_per_batch(game))
         if (finished := run.result()) is not None:
             return finished
         return run.finish(_drive(game, search, about, progress, run))
@@ -287,9 +287,7 @@ def drive(
     """
     started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
     # A fixed size: which masks share a batch must not depend on how fast the machine is.
-    batch = int(getattr(game, "masks_per_batch", _MASKS_PER_BATCH))
-    if run is not None:
-        batch = run.masks_per_batch or _MASKS_PER_BATCH
+    batch = _masks_per_batch(game) if run is None else run.masks_per_batch
     # A line a minute in a log file, where a bar cannot be redrawn.
     often = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 60
     with tqdm(
@@ -318,6 +316,10 @@ def drive(
     if run is not None:
         return {**cost, "reused": run.reused, "seconds": round(run.seconds, 3)}
     return {**cost, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _masks_per_batch(game: Any) -> int:
+    return int(getattr(game, "masks_per_batch", _MASKS_PER_BATCH))
 
 
 def _kept_or_asked(game: Any, part: Question, bar: tqdm, run: Run | None) -> Answer:

@@ -90,8 +90,10 @@ def opened(path: str | os.PathLike[str], game: Any) -> Iterator["Store"]:
     """
     path = Path(path)
     holder = path.with_name(f"{path.name}.holder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not all(os.access(at, os.W_OK) for at in (path.parent, path) if at.exists()):
+        _not_writable(path)
     with _explained(path, holder):
-        path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         with _explained(path, holder):
@@ -132,20 +134,19 @@ class Store:
     connection: sqlite3.Connection
     n: int
 
-    def search(self, identity: dict[str, Any], game: Any) -> "Run":
+    def search(self, identity: dict[str, Any], game: Any, masks_per_batch: int) -> "Run":
         """The part of one search, which goes on if it was here before.
 
         Args:
             identity: what it was called with; JSON.
+            masks_per_batch: how many masks its batches hold at most, if it is new.
         """
         text = json.dumps(identity, sort_keys=True, default=name_of_option)
         with self.transaction():
             row = self._search_row(text)
             if row is None:
-                batch = int(getattr(game, "masks_per_batch", 0))
-                self.connection.execute(
-                    "INSERT INTO searches (identity, masks_per_batch) VALUES (?, ?)", (text, batch)
-                )
+                new = "INSERT INTO searches (identity, masks_per_batch) VALUES (?, ?)"
+                self.connection.execute(new, (text, masks_per_batch))
                 row = self._search_row(text)
         assert row is not None
         number, batch, size, seconds = row
@@ -193,7 +194,7 @@ class Run:
 
     Args:
         number: of the search in the store.
-        masks_per_batch: how many masks its batches hold at most; 0: the driver's own number.
+        masks_per_batch: how many masks its batches hold at most.
     """
 
     def __init__(
@@ -350,7 +351,8 @@ def mask_keys(question: Question, n: int) -> list[bytes]:
 
 def packed(values: Float[np.ndarray, " x"], key: bytes) -> bytes:
     """Numbers as bytes, in float32 where that is exact, with a checksum of mask and numbers."""
-    short = values.astype("<f4")
+    with np.errstate(over="ignore"):
+        short = values.astype("<f4")
     exact = bool((short == values).all())
     body = (b"f" + short.tobytes()) if exact else (b"d" + values.astype("<f8").tobytes())
     return body + zlib.crc32(key + body).to_bytes(4, "little")
@@ -438,19 +440,21 @@ def _explained(path: Path, holder: Path) -> Iterator[None]:
                 str(path),
             ) from error
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-            raise PermissionError(
-                errno.EACCES,
-                "the store cannot be written; give a file in a folder that can be",
-                str(path),
-            ) from error
+            _not_writable(path, error)
         if name.startswith("SQLITE_IOERR"):
             raise OSError(
                 errno.EIO,
-                f"the store cannot be read or written ({error}); is the disk full? All that was "
+                f"the store cannot be read or written ({error}); is the disk full? What was "
                 "committed is kept",
                 str(path),
             ) from error
         _damaged(path, str(error), error)
+
+
+def _not_writable(path: Path, cause: BaseException | None = None) -> NoReturn:
+    raise PermissionError(
+        errno.EACCES, "the store cannot be written; give a file in a folder that can be", str(path)
+    ) from cause
 
 
 def _damaged(path: Path, why: str, cause: BaseException | None = None) -> NoReturn:

@@ -191,6 +191,8 @@ class ModelGame:
             values = self._values(keep[:, :-1])
             tick(float(len(lost)))
             return values
+        # A store sets the batches of a run that goes on: never larger ones.
+        self._replay.rows = min(self._replay.rows, self._rows_per_batch())
         values = torch.from_numpy(self._replay.values(lost, tick))
         self.batch_size = self._replay.rows
         if not values.isfinite().all():

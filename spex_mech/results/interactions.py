@@ -6,9 +6,9 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -182,7 +182,7 @@ class Interactions:
         self._write(file)
         return file.getvalue()
 
-    def _write(self, file: BinaryIO) -> None:
+    def _write(self, file: BufferedIOBase) -> None:
         about = {
             "format": _FORMAT,
             "labels": self.labels,
@@ -213,7 +213,7 @@ class Interactions:
         return Interactions._read(BytesIO(data), name)
 
     @staticmethod
-    def _read(raw: BinaryIO, path: Any) -> "Interactions":
+    def _read(raw: BufferedIOBase, path: Any) -> "Interactions":
         try:
             with np.load(raw, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
