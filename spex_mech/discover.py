@@ -115,21 +115,24 @@ def discover(
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     common = {"order": order, "budget": budget, "seed": seed}
     called = {"method": method, **common, **options}
-    if method == "exhaustive":
-        search: Search = Exhaustive(len(game), **common, **options)
-    else:
-        top = options.pop("top", 100)
-        if hasattr(options.get("proxy"), "labels"):
-            options["proxy"] = student_of(game, options["proxy"], order, seed, progress)
-        search = Adaptive(_strategy(game, method, seed, options), len(game), **common, top=top)
     about = {"method": method, **common}
+
+    def search() -> Search:
+        if method == "exhaustive":
+            return Exhaustive(len(game), **common, **options)
+        rest = dict(options)
+        top = rest.pop("top", 100)
+        if hasattr(rest.get("proxy"), "labels"):
+            rest["proxy"] = student_of(game, rest["proxy"], order, seed, progress)
+        return Adaptive(_strategy(game, method, seed, rest), len(game), **common, top=top)
+
     if store is None:
-        return _drive(game, search, about, progress)
+        return _drive(game, search(), about, progress)
     with opened(store, game) as kept:
         run = kept.search(called, game, _masks_per_batch(game))
         if (finished := run.result()) is not None:
             return finished
-        return run.finish(_drive(game, search, about, progress, run))
+        return run.finish(_drive(game, search(), about, progress, run))
 
 
 def _strategy(game: Any, method: str, seed: int, options: dict[str, Any]) -> Strategy:

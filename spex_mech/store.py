@@ -362,6 +362,8 @@ def name_of_option(value: Any) -> str:
     """How an option that is no plain value, such as a proxy of one's own, tells a search apart."""
     if isinstance(value, np.generic):
         return value.item()
+    if hasattr(value, "labels"):  # a smaller game, as a proxy
+        return json.dumps(identity_of(value), sort_keys=True)
     return name_of_function(value)
 
 

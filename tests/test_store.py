@@ -225,7 +225,7 @@ def test_batches_stay_as_small_as_memory_made_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
 
-    class Killed(Exception):
+    class Killed(BaseException):
         pass
 
     def game(sizes: list[int], calls: int | None = None, most: int = 3) -> sm.TrainingGame:

@@ -315,3 +315,14 @@ def test_a_text_without_tokens_is_refused() -> None:
         sentiment("  ", "negative")
     with pytest.raises(ValueError, match="no class 'glad'; this model's are negative, positive"):
         sentiment("good", "glad")
+
+
+def test_a_student_with_a_store(tmp_path: Path) -> None:
+    game, store = sentiment(LONG, "positive"), tmp_path / "run.sqlite"
+    options = {"method": "proxyspex", "budget": 110, "progress": False, "store": store}
+    students = [sentiment(LONG, "positive", noise=noise) for noise in (0.05, 0.06)]
+    one = sm.discover(game, proxy=students[0], **options)
+    again = sm.discover(game, proxy=sentiment(LONG, "positive", noise=0.05), **options)
+    np.testing.assert_array_equal(one.values, again.values)
+    other = sm.discover(game, proxy=students[1], **options)  # a search of its own
+    assert other.about["proxy_r2"] != one.about["proxy_r2"] and other.cost["reused"] > 0

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spex_mech.games.batches import in_batches
+from spex_mech.games.batches import in_batches, is_out_of_memory
 from spex_mech.games.fingerprint import function_sha256, name_of_function, sha256_of
 from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
 
@@ -189,9 +189,9 @@ class TrainingGame:
     def _values(self, gates: Float[Tensor, "mask unit"]) -> Float[Tensor, "mask point"]:
         try:
             values = torch.as_tensor(self.train(spread(gates, self._unit_of)))
-        except (torch.OutOfMemoryError, KeyboardInterrupt):
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise  # then fewer are trained at a time
             return self._one_by_one(gates, error)
         if values.ndim != 2 or len(values) != len(gates):
             raise ValueError(
