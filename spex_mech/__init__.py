@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spex_mech.discover import confirm, discover, measure
     from spex_mech.distill import Distillation, distill, explain
+    from spex_mech.factory import GameFactory
     from spex_mech.games.architectures import Architecture
     from spex_mech.games.components import Component, Components
     from spex_mech.games.features import frozen_features
@@ -33,6 +34,7 @@ _HOMES = {
     "Component": "games.components",
     "Components": "games.components",
     "Distillation": "distill",
+    "GameFactory": "factory",
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
     "Prompts": "games.prompts",
@@ -63,6 +65,7 @@ __all__ = [
     "Component",
     "Components",
     "Distillation",
+    "GameFactory",
     "Interactions",
     "ModelGame",
     "Prompts",

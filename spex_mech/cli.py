@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     discover.add_argument("--order", type=int, default=DEFAULTS["order"])
     discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])
     discover.add_argument("--batch-size", type=int, default=DEFAULTS["batch_size"], help="rows")
+    discover.add_argument("--store", type=Path, help="keep every evaluation, and go on from there")
+    discover.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
+    discover.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     discover.add_argument("--out", type=Path, default=Path("out/discover"))
     discover.set_defaults(command=_discover)
 
@@ -124,26 +127,19 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _discover(options: argparse.Namespace) -> None:
     import spex_mech as sm
-    from spex_mech.tasks import load_task
 
     _check_folder(options.out)
     if options.lens == "data":
         _discover_data(options)
         return
-    model = sm.load_model(options.model, bridge=options.bridge)
     if options.lens == "tokens":
-        _discover_tokens(model, options)
+        _discover_tokens(sm.load_model(options.model, bridge=options.bridge), options)
         return
-    extra = {} if options.file is None else {"file": options.file}
-    task = load_task(options.task, model, options.n_prompts, options.seed, **extra)
-    game = sm.ModelGame(
-        model,
-        task,
-        _units(model, options.units),
-        ablation=options.ablation,
-        batch_size=options.batch_size,
+    names = ("model", "task", "units", "n_prompts", "seed", "file", "ablation", "batch_size")
+    factory = sm.GameFactory(
+        **{name: getattr(options, name) for name in names}, bridge=options.bridge
     )
-    found = _found(game, options)
+    found = _found(factory if options.workers or options.address else factory(), options)
     print(found)
     _write(found, options.out)
 
@@ -215,7 +211,8 @@ def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
         raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
     proxy = {} if options.proxy is None else {"proxy": options.proxy}
     search = (options.method, options.budget, options.order, options.seed)
-    return sm.discover(game, *search, **proxy)
+    given = {"store": options.store, "workers": options.workers, "address": options.address}
+    return sm.discover(game, *search, **given, **proxy)
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -233,29 +230,6 @@ def _tasks(options: argparse.Namespace) -> None:
     for name, what in TASKS.items():
         print(f"{name:<14}{what}")
     print(f"{'a file':<14}of prompts: EAP-IG's .csv, auto-circuit's .json, or rows of your own")
-
-
-def _units(model: Any, text: str) -> Any:
-    import spex_mech as sm
-
-    whole = {
-        "heads": sm.Components.heads,
-        "neurons": sm.Components.neurons,
-        "kv_groups": sm.Components.kv_groups,
-    }
-    parts = []
-    for word in text.replace("+", ",").split(","):
-        if word in whole:
-            parts.append(whole[word](model))
-        elif any(sign in word for sign in "*?["):
-            kinds = "neurons" if "N" in word else "kv_groups" if "G" in word else "heads"
-            parts.append(whole[kinds](model).select(word))
-        else:
-            parts.append(sm.Components.named(model, [word]))
-    units = parts[0]
-    for part in parts[1:]:
-        units = units + part
-    return units
 
 
 def _main(found: Any, label: str) -> float:

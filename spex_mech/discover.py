@@ -7,7 +7,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,8 @@ def discover(
     labels: Sequence[str] | None = None,
     progress: bool = True,
     store: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    address: str | None = None,
     **options: Any,
 ) -> Interactions:
     """Find and measure the interactions of a game.
@@ -90,6 +93,10 @@ def discover(
             references, versions. Of a plain function, code and captured data are hashed; what it
             reads from files is not seen. ``cost`` then has ``reused``, the evaluations that other
             searches had left; its seconds are those of all sittings.
+        workers: how many processes compute (``spex_mech.cluster``), one a GPU or CPU core. Then
+            ``game`` is a function that makes it, such as a ``GameFactory``. The result does not
+            depend on their number.
+        address: of a Ray cluster, instead of processes here; "auto": that of this machine.
         options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
             ``top`` (how many pairs the audit's recall is about). Of proxyspex: ``proxy``
             ("distilled", "trees", an object with the methods of ``Proxy``, or a **smaller game of
@@ -110,6 +117,12 @@ def discover(
         BlockingIOError: another process holds the store.
         OSError: the store cannot be written; what was committed is kept.
     """
+    if workers is not None or address is not None:
+        from spex_mech.cluster import started
+
+        given = {"n": n, "labels": labels, "progress": progress, "store": store, **options}
+        with started(game, workers, address) as remote:
+            return discover(remote, method, budget, order, seed, **given)
     game = as_game(game, n, labels)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
@@ -129,7 +142,7 @@ def discover(
     if store is None:
         return _drive(game, search(), about, progress)
     with opened(store, game) as kept:
-        run = kept.search(called, game, _masks_per_batch(game))
+        run = kept.search(called, game, masks_per_batch(game))
         if (finished := run.result()) is not None:
             return finished
         return run.finish(_drive(game, search(), about, progress, run))
@@ -290,9 +303,11 @@ def drive(
     """
     started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
     # A fixed size: which masks share a batch must not depend on how fast the machine is.
-    batch = _masks_per_batch(game) if run is None else run.masks_per_batch
+    batch = masks_per_batch(game) if run is None else run.masks_per_batch
     # A line a minute in a log file, where a bar cannot be redrawn.
     often = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 60
+    n_workers = getattr(getattr(game, "pool", None), "n_workers", None)
+    at_work = f" ({n_workers} workers)" if n_workers else ""
     with tqdm(
         total=search.planned,
         unit="eval",
@@ -303,11 +318,11 @@ def drive(
         maxinterval=often,
     ) as bar:
         while (question := search.ask()) is not None:
-            bar.set_description(question.stage, refresh=False)
+            bar.set_description(question.stage + at_work, refresh=False)
             values, gradients = [], []
-            for start in range(0, len(question), batch):
-                part = question.part(start, start + batch)
-                value, gradient = _kept_or_asked(game, part, bar, run)
+            parts = [question.part(at, at + batch) for at in range(0, len(question), batch)]
+            for part, ask in _asking(game, parts, bar, run):
+                value, gradient = _kept_or_asked(part, ask, bar, run)
                 values.append(value)
                 gradients.append(gradient)
             cost["evaluations"] += question.cost
@@ -321,21 +336,47 @@ def drive(
     return {**cost, "seconds": round(time.perf_counter() - started, 3)}
 
 
-def _masks_per_batch(game: Any) -> int:
+def masks_per_batch(game: Any) -> int:
+    """How many masks a game is asked at a time."""
     return int(getattr(game, "masks_per_batch", _MASKS_PER_BATCH))
 
 
-def _kept_or_asked(game: Any, part: Question, bar: tqdm, run: Run | None) -> Answer:
+def _asking(
+    game: Any, parts: list[Question], bar: tqdm, run: Run | None
+) -> Iterator[tuple[Question, Callable[[Question], Answer]]]:
+    """Each batch, and how to ask for what the store has not; workers get some of them ahead."""
+    if not hasattr(game, "submit"):
+        for part in parts:
+            yield part, lambda rest: answer_to(game, rest, bar)
+        return
+    sent: deque[tuple[Question, Any]] = deque()
+    for at, part in enumerate(parts):
+        for new in parts[at + len(sent) : at + game.n_ahead]:
+            rest = new if run is None else run.missing(new)
+            sent.append((rest, game.submit(rest) if len(rest) else None))
+        ahead, pending = sent.popleft()
+
+        def ask(rest: Question, ahead: Question = ahead, pending: Any = pending) -> Answer:
+            # What an earlier batch has answered meanwhile is not asked for again.
+            same = np.array_equal(rest.ablated, ahead.ablated)
+            return pending.result() if same else game.submit(rest).result()
+
+        yield part, ask
+
+
+def _kept_or_asked(
+    part: Question, ask: Callable[[Question], Answer], bar: tqdm, run: Run | None
+) -> Answer:
     """The answer to a batch, from the store as far as it is there; the bar goes on by its cost."""
     done, asked = bar.n, 0
 
-    def ask(rest: Question) -> Answer:
+    def counted(rest: Question) -> Answer:
         nonlocal asked
         asked = rest.cost
         _skip(bar, part.cost - asked)
-        return _answer(game, rest, bar)
+        return ask(rest)
 
-    answer = ask(part) if run is None else run.answer(part, ask)
+    answer = counted(part) if run is None else run.answer(part, counted)
     if not asked:
         _skip(bar, part.cost)
     bar.update(done + part.cost - bar.n)
@@ -350,7 +391,8 @@ def _skip(bar: tqdm, cost: int) -> None:
         bar.last_print_n += cost
 
 
-def _answer(game: Any, question: Question, bar: tqdm) -> Answer:
+def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
+    """A game's answer to a batch; the bar goes on as it comes."""
     gradients = None
     if not question.gradient and hasattr(game, "ablating"):
         started = bar.n

@@ -236,6 +236,16 @@ class Run:
             return values, None
         return values, np.stack([gradient for _, gradient in answers if gradient is not None])
 
+    def missing(self, question: Question) -> Question:
+        """What of a batch the store has no answer to."""
+        table = "gradients" if question.gradient else "evaluations"
+        asked = f"SELECT 1 FROM {table} WHERE hash = ? AND mask = ?"
+        with _explained(self.store.path, self.store.holder):
+            execute = self.store.connection.execute
+            keys = mask_keys(question, self.store.n)
+            known = [execute(asked, (_hash(key), key)).fetchone() for key in keys]
+        return question.rows([row for row, there in enumerate(known) if there is None])
+
     def result(self) -> Interactions | None:
         """The finished result, if there is one."""
         with _explained(self.store.path, self.store.holder):

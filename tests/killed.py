@@ -82,7 +82,7 @@ def work(job: Job, ready: Connection | None = None) -> None:
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is of all processes, and is left by a killed one
     driver: Any = import_module("spex_mech.discover")
-    ask, commit = driver._answer, Run._commit
+    ask, commit = driver.answer_to, Run._commit
     n_commits = 0
 
     def logged(game: Any, question: Question, bar: Any) -> Answer:
@@ -107,7 +107,7 @@ def work(job: Job, ready: Connection | None = None) -> None:
         if now and job.moment == "committed":
             die()
 
-    driver._answer = logged
+    driver.answer_to = logged
     driver._MASKS_PER_BATCH = 16
     sm.ModelGame.masks_per_batch = property(lambda game: 8)  # type: ignore[assignment]
     Run._commit = committing  # type: ignore[method-assign]

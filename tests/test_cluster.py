@@ -1,0 +1,156 @@
+"""Workers: the result of any number of them, lost ones, errors, stores, Ray."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import spex_mech as sm
+from spex_mech.cluster import ProcessPool, RemoteGame, started
+from tests.workers import Planted, failing_game, pid
+
+OPTIONS: dict[str, Any] = {"budget": 150, "seed": 0, "progress": False}
+
+
+def same(one: sm.Interactions, two: sm.Interactions) -> None:
+    np.testing.assert_array_equal(one.units, two.units)
+    np.testing.assert_array_equal(one.values, two.values)
+    np.testing.assert_array_equal(one.main_effects_by_prompt, two.main_effects_by_prompt)
+    assert one.audit == two.audit and one.cost["evaluations"] == two.cost["evaluations"]
+
+
+def test_any_number_of_workers_gives_the_same(tmp_path: Path) -> None:
+    alone = sm.discover(Planted(), **OPTIONS)
+    for workers in (1, 2, 4):
+        found = sm.discover(Planted, workers=workers, **OPTIONS)
+        same(alone, found)
+        assert found.about["workers"] == workers
+
+
+def test_a_model_on_two_workers() -> None:
+    factory = sm.GameFactory("demo", n_prompts=4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = sm.discover(factory(), progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    found = sm.discover(factory, workers=2, progress=False)
+    same(alone, found)
+    assert found.noise_floor == alone.noise_floor > 0
+    assert found.about["weights_sha256"] == alone.about["weights_sha256"]
+
+
+def test_gradients_and_calls_of_a_remote_game() -> None:
+    factory = sm.GameFactory("demo", units="heads+neurons", n_prompts=4)
+    game = factory()
+    masks = torch.rand(5, len(game), generator=torch.Generator().manual_seed(0)) > 0.2
+    with started(factory, 1) as remote:
+        torch.testing.assert_close(remote(masks), game(masks), rtol=1e-5, atol=1e-6)
+        values, slopes = remote.value_and_slopes(masks)
+        torch.testing.assert_close(slopes, game.value_and_slopes(masks)[1], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(remote.gradient(masks), slopes.mean(1))
+        torch.testing.assert_close(values, remote(masks), rtol=1e-5, atol=1e-6)
+
+
+def test_a_lost_worker_is_replaced_and_its_batch_asked_again(tmp_path: Path) -> None:
+    alone = sm.discover(Planted(), **OPTIONS)
+    dead = tmp_path / "dead"
+    found = sm.discover(partial(Planted, dead), workers=2, **OPTIONS)
+    assert dead.exists()
+    same(alone, found)
+
+
+@pytest.mark.slow
+def test_workers_that_die_again_and_again_end_it(tmp_path: Path) -> None:
+    nowhere = tmp_path / "missing" / "dead"  # cannot be made: touch fails, after the factory
+    with pytest.raises(FileNotFoundError):
+        sm.discover(partial(Planted, nowhere), workers=1, **OPTIONS)
+    with pytest.raises(RuntimeError, match=r"6 workers were lost .* fewer workers or a smaller"):
+        sm.discover(os.abort, workers=1, **OPTIONS)
+
+
+def test_the_games_own_error_arrives() -> None:
+    with pytest.raises(ValueError, match="two are too many"):
+        sm.discover(failing_game, workers=2, progress=False)
+
+
+def test_workers_fill_a_store_and_go_on_from_it(tmp_path: Path) -> None:
+    store = tmp_path / "run.sqlite"
+    alone = sm.discover(Planted(), **OPTIONS)
+    sm.discover(Planted(), store=store, budget=120, seed=0, progress=False)
+    kept = sm.discover(Planted, workers=2, store=store, **OPTIONS)
+    np.testing.assert_allclose(kept.values, alone.values, atol=1e-7)
+    assert kept.cost["reused"] > 30
+    fresh = sm.discover(Planted, workers=2, store=tmp_path / "new.sqlite", **OPTIONS)
+    same(alone, fresh)
+    same(fresh, sm.discover(Planted(), store=tmp_path / "new.sqlite", **OPTIONS))
+
+
+class Ahead:
+    """A pool that notes how many batches are on their way."""
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers, self.game = n_workers, Planted()
+        self.waiting, self.most = 0, 0
+
+    def submit(self, function: Any, *arguments: Any) -> Any:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+
+        class Done:
+            def result(done) -> Any:
+                self.waiting -= 1
+                return function(self.game, *arguments)
+
+        return Done()
+
+
+def test_no_more_is_on_its_way_than_workers_want() -> None:
+    pool = Ahead(2)
+    found = sm.discover(RemoteGame(pool), method="exhaustive", progress=False)
+    same(sm.discover(Planted(), method="exhaustive", progress=False), found)
+    assert pool.most == 6 and pool.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("game", "options", "text"),
+    [
+        (Planted(), {"workers": 2}, "give a factory, such as"),
+        (Planted, {"workers": 0}, "workers is 0; it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_said(game: Any, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        sm.discover(game, progress=False, **options)
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ImportError, match=r"needs Ray: pip install 'spex_mech\[cluster\]'"):
+        sm.discover(Planted, address="auto", progress=False)
+
+
+def test_a_pool_ends_its_processes() -> None:
+    pool = ProcessPool(Planted, 2)
+    number = pool.submit(pid).result()
+    pool.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_workers_and_one_that_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    alone = sm.discover(Planted(), **OPTIONS)
+    same(alone, sm.discover(Planted, workers=2, address="local", **OPTIONS))
+    dead = tmp_path / "dead"
+    same(alone, sm.discover(partial(Planted, dead), workers=2, address="local", **OPTIONS))
+    assert dead.exists()
+    with pytest.raises(ValueError, match="two are too many"):
+        sm.discover(failing_game, workers=1, address="local", progress=False)
