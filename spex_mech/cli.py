@@ -1,4 +1,4 @@
-"""The command line: ``spex-mech demo | discover | models | tasks``.
+"""The command line: ``spex-mech demo | discover | sweep | status | models | tasks``.
 
 Bad input ends with exit code 2 and one line that names the value and the cure. Nothing heavy is
 imported before a command runs, so that ``--help`` answers at once.
@@ -99,6 +99,23 @@ def _parser() -> argparse.ArgumentParser:
     discover.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     discover.add_argument("--out", type=Path, default=Path("out/discover"))
     discover.set_defaults(command=_discover)
+
+    sweep = commands.add_parser("sweep", help="models x tasks x units x ablations x methods")
+    sweep.add_argument("config", nargs="?", type=Path, help="a TOML file; or give the lists here")
+    for axis in ("models", "tasks", "units", "ablations", "methods"):
+        sweep.add_argument(f"--{axis}", nargs="+", help="a list")
+    for name in ("n-prompts", "seed", "budget", "order", "batch-size"):
+        sweep.add_argument(f"--{name}", type=int, help="of every cell")
+    sweep.add_argument("--file", help="the text file of the task 'text'")
+    sweep.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
+    sweep.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
+    sweep.add_argument("--fresh", action="store_true", help="all anew; default: go on")
+    sweep.add_argument("--out", type=Path, default=Path("out/sweep"))
+    sweep.set_defaults(command=_sweep)
+
+    status = commands.add_parser("status", help="what of a sweep is done, running and failed")
+    status.add_argument("folder", type=Path)
+    status.set_defaults(command=_status)
 
     commands.add_parser("models", help="what --model takes").set_defaults(command=_models)
     commands.add_parser("tasks", help="what --task takes").set_defaults(command=_tasks)
@@ -213,6 +230,40 @@ def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
     search = (options.method, options.budget, options.order, options.seed)
     given = {"store": options.store, "workers": options.workers, "address": options.address}
     return sm.discover(game, *search, **given, **proxy)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from spex_mech.sweep import AXES, cells_from_toml, cells_of, sweep
+
+    _check_folder(options.out)
+    axes = {name: getattr(options, name) for name in AXES if getattr(options, name) is not None}
+    names = ("n_prompts", "seed", "budget", "order", "batch_size", "file")
+    common = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    if options.config is not None:
+        if axes or common:
+            raise ValueError(f"give {options.config} or the lists, not both")
+        cells = cells_from_toml(options.config)
+    else:
+        cells = cells_of(axes, **common)
+    given = {"workers": options.workers, "address": options.address}
+    table = sweep(cells, options.out, resume=not options.fresh, **given)
+    _print_status(table)
+    print(f"\nwritten to {options.out}: summary.csv")
+    if (table.state == "failed").any():
+        raise ValueError(f"{int((table.state == 'failed').sum())} of {len(table)} cells failed")
+
+
+def _status(options: argparse.Namespace) -> None:
+    from spex_mech.sweep import status
+
+    _print_status(status(options.folder))
+
+
+def _print_status(table: Any) -> None:
+    names = ("model", "task", "units", "ablation", "method", "state", "evaluations")
+    shown = [n for n in (*names, "strongest", "value", "error") if n in table]
+    words = table[shown].astype(object).where(table[shown].notna(), "")
+    print(words.to_string(index=False, max_colwidth=60))
 
 
 def _models(options: argparse.Namespace) -> None:

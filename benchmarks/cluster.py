@@ -1,0 +1,170 @@
+"""What keeping a run and spreading it costs: the store's size, the driver's pace, the overhead.
+
+    python benchmarks/cluster.py           # some 5 minutes on two cores, no models needed
+
+Workers are simulated by threads that sleep as a GPU would compute. Writes ``results/cluster.json``.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import spex_mech as sm
+from spex_mech.cluster import RemoteGame, started
+from spex_mech.search.question import Question
+from spex_mech.store import opened
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+from truth import provenance  # noqa: E402
+
+Row = dict[str, Any]
+
+
+class Sleeping:
+    """A game that takes its time: ``seconds`` a batch."""
+
+    def __init__(self, n: int, seconds: float, masks_per_batch: int, n_prompts: int = 1) -> None:
+        self.n, self.seconds, self.masks_per_batch = n, seconds, masks_per_batch
+        self.labels = [str(i) for i in range(n)]
+        self.weights = np.random.default_rng(0).normal(size=(n + 1, n_prompts))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def ablating(self, lost: np.ndarray, tick: Any = None) -> torch.Tensor:
+        time.sleep(self.seconds)
+        padded = np.vstack([self.weights[:-1], np.zeros_like(self.weights[:1])])
+        return torch.from_numpy(padded[lost].sum(axis=1) ** 2)
+
+    def __call__(self, masks: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        return {"sleeping": self.n}
+
+
+class Threads:
+    """Simulated workers, which share one game."""
+
+    def __init__(self, game: Sleeping, n_workers: int) -> None:
+        self.game, self.n_workers = game, n_workers
+        self.executor = ThreadPoolExecutor(n_workers)
+        self.busy = 0.0
+
+    def submit(self, function: Any, *arguments: Any) -> Any:
+        return self.executor.submit(function, self.game, *arguments)
+
+
+def memory_mb() -> float:
+    """The most that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def pace(n_workers: int, batches: int, masks: int) -> Row:
+    """Batches a second through the driver, and the share of what so many workers could do."""
+    game = Sleeping(2000, 0.1, masks)
+    remote = RemoteGame(Threads(game, n_workers))
+    started_at = time.perf_counter()
+    found = sm.discover(remote, "exhaustive", budget=batches * masks, progress=False)
+    seconds = time.perf_counter() - started_at
+    done = found.cost["evaluations"] / masks
+    made = {"part": "pace", "workers": n_workers, "masks_per_batch": masks}
+    made |= {"batches_per_second": done / seconds}
+    return made | {"share": done / seconds / (n_workers / game.seconds)}
+
+
+def driver_memory() -> Row:
+    """A million evaluations among 40,000 units, without a store."""
+    before = memory_mb()
+    game = Sleeping(40_000, 0.0, 4096)
+    started_at = time.perf_counter()
+    found = sm.discover(game, "exhaustive", budget=1_000_000, progress=False)
+    made = {"part": "memory", "n": 40_000, "evaluations": found.cost["evaluations"]}
+    made |= {"seconds": time.perf_counter() - started_at}
+    return made | {"mb_before": before, "mb_most": memory_mb()}
+
+
+def flat_memory(folder: Path) -> Row:
+    """Many batches with a store: what the process holds after a tenth of them and after all."""
+    game = Sleeping(1000, 0.0, 16, n_prompts=8)
+    held: list[float] = []
+    with opened(folder / "flat.sqlite", game) as store:
+        run = store.search({"flat": True}, game, 16)
+        rng = np.random.default_rng(0)
+        batches = 20_000
+        for batch in range(batches):
+            lost = rng.integers(0, 1000, (16, 3))
+            question = Question(np.sort(lost, axis=1))
+            run.answer(question, lambda rest: (game.ablating(rest.ablated).numpy(), None))
+            if batch in (batches // 10, batches - 1):
+                held.append(memory_mb())
+    return {"part": "load", "batches": batches, "mb_after_a_tenth": held[0], "mb_after": held[1]}
+
+
+def store_size(folder: Path) -> Row:
+    """A million masks at n = 10,000, of one to five units, with 8 prompts in float32."""
+    game = Sleeping(10_000, 0.0, 8192, n_prompts=8)
+    file = folder / "size.sqlite"
+    rng = np.random.default_rng(0)
+    started_at = time.perf_counter()
+    with opened(file, game) as store:
+        run = store.search({"size": True}, game, 8192)
+        for _ in range(123):
+            lost = np.sort(rng.integers(0, 10_000, (8192, 5)), axis=1)
+            value = rng.normal(size=(8192, 8)).astype(np.float32).astype(np.float64)
+            run.answer(Question(lost), lambda rest, v=value: (v[: len(rest)], None))
+    written = time.perf_counter() - started_at
+    started_at = time.perf_counter()
+    with opened(file, game):
+        opening = time.perf_counter() - started_at
+    made = {"part": "store", "evaluations": 123 * 8192, "n": 10_000, "prompts": 8}
+    return made | {"mb": file.stat().st_size / 2**20, "written_s": written, "opened_s": opening}
+
+
+def sleeping_second() -> Sleeping:
+    return Sleeping(100, 1.0, 16)
+
+
+def overhead() -> Row:
+    """One worker process against none, batches of a second."""
+    options: Any = {"method": "exhaustive", "budget": 400, "progress": False}
+    started_at = time.perf_counter()
+    alone = sm.discover(sleeping_second(), **options)
+    local = time.perf_counter() - started_at
+    with started(sleeping_second, 1) as remote:  # the worker's start is not a matter of batches
+        started_at = time.perf_counter()
+        far = sm.discover(remote, **options)
+        there = time.perf_counter() - started_at
+    same = bool((alone.values == far.values).all())
+    return {"part": "overhead", "workers": 1, "same": same, "ratio": there / local}
+
+
+def main() -> None:
+    rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        print(row, flush=True)
+        rows.append(row)
+
+    with tempfile.TemporaryDirectory() as folder:
+        add(pace(8, 800, 64))
+        add(pace(64, 6400, 64))
+        add(overhead())
+        add(flat_memory(Path(folder)))
+        add(store_size(Path(folder)))
+    add(driver_memory())
+    out = {**provenance(), "rows": rows}
+    (HERE / "results" / "cluster.json").write_text(json.dumps(out, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
