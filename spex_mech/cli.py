@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     discover.add_argument("--order", type=int, default=DEFAULTS["order"])
     discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])
     discover.add_argument("--batch-size", type=int, default=DEFAULTS["batch_size"], help="rows")
+    discover.add_argument(
+        "--store", type=Path, help="a file that keeps every evaluation; killed runs go on with it"
+    )
     discover.add_argument("--out", type=Path, default=Path("out/discover"))
     discover.set_defaults(command=_discover)
 
@@ -215,7 +218,7 @@ def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
         raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
     proxy = {} if options.proxy is None else {"proxy": options.proxy}
     search = (options.method, options.budget, options.order, options.seed)
-    return sm.discover(game, *search, **proxy)
+    return sm.discover(game, *search, store=options.store, **proxy)
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -114,22 +114,27 @@ def discover(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     common = {"order": order, "budget": budget, "seed": seed}
-    called = {"method": method, **common, **options}
-    if method == "exhaustive":
-        search: Search = Exhaustive(len(game), **common, **options)
-    else:
-        top = options.pop("top", 100)
-        if hasattr(options.get("proxy"), "labels"):
-            options["proxy"] = student_of(game, options["proxy"], order, seed, progress)
-        search = Adaptive(_strategy(game, method, seed, options), len(game), **common, top=top)
     about = {"method": method, **common}
     if store is None:
-        return _drive(game, search, about, progress)
+        return _drive(game, _search(game, about, options, progress), about, progress)
     with opened(store, game) as kept:
-        run = kept.search(called, game, _masks_per_batch(game))
+        run = kept.search({**about, **options}, game, _masks_per_batch(game))
         if (finished := run.result()) is not None:
             return finished
+        search = _search(game, about, options, progress)
         return run.finish(_drive(game, search, about, progress, run))
+
+
+def _search(game: Any, about: dict[str, Any], options: dict[str, Any], progress: bool) -> Search:
+    common, method = dict(about), about["method"]
+    del common["method"]
+    if method == "exhaustive":
+        return Exhaustive(len(game), **common, **options)
+    top = options.pop("top", 100)
+    seed = common["seed"]
+    if hasattr(options.get("proxy"), "labels"):
+        options["proxy"] = student_of(game, options["proxy"], common["order"], seed, progress)
+    return Adaptive(_strategy(game, method, seed, options), len(game), **common, top=top)
 
 
 def _strategy(game: Any, method: str, seed: int, options: dict[str, Any]) -> Strategy:

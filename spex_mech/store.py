@@ -46,7 +46,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
-from spex_mech.games.fingerprint import function_identity, name_of_function
+from spex_mech.games.fingerprint import function_identity
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.question import GRADIENT_COST, Question
 
@@ -141,7 +141,7 @@ class Store:
             identity: what it was called with; JSON.
             masks_per_batch: how many masks its batches hold at most, if it is new.
         """
-        text = json.dumps(identity, sort_keys=True, default=name_of_option)
+        text = json.dumps(identity, sort_keys=True, default=option_identity)
         with self.transaction():
             row = self._search_row(text)
             if row is None:
@@ -358,11 +358,11 @@ def packed(values: Float[np.ndarray, " x"], key: bytes) -> bytes:
     return body + zlib.crc32(key + body).to_bytes(4, "little")
 
 
-def name_of_option(value: Any) -> str:
-    """How an option that is no plain value, such as a proxy of one's own, tells a search apart."""
+def option_identity(value: Any) -> Any:
+    """What tells a search's option from others that is no plain value: a student, a proxy."""
     if isinstance(value, np.generic):
         return value.item()
-    return name_of_function(value)
+    return identity_of(value) if hasattr(value, "labels") else function_identity(value)
 
 
 def _hash(key: bytes) -> int:

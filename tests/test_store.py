@@ -21,6 +21,7 @@ from torch import Tensor
 import spex_mech as sm
 from spex_mech import store as stores
 from spex_mech.discover import CallableGame
+from spex_mech.proxies.distilled import Distilled
 from spex_mech.search.question import Question
 from spex_mech.store import identity_of, mask_keys, opened, packed
 from tests.killed import MOMENTS, Job, work
@@ -198,6 +199,19 @@ def test_another_search_reuses_every_evaluation(tmp_path: Path) -> None:
     assert np.array_equal(alone.values, sample.values)
 
 
+def test_a_search_is_told_by_its_proxy_and_its_student_too(tmp_path: Path) -> None:
+    store = tmp_path / "run.sqlite"
+    options: dict[str, Any] = {"method": "proxyspex", "budget": 150}
+    first = run(Watched(), store, **options, proxy=Distilled(seed=0, steps=3))
+    again = run(Watched(), store, **options, proxy=Distilled(seed=0, steps=3))
+    assert_same(first, again)
+    other = run(Watched(), store, **options, proxy=Distilled(seed=0, steps=4))
+    assert other.cost["reused"] > 0
+    ones = run(Watched(), store, **options, proxy=Watched(seed=1))
+    twos = run(Watched(), store, **options, proxy=Watched(seed=2))
+    assert not np.array_equal(ones.units, twos.units)
+
+
 def test_gradients_are_reused_and_kept_apart_from_values(tmp_path: Path) -> None:
     store = tmp_path / "run.sqlite"
     first = run(Watched(gradients=True), store, budget=140)
@@ -225,7 +239,7 @@ def test_batches_stay_as_small_as_memory_made_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
 
-    class Killed(Exception):
+    class Killed(KeyboardInterrupt):
         pass
 
     def game(sizes: list[int], calls: int | None = None, most: int = 3) -> sm.TrainingGame:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spex_mech.games.batches import in_batches
+from spex_mech.games.batches import in_batches, is_out_of_memory
 from spex_mech.games.fingerprint import function_sha256, name_of_function, sha256_of
 from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
 
@@ -192,6 +192,10 @@ class TrainingGame:
         except (torch.OutOfMemoryError, KeyboardInterrupt):
             raise
         except Exception as error:
+            if is_out_of_memory(
+                error
+            ):  # on a CPU a RuntimeError: smaller batches, no failed subset
+                raise
             return self._one_by_one(gates, error)
         if values.ndim != 2 or len(values) != len(gates):
             raise ValueError(
