@@ -6,8 +6,9 @@ where they were asked for), the log of each search's batches, and each finished 
 *Exactly.* A value may depend in its last bits on which masks shared its batch, so two rules hold:
 
 1. What a search is told is what the file holds: a batch is committed, whole, before its answer is
-   passed on, and a mask's first answer is never replaced. Values and gradients are kept apart, as
-   the two passes may differ in the last bits.
+   passed on, and a mask's first answer is never replaced. Values that came with a gradient are
+   kept apart, as the two passes may differ in the last bits; they serve as values too where no
+   other was asked for first.
 2. A search asks for the same batches however often it was killed. It is deterministic given the
    answers, a batch is committed as a whole or not at all, and the number of masks a batch was cut
    by is part of its log. So a search that starts again finds what is committed, and asks for the
@@ -215,8 +216,7 @@ class Run:
         hashes = [_hash(key) for key in keys]
         self._check_log(question, hashes)
         with _explained(self.store.path, self.store.holder):
-            table = "gradients" if question.gradient else "evaluations"
-            found = [self._find(table, *of) for of in zip(hashes, keys, strict=True)]
+            found = [self._find(question.gradient, *of) for of in zip(hashes, keys, strict=True)]
         missing = [row for row, known in enumerate(found) if known is None]
         if missing:
             new = ask(question if len(missing) == len(keys) else question.rows(missing))
@@ -250,16 +250,21 @@ class Run:
                 self._write("UPDATE searches SET result = ? WHERE id = ?", data, self.number)
         return Interactions.from_bytes(data)
 
-    def _find(self, table: str, hash: int, key: bytes) -> tuple[Any, Any] | None:
-        columns = "search, value, gradient" if table == "gradients" else "search, value"
-        asked = f"SELECT {columns} FROM {table} WHERE hash = ? AND mask = ?"
-        row = self.store.connection.execute(asked, (hash, key)).fetchone()
+    def _find(self, gradient: bool, hash: int, key: bytes) -> tuple[Any, Any] | None:
+        asked = "SELECT search, value{} FROM {} WHERE hash = ? AND mask = ?"
+        execute, at = self.store.connection.execute, (hash, key)
+        row = None
+        if not gradient:
+            row = execute(asked.format("", "evaluations"), at).fetchone()
+        if row is None:  # a gradient has its value beside it
+            columns = ", gradient" if gradient else ""
+            row = execute(asked.format(columns, "gradients"), at).fetchone()
         if row is None:
             return None
         if row[0] != self.number:
-            self.reused += GRADIENT_COST if table == "gradients" else 1
+            self.reused += GRADIENT_COST if gradient else 1
         value = self._unpacked(row[1], key)
-        if table == "evaluations":
+        if not gradient:
             return value, None
         return value, self._unpacked(row[2], key).reshape(-1, self.store.n)
 

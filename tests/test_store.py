@@ -221,6 +221,13 @@ def test_gradients_are_reused_and_kept_apart_from_values(tmp_path: Path) -> None
     # The same rows and deep gradients come first; what differs is asked.
     assert other.cost["reused"] >= 3 * min(first.cost["gradients"], other.cost["gradients"])
     assert len(game.rows) < 30
+    # The value at the mask of a gradient is an evaluation like any other.
+    singles = Watched(gradients=True)
+    every = run(singles, store, method="exhaustive")
+    assert every.cost["reused"] == 301 - len(singles.rows)
+    assert {*game.rows} and bytes([1] * 24) not in singles.rows  # the intact model
+    exact = run(Watched(), None, method="exhaustive")
+    np.testing.assert_allclose(every.values, exact.values, atol=1e-6)
 
 
 def test_a_search_that_asks_otherwise_than_before_says_so(tmp_path: Path) -> None:
