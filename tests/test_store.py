@@ -389,6 +389,10 @@ def test_functions_are_told_apart_by_code_and_data() -> None:
     function(torch.ones(1, 2, dtype=torch.bool))
     assert of(function) == before  # it counted, and is the same
     assert of(lambda masks: masks.sum(1)) != of(lambda masks: masks.prod(1))
+    sparse = torch.eye(2).to_sparse()
+    assert of(made(sparse)) not in (of(made(sparse * 2)), of(made(torch.eye(2) * 2)))
+    parts = (torch.nn.Linear(2, 1), torch.nn.Linear(2, 1), np.sin, np.cos, print)
+    assert len({of(part) for part in parts}) == len(parts)
     with_set = "lambda masks: 'a' in {'b', 'c', 'd', 'e'}"
     code = (
         "from spex_mech.games.fingerprint import function_sha256\n"
