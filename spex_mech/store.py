@@ -207,7 +207,8 @@ class Run:
         self._game, self._since = game, time.perf_counter()
         self._batch = 0
         count = "SELECT count(*) FROM batches WHERE search = ?"
-        self._logged: int = self._one(count, number)
+        with _explained(store.path, store.holder):
+            self._logged: int = self._one(count, number)
 
     def answer(self, question: Question, ask: Callable[[Question], Answer]) -> Answer:
         """The answer to a batch: what is in the store, and what the game says of the rest, once it
