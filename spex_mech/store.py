@@ -6,8 +6,9 @@ where they were asked for), the log of each search's batches, and each finished 
 *Exactly.* A value may depend in its last bits on which masks shared its batch, so two rules hold:
 
 1. What a search is told is what the file holds: a batch is committed, whole, before its answer is
-   passed on, and a mask's first answer is never replaced. Values and gradients are kept apart, as
-   the two passes may differ in the last bits.
+   passed on, and a mask's first answer is never replaced. Values that came with a gradient are
+   kept apart, as the two passes may differ in the last bits; they serve as values too where no
+   other was asked for first.
 2. A search asks for the same batches however often it was killed. It is deterministic given the
    answers, a batch is committed as a whole or not at all, and the number of masks a batch was cut
    by is part of its log. So a search that starts again finds what is committed, and asks for the
@@ -46,7 +47,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
-from spex_mech.games.fingerprint import function_identity, name_of_function
+from spex_mech.games.fingerprint import function_identity
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.question import GRADIENT_COST, Question
 
@@ -141,7 +142,7 @@ class Store:
             identity: what it was called with; JSON.
             masks_per_batch: how many masks its batches hold at most, if it is new.
         """
-        text = json.dumps(identity, sort_keys=True, default=name_of_option)
+        text = json.dumps(identity, sort_keys=True, default=option_identity)
         with self.transaction():
             row = self._search_row(text)
             if row is None:
@@ -206,7 +207,8 @@ class Run:
         self._game, self._since = game, time.perf_counter()
         self._batch = 0
         count = "SELECT count(*) FROM batches WHERE search = ?"
-        self._logged: int = self._one(count, number)
+        with _explained(store.path, store.holder):
+            self._logged: int = self._one(count, number)
 
     def answer(self, question: Question, ask: Callable[[Question], Answer]) -> Answer:
         """The answer to a batch: what is in the store, and what the game says of the rest, once it
@@ -215,8 +217,7 @@ class Run:
         hashes = [_hash(key) for key in keys]
         self._check_log(question, hashes)
         with _explained(self.store.path, self.store.holder):
-            table = "gradients" if question.gradient else "evaluations"
-            found = [self._find(table, *of) for of in zip(hashes, keys, strict=True)]
+            found = [self._find(question.gradient, *of) for of in zip(hashes, keys, strict=True)]
         missing = [row for row, known in enumerate(found) if known is None]
         if missing:
             new = ask(question if len(missing) == len(keys) else question.rows(missing))
@@ -260,16 +261,21 @@ class Run:
                 self._write("UPDATE searches SET result = ? WHERE id = ?", data, self.number)
         return Interactions.from_bytes(data)
 
-    def _find(self, table: str, hash: int, key: bytes) -> tuple[Any, Any] | None:
-        columns = "search, value, gradient" if table == "gradients" else "search, value"
-        asked = f"SELECT {columns} FROM {table} WHERE hash = ? AND mask = ?"
-        row = self.store.connection.execute(asked, (hash, key)).fetchone()
+    def _find(self, gradient: bool, hash: int, key: bytes) -> tuple[Any, Any] | None:
+        asked = "SELECT search, value{} FROM {} WHERE hash = ? AND mask = ?"
+        execute, at = self.store.connection.execute, (hash, key)
+        row = None
+        if not gradient:
+            row = execute(asked.format("", "evaluations"), at).fetchone()
+        if row is None:  # a gradient has its value beside it
+            columns = ", gradient" if gradient else ""
+            row = execute(asked.format(columns, "gradients"), at).fetchone()
         if row is None:
             return None
         if row[0] != self.number:
-            self.reused += GRADIENT_COST if table == "gradients" else 1
+            self.reused += GRADIENT_COST if gradient else 1
         value = self._unpacked(row[1], key)
-        if table == "evaluations":
+        if not gradient:
             return value, None
         return value, self._unpacked(row[2], key).reshape(-1, self.store.n)
 
@@ -368,13 +374,11 @@ def packed(values: Float[np.ndarray, " x"], key: bytes) -> bytes:
     return body + zlib.crc32(key + body).to_bytes(4, "little")
 
 
-def name_of_option(value: Any) -> str:
-    """How an option that is no plain value, such as a proxy of one's own, tells a search apart."""
+def option_identity(value: Any) -> Any:
+    """What tells a search's option from others that is no plain value: a student, a proxy."""
     if isinstance(value, np.generic):
         return value.item()
-    if hasattr(value, "labels"):  # a smaller game, as a proxy
-        return json.dumps(identity_of(value), sort_keys=True)
-    return name_of_function(value)
+    return identity_of(value) if hasattr(value, "labels") else function_identity(value)
 
 
 def _hash(key: bytes) -> int:

@@ -83,6 +83,16 @@ def test_discover_is_what_the_functions_give(model: str, tmp_path: Path) -> None
     assert got.about["ablation"] == "resample" and got.about["seed"] == 3
 
 
+def test_a_store_is_used_again(model: str, tmp_path: Path, monkeypatch: Any) -> None:
+    store = tmp_path / "run.sqlite"
+    arguments = ["discover", "--model", model, "--n-prompts", "4", "--store", str(store)]
+    assert cli.main([*arguments, "--out", str(tmp_path / "first")]) == 0
+    monkeypatch.setattr(sm.ModelGame, "ablating", None)  # nothing is asked again
+    assert cli.main([*arguments, "--out", str(tmp_path / "again")]) == 0
+    first, again = (tmp_path / name / "interactions.npz" for name in ("first", "again"))
+    assert np.array_equal(sm.Interactions.load(first).values, sm.Interactions.load(again).values)
+
+
 def test_a_proxy_by_name(model: str, tmp_path: Path) -> None:
     arguments = ["discover", "--model", model, "--n-prompts", "4", "--units", "heads+neurons"]
     arguments += ["--method", "proxyspex", "--proxy", "trees", "--budget", "130"]
@@ -240,7 +250,7 @@ def test_an_error_of_several_lines_is_one_line(monkeypatch: Any, capsys: Any) ->
     def failing(*arguments: Any, **options: Any) -> None:
         raise ValueError("first\n  second")
 
-    monkeypatch.setattr("spex_mech.load_model", failing)
+    monkeypatch.setattr("spex_mech.zoo.load_model", failing)
     assert refused(capsys, "discover") == "spex-mech: first second\n"
 
 

@@ -130,3 +130,12 @@ def test_token_figures() -> None:
     for name, scores in table:
         stated = " | ".join("-" if s is None else f"{s:.2f}" for s in scores)
         assert f"| {name} | {stated} |" in text
+
+
+def test_size_of_a_store() -> None:
+    rows = {row["masks"]: row for row in results("store_size")["rows"]}
+    pairs, halves = (rows[kind]["gigabytes"] for kind in ("pairs", "halves"))
+    assert f"take {pairs:.2f} GB as pairs and {halves:.2f} GB as random halves" in PROSE
+    assert rows["pairs"]["evaluations"] == rows["halves"]["evaluations"] == 1_000_000
+    assert f"a gradient takes {rows['gradients']['bytes_each'] / 1e6:.1f} MB more" in PROSE
+    assert max(row["seconds_to_open"] for row in rows.values()) < 0.1  # "within 0.1 s"

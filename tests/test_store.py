@@ -21,6 +21,7 @@ from torch import Tensor
 import spex_mech as sm
 from spex_mech import store as stores
 from spex_mech.discover import CallableGame
+from spex_mech.proxies.distilled import Distilled
 from spex_mech.search.question import Question
 from spex_mech.store import identity_of, mask_keys, opened, packed
 from tests.killed import MOMENTS, Job, work
@@ -198,6 +199,19 @@ def test_another_search_reuses_every_evaluation(tmp_path: Path) -> None:
     assert np.array_equal(alone.values, sample.values)
 
 
+def test_a_search_is_told_by_its_proxy_and_its_student_too(tmp_path: Path) -> None:
+    store = tmp_path / "run.sqlite"
+    options: dict[str, Any] = {"method": "proxyspex", "budget": 150}
+    first = run(Watched(), store, **options, proxy=Distilled(seed=0, steps=3))
+    again = run(Watched(), store, **options, proxy=Distilled(seed=0, steps=3))
+    assert_same(first, again)
+    other = run(Watched(), store, **options, proxy=Distilled(seed=0, steps=4))
+    assert other.cost["reused"] > 0
+    ones = run(Watched(), store, **options, proxy=Watched(seed=1))
+    twos = run(Watched(), store, **options, proxy=Watched(seed=2))
+    assert not np.array_equal(ones.units, twos.units)
+
+
 def test_gradients_are_reused_and_kept_apart_from_values(tmp_path: Path) -> None:
     store = tmp_path / "run.sqlite"
     first = run(Watched(gradients=True), store, budget=140)
@@ -207,6 +221,13 @@ def test_gradients_are_reused_and_kept_apart_from_values(tmp_path: Path) -> None
     # The same rows and deep gradients come first; what differs is asked.
     assert other.cost["reused"] >= 3 * min(first.cost["gradients"], other.cost["gradients"])
     assert len(game.rows) < 30
+    # The value at the mask of a gradient is an evaluation like any other.
+    singles = Watched(gradients=True)
+    every = run(singles, store, method="exhaustive")
+    assert every.cost["reused"] == 301 - len(singles.rows)
+    assert {*game.rows} and bytes([1] * 24) not in singles.rows  # the intact model
+    exact = run(Watched(), None, method="exhaustive")
+    np.testing.assert_allclose(every.values, exact.values, atol=1e-6)
 
 
 def test_a_search_that_asks_otherwise_than_before_says_so(tmp_path: Path) -> None:
@@ -368,6 +389,10 @@ def test_functions_are_told_apart_by_code_and_data() -> None:
     function(torch.ones(1, 2, dtype=torch.bool))
     assert of(function) == before  # it counted, and is the same
     assert of(lambda masks: masks.sum(1)) != of(lambda masks: masks.prod(1))
+    sparse = torch.eye(2).to_sparse()
+    assert of(made(sparse)) not in (of(made(sparse * 2)), of(made(torch.eye(2) * 2)))
+    parts = (torch.nn.Linear(2, 1), torch.nn.Linear(2, 1), np.sin, np.cos, print)
+    assert len({of(part) for part in parts}) == len(parts)
     with_set = "lambda masks: 'a' in {'b', 'c', 'd', 'e'}"
     code = (
         "from spex_mech.games.fingerprint import function_sha256\n"

@@ -37,6 +37,7 @@ def sha256_of(tensors: Sequence[Tensor | None]) -> str:
         if tensor is None:
             digest.update(b"None")
             continue
+        tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
         flat = tensor.detach().cpu().contiguous()
         digest.update(str((flat.dtype, tuple(flat.shape))).encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -130,6 +131,8 @@ def _of_object(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
     elif isinstance(value, nn.Module):
         yield name_of_function(value).encode()
         yield sha256_of([*value.parameters(), *value.buffers()]).encode()
+        forward = getattr(type(value), "forward", None)
+        yield from _pieces(forward if isinstance(forward, FunctionType) else None, seen)
     else:
         yield name_of_function(value).encode()
         call = getattr(type(value), "__call__", None)  # noqa: B004

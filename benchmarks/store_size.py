@@ -1,0 +1,102 @@
+"""Size and speed of a store: synthetic evaluations among 10,000 units, with values of 8 prompts.
+
+    python benchmarks/store_size.py [evaluations]
+
+Three kinds of masks: pairs (as most of a search's), random halves (a bit a unit, the largest that a
+mask can be), and gradients by 8 blocks of prompts (a thousandth as many). Prints a table and writes
+``benchmarks/results/store_size.json``.
+"""
+
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spex_mech.search.question import Question
+from spex_mech.store import Answer, opened
+
+UNITS, PROMPTS, BLOCKS, BATCH = 10_000, 8, 8, 1024
+OUT = Path(__file__).parent / "results" / "store_size.json"
+
+
+class Game:
+    """It is never asked: the benchmark brings the values."""
+
+    labels = tuple(str(unit) for unit in range(UNITS))
+
+    def __len__(self) -> int:
+        return UNITS
+
+    def identity(self) -> dict[str, Any]:
+        return {"game": "synthetic"}
+
+
+def masks(kind: str, rng: np.random.Generator, count: int) -> Question:
+    """Of one batch."""
+    if kind == "pairs":
+        return Question(np.sort(rng.integers(0, UNITS, (count, 2)), axis=1))
+    half, shift = rng.permutation(UNITS)[: UNITS // 2], rng.permutation(UNITS)[:count]
+    return Question((half + shift[:, None]) % UNITS, gradient=kind == "gradients")
+
+
+def answer(question: Question, rng: np.random.Generator) -> Answer:
+    """As of a model that computes in float32."""
+    values = rng.standard_normal((len(question), PROMPTS), dtype=np.float32).astype(np.float64)
+    if not question.gradient:
+        return values, None
+    shape = (len(question), BLOCKS, UNITS)
+    return values, rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
+
+
+def measured(kind: str, count: int, folder: Path) -> dict[str, Any]:
+    rng, path = np.random.default_rng(0), folder / f"{kind}.sqlite"
+    batch = BATCH if kind != "gradients" else 16
+    with opened(path, Game()) as store:
+        run = store.search({"kind": kind}, Game(), batch)
+        spent = 0.0
+        for start in range(0, count, batch):
+            question = masks(kind, rng, min(batch, count - start))
+            found = answer(question, rng)
+            started = time.perf_counter()
+            run.answer(question, lambda _, found=found: found)
+            spent += time.perf_counter() - started
+    started = time.perf_counter()
+    with opened(path, Game()) as store:
+        opening = time.perf_counter() - started
+        other = store.search({"kind": "other"}, Game(), batch)
+        rng = np.random.default_rng(0)
+        question = masks(kind, rng, batch)
+        started = time.perf_counter()
+        other.answer(question, lambda _: answer(question, rng))
+        found_again = time.perf_counter() - started
+        assert other.reused == question.cost
+    return {
+        "masks": kind,
+        "evaluations": count,
+        "gigabytes": path.stat().st_size / 1e9,
+        "bytes_each": path.stat().st_size / count,
+        "microseconds_to_keep": spent / count * 1e6,
+        "microseconds_to_find": found_again / batch * 1e6,
+        "seconds_to_open": opening,
+    }
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, share in (("pairs", 1), ("halves", 1), ("gradients", 1000)):
+            rows.append(measured(kind, max(16, count // share), Path(folder)))
+            print({k: v if isinstance(v, str) else round(v, 4) for k, v in rows[-1].items()})
+    OUT.parent.mkdir(exist_ok=True)
+    about = {"units": UNITS, "prompts": PROMPTS, "machine": platform.machine(), "seed": 0}
+    OUT.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
