@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from spex_mech.games.prompts import Prompts
     from spex_mech.games.token_game import TokenGame
     from spex_mech.games.training_game import TrainingGame
+    from spex_mech.report import write_report
     from spex_mech.results.interactions import Interactions
+    from spex_mech.results.interactive import (
+        interactive_layers,
+        interactive_map,
+        interactive_network,
+        interactive_neurons,
+    )
     from spex_mech.results.interop import from_shapiq, to_shapiq
-    from spex_mech.results.plots import plot_map, plot_network
+    from spex_mech.results.plots import plot_layers, plot_map, plot_network, plot_neurons
     from spex_mech.results.text import plot_text
     from spex_mech.tasks import load_task
     from spex_mech.zoo import load_model
@@ -41,13 +48,20 @@ _HOMES = {
     "discover": "discover",
     "distill": "distill",
     "from_shapiq": "results.interop",
+    "interactive_layers": "results.interactive",
+    "interactive_map": "results.interactive",
+    "interactive_network": "results.interactive",
+    "interactive_neurons": "results.interactive",
     "load_model": "zoo",
     "load_task": "tasks",
     "measure": "discover",
+    "plot_layers": "results.plots",
     "plot_map": "results.plots",
     "plot_network": "results.plots",
+    "plot_neurons": "results.plots",
     "plot_text": "results.text",
     "to_shapiq": "results.interop",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -65,13 +79,20 @@ __all__ = [
     "discover",
     "distill",
     "from_shapiq",
+    "interactive_layers",
+    "interactive_map",
+    "interactive_network",
+    "interactive_neurons",
     "load_model",
     "load_task",
     "measure",
+    "plot_layers",
     "plot_map",
     "plot_network",
+    "plot_neurons",
     "plot_text",
     "to_shapiq",
+    "write_report",
 ]
 
 __version__ = version("spex_mech")

@@ -242,7 +242,7 @@ class ModelGame:
             "task": self.task.name,
             "metric": self.task.metric_name,
             "n_prompts": len(self.prompts),
-            "tokens_sha256": _sha256([self.prompts.tokens]),
+            "tokens_sha256": tokens_sha256(self.prompts),
             "ablation": self.ablation,
             "precision": self.precision,
             "passes": self._passes,
@@ -506,6 +506,11 @@ def _processing_of(model: Any) -> str:
     if not is_hooked(model):
         return "none"
     return "compatibility mode" if getattr(model, "compatibility_mode", False) else "none"
+
+
+def tokens_sha256(prompts: Prompts) -> str:
+    """The hash of prompts' tokens that a result records."""
+    return _sha256([prompts.tokens])
 
 
 def _sha256(tensors: list[Tensor]) -> str:

@@ -138,6 +138,7 @@ def interactive_network(found: Interactions, k: int = 20) -> "Figure":
         marker={
             "size": 12 + 16 * abs(mains) / (abs(mains).max() or 1.0),
             "color": "white",
+            "opacity": 1,
             "line": {"color": "black", "width": 1.5},
         },
         text=[escape(node.label) for node in numbers.nodes],
