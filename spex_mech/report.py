@@ -141,7 +141,7 @@ def _sure(found: Interactions) -> str:
     noise = (
         f"{'Every value was measured on the model' if n else 'Nothing was measured'}; "
         f"{int(found.is_noise.sum()):,} of {n:,} are at or under the noise floor of "
-        f"{found.noise_floor:.1e}, the rounding error that was measured in the same run."
+        f"{_value(found.noise_floor)[1:]}, the rounding error that was measured in the same run."
     )
     if n_prompts < 2:
         return f"{noise} There is one prompt, so that there are no standard errors."
@@ -190,7 +190,7 @@ def _count(n: int, word: str) -> str:
 def _value(value: float, stderr: float = math.nan) -> str:
     if math.isnan(value):
         return "not measured"
-    text = f"{value:+.3g}".replace("-", _MINUS, 1)
+    text = f"{value:+.3g}".replace("-", _MINUS)
     return text if math.isnan(stderr) else f"{text} \N{PLUS-MINUS SIGN} {stderr:.2g}"
 
 
@@ -481,7 +481,9 @@ def _network(found: Interactions) -> dict[str, Any]:
     layered = layers[-1] >= 0
     x = np.array([node.x for node in numbers.nodes])
     in_column = max(int((x.round(6) == place).sum()) for place in np.unique(x.round(6)))
-    wide, high = (130, 46 * max(in_column, 4)) if layered else (210, 210)
+    n_columns = len({node.x for node in numbers.nodes})
+    wide = max(130, round(480 / max(n_columns - 1, 1))) if layered else 210
+    high = 46 * max(in_column, 4) if layered else 210
     shift = (70, 40) if layered else (290, 250)
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
@@ -530,7 +532,7 @@ def _network(found: Interactions) -> dict[str, Any]:
         "edges": edges,
         "nodes": shown_nodes,
         "layers": [
-            {"x": at((place, 0))[0], "text": f"layer {layer}" if layer >= 0 else ""}
+            {"x": at((place, 0.0))[0], "text": f"layer {layer}" if layer >= 0 else ""}
             for place, layer in columns
         ],
         "unclear": any(edge.reading not in dashes for edge in numbers.edges),

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.statistics import standard_errors
 
+_MOST_HEADS = 40  # of a folded map
+
 
 @dataclass(frozen=True, eq=False)
 class MapNumbers:
@@ -204,8 +206,8 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
     """Heads, and the fewest neurons that hold ``share`` of the neurons' energy (at most ``most``);
     the other neurons of a layer are one block.
 
-    A neuron's energy is the summed squares of its pairs. Heads beyond the ``most`` strongest are
-    left out, as in a map.
+    A neuron's energy is the summed squares of its pairs. Heads beyond the 40 strongest are
+    left out.
 
     Raises:
         ValueError: there are no pairs or no neurons, ``share`` is not in 0 to 1, or ``most`` < 1.
@@ -223,7 +225,7 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
     for column in pairs.T:
         np.add.at(strength, column, means**2)
     order = np.argsort(-strength, kind="stable")
-    neurons, others = order[is_neuron[order]], order[~is_neuron[order]][:most]
+    neurons, others = order[is_neuron[order]], order[~is_neuron[order]][:_MOST_HEADS]
     grown = np.cumsum(strength[neurons])
     n_kept = int(np.searchsorted(grown, share * grown[-1] * (1 - 1e-12))) + 1
     neurons = neurons[: min(n_kept, most)]
