@@ -102,7 +102,7 @@ def _asked(found: Interactions) -> str:
     metric = f" ({about['metric']})" if "metric" in about else ""
     return (
         f"Which of {len(found.labels):,} units{model} interact{task}{ablated if how else ''}? "
-        f"The metric{metric} of the intact model is {found.intact:.3g}, "
+        f"The metric{metric} of the intact model is {_value(found.intact).removeprefix('+')}, "
         f"averaged over {_count(n_prompts, 'prompt')}."
     )
 
@@ -138,8 +138,11 @@ def _found(found: Interactions) -> str:
 
 def _sure(found: Interactions) -> str:
     n, n_prompts = len(found), found.values.shape[1]
+    origin = "Every value was measured" if n else "Nothing was measured"
+    if found.about.get("estimated"):
+        origin = f"The values are estimates (index {found.about.get('index')})"
     noise = (
-        f"{'Every value was measured on the model' if n else 'Nothing was measured'}; "
+        f"{origin}; "
         f"{int(found.is_noise.sum()):,} of {n:,} are at or under the noise floor of "
         f"{_value(found.noise_floor)[1:]}, the rounding error that was measured in the same run."
     )
@@ -527,7 +530,7 @@ def _network(found: Interactions) -> dict[str, Any]:
         )
     columns = sorted({(node.x, node.layer) for node in numbers.nodes}) if layered else []
     return {
-        "width": round(max(node["x"] for node in shown_nodes) + 75),
+        "width": round(max([n["x"] + 75 for n in shown_nodes] + [e["x"] + 15 for e in edges])),
         "height": round(max(node["y"] for node in shown_nodes) + 45),
         "edges": edges,
         "nodes": shown_nodes,

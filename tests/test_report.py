@@ -111,6 +111,9 @@ def test_summary_of_one_prompt_and_of_nothing() -> None:
         intact_by_prompt=np.ones(1),
     )
     assert "There is one prompt, so that there are no standard errors" in str(summary(one))
+    assert "The values are estimates (index SII)" in str(
+        summary(a_result(estimated=True, index="SII"))
+    )
     silent = replace(a_result(), noise_floor=9.0)
     assert "No interaction above the noise floor" in str(summary(silent))
 
