@@ -354,7 +354,7 @@ def _unit_map(found: Interactions) -> dict[str, Any]:
     tips = _pair_tips(found)
     return _heat(
         "unit-map", numbers.values, numbers.names, numbers.borders, tips,
-        caption=f"{which}, in the order of the layers ({metric_unit(found)}).",
+        caption=f"{which}, in their order ({metric_unit(found)}).",
     )  # fmt: skip
 
 
@@ -431,7 +431,7 @@ def _heat(
             if math.isnan(value):
                 continue
             strong = abs(value) > (0.005 if one_sided else 0.2) * largest
-            number = f"{value:.0f}" if one_sided else _value(value)
+            number = f"{value:.0f}" if one_sided else f"{value:+.2g}".replace("-", _MINUS)
             fits = cell >= 40 and (one_sided or digits < 4)
             sign = "+" if value > 0 else _MINUS
             whole = one_sided or (blocks is not None and (blocks[row] or blocks[column]))

@@ -203,7 +203,9 @@ def test_a_circuit_is_shown(tmp_path: Path) -> None:
 
 def hostile_page(tmp_path: Path) -> Path:
     circuit = a_circuit(labels=HOSTILE, faithfulness=HOSTILE[0])
-    found = a_result(HOSTILE, task=HOSTILE[0], model=HOSTILE[2], note={"x": HOSTILE[1]})
+    found = a_result(
+        HOSTILE, lens="tokens", task=HOSTILE[0], model=HOSTILE[2], note={"x": HOSTILE[1]}
+    )
     return sm.write_report(
         found, tmp_path / "h.html", task=a_task(HOSTILE), circuit=circuit, title=HOSTILE[2]
     )
