@@ -180,8 +180,9 @@ def _missed(found: Interactions) -> str:
     return (
         f"{_count(int(audit['n_tested']), 'pair')} drawn at random from those never tested were "
         f"tested. By them, an estimated {audit['recall']:.2f} of the true "
-        f"{audit['k']:,} strongest pairs were found (90 % interval {audit['recall_low']:.2f} to {audit['recall_high']:.2f}); "
-        f"energy (summed squares) found {audit['energy_found']:.3g}, missed {audit['energy_missed']:.3g} "
+        f"{audit['k']:,} strongest pairs were found (90 % interval {audit['recall_low']:.2f} to "
+        f"{audit['recall_high']:.2f}); energy (summed squares) found "
+        f"{audit['energy_found']:.3g}, missed {audit['energy_missed']:.3g} "
         f"({audit['energy_low']:.3g} to {audit['energy_high']:.3g})."
     )
 
