@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from spex_mech.games.prompts import Prompts
     from spex_mech.games.token_game import TokenGame
     from spex_mech.games.training_game import TrainingGame, example_groups
+    from spex_mech.report import write_report
     from spex_mech.results.examples import plot_examples
     from spex_mech.results.interactions import Interactions
+    from spex_mech.results.interactive import (
+        interactive_layers,
+        interactive_map,
+        interactive_network,
+        interactive_neurons,
+    )
     from spex_mech.results.interop import from_shapiq, to_shapiq
-    from spex_mech.results.plots import plot_map, plot_network
+    from spex_mech.results.plots import plot_layers, plot_map, plot_network, plot_neurons
     from spex_mech.results.text import plot_text
     from spex_mech.tasks import load_task, text_task
     from spex_mech.zoo import load_model, load_tokenizer
@@ -48,16 +55,23 @@ _HOMES = {
     "explain": "distill",
     "from_shapiq": "results.interop",
     "frozen_features": "games.features",
+    "interactive_layers": "results.interactive",
+    "interactive_map": "results.interactive",
+    "interactive_network": "results.interactive",
+    "interactive_neurons": "results.interactive",
     "load_model": "zoo",
     "load_task": "tasks",
     "load_tokenizer": "zoo",
     "measure": "discover",
     "plot_examples": "results.examples",
+    "plot_layers": "results.plots",
     "plot_map": "results.plots",
     "plot_network": "results.plots",
+    "plot_neurons": "results.plots",
     "plot_text": "results.text",
     "text_task": "tasks",
     "to_shapiq": "results.interop",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -79,16 +93,23 @@ __all__ = [
     "explain",
     "from_shapiq",
     "frozen_features",
+    "interactive_layers",
+    "interactive_map",
+    "interactive_network",
+    "interactive_neurons",
     "load_model",
     "load_task",
     "load_tokenizer",
     "measure",
     "plot_examples",
+    "plot_layers",
     "plot_map",
     "plot_network",
+    "plot_neurons",
     "plot_text",
     "text_task",
     "to_shapiq",
+    "write_report",
 ]
 
 __version__ = version("spex_mech")

@@ -1,4 +1,4 @@
-"""The command line: ``spex-mech demo | discover | sweep | status | models | tasks``.
+"""The command line: ``spex-mech demo | discover | report | sweep | status | models | tasks``.
 
 Bad input ends with exit code 2 and one line that names the value and the cure. Nothing heavy is
 imported before a command runs, so that ``--help`` answers at once.
@@ -6,6 +6,7 @@ imported before a command runs, so that ``--help`` answers at once.
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ DEFAULTS: dict[str, Any] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    options = _parser().parse_args(words, argparse.Namespace(words=words))
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
@@ -117,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("folder", type=Path)
     status.set_defaults(command=_status)
 
+    report = commands.add_parser("report", help="write a saved result as a web page")
+    report.add_argument("result", type=Path, help="an interactions.npz")
+    report.add_argument("--out", type=Path, help="the page; default: report.html beside it")
+    report.add_argument("--title", help="default: model and task")
+    report.set_defaults(command=_report)
+
     commands.add_parser("models", help="what --model takes").set_defaults(command=_models)
     commands.add_parser("tasks", help="what --task takes").set_defaults(command=_tasks)
     return parser
@@ -139,7 +147,7 @@ def _demo(options: argparse.Namespace) -> None:
     )
     again = sm.confirm(found, sm.ModelGame(model, sm.load_task("induction", model, seed=1)), k=1)
     print(f"On 64 other prompts: {again.mean[0]:+.2f} +- {again.stderr[0]:.2f}.")
-    _write(found, options.out)
+    _write(found, options, task)
 
 
 def _discover(options: argparse.Namespace) -> None:
@@ -156,9 +164,11 @@ def _discover(options: argparse.Namespace) -> None:
     factory = sm.GameFactory(
         **{name: getattr(options, name) for name in names}, bridge=options.bridge
     )
-    found = _found(factory if options.workers or options.address else factory(), options)
+    far = bool(options.workers or options.address)  # then workers make the game, and no one here
+    game = factory if far else factory()
+    found = _found(game, options)
     print(found)
-    _write(found, options.out)
+    _write(found, options, None if far else game.task)
 
 
 def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
@@ -176,9 +186,17 @@ def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
         student = sm.TokenGame(sm.load_model(options.student), task, **given)
     found = _found(game, options, student)
     print(found)
-    _write(found, options.out)
+    _write(found, options, task)
     sm.plot_text(found).save(options.out / "text.html")
     print("and text.html, the text with its strongest pairs")
+
+
+def _report(options: argparse.Namespace) -> None:
+    import spex_mech as sm
+
+    found = sm.Interactions.load(options.result)
+    out = options.out or options.result.with_name("report.html")
+    print(f"written to {sm.write_report(found, out, title=options.title)}")
 
 
 def _discover_data(options: argparse.Namespace) -> None:
@@ -212,7 +230,7 @@ def _discover_data(options: argparse.Namespace) -> None:
     game = learners[options.learner](x, y, x_test, y_test, penalty=options.penalty)
     found = _found(game, options)
     print(found)
-    _write(found, options.out)
+    _write(found, options, None)
     sm.plot_examples(found, texts).save(options.out / "examples.html")
     print("and examples.html, the examples that pull together or against one another")
 
@@ -296,10 +314,12 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"--out {folder}: no right to write in {nearest}; give another folder")
 
 
-def _write(found: Any, folder: Path) -> None:
-    """The result, the table and the map: nothing before all were computed."""
+def _write(found: Any, options: argparse.Namespace, task: Any) -> None:
+    """The result, the table, the map and the report: nothing before the map was drawn."""
+    from spex_mech.report import write_report
     from spex_mech.results.plots import plot_map
 
+    folder, command = options.out, shlex.join(["spex-mech", *options.words])
     table, figure = found.frame().to_csv(index=False), None
     try:
         figure = plot_map(found)
@@ -311,4 +331,6 @@ def _write(found: Any, folder: Path) -> None:
     if figure is not None:
         figure.savefig(folder / "map.png", dpi=160)
         written.append("map.png")
+    write_report(found, folder / "report.html", task=task, command=command)
+    written.append("report.html")
     print(f"\nwritten to {folder}: {', '.join(written)}")

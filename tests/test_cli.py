@@ -52,7 +52,7 @@ def test_discover_writes_result_table_and_map(
     printed, err = capsys.readouterr()
     assert err == ""
     assert "6 interactions among 4 units, 11 evaluations (spex)" in printed
-    names = ["interactions.csv", "interactions.npz", "map.png"]
+    names = ["interactions.csv", "interactions.npz", "map.png", "report.html"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert printed.splitlines()[-1].startswith(f"written to {out}: ")
     assert all(name in printed.splitlines()[-1] for name in names)
@@ -62,6 +62,19 @@ def test_discover_writes_result_table_and_map(
     assert found.values.shape == (6, 4)
     pd.testing.assert_frame_equal(pd.read_csv(out / "interactions.csv"), found.frame())
     assert (out / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert f"--n-prompts 4 --out {out}" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_of_a_saved_result(model: str, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["discover", "--model", model, "--n-prompts", "2", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    saved = str(tmp_path / "interactions.npz")
+    assert cli.main(["report", saved, "--out", str(tmp_path / "a" / "b.html")]) == 0
+    assert "Interactions: " in (tmp_path / "a" / "b.html").read_text(encoding="utf-8")
+    assert cli.main(["report", saved, "--title", "Mine"]) == 0
+    assert "<title>Mine</title>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.endswith(f"written to {tmp_path / 'report.html'}\n")
+    assert "is not a spex_mech result" in refused(capsys, "report", str(tmp_path / "report.html"))
 
 
 def test_discover_is_what_the_functions_give(model: str, tmp_path: Path) -> None:
@@ -106,7 +119,7 @@ def test_tokens_of_a_text(shared_data: Path, tmp_path: Path, capsys: Any) -> Non
     arguments = ["discover", "--lens", "tokens", "--model", str(shared_data / "stories3m")]
     arguments += ["--text", "Once upon a time, there was a little", "--answer", " girl"]
     assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
-    names = {"interactions.csv", "interactions.npz", "map.png", "text.html"}
+    names = {"interactions.csv", "interactions.npz", "map.png", "report.html", "text.html"}
     assert {path.name for path in tmp_path.iterdir()} == names
     found = sm.Interactions.load(tmp_path / "interactions.npz")
     assert found.about["lens"] == "tokens" and "little" in found.labels[-1]
@@ -258,7 +271,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch: Any, capsys: Any) -> None:
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spex_mech.load_model", interrupted)
+    monkeypatch.setattr("spex_mech.zoo.load_model", interrupted)
     assert cli.main(["discover"]) == 130
     assert capsys.readouterr().err == "spex-mech: interrupted\n"
 

@@ -1,6 +1,7 @@
 """Pictures: the numbers that they show, exactly; that they are drawn; what they refuse."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import spex_mech as sm
-from spex_mech.results.plots import map_numbers, network_positions
+from spex_mech.results.maps import map_numbers, network_positions
 
 NAN = np.nan
 
@@ -206,20 +207,31 @@ def test_a_map_of_units_never_measured_together(tmp_path: Path) -> None:
     sm.plot_map(found, most=2).savefig(tmp_path / "empty.png", dpi=30)
 
 
-def lines_of(figure: Figure) -> list[tuple[str, Any, float]]:
-    arrows = [t.arrow_patch for t in figure.axes[0].texts if getattr(t, "arrow_patch", None)]
-    return [(a.get_edgecolor(), a.get_linestyle(), a.get_linewidth()) for a in arrows]
+def lines_of(figure: Figure) -> list[tuple[Any, Any, float]]:
+    """Colour, style and width of each edge, the weakest first, as they are drawn."""
+    edges = [patch for patch in figure.axes[0].patches if not patch.get_fill()]
+    return [(e.get_edgecolor(), e.get_linestyle(), e.get_linewidth()) for e in edges]
 
 
 def test_a_network_tells_signs_apart_without_colour() -> None:
     figure = sm.plot_network(a_result(VALUES, HEADS), k=2)
-    (strong, solid_or_not, wide), (weak, other, narrow) = lines_of(figure)
+    (weak, solid, narrow), (strong, dashed, wide) = lines_of(figure)
     assert wide == 5 and narrow == pytest.approx(0.6 + 4.4 * 3 / 4)
-    assert solid_or_not != "-" and other == "-"
+    assert dashed != "-" and solid == "-"
     assert strong[2] > strong[0] and weak[0] > weak[2]  # blue, red
     texts = texts_of(figure)
     assert "L1H0" in texts and "L2H5" not in texts
     assert "AND-like" in texts and "OR-like" in texts and "the 2 strongest pairs" in texts
+    assert "neither fits" not in texts
+
+
+def test_a_pair_that_is_neither_is_dotted() -> None:
+    found = a_result({("L0H0", "L0H1"): 3.0}, HEADS)
+    hurting = replace(found, main_effects_by_prompt=-found.main_effects_by_prompt)
+    assert hurting.readings == ["mixed"]
+    figure = sm.plot_network(hurting)
+    assert lines_of(figure)[0][1] == ":"
+    assert "neither fits (mixed or noise)" in texts_of(figure)
 
 
 def test_main_effects_that_were_not_measured_do_not_matter(tmp_path: Path) -> None:

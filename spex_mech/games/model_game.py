@@ -253,7 +253,7 @@ class ModelGame:
             "task": self.task.name,
             "metric": self.task.metric_name,
             "n_prompts": len(self.prompts),
-            "tokens_sha256": sha256_of([self.prompts.tokens]),
+            "tokens_sha256": tokens_sha256(self.prompts),
             "ablation": self.ablation,
             "precision": self.precision,
             "passes": self._passes,
@@ -528,6 +528,11 @@ def _processing_of(model: Any) -> str:
     if not is_hooked(model):
         return "none"
     return "compatibility mode" if getattr(model, "compatibility_mode", False) else "none"
+
+
+def tokens_sha256(prompts: Prompts) -> str:
+    """The hash of prompts' tokens that a result records."""
+    return sha256_of([prompts.tokens])
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,134 @@
+"use strict";
+// Everything that is shown comes from attributes and texts of the page, and goes back as text.
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+// -- tables: sorting and filtering
+const key = (row, column) => {
+  const cell = row.cells[column];
+  if (!("v" in cell.dataset)) return cell.textContent.trim().toLowerCase();
+  return cell.dataset.v === "" ? null : Number(cell.dataset.v);
+};
+const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
+for (const table of all("table.sortable")) {
+  const heads = all("thead th", table);
+  for (const [column, head] of heads.entries()) {
+    const button = head.querySelector("button");
+    if (!button) continue;
+    button.addEventListener("click", () => {
+      const numeric = head.classList.contains("number");
+      const before = head.getAttribute("aria-sort");
+      const first = numeric ? "descending" : "ascending";
+      const other = numeric ? "ascending" : "descending";
+      const now = before === first ? other : first;
+      heads.forEach((h) => h.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", now);
+      const sign = now === "ascending" ? 1 : -1;
+      const rows = [...table.tBodies[0].rows].map((row) => [key(row, column), row]);
+      rows.sort(([a], [b]) => (a === null) - (b === null) || (a === null ? 0 : sign * compare(a, b)));
+      table.tBodies[0].append(...rows.map(([, row]) => row));
+    });
+  }
+}
+
+const pairs = document.getElementById("pairs-table");
+const text = document.getElementById("filter-text");
+const reading = document.getElementById("filter-reading");
+const noise = document.getElementById("filter-noise");
+const filter = () => {
+  const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const row of pairs.tBodies[0].rows) {
+    const names = all("bdi", row.cells[0]).map((name) => name.textContent.toLowerCase());
+    const fits =
+      words.every((word) => names.some((name) => name.includes(word))) &&
+      (!reading.value || row.dataset.reading === reading.value) &&
+      !(noise.checked && row.classList.contains("noise"));
+    row.hidden = !fits;
+    shown += fits;
+  }
+  document.getElementById("shown").textContent = `${shown} of ${pairs.tBodies[0].rows.length} shown`;
+};
+if (pairs) {
+  text.addEventListener("input", filter);
+  reading.addEventListener("change", filter);
+  noise.addEventListener("change", filter);
+  document.getElementById("filter-reset").addEventListener("click", () => {
+    text.value = reading.value = "";
+    noise.checked = false;
+    filter();
+    text.focus();
+  });
+}
+
+// -- maps: hovering, arrow keys, and a click that filters the table
+const tip = document.getElementById("tip");
+let here = null;
+const leave = () => {
+  if (here) here.classList.remove("here");
+  here = null;
+  tip.hidden = true;
+};
+const show = (item, x, y) => {
+  leave();
+  here = item;
+  item.classList.add("here");
+  tip.textContent = item.dataset.tip;
+  tip.hidden = false;
+  const box = item.getBoundingClientRect();
+  const left = (x ?? box.right) + 12;
+  const top = (y ?? box.bottom) + 12;
+  tip.style.left = `${Math.max(4, Math.min(left, innerWidth - tip.offsetWidth - 8))}px`;
+  tip.style.top = `${Math.max(4, Math.min(top, innerHeight - tip.offsetHeight - 8))}px`;
+};
+const choose = (item) => {
+  if (!item.dataset.filter || !pairs) return;
+  reading.value = "";
+  noise.checked = false;
+  text.value = item.dataset.filter;
+  filter();
+  leave();
+  document.getElementById("pairs").scrollIntoView();
+  text.focus({ preventScroll: true });
+};
+const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+for (const map of all(".map")) {
+  const items = all("[data-tip]", map);
+  const status = map.parentElement.querySelector(".status");
+  const at = new Map(items.map((item) => [`${item.dataset.row},${item.dataset.column}`, item]));
+  let last = 0;
+  const go = (item) => {
+    last = items.indexOf(item);
+    item.scrollIntoView({ block: "nearest", inline: "nearest" });
+    show(item);
+    status.textContent = item.dataset.tip.replaceAll("\n", ", ");
+  };
+  map.addEventListener("pointermove", (event) => {
+    const item = event.target.closest("[data-tip]");
+    if (item) show(item, event.clientX, event.clientY);
+    else leave();
+  });
+  map.addEventListener("pointerleave", leave);
+  map.addEventListener("click", (event) => {
+    const item = event.target.closest("[data-tip]");
+    if (item) choose(item);
+  });
+  map.addEventListener("focus", () => map.matches(":focus-visible") && items.length && go(items[last]));
+  map.addEventListener("blur", leave);
+  map.addEventListener("keydown", (event) => {
+    const item = items[last];
+    if (event.key === "Escape") leave();
+    else if (event.key === "Enter") choose(item);
+    else if (event.key in steps) {
+      const [down, right] = steps[event.key];
+      const grid = "row" in item.dataset;
+      const place = grid && `${Number(item.dataset.row) + down},${Number(item.dataset.column) + right}`;
+      const next = grid ? at.get(place) : items[last + down + right];
+      if (next) go(next);
+    } else return;
+    event.preventDefault();
+  });
+}
+addEventListener("scroll", () => tip.hidden || document.activeElement?.classList.contains("map") || leave(), { passive: true });
+
+// -- paper shows what a screen folds
+addEventListener("beforeprint", () => all("details").forEach((d) => (d.open = true)));

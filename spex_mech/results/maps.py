@@ -1,0 +1,335 @@
+"""The numbers of the maps: small frozen data, apart from any drawing.
+
+Every picture (matplotlib, plotly, the report) is drawn from what these functions return.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spex_mech.results.interactions import Interactions
+from spex_mech.results.statistics import standard_errors
+
+_MOST_HEADS = 40  # of a folded map
+
+
+@dataclass(frozen=True, eq=False)
+class MapNumbers:
+    """What a map shows: ``values[row column]``, the names of both, and where a new layer starts."""
+
+    values: Float[np.ndarray, "row column"]
+    names: list[str]
+    borders: list[int]
+    by: Literal["unit", "layer"]
+
+
+def map_numbers(
+    found: Interactions, by: Literal["unit", "layer"] = "unit", most: int = 64
+) -> MapNumbers:
+    """The numbers of a map.
+
+    Args:
+        by: "unit": the pair interactions among the ``most`` units with the largest sum of squared
+            interactions, in layer order, NaN where nothing was measured. "layer": the root of the
+            summed squares of all pairs between two layers (the energy), signed by the sum; NaN
+            between layers without a measured pair.
+
+    Raises:
+        ValueError: no pairs were measured, or units carry no layer.
+    """
+    if most < 2:
+        raise ValueError(f"most is {most}; a map needs at least 2 units")
+    pairs, means, _ = _pairs(found)
+    if by == "layer":
+        layers = _layers_of(found.labels)
+        n_layers = int(layers.max()) + 1
+        values = _signed_energy(layers[pairs], means, n_layers)
+        return MapNumbers(values, [f"L{layer}" for layer in range(n_layers)], [], "layer")
+    layers = np.array([layer_of(label) for label in found.labels])
+    strength = np.zeros(len(found.labels))
+    np.add.at(strength, pairs[:, 0], means**2)
+    np.add.at(strength, pairs[:, 1], means**2)
+    shown = np.argsort(-strength, kind="stable")[:most]
+    shown = shown[np.lexsort((shown, layers[shown]))]
+    place = np.full(len(found.labels), -1)
+    place[shown] = np.arange(len(shown))
+    values = np.full((len(shown), len(shown)), np.nan)
+    inside = (place[pairs] >= 0).all(axis=1)
+    a, b = place[pairs[inside]].T
+    values[a, b] = values[b, a] = means[inside]
+    names = [found.labels[u] for u in shown]
+    borders = np.flatnonzero(np.diff(layers[shown])) + 1
+    return MapNumbers(values, names, borders.tolist(), "unit")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerEnergy:
+    """How the energy (summed squares of pair interactions) lies among the layers.
+
+    ``energy`` is symmetric: between two layers stands the energy of all pairs that join them, and
+    on the diagonal that within a layer. ``across`` gives half of the energy between two layers to
+    each of them, so that ``within`` and ``across`` together add up to the total. ``by_error`` is
+    what errors over the prompts alone would give (summed squares of the standard errors; NaN for
+    one prompt): an energy near it says nothing.
+    """
+
+    names: list[str]
+    energy: Float[np.ndarray, "layer layer"]
+    n_pairs: Int[np.ndarray, "layer layer"]
+    within: Float[np.ndarray, " layer"]
+    across: Float[np.ndarray, " layer"]
+    by_error: float
+
+    @property
+    def total(self) -> float:
+        """The energy of all pairs measured."""
+        return float(self.within.sum() + self.across.sum())
+
+    @property
+    def share_within(self) -> float:
+        """The part of the energy that lies within layers (NaN where there is no energy)."""
+        return float(self.within.sum()) / self.total if self.total else float("nan")
+
+
+def layer_energy(found: Interactions) -> LayerEnergy:
+    """Energy within and across layers, of the pairs that were measured (Butler et al. 2025,
+    "ProxySPEX", arXiv 2505.17495, the figure on attention heads).
+
+    Raises:
+        ValueError: no pairs were measured, or units carry no layer.
+    """
+    pairs, means, errors = _pairs(found)
+    layers = _layers_of(found.labels)
+    n_layers = int(layers.max()) + 1
+    energy, n_pairs = np.zeros((n_layers, n_layers)), np.zeros((n_layers, n_layers), dtype=int)
+    low, high = np.sort(layers[pairs], axis=1).T
+    np.add.at(energy, (low, high), means**2)
+    np.add.at(n_pairs, (low, high), 1)
+    within, between = energy.diagonal().copy(), np.triu(energy, 1)
+    return LayerEnergy(
+        names=[f"L{layer}" for layer in range(n_layers)],
+        energy=energy + between.T,
+        n_pairs=n_pairs + np.triu(n_pairs, 1).T,
+        within=within,
+        across=(between.sum(axis=0) + between.sum(axis=1)) / 2,
+        by_error=float((errors**2).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class Node:
+    """A unit of a network: where it stands, and its main effect (NaN where not measured)."""
+
+    label: str
+    layer: int
+    x: float
+    y: float
+    main_effect: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A pair of a network, by its units' labels."""
+
+    a: str
+    b: str
+    value: float
+    stderr: float
+    q_value: float
+    reading: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """Units and the strongest pairs among them, strongest first."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+
+def network_numbers(found: Interactions, k: int = 20) -> Network:
+    """The k strongest pairs above the noise floor (under it, if there are no others), and their
+    units, placed as in :func:`network_positions`.
+
+    Raises:
+        ValueError: no pairs were measured.
+    """
+    top = _strongest(found, k)
+    if not len(top):
+        raise ValueError("there is no pair to draw: no interaction of order 2 was measured")
+    errors = standard_errors(found.main_effects_by_prompt)
+    nodes = []
+    for label, (x, y) in network_positions(found, k).items():
+        unit = found.labels.index(label)
+        main, error = float(found.main_effects[unit]), float(errors[unit])
+        nodes.append(Node(label, layer_of(label), x, y, main, error))
+    rows = zip(top.units, top.mean, top.stderr, top.q_value, top.readings, strict=True)
+    edges = [
+        Edge(found.labels[s[0]], found.labels[s[1]], float(value), float(error), float(q), reading)
+        for s, value, error, q, reading in rows
+    ]
+    return Network(tuple(nodes), tuple(edges))
+
+
+def edge_curve(start: Node, end: Node) -> tuple[tuple[float, float], ...]:
+    """Start, control point and end of the curve that joins two nodes: bent, so that lines between
+    three nodes in a row, or within a layer, stay apart."""
+    bend = 0.35 if start.x == end.x else 0.08
+    dx, dy = end.x - start.x, end.y - start.y
+    control = (start.x + end.x) / 2 + bend * dy, (start.y + end.y) / 2 - bend * dx
+    return (start.x, start.y), control, (end.x, end.y)
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A map in which each layer's weak neurons are one block.
+
+    ``values`` is NaN where no pair was measured. A cell of two units is their interaction; one of a
+    block is the root of the summed squares of its pairs, signed by their sum. ``sizes`` says how
+    many units a row stands for, ``kept`` the share of the neurons' energy that is in rows of
+    their own.
+    """
+
+    values: Float[np.ndarray, "row row"]
+    names: list[str]
+    sizes: Int[np.ndarray, " row"]
+    is_block: Bool[np.ndarray, " row"]
+    borders: list[int]
+    kept: float
+
+
+def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> Folded:
+    """Heads, and the fewest neurons that hold ``share`` of the neurons' energy (at most ``most``);
+    the other neurons of a layer are one block.
+
+    A neuron's energy is the summed squares of its pairs. Heads beyond the 40 strongest are
+    left out.
+
+    Raises:
+        ValueError: there are no pairs or no neurons, ``share`` is not in 0 to 1, or ``most`` < 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}; give a part of the energy from 0 to 1")
+    if most < 1:
+        raise ValueError(f"most is {most}; give at least 1 neuron")
+    pairs, means, _ = _pairs(found)
+    layers = _layers_of(found.labels)
+    is_neuron = np.array(["N" in label for label in found.labels])
+    if not is_neuron.any():
+        raise ValueError("there is no neuron to fold: plot_map shows heads")
+    strength = np.zeros(len(found.labels))
+    for column in pairs.T:
+        np.add.at(strength, column, means**2)
+    order = np.argsort(-strength, kind="stable")
+    neurons, others = order[is_neuron[order]], order[~is_neuron[order]][:_MOST_HEADS]
+    grown = np.cumsum(strength[neurons])
+    n_kept = int(np.searchsorted(grown, share * grown[-1] * (1 - 1e-12))) + 1
+    neurons = neurons[: min(n_kept, most)]
+    single = np.sort(np.concatenate([others, neurons]))
+    rest = np.setdiff1d(np.flatnonzero(is_neuron), neurons)
+    blocks = np.unique(layers[rest])
+    rows = [(int(layers[unit]), 0, int(unit)) for unit in single]
+    rows = sorted(rows + [(int(layer), 1, -1) for layer in blocks])
+    place = np.full(len(found.labels), -1)
+    names, sizes = [], []
+    for row, (layer, block, unit) in enumerate(rows):
+        members = rest[layers[rest] == layer] if block else np.array([unit])
+        place[members] = row
+        names.append(f"L{layer}, {len(members)} N" if block else found.labels[unit])
+        sizes.append(len(members))
+    of_layer = np.array([layer for layer, _, _ in rows])
+    return Folded(
+        values=_signed_energy(place[pairs], means, len(rows)),
+        names=names,
+        sizes=np.array(sizes),
+        is_block=np.array([bool(block) for _, block, _ in rows]),
+        borders=(np.flatnonzero(np.diff(of_layer)) + 1).tolist(),
+        kept=float(strength[neurons].sum() / grown[-1]) if grown[-1] else 1.0,
+    )
+
+
+def network_positions(found: Interactions, k: int = 20) -> dict[str, tuple[float, float]]:
+    """Where :func:`plot_network` puts each unit: x by layer, y spread within the layer; in a circle
+    where no unit has a layer."""
+    units = sorted({int(u) for u in _strongest(found, k).units[:, :2].ravel()})
+    shown = [found.labels[unit] for unit in units]
+    if not _layered(shown):
+        angles = 2 * np.pi * np.arange(len(shown)) / len(shown)
+        return {
+            name: (float(np.sin(angle)), float(-np.cos(angle)))
+            for name, angle in zip(shown, angles, strict=True)
+        }
+    columns: dict[int, list[str]] = {}
+    for name in shown:
+        columns.setdefault(layer_of(name), []).append(name)
+    positions = {}
+    for column, layer in enumerate(sorted(columns)):
+        names = columns[layer]
+        for i, name in enumerate(names):
+            # Columns are shifted a little against one another so that lines do not pass through.
+            y = (i + 0.5) / len(names) + 0.06 * (column % 2)
+            positions[name] = (float(column), y)
+    return positions
+
+
+def _signed_energy(
+    places: Int[np.ndarray, "pair 2"], means: Float[np.ndarray, " pair"], n: int
+) -> Float[np.ndarray, "row row"]:
+    """Root of the summed squares of the pairs at each place, signed by the sum; NaN without any."""
+    inside = (places >= 0).all(axis=1)
+    low, high = np.sort(places[inside], axis=1).T
+    energy, total, count = np.zeros((3, n, n))
+    np.add.at(energy, (low, high), means[inside] ** 2)
+    np.add.at(total, (low, high), means[inside])
+    np.add.at(count, (low, high), 1)
+    values = np.where(count > 0, np.sqrt(energy) * np.where(total < 0, -1, 1), np.nan)
+    return np.where(np.tri(n, k=-1, dtype=bool), values.T, values)
+
+
+def _strongest(found: Interactions, k: int) -> Interactions:
+    top = found.top(k, order=2)
+    n_clear = int((~top.is_noise).sum())
+    return top.top(n_clear or k)
+
+
+def _pairs(
+    found: Interactions,
+) -> tuple[Int[np.ndarray, "pair 2"], Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]]:
+    """The pairs' units, means and standard errors."""
+    rows = found.order == 2
+    if not rows.any():
+        raise ValueError("there is no pair to draw: no interaction of order 2 was measured")
+    return found.units[rows][:, :2], found.mean[rows], found.stderr[rows]
+
+
+def _layers_of(labels: list[str]) -> Int[np.ndarray, " unit"]:
+    layers = np.array([layer_of(label) for label in labels])
+    if (layers < 0).any():
+        raise ValueError("a map by layer needs labels such as L9H6 or L3N1024")
+    return layers
+
+
+def _layered(names: Iterable[str]) -> bool:
+    return any(layer_of(name) >= 0 for name in names)
+
+
+def layer_of(label: str) -> int:
+    """The layer in a label such as L9H6; -1 where there is none."""
+    digits = label[1:].split("H")[0].split("N")[0].split("G")[0]
+    return int(digits) if label.startswith("L") and digits.isdigit() else -1
+
+
+def metric_unit(found: Interactions) -> str:
+    """What the values are counted in."""
+    units = {
+        "prob_diff": "difference of probabilities",
+        "log_prob": "nats",
+        "loss": "nats",
+        "kl": "nats",
+        "logit_diff": "logit difference",
+    }
+    return units.get(found.about.get("metric", ""), "change of the metric")
