@@ -1,0 +1,136 @@
+"""The notebooks: as they are shown, and run from top to bottom in a fresh kernel."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat (the extra dev)")
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+# What each must print, and how many pictures (PNG, and HTML of its own) it must show.
+CLAIMS = {
+    "1_quick_start": [
+        r"interaction: +\+5\.\d+",
+        r"\(spex\), noise floor .*\n +L0H3 x L1H0 +\+5\.\d+ \+- \S+ +AND-like",
+        r"L1H0 x L1H1 +-0\.3\d* \+- \S+ +OR-like",
+        r"\(listed sets\), noise floor .*\n +L0H3 x L1H0 +\+5\.\d+ \+- \S+ +AND-like",
+        r"L0H3 x L1H0 x L1H1 +\+0\.\d+ \+- \S+ +beyond pairs",
+    ],
+    "2_circuit_discovery": [
+        r"right on 9\d% of the prompts",
+        r"\(spex\), noise floor .*\n +L1H2 x L4H4 +-3\.\d+ .* OR-like\n",
+        r"OR-like\n +L1H1 x L4H4 +\+2\.\d+ .* AND-like",
+        r"- L1H2 +\+6\.\d+\n- L4H4 +-1\.\d+\n- L1H2, L4H4 +-1\.\d+\n",
+        r"10 of 10 keep their sign, (9|10) are over two standard errors",
+    ],
+    "3_neurons_at_scale": [
+        r"520 units, 134,940 pairs",
+        r"\(proxyspex\), noise floor .*\n +L0H3 x L1H0 +\+5\.\d+ .* AND-like\n +L0H3 x L0N204 +-1",
+        r"recall of the top 100 +(0\.9\d|1\.00)",
+        r"random pairs above the 100th: \d+, not found by the search: [01]\n",
+        r"1\.3 a unit\): (9\d|100) of the 100",
+        r"same sign: 20 of 20",
+    ],
+    "4_any_function": [
+        r"\(spex\), noise floor .*\n +3 x 17 +\+2\.\d+ .* AND-like\n",
+        r"AND-like\n +8 x 41 +-1\.\d+ .* OR-like\n",
+        r"the same five pairs: True",
+        r"5 +60 +120 +-0\.99",
+        r"2 x 7 x 11 +-1 +beyond pairs\nfound when grown from pairs: False",
+        r"on 300 new masks (0\.9\d|1\.00)",
+    ],
+    "5_tokens_and_training_data": [
+        r"\(spex\), noise floor .*\n +4:not x 5:good +\+0\.5\d* +AND-like",
+        r"11:never x 12:dull +\+5\.\d+ +AND-like",
+        r"with the student +140 evaluations: 1[45] of the true top 15",
+        r"22 x 56 +-0\.04\d* .* OR-like",
+        r"56 x 60 +-0\.0\d* .* OR-like",
+        r"without one copy: -0\.0[01]\d* nats; it was -0\.0[78]\d*",
+        r"without 56\+60: -0\.0[89]\d* nats",
+    ],
+}
+PICTURES = {
+    "1_quick_start": (1, 0),
+    "2_circuit_discovery": (3, 0),
+    "3_neurons_at_scale": (2, 0),
+    "4_any_function": (0, 0),
+    "5_tokens_and_training_data": (0, 3),
+}
+MOST_BYTES = 500_000
+
+
+def stored(name: str) -> Any:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def outputs_of(notebook: Any) -> list[Any]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def printed(notebook: Any) -> str:
+    """All text that the cells gave, in order."""
+    texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs_of(notebook)]
+    return "\n".join(texts)
+
+
+def check(name: str, notebook: Any) -> None:
+    """Nothing went wrong or complained, and what the notebook claims is there."""
+    outputs = outputs_of(notebook)
+    assert {o.output_type for o in outputs} <= {"stream", "display_data", "execute_result"}
+    complaints = [o.text for o in outputs if o.output_type == "stream" and o.name != "stdout"]
+    assert not complaints
+    text = printed(notebook)
+    for claim in CLAIMS[name]:
+        assert re.search(claim, text), f"{name} does not print {claim!r}:\n{text}"
+    pngs = sum("image/png" in output.get("data", {}) for output in outputs)
+    pages = sum("<svg" in output.get("data", {}).get("text/html", "") for output in outputs)
+    assert (pngs, pages) == PICTURES[name]
+
+
+def test_every_notebook_is_checked() -> None:
+    assert NOTEBOOKS == sorted(CLAIMS) == sorted(PICTURES)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_what_is_shown(name: str) -> None:
+    """The outputs that are stored: complete, in order, small, and without a trace of a machine."""
+    notebook = stored(name)
+    nbformat.validate(notebook)
+    check(name, notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(cell.metadata for cell in notebook.cells)
+    file = ROOT / "notebooks" / f"{name}.ipynb"
+    assert file.stat().st_size < MOST_BYTES
+    text = "\n".join([*(cell.source for cell in notebook.cells), printed(notebook)])
+    assert not re.search(r"(?<![\w.:/])/\w+/\w|[A-Z]:\\|site-packages", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    nbclient = pytest.importorskip("nbclient", reason="running notebooks needs nbclient (dev)")
+    pytest.importorskip("ipykernel", reason="running notebooks needs ipykernel (the extra dev)")
+    if name == "2_circuit_discovery":
+        folder = request.getfixturevalue("shared_data") / "stories3m"
+        monkeypatch.setenv("SPEX_MECH_MODEL", str(folder))
+    if name == "5_tokens_and_training_data":
+        pytest.importorskip("sklearn", reason="the digits need scikit-learn")
+    # The kernel imports this package, and is that of this environment, not one of the user's own.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    notebook = stored(name)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    where = {"metadata": {"path": str(tmp_path)}}
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources=where, coalesce_streams=True
+    )
+    check(name, client.execute())
