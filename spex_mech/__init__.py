@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spex_mech.circuits import faithfulness_curve, find_circuit
     from spex_mech.discover import confirm, discover, measure
     from spex_mech.distill import Distillation, distill
     from spex_mech.games.architectures import Architecture
@@ -19,17 +20,22 @@ if TYPE_CHECKING:
     from spex_mech.games.prompts import Prompts
     from spex_mech.games.token_game import TokenGame
     from spex_mech.games.training_game import TrainingGame
+    from spex_mech.results.circuit import Circuit, Curve
+    from spex_mech.results.circuit_plots import plot_circuit, plot_curve
     from spex_mech.results.interactions import Interactions
     from spex_mech.results.interop import from_shapiq, to_shapiq
     from spex_mech.results.plots import plot_map, plot_network
+    from spex_mech.results.stability import compare, stability
     from spex_mech.results.text import plot_text
     from spex_mech.tasks import load_task
     from spex_mech.zoo import load_model
 
 _HOMES = {
     "Architecture": "games.architectures",
+    "Circuit": "results.circuit",
     "Component": "games.components",
     "Components": "games.components",
+    "Curve": "results.circuit",
     "Distillation": "distill",
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
@@ -37,23 +43,31 @@ _HOMES = {
     "Task": "games.metrics",
     "TokenGame": "games.token_game",
     "TrainingGame": "games.training_game",
+    "compare": "results.stability",
     "confirm": "discover",
     "discover": "discover",
     "distill": "distill",
+    "faithfulness_curve": "circuits",
+    "find_circuit": "circuits",
     "from_shapiq": "results.interop",
     "load_model": "zoo",
     "load_task": "tasks",
     "measure": "discover",
+    "plot_circuit": "results.circuit_plots",
+    "plot_curve": "results.circuit_plots",
     "plot_map": "results.plots",
     "plot_network": "results.plots",
     "plot_text": "results.text",
+    "stability": "results.stability",
     "to_shapiq": "results.interop",
 }
 
 __all__ = [
     "Architecture",
+    "Circuit",
     "Component",
     "Components",
+    "Curve",
     "Distillation",
     "Interactions",
     "ModelGame",
@@ -61,16 +75,22 @@ __all__ = [
     "Task",
     "TokenGame",
     "TrainingGame",
+    "compare",
     "confirm",
     "discover",
     "distill",
+    "faithfulness_curve",
+    "find_circuit",
     "from_shapiq",
     "load_model",
     "load_task",
     "measure",
+    "plot_circuit",
+    "plot_curve",
     "plot_map",
     "plot_network",
     "plot_text",
+    "stability",
     "to_shapiq",
 ]
 
