@@ -104,7 +104,7 @@ def find_circuit(
     >>> len(circuit), circuit.faithfulness.value
     (2, 1.0)
     >>> [str(group) for group in circuit.groups if group.kind == "backup"]
-    ['backup: b, (c)']
+    ['backup: (b), c']
     """
     started = time.perf_counter()
     wanted = _wanted(faithfulness, size, len(found.labels))

@@ -1,7 +1,7 @@
 """Pictures of circuits: the numbers first (where each unit stands), then a thin drawing.
 
-Signs differ without colour, as in ``plots``: solid lines are positive interactions (AND-like), dashed
-ones negative (OR-like). A filled unit is a member, an empty dashed one a backup that was left out.
+Signs differ without colour, as in ``plots``: solid lines are positive interactions (AND-like),
+dashed ones negative (OR-like). A filled unit is a member, an empty dashed one a backup that was left out.
 """
 
 from collections.abc import Mapping
@@ -52,8 +52,7 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
         raise ValueError("there is nothing to draw: the circuit has no units")
     links = [link for link in circuit.links if len(link.units) == 2]
     links = [link for link in links if all(unit in positions for unit in link.units)][:most]
-    x, y = np.array(list(positions.values())).T
-    columns, in_column = np.unique(x, return_counts=True)
+    columns, in_column = np.unique([x for x, _ in positions.values()], return_counts=True)
     figure, axes = _figure(
         max(6.4, 1.1 * len(columns)), max(4.2, 1.6 + 0.55 * float(in_column.max()))
     )

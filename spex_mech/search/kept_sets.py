@@ -11,8 +11,8 @@ finish it:
    for real, each given what is gone already (the conditional ablation of backups); a batch of them
    is removed, chosen jointly by measured effects plus the interactions within the batch, so that of
    two backups one stays. Every prefix of the batch is run; where it does worse than predicted the
-   batch ends. What a round measures replaces the surrogate's effects, and the interactions with what
-   was removed correct those that were not measured.
+   batch ends. What a round measures replaces the surrogate's effects, and the interactions with
+   what was removed correct those that were not measured.
 3. **Up.** The same from nothing, adding units and pairs that interact strongly (of two in series
    neither does anything alone).
 4. **Polish.** Around the sizes asked for: drop one, add one, swap, drop or add what interacts.
