@@ -7,7 +7,7 @@ does so for every size. The scores are those of the papers named in ``results.ci
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from spex_mech.search.kept_sets import (
 )
 from spex_mech.search.question import GRADIENT_COST
 
+_AIMS: dict[str, Aim] = {"match": "match", "recover": "recover"}
 _PER_UNIT = 20  # evaluations of the search, for each unit
 _IG_STEPS = 8
 _LINK = 0.01  # of the span: interactions that are listed
@@ -69,7 +70,7 @@ def find_circuit(
     size: int | None = None,
     *,
     held_out: Any = None,
-    aim: Aim = "match",
+    aim: str = "match",
     budget: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -108,7 +109,7 @@ def find_circuit(
     """
     started = time.perf_counter()
     wanted = _wanted(faithfulness, size, len(found.labels))
-    game, scored_on = _checked(game, found, held_out, aim)
+    game, scored_on, to = _checked(game, found, held_out, aim)
     n = len(found.labels)
 
     def focus(sets: KeptSets) -> list[int]:
@@ -117,7 +118,7 @@ def find_circuit(
         return [k for k in near if 0 < k < n]
 
     runs = _Runs(game, progress, _budget(budget, n))
-    sets, surrogate, gradients = _search(runs, found, aim, _budget(budget, n), focus, game)
+    sets, surrogate, gradients = _search(runs, found, to, _budget(budget, n), focus, game)
     chosen = sets.best_number(size if size is not None else sets.smallest(wanted))
     if chosen is None:
         raise ValueError(
@@ -168,7 +169,7 @@ def faithfulness_curve(
     order: Sequence[str] | None = None,
     sizes: Iterable[int] | None = None,
     held_out: Any = None,
-    aim: Aim = "match",
+    aim: str = "match",
     budget: int | None = None,
     progress: bool = True,
 ) -> Curve:
@@ -187,7 +188,7 @@ def faithfulness_curve(
         ValueError: as :func:`find_circuit`; an order that names a unit twice, or none.
     """
     started = time.perf_counter()
-    game, scored_on = _checked(game, found, held_out, aim)
+    game, scored_on, to = _checked(game, found, held_out, aim)
     n = len(found.labels)
     asked = _spread(n) if sizes is None else [int(size) for size in sizes]
     if off := [size for size in asked if not 0 <= size <= n]:
@@ -201,7 +202,7 @@ def faithfulness_curve(
     else:
         total = _budget(budget, n)
         runs = _Runs(game, progress, total)
-        sets, _, gradients = _search(runs, found, aim, total, lambda sets: wanted[1:-1], game)
+        sets, _, gradients = _search(runs, found, to, total, lambda sets: wanted[1:-1], game)
         runs.bar.close()
         spent = runs.evaluations
         numbers = [sets.best_number(size) for size in wanted]
@@ -243,8 +244,8 @@ def _wanted(faithfulness: float | None, size: int | None, n: int) -> float:
     return 0.9 if faithfulness is None else faithfulness
 
 
-def _checked(game: Any, found: Interactions, held_out: Any, aim: str) -> tuple[Any, Any]:
-    if aim not in get_args(Aim):
+def _checked(game: Any, found: Interactions, held_out: Any, aim: str) -> tuple[Any, Any, Aim]:
+    if aim not in _AIMS:
         raise ValueError(f"unknown aim {aim!r}; choose 'match' or 'recover'")
     game = as_game(game, None, None if hasattr(game, "labels") else found.labels)
     other = game if held_out is None else held_out
@@ -256,7 +257,7 @@ def _checked(game: Any, found: Interactions, held_out: Any, aim: str) -> tuple[A
                 f"the units of the {name} are not those of the interactions ({odd}); make both "
                 "from the same components"
             )
-    return game, other
+    return game, other, _AIMS[aim]
 
 
 def _budget(budget: int | None, n: int) -> int:

@@ -1,7 +1,8 @@
 """Pictures of circuits: the numbers first (where each unit stands), then a thin drawing.
 
 Signs differ without colour, as in ``plots``: solid lines are positive interactions (AND-like),
-dashed ones negative (OR-like). A filled unit is a member, an empty dashed one a backup that was left out.
+dashed ones negative (OR-like). A filled unit is a member, an empty dashed one a backup that was
+left out.
 """
 
 from collections.abc import Mapping

@@ -330,7 +330,7 @@ def _neighbours(
     if moves != "swap":
         return flipped(kept, _strongest(surrogate, kept ^ (moves == "add together"), _FEWEST))
 
-    def few(units: Int[np.ndarray, " unit"]) -> Int[np.ndarray, " unit"]:
+    def few(units: Int[np.ndarray, " tried"]) -> Int[np.ndarray, " few"]:
         asked = sets.ask(flipped(kept, units[:, None]))
         units = units[asked >= 0]
         losses = loss_at(_at(sets, asked[asked >= 0]), sets.aim)
