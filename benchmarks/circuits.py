@@ -58,16 +58,17 @@ class Together:
         return torch.stack(parts).sum(0) / sum(share)
 
 
-def conditional_ablation(game: Any, effects: np.ndarray, by_size: bool) -> list[str]:
+def conditional_ablation(game: Any, by_size: bool) -> list[str]:
     """Units in the order of their importance given what is ablated: the last to go first."""
     kept, order = np.ones(len(game), dtype=bool), []
-    whole = float(game(torch.ones(1, len(game), dtype=torch.bool)).mean())
+    ends = torch.tensor([[True], [False]]).expand(2, len(game))
+    whole, empty = game(ends).double().mean(1).tolist()
     while kept.any():
         units = np.flatnonzero(kept)
         masks = np.repeat(kept[None], len(units), axis=0)
         masks[np.arange(len(units)), units] = False
         values = game(torch.from_numpy(masks)).double().mean(1).numpy()
-        losses = abs(values - whole) if by_size else -values * np.sign(-effects.sum() or 1)
+        losses = abs(values - whole) if by_size else -values * np.sign(whole - empty)
         gone = int(units[np.argmin(losses)])
         kept[gone] = False
         order.append(game.labels[gone])
@@ -86,7 +87,7 @@ def rankings(game: Any, found: sm.Interactions, by_size: bool) -> dict[str, list
         name: names[np.argsort(-(abs(s) if by_size else s), kind="stable")].tolist()
         for name, s in scores.items()
     }
-    ranked["conditional ablation"] = conditional_ablation(game, found.main_effects, by_size)
+    ranked["conditional ablation"] = conditional_ablation(game, by_size)
     return ranked
 
 
@@ -163,6 +164,12 @@ def main() -> None:
     started = time.time()
     out: dict[str, Any] = {**provenance(), "seed": SEED, "faithfulness": [], "recovery": []}
 
+    def keep() -> None:
+        """Written after each part: an interrupted run leaves what it measured."""
+        out["seconds"] = round(time.time() - started, 1)
+        (HERE / "results").mkdir(exist_ok=True)
+        (HERE / "results" / "circuits.json").write_text(json.dumps(out, indent=1) + "\n")
+
     def halves(model: Any, task: sm.Task) -> tuple[sm.ModelGame, sm.ModelGame]:
         first, rest = task.split(N_PROMPTS)
         return sm.ModelGame(model, first), sm.ModelGame(model, rest)
@@ -180,18 +187,18 @@ def main() -> None:
         game = Together([game for game, _ in tracr_games(data, name)])
         out["recovery"].append(recovery(f"tracr {name}", game, known))
         show_recovery(out["recovery"][-1])
+        keep()
     model = sm.load_model(data / "stories260k")
     story = data / "text" / "tinystories_valid_head.txt"
     task = sm.load_task("text", model, 2 * N_PROMPTS, SEED, file=story, n_tokens=32)
     out["faithfulness"].append(faithfulness("story 260K, text", *halves(model, task)))
     show_faithfulness(out["faithfulness"][-1])
+    keep()
     model = sm.load_model(data / "stories3m")
     task = sm.load_task(str(data / "prompts" / "ioi.json"), model, 2 * N_PROMPTS, SEED)
     out["faithfulness"].append(faithfulness("story 3M, IOI", *halves(model, task)))
     show_faithfulness(out["faithfulness"][-1])
-    out["seconds"] = round(time.time() - started, 1)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "circuits.json").write_text(json.dumps(out, indent=1) + "\n")
+    keep()
     print(f"{out['seconds']} seconds")
 
 
