@@ -134,7 +134,7 @@ def recovery(name: str, game: Any, known: set[str]) -> dict[str, Any]:
     for rival, order in rankings(game, found, by_size=True).items():
         scores[rival] = np.array([-order.index(label) for label in game.labels], dtype=float)
     circuit = sm.find_circuit(game, found, faithfulness=0.99, progress=False)
-    rest = abs(found.main_effects)
+    rest = abs(np.nan_to_num(found.main_effects))  # some may not have been measured
     scores["ours"] = rest / (1 + rest.max()) - 1
     for part in circuit.minimality.parts:
         scores["ours"][game.labels.index(part.units[0])] = part.value
