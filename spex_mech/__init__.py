@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spex_mech.circuits import faithfulness_curve, find_circuit
     from spex_mech.discover import confirm, discover, measure
     from spex_mech.distill import Distillation, distill, explain
     from spex_mech.factory import GameFactory
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from spex_mech.games.token_game import TokenGame
     from spex_mech.games.training_game import TrainingGame, example_groups
     from spex_mech.report import write_report
+    from spex_mech.results.circuit import Circuit, Curve
+    from spex_mech.results.circuit_plots import plot_circuit, plot_curve
     from spex_mech.results.examples import plot_examples
     from spex_mech.results.interactions import Interactions
     from spex_mech.results.interactive import (
@@ -32,14 +35,17 @@ if TYPE_CHECKING:
     )
     from spex_mech.results.interop import from_shapiq, to_shapiq
     from spex_mech.results.plots import plot_layers, plot_map, plot_network, plot_neurons
+    from spex_mech.results.stability import compare, stability
     from spex_mech.results.text import plot_text
     from spex_mech.tasks import load_task, text_task
     from spex_mech.zoo import load_model, load_tokenizer
 
 _HOMES = {
     "Architecture": "games.architectures",
+    "Circuit": "results.circuit",
     "Component": "games.components",
     "Components": "games.components",
+    "Curve": "results.circuit",
     "Distillation": "distill",
     "GameFactory": "factory",
     "Interactions": "results.interactions",
@@ -48,11 +54,14 @@ _HOMES = {
     "Task": "games.metrics",
     "TokenGame": "games.token_game",
     "TrainingGame": "games.training_game",
+    "compare": "results.stability",
     "confirm": "discover",
     "discover": "discover",
     "distill": "distill",
     "example_groups": "games.training_game",
     "explain": "distill",
+    "faithfulness_curve": "circuits",
+    "find_circuit": "circuits",
     "from_shapiq": "results.interop",
     "frozen_features": "games.features",
     "interactive_layers": "results.interactive",
@@ -63,12 +72,15 @@ _HOMES = {
     "load_task": "tasks",
     "load_tokenizer": "zoo",
     "measure": "discover",
+    "plot_circuit": "results.circuit_plots",
+    "plot_curve": "results.circuit_plots",
     "plot_examples": "results.examples",
     "plot_layers": "results.plots",
     "plot_map": "results.plots",
     "plot_network": "results.plots",
     "plot_neurons": "results.plots",
     "plot_text": "results.text",
+    "stability": "results.stability",
     "text_task": "tasks",
     "to_shapiq": "results.interop",
     "write_report": "report",
@@ -76,8 +88,10 @@ _HOMES = {
 
 __all__ = [
     "Architecture",
+    "Circuit",
     "Component",
     "Components",
+    "Curve",
     "Distillation",
     "GameFactory",
     "Interactions",
@@ -86,11 +100,14 @@ __all__ = [
     "Task",
     "TokenGame",
     "TrainingGame",
+    "compare",
     "confirm",
     "discover",
     "distill",
     "example_groups",
     "explain",
+    "faithfulness_curve",
+    "find_circuit",
     "from_shapiq",
     "frozen_features",
     "interactive_layers",
@@ -101,12 +118,15 @@ __all__ = [
     "load_task",
     "load_tokenizer",
     "measure",
+    "plot_circuit",
+    "plot_curve",
     "plot_examples",
     "plot_layers",
     "plot_map",
     "plot_network",
     "plot_neurons",
     "plot_text",
+    "stability",
     "text_task",
     "to_shapiq",
     "write_report",

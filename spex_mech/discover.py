@@ -402,7 +402,7 @@ def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
             done[0] += masks
             bar.update(started + int(done[0]) - bar.n)
 
-        return _as_table(game.ablating(question.ablated, tick), len(question)), None
+        return as_table(game.ablating(question.ablated, tick), len(question)), None
     masks = torch.from_numpy(question.masks(len(game)))
     if question.gradient:
         if hasattr(game, "value_and_slopes"):
@@ -425,7 +425,7 @@ def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
             )
     else:
         values = game(masks)
-    values = _as_table(values, len(masks))
+    values = as_table(values, len(masks))
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         lost = np.flatnonzero(~masks[row].numpy())
@@ -437,7 +437,7 @@ def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
     return values, gradients
 
 
-def _as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
+def as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
     """A game's answer, tensor or array or list, [mask] or [mask prompt], in float64."""
     if isinstance(values, Tensor):
         values = values.detach().double().cpu()

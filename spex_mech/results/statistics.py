@@ -34,3 +34,14 @@ def q_values(p: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
     q = np.empty_like(p)
     q[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
     return q
+
+
+def ratios(
+    above: Float[np.ndarray, "row prompt"], below: Float[np.ndarray, " prompt"]
+) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, "row prompt"]]:
+    """Ratios of means over prompts, and each prompt's pull on them: the standard error of a ratio,
+    or of any weighted sum of ratios, is that of the mean of the pulls (linearised, as in survey
+    statistics; good where ``below`` is far from 0 in standard errors)."""
+    scale = below.mean(dtype=np.float64)
+    ratio = above.mean(axis=1, dtype=np.float64) / scale
+    return ratio, (above - ratio[:, None] * below) / scale

@@ -1,0 +1,202 @@
+"""What of a result holds on other prompts, tasks, ablations or checkpoints.
+
+``stability`` redraws the prompts of one result (bootstrap): do its strongest pairs stay on top?
+``compare`` sets two results of the same units side by side.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from spex_mech.results.interactions import Interactions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_AT_ONCE = 2**24  # values of interactions in redrawn prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """How the strongest interactions fare when the prompts are drawn anew.
+
+    Args:
+        top: the k strongest interactions.
+        kept: how often each of them is among the k strongest of redrawn prompts.
+        jaccard: of each redraw: how much of the two tops is shared, intersection over union.
+    """
+
+    top: Interactions
+    kept: Float[np.ndarray, " interaction"]
+    jaccard: Float[np.ndarray, " boot"]
+
+    def frame(self) -> "pd.DataFrame":
+        """A pandas table with a row an interaction, strongest first: ``units value stderr kept
+        reading``."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "units": [" x ".join(names) for names in _names(self.top)],
+                "value": self.top.mean,
+                "stderr": self.top.stderr,
+                "kept": self.kept,
+                "reading": self.top.readings,
+            }
+        )
+
+    def __repr__(self) -> str:
+        low, high = np.quantile(self.jaccard, [0.05, 0.95])
+        shaky = int((self.kept < 0.5).sum())
+        return (
+            f"the {len(self.kept)} strongest interactions under {len(self.jaccard)} redraws of "
+            f"{self.top.values.shape[1]} prompts: Jaccard {self.jaccard.mean():.2f} ({low:.2f} to "
+            f"{high:.2f}); {shaky} stay on top in fewer than half"
+        )
+
+
+def stability(found: Interactions, k: int = 20, n_boot: int = 200, seed: int = 0) -> Stability:
+    """Bootstrap over prompts: how often each of the k strongest interactions stays among the k.
+
+    It says how far the *prompts* decide what is on top, among what was measured; what was never
+    measured cannot come up.
+
+    Raises:
+        ValueError: a single prompt, fewer than two redraws, or no interaction.
+    """
+    n_prompts = found.values.shape[1]
+    if n_prompts < 2:
+        raise ValueError("a bootstrap needs at least 2 prompts; this result has 1")
+    if n_boot < 2 or k < 1 or not len(found):
+        raise ValueError(
+            f"k={k} of {len(found)} interactions with n_boot={n_boot}: all must be at least 1, and "
+            "n_boot 2"
+        )
+    strongest = np.argsort(-abs(found.mean), kind="stable")[:k]
+    k = len(strongest)
+    draws = np.random.default_rng(seed).multinomial(
+        n_prompts, np.full(n_prompts, 1 / n_prompts), n_boot
+    )
+    shared = np.zeros((n_boot, k), dtype=bool)
+    values = found.values.astype(np.float64)
+    for part in np.array_split(np.arange(n_boot), -(-n_boot * len(found) // _AT_ONCE)):
+        means = values @ draws[part].T / n_prompts
+        for boot, sizes in zip(part, abs(means).T, strict=True):
+            top = np.argsort(-sizes, kind="stable")[:k]
+            shared[boot] = np.isin(strongest, top)
+    both = shared.sum(axis=1)
+    return Stability(found.top(k), shared.mean(axis=0), both / (2 * k - both))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two results of the same units, side by side.
+
+    Args:
+        labels: of each interaction that both measured, its units.
+        a, b: its value in each, and
+        stderr_a, stderr_b: the standard errors.
+        rank_correlation: Spearman's, over these values (NaN for fewer than three of them).
+        jaccard: how much of the two tops is shared, intersection over union.
+        k: how many a top holds.
+        n_a, n_b: how many interactions each measured.
+    """
+
+    labels: list[tuple[str, ...]]
+    a: Float[np.ndarray, " interaction"]
+    b: Float[np.ndarray, " interaction"]
+    stderr_a: Float[np.ndarray, " interaction"]
+    stderr_b: Float[np.ndarray, " interaction"]
+    rank_correlation: float
+    jaccard: float
+    k: int
+    n_a: int
+    n_b: int
+
+    def frame(self) -> "pd.DataFrame":
+        """A pandas table of what both measured, by the larger of the two sizes: ``units value_a
+        stderr_a value_b stderr_b difference z``. ``z`` is the difference in its standard errors; it
+        takes the two results' prompts to be independent."""
+        import pandas as pd
+
+        difference = self.b - self.a
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = difference / np.hypot(self.stderr_a, self.stderr_b)
+        table = pd.DataFrame(
+            {
+                "units": [" x ".join(names) for names in self.labels],
+                "value_a": self.a,
+                "stderr_a": self.stderr_a,
+                "value_b": self.b,
+                "stderr_b": self.stderr_b,
+                "difference": difference,
+                "z": z,
+            }
+        )
+        order = np.argsort(-np.maximum(abs(self.a), abs(self.b)), kind="stable")
+        return table.iloc[order].reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        return (
+            f"{len(self.labels):,} interactions measured in both (of {self.n_a:,} and "
+            f"{self.n_b:,}): rank correlation {self.rank_correlation:.2f}; the two top {self.k} "
+            f"share {self.jaccard:.2f} (Jaccard)"
+        )
+
+
+def compare(found_a: Interactions, found_b: Interactions, k: int = 20) -> Comparison:
+    """Two results side by side, by the units' labels: two tasks, ablations or checkpoints.
+
+    The Jaccard overlap is of the k strongest of each; an interaction that the other result never
+    measured counts as not in its top.
+
+    Raises:
+        ValueError: no label is in both, or k is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; it must be at least 1")
+    if not set(found_a.labels) & set(found_b.labels):
+        raise ValueError(
+            f"the two results share no unit: {found_a.labels[:3]}... and {found_b.labels[:3]}..."
+        )
+    rows_a, rows_b = _rows(found_a), _rows(found_b)
+    shared = [units for units in rows_a if units in rows_b]
+    at_a = np.array([rows_a[units] for units in shared], dtype=np.int64)
+    at_b = np.array([rows_b[units] for units in shared], dtype=np.int64)
+    a, b = found_a.mean[at_a], found_b.mean[at_b]
+    tops = [{frozenset(names) for names in _names(found.top(k))} for found in (found_a, found_b)]
+    names = _names(found_a)
+    return Comparison(
+        labels=[names[row] for row in at_a],
+        a=a,
+        b=b,
+        stderr_a=found_a.stderr[at_a],
+        stderr_b=found_b.stderr[at_b],
+        rank_correlation=_spearman(a, b),
+        jaccard=len(tops[0] & tops[1]) / max(1, len(tops[0] | tops[1])),
+        k=k,
+        n_a=len(found_a),
+        n_b=len(found_b),
+    )
+
+
+def _rows(found: Interactions) -> dict[frozenset[str], int]:
+    return {frozenset(names): row for row, names in enumerate(_names(found))}
+
+
+def _names(found: Interactions) -> list[tuple[str, ...]]:
+    return [tuple(found.labels[u] for u in row if u >= 0) for row in found.units.tolist()]
+
+
+def _spearman(a: Float[np.ndarray, " value"], b: Float[np.ndarray, " value"]) -> float:
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values), dtype=np.float64)

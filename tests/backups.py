@@ -1,0 +1,30 @@
+"""The demo model with a planted backup: two heads that do the same."""
+
+from typing import Any
+
+import torch
+
+import spex_mech as sm
+
+
+def demo_with_backup(head: int, spare: int, layer: int = 1) -> Any:
+    """Head ``spare`` becomes a copy of ``head`` in the same layer, and both outputs are halved.
+
+    Together they do exactly what the head did. Alone each still does half, which is enough: the
+    right token stays far ahead, so that the log-probability hardly falls (it saturates). Only
+    without both the model fails. That is what makes them backups of one another.
+    """
+    model = sm.load_model("demo")
+    attention = model.transformer.h[layer].attn
+    width, d_head = attention.embed_dim, attention.head_dim
+    to, of = (slice(h * d_head, (h + 1) * d_head) for h in (spare, head))
+    with torch.no_grad():
+        for part in range(3):  # queries, keys, values
+            at = part * width
+            for tensor in (attention.c_attn.weight, attention.c_attn.bias):
+                tensor[..., at + to.start : at + to.stop] = tensor[
+                    ..., at + of.start : at + of.stop
+                ]
+        attention.c_proj.weight[to] = attention.c_proj.weight[of] / 2
+        attention.c_proj.weight[of] /= 2
+    return model

@@ -1,0 +1,87 @@
+"""Bootstrap over prompts and the comparison of two results: known cases, exactly."""
+
+import numpy as np
+import pytest
+
+import spex_mech as sm
+
+
+def result(values: dict[tuple[str, str], list[float]], labels: str = "abcd") -> sm.Interactions:
+    table = np.array(list(values.values()), dtype=np.float32)
+    units = np.array([[labels.index(u) for u in pair] for pair in values])
+    n_prompts = table.shape[1]
+    return sm.Interactions(
+        [*labels], units, table, -np.ones((len(labels), n_prompts)), np.ones(n_prompts)
+    )
+
+
+STEADY = {
+    ("a", "b"): [5.0, 5, 5, 5],
+    ("a", "c"): [4.0, 4, 4, 4],
+    ("b", "c"): [1.0, 1, 1, 1],
+}
+
+
+def test_what_every_prompt_says_is_stable() -> None:
+    stable = sm.stability(result(STEADY), k=2, n_boot=50)
+    assert stable.kept.tolist() == [1, 1] and (stable.jaccard == 1).all()
+    assert stable.frame()["units"].tolist() == ["a x b", "a x c"]
+    assert "Jaccard 1.00" in repr(stable)
+
+
+def test_what_one_prompt_of_four_says_is_not() -> None:
+    """Without that prompt the pair is 0; a redraw misses it with probability (3/4)^4 = 0.316."""
+    shaky = {**STEADY, ("c", "d"): [40.0, 0, 0, 0]}
+    stable = sm.stability(result(shaky), k=1, n_boot=4000, seed=1)
+    assert stable.top.units.tolist() == [[2, 3]]
+    assert stable.kept[0] == pytest.approx(1 - 0.75**4, abs=0.03)
+    assert stable.jaccard.mean() == pytest.approx(stable.kept[0])  # of one: shared or not
+
+
+def test_the_seed_decides() -> None:
+    noisy = {pair: [3.0, -3, 1, i] for i, pair in enumerate(STEADY)}
+    one, same, other = (sm.stability(result(noisy), 1, 100, seed).jaccard for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_compare_by_label() -> None:
+    again = {("b", "a"): [-1.0, -3], ("c", "b"): [1.0, 1], ("a", "c"): [0.0, 1], ("c", "d"): [9, 9]}
+    both = sm.compare(result(STEADY), result(again, "badc"), k=2)
+    assert both.labels == [("a", "b"), ("a", "c"), ("b", "c")]
+    np.testing.assert_allclose(both.a, [5, 4, 1])
+    np.testing.assert_allclose(both.b, [-2, 0.5, 1])
+    assert both.rank_correlation == pytest.approx(-1)
+    # Tops: {ab, ac} and {cd, ab}.
+    assert both.jaccard == pytest.approx(1 / 3) and (both.n_a, both.n_b) == (3, 4)
+    table = both.frame()
+    assert table["units"].tolist() == ["a x b", "a x c", "b x c"]
+    assert table["difference"].tolist() == [-7, -3.5, 0]
+    assert table["z"][0] == pytest.approx(-7)  # errors 0 and 1
+    assert "3 interactions measured in both (of 3 and 4)" in repr(both)
+
+
+def test_a_result_is_like_itself() -> None:
+    same = sm.compare(result(STEADY), result(STEADY))
+    assert same.jaccard == 1 and same.rank_correlation == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"k": 0}, "k=0 of 3 interactions"), ({"n_boot": 1}, "n_boot=1")],
+)
+def test_no_bootstrap_of_nothing(options: dict[str, int], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        sm.stability(result(STEADY), **options)
+
+
+def test_one_prompt_cannot_be_redrawn() -> None:
+    with pytest.raises(ValueError, match="at least 2 prompts; this result has 1"):
+        sm.stability(result({("a", "b"): [1.0]}))
+
+
+def test_results_without_a_common_unit() -> None:
+    with pytest.raises(ValueError, match="share no unit"):
+        sm.compare(result(STEADY), result({("w", "x"): [1.0]}, "wxyz"))
+    with pytest.raises(ValueError, match="k is 0"):
+        sm.compare(result(STEADY), result(STEADY), k=0)
