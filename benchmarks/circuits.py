@@ -75,10 +75,18 @@ def conditional_ablation(game: Any, by_size: bool) -> list[str]:
     return order[::-1]
 
 
-def rankings(game: Any, found: sm.Interactions, by_size: bool) -> dict[str, list[str]]:
+def singles(game: Any) -> np.ndarray:
+    """The effect of each unit's ablation alone, of all units: a search may leave some out."""
+    masks = torch.ones(len(game) + 1, len(game), dtype=torch.bool)
+    masks[range(len(game)), range(len(game))] = False
+    values = game(masks).double().mean(1).numpy()
+    return values[:-1] - values[-1]
+
+
+def rankings(game: Any, by_size: bool) -> dict[str, list[str]]:
     slope = game.gradient(torch.ones(1, len(game), dtype=torch.bool))[0].double().cpu().numpy()
     scores = {
-        "main effects": -found.main_effects,
+        "main effects": -singles(game),
         "gradient x activation": slope,
         "integrated gradients": gate_attribution(game),
     }
@@ -98,7 +106,7 @@ def faithfulness(name: str, game: Any, held_out: Any) -> dict[str, Any]:
     for aim, by_size, area in (("match", True, "cmd"), ("recover", False, "cpr")):
         curves = {"ours": sm.faithfulness_curve(game, found, held_out=held_out, aim=aim,
                                                 progress=False)}  # fmt: skip
-        for rival, order in rankings(game, found, by_size).items():
+        for rival, order in rankings(game, by_size).items():
             curves[rival] = sm.faithfulness_curve(game, found, order=order, held_out=held_out)
         ours = curves["ours"]
         rows = {}
@@ -131,10 +139,10 @@ def recovery(name: str, game: Any, known: set[str]) -> dict[str, Any]:
     names = np.array(game.labels)
     right = np.isin(names, list(known))
     scores = {}
-    for rival, order in rankings(game, found, by_size=True).items():
+    for rival, order in rankings(game, by_size=True).items():
         scores[rival] = np.array([-order.index(label) for label in game.labels], dtype=float)
     circuit = sm.find_circuit(game, found, faithfulness=0.99, progress=False)
-    rest = abs(np.nan_to_num(found.main_effects))  # some may not have been measured
+    rest = abs(singles(game))
     scores["ours"] = rest / (1 + rest.max()) - 1
     for part in circuit.minimality.parts:
         scores["ours"][game.labels.index(part.units[0])] = part.value

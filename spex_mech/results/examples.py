@@ -146,10 +146,10 @@ def _network(
             if u in thumbs
             else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="#fff" stroke="#333"/>'
         )
-        below = y + half + 12
+        name_y = y + half + 12 if y >= middle else y - half - 4  # away from the edges
         parts.append(
             f"<g><title>{told}</title>{shape}"
-            f'<text x="{x:.1f}" y="{below:.1f}" text-anchor="middle">{label}</text></g>'
+            f'<text x="{x:.1f}" y="{name_y:.1f}" text-anchor="middle">{label}</text></g>'
         )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_SIZE}" height="{_SIZE}" '

@@ -1,0 +1,44 @@
+"""The documentation: built without network, and every public name is in its reference."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spex_mech as sm
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+    pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    ended = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    pages = "".join(p.read_text(encoding="utf-8") for p in (site / "reference").glob("*.html"))
+    missing = [
+        name
+        for name in sm.__all__
+        if not re.search(rf'id="spex_mech\.[\w.]*\b{name}"', pages) and name != "Component"
+    ]
+    assert missing == []
+    # Docstrings are there, with their arguments and errors.
+    assert "evaluations that may be spent; one mask over all prompts is one" in pages
+    assert pages.count("Raises:") > 20
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|img|iframe)[^>]+src="(\w+:)?//', text)
+        loaded += re.findall(r'<link[^>]+rel="stylesheet"[^>]+href="(\w+:)?//', text)
+        assert loaded == [], page.name
