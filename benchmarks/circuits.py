@@ -198,10 +198,12 @@ def main() -> None:
         keep()
     model = sm.load_model(data / "stories260k")
     story = data / "text" / "tinystories_valid_head.txt"
-    task = sm.load_task("text", model, 2 * N_PROMPTS, SEED, file=story, n_tokens=32)
-    out["faithfulness"].append(faithfulness("story 260K, text", *halves(model, task)))
-    show_faithfulness(out["faithfulness"][-1])
-    keep()
+    for seed in (SEED, SEED + 1, SEED + 2):  # three draws of passages
+        task = sm.load_task("text", model, 2 * N_PROMPTS, seed, file=story, n_tokens=32)
+        name = f"story 260K, text, draw {seed}"
+        out["faithfulness"].append(faithfulness(name, *halves(model, task)))
+        show_faithfulness(out["faithfulness"][-1])
+        keep()
     model = sm.load_model(data / "stories3m")
     task = sm.load_task(str(data / "prompts" / "ioi.json"), model, 2 * N_PROMPTS, SEED)
     out["faithfulness"].append(faithfulness("story 3M, IOI", *halves(model, task)))

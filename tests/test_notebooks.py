@@ -26,6 +26,8 @@ CLAIMS = {
         r"OR-like\n +L1H1 x L4H4 +\+2\.\d+ .* AND-like",
         r"- L1H2 +\+6\.\d+\n- L4H4 +-1\.\d+\n- L1H2, L4H4 +-1\.\d+\n",
         r"10 of 10 keep their sign, (9|10) are over two standard errors",
+        r"circuit of \d of 36 units: .*L4H4\n +on 24 held-out prompts: faithfulness 0\.[89]",
+        r"CMD searched 0\.1\d, by single ablations 0\.[23]\d\n",
     ],
     "3_neurons_at_scale": [
         r"520 units, 134,940 pairs",
@@ -55,7 +57,7 @@ CLAIMS = {
 }
 PICTURES = {
     "1_quick_start": (1, 0),
-    "2_circuit_discovery": (3, 0),
+    "2_circuit_discovery": (5, 0),
     "3_neurons_at_scale": (2, 0),
     "4_any_function": (0, 0),
     "5_tokens_and_training_data": (0, 3),

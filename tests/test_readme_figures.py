@@ -139,3 +139,25 @@ def test_size_of_a_store() -> None:
     assert rows["pairs"]["evaluations"] == rows["halves"]["evaluations"] == 1_000_000
     assert f"a gradient takes {rows['gradients']['bytes_each'] / 1e6:.1f} MB more" in PROSE
     assert max(row["seconds_to_open"] for row in rows.values()) < 0.1  # "within 0.1 s"
+
+
+def test_circuit_figures() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    measured = results("circuits")
+    assert len(measured["faithfulness"]) == 6 and len(measured["recovery"]) == 5
+    for task in measured["faithfulness"]:
+        name = "demo, induction" if task["task"] == "demo" else task["task"]
+        (line,) = [x for x in text.splitlines() if x.startswith(f"| {name} |")]
+        curves = task["cmd"]["curves"]
+        names = ("ours", "main effects", "gradient x activation", "integrated gradients")
+        scores = [curves[rival]["cmd"] for rival in (*names, "conditional ablation")]
+        stated = [float(cell) for cell in line.split("|")[2:-1]]
+        assert stated == [pytest.approx(score, abs=0.00051) for score in scores]
+    for model in measured["recovery"][1:]:
+        names = ("ours", "main effects", "conditional ablation")
+        scores = [model["rankings"][rival]["roc"] for rival in names]
+        stated = re.search(
+            rf"{model['model'].split()[1]} ([\d.]+) / ([\d.]+) / ([\d.]+\d)", " ".join(text.split())
+        )
+        assert stated
+        assert [float(x) for x in stated.groups()] == [pytest.approx(s, abs=0.0051) for s in scores]
