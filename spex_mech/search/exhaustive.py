@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from spex_mech.search.question import Findings, Question, check_order
 
-_MASKS_PER_QUESTION = 4096
+_MASKS_PER_QUESTION = 16_384  # many workers wait for the slowest at the end of each question
 _MOST_SETS = 60_000_000
 _SHOWN = 8
 
