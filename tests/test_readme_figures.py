@@ -161,3 +161,13 @@ def test_circuit_figures() -> None:
         )
         assert stated
         assert [float(x) for x in stated.groups()] == [pytest.approx(s, abs=0.0051) for s in scores]
+
+
+def test_worker_figures() -> None:
+    text = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    rows = results("cluster")["rows"]
+    eight, sixty_four = (row["share"] for row in rows if row["part"] == "pace")
+    assert f"busy to {eight:.2f} and 64 to {sixty_four:.2f}" in text
+    assert f"kept busy to {sixty_four:.2f} by a driver on two shared cores" in PROSE
+    (overhead,) = (row for row in rows if row["part"] == "overhead")
+    assert overhead["same"] and f"takes {overhead['ratio']:.2f} times as long as none" in text
