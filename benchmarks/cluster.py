@@ -1,4 +1,4 @@
-"""What keeping a run and spreading it costs: the store's size, the driver's pace, the overhead.
+"""What spreading a run costs: the driver's pace, the overhead, memory (a store: ``store_size.py``).
 
     python benchmarks/cluster.py           # some 5 minutes on two cores, no models needed
 
@@ -110,26 +110,6 @@ def flat_memory(folder: Path) -> Row:
     return {"part": "load", "batches": batches, "mb_after_a_tenth": held[0], "mb_after": held[1]}
 
 
-def store_size(folder: Path) -> Row:
-    """A million masks at n = 10,000, of one to five units, with 8 prompts in float32."""
-    game = Sleeping(10_000, 0.0, 8192, n_prompts=8)
-    file = folder / "size.sqlite"
-    rng = np.random.default_rng(0)
-    started_at = time.perf_counter()
-    with opened(file, game) as store:
-        run = store.search({"size": True}, game, 8192)
-        for _ in range(123):
-            lost = np.sort(rng.integers(0, 10_000, (8192, 5)), axis=1)
-            value = rng.normal(size=(8192, 8)).astype(np.float32).astype(np.float64)
-            run.answer(Question(lost), lambda rest, v=value: (v[: len(rest)], None))
-    written = time.perf_counter() - started_at
-    started_at = time.perf_counter()
-    with opened(file, game):
-        opening = time.perf_counter() - started_at
-    made = {"part": "store", "evaluations": 123 * 8192, "n": 10_000, "prompts": 8}
-    return made | {"mb": file.stat().st_size / 2**20, "written_s": written, "opened_s": opening}
-
-
 def sleeping_second() -> Sleeping:
     return Sleeping(100, 1.0, 16)
 
@@ -160,7 +140,6 @@ def main() -> None:
         add(pace(64, 6400, 64))
         add(overhead())
         add(flat_memory(Path(folder)))
-        add(store_size(Path(folder)))
     add(driver_memory())
     out = {**provenance(), "rows": rows}
     (HERE / "results" / "cluster.json").write_text(json.dumps(out, indent=1) + "\n")

@@ -92,10 +92,6 @@ def shapiq_rivals() -> dict[str, Callable[..., Reported]]:
     }
 
 
-def top_pairs(sizes: dict[tuple[int, ...], float], k: int) -> list[tuple[int, int]]:
-    return _ranked(sizes)[:k]
-
-
 def intact_pairs(game: Any) -> list[tuple[int, int]]:
     found = sm.discover(game, method="exhaustive", progress=False)
     return [(int(a), int(b)) for a, b in found.top(len(found)).units[:, :2]]
@@ -239,17 +235,17 @@ def student(data: Path) -> list[Row]:
     return rows
 
 
-def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
-    return data.data[order] / 16, data.target[order], data.images[order]
+    return data.data[order] / 16, data.target[order]
 
 
 def examples(_: Path) -> list[Row]:
     rows: list[Row] = []
-    x, target, _images = digits()
+    x, target = digits()
     chosen = np.isin(target, (3, 8))
     pair_x, pair_y = x[chosen], np.where(target[chosen] == 8, 1.0, -1.0)
     game = sm.TrainingGame.ridge(pair_x[:200], pair_y[:200], pair_x[200:], pair_y[200:], 1.0)

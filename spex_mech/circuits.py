@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from spex_mech.discover import as_game, as_table
+from spex_mech.discover import as_game, as_table, masks_per_batch
 from spex_mech.results.circuit import Circuit, Curve, Group, Kind, Link, Part, Reason, Score
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.statistics import ratios, standard_errors
@@ -35,7 +35,6 @@ _LINK = 0.01  # of the span: interactions that are listed
 _GROUP = 0.05  # of the span: those that make a group
 _PARTS, _GREEDY_STEPS, _GREEDY_TRIED = 16, 6, 10  # of completeness
 _BOOTSTRAPS = 200
-_MASKS_PER_BATCH = 256
 
 
 class _Runs:
@@ -44,7 +43,7 @@ class _Runs:
     def __init__(self, game: Any, progress: bool, total: int = 0) -> None:
         self.game, self.evaluations = game, 0
         self.bar = tqdm(total=total or None, unit="eval", delay=2, disable=not progress)
-        self.batch = int(getattr(game, "masks_per_batch", _MASKS_PER_BATCH))
+        self.batch = masks_per_batch(game)
 
     def __call__(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, "mask prompt"]:
         parts = []
@@ -374,10 +373,10 @@ def _links(found: Interactions, kept: Bool[np.ndarray, " unit"], span: float) ->
     real = ~found.is_noise & ~(found.q_value > 0.05) & (abs(found.mean) >= _LINK * abs(span))
     rows = np.flatnonzero(has_member & real)
     rows = rows[np.argsort(-abs(found.mean[rows]), kind="stable")]
-    readings = found.readings
+    readings, names = found.readings, found.names
     return [
         Link(
-            tuple(found.labels[u] for u in found.units[row] if u >= 0),
+            names[row],
             float(found.mean[row]),
             float(found.stderr[row]),
             readings[row],

@@ -95,8 +95,7 @@ class RemoteGame:
 
     def __call__(self, masks: Any) -> Float[Tensor, "mask prompt"]:
         """The values of masks (True = kept), computed by all workers."""
-        keep = torch.as_tensor(mask_table(masks, len(self)))
-        return torch.from_numpy(self._all(keep, gradient=False)[0])
+        return torch.from_numpy(self._all(masks, gradient=False)[0])
 
     def _gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
         """The gradient with respect to every unit's gate."""
@@ -106,12 +105,12 @@ class RemoteGame:
         self, masks: Any
     ) -> tuple[Float[Tensor, "mask prompt"], Float[Tensor, "mask block unit"]]:
         """Values, and gradients by block of prompts."""
-        values, slopes = self._all(torch.as_tensor(mask_table(masks, len(self))), gradient=True)
+        values, slopes = self._all(masks, gradient=True)
         assert slopes is not None
         return torch.from_numpy(values), torch.from_numpy(slopes)
 
-    def _all(self, keep: Tensor, gradient: bool) -> Answer:
-        whole = Question(lists_of(keep.bool()), gradient)
+    def _all(self, masks: Any, gradient: bool) -> Answer:
+        whole = Question(lists_of(mask_table(masks, len(self)).bool()), gradient)
         step = self.masks_per_batch
         parts = [whole.part(at, at + step) for at in range(0, len(whole), step)]
         answers = [pending.result() for pending in [self.submit(part) for part in parts]]
@@ -172,8 +171,9 @@ def started(
         )
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
-    pool = _ray_pool(factory, workers, address) if address is not None else None
-    pool = pool or ProcessPool(factory, workers)
+    pool = (
+        ProcessPool(factory, workers) if address is None else _ray_pool(factory, workers, address)
+    )
     try:
         yield RemoteGame(pool)
     finally:
@@ -293,9 +293,6 @@ class _Actor:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(self._game, *arguments)
-
-    def process(self) -> int:
-        return os.getpid()
 
 
 class RayPool:

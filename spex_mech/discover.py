@@ -127,7 +127,6 @@ def discover(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     common = {"order": order, "budget": budget, "seed": seed}
-    called = {"method": method, **common, **options}
     about = {"method": method, **common}
 
     def search() -> Search:
@@ -142,7 +141,7 @@ def discover(
     if store is None:
         return _drive(game, search(), about, progress)
     with opened(store, game) as kept:
-        run = kept.search(called, game, masks_per_batch(game))
+        run = kept.search({**about, **options}, game, masks_per_batch(game))
         if (finished := run.result()) is not None:
             return finished
         return run.finish(_drive(game, search(), about, progress, run))

@@ -199,11 +199,19 @@ def _value(value: float, stderr: float = math.nan) -> str:
 
 
 def _names(found: Interactions, row: int) -> str:
-    return " x ".join(_units(found, row))
+    return " x ".join(found.names[row])
 
 
-def _units(found: Interactions, row: int) -> list[str]:
-    return [found.labels[unit] for unit in found.units[row] if unit >= 0]
+def _numbers(value: float, stderr: float, largest: float) -> dict[str, Any]:
+    """What a table's row has of a value: to sort by, to show, and as a bar."""
+    return {
+        "percent": f"{100 * abs(value) / largest:.1f}",
+        "size": abs(value),
+        "value": value,
+        "value_text": _value(value),
+        "stderr": "" if math.isnan(stderr) else stderr,
+        "stderr_text": "" if math.isnan(stderr) else f"{stderr:.2g}",
+    }
 
 
 # -- the page -------------------------------------------------------------------------------------
@@ -295,20 +303,16 @@ def _tiles(found: Interactions) -> list[dict[str, str]]:
 def _rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:
     """Rows of the table, strongest first, and how many more there are."""
     top = found.top(_MOST_ROWS)
-    readings, largest = top.readings, abs(top.mean).max(initial=0.0) or 1.0
+    readings, names = top.readings, top.names
+    largest = abs(top.mean).max(initial=0.0) or 1.0
     rows = []
     for i in range(len(top)):
         value, stderr, q = (float(x[i]) for x in (top.mean, top.stderr, top.q_value))
         mains = [_value(float(found.main_effects[unit])) for unit in top.units[i] if unit >= 0]
         rows.append(
             {
-                "units": _units(top, i),
-                "percent": _percent(value, largest),
-                "size": abs(value),
-                "value": value,
-                "value_text": _value(value),
-                "stderr": "" if math.isnan(stderr) else stderr,
-                "stderr_text": "" if math.isnan(stderr) else f"{stderr:.2g}",
+                "units": names[i],
+                **_numbers(value, stderr, largest),
                 "q": "" if math.isnan(q) else q,
                 "q_text": "" if math.isnan(q) else f"{q:.2g}",
                 "reading": readings[i],
@@ -326,23 +330,9 @@ def _mains(found: Interactions) -> tuple[list[dict[str, Any]], int]:
     largest = abs(mains[shown]).max(initial=0.0) or 1.0
     rows = []
     for unit in shown.tolist():
-        value, stderr = float(mains[unit]), float(errors[unit])
-        rows.append(
-            {
-                "unit": found.labels[unit],
-                "percent": _percent(value, largest),
-                "size": abs(value),
-                "value": value,
-                "value_text": _value(value),
-                "stderr": "" if math.isnan(stderr) else stderr,
-                "stderr_text": "" if math.isnan(stderr) else f"{stderr:.2g}",
-            }
-        )
+        numbers = _numbers(float(mains[unit]), float(errors[unit]), largest)
+        rows.append({"unit": found.labels[unit], **numbers})
     return rows, len(known) - len(shown)
-
-
-def _percent(value: float, largest: float) -> str:
-    return f"{100 * abs(value) / largest:.1f}"
 
 
 # -- the maps: numbers to places ------------------------------------------------------------------
@@ -398,9 +388,9 @@ def _folded_map(found: Interactions) -> dict[str, Any]:
 
 
 def _pair_tips(found: Interactions) -> dict[tuple[str, str], str]:
-    readings, tips = found.readings, {}
+    readings, names, tips = found.readings, found.names, {}
     for row in np.flatnonzero(found.order == 2).tolist():
-        a, b = _units(found, row)
+        a, b = names[row]
         value = _value(float(found.mean[row]), float(found.stderr[row]))
         tips[a, b] = tips[b, a] = f"{a} x {b}\n{value}\n{readings[row]}"
     return tips

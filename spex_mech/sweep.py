@@ -209,7 +209,7 @@ def _run(cell: Cell, place: Path, workers: int | None, address: str | None, prog
         return
     _log(place, f"done\n{found}")
     best = found.top(1)
-    labels = [found.labels[u] for u in best.units[0] if u >= 0] if len(best) else []
+    labels = best.names[0] if len(best) else ()
     strongest = {
         "strongest": " x ".join(labels),
         "value": float(best.mean[0]) if labels else None,

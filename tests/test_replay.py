@@ -320,6 +320,15 @@ def test_logits_of_the_answers_alone(family: str) -> None:
     assert a_game(family, "prob_diff", replay=True)._replay.measure.tokens is None
 
 
+def same_slopes(game: sm.ModelGame, plain: sm.ModelGame, gates: Tensor) -> Tensor:
+    """The plain game's slopes, which are the other's too."""
+    values, slopes = game.value_and_slopes(gates)
+    want_values, want = plain.value_and_slopes(gates)
+    torch.testing.assert_close(values, want_values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(slopes, want, rtol=1e-4, atol=1e-5)
+    return want
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_share_the_intact_part(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = a_game(family, replay=False)
@@ -336,10 +345,7 @@ def test_gradients_share_the_intact_part(family: str, monkeypatch: pytest.Monkey
         return step(blocks, layer, stream, *args, **kwargs)
 
     monkeypatch.setattr(Blocks, "step", counting)
-    values, slopes = game.value_and_slopes(gates)
-    want_values, want = plain.value_and_slopes(gates)
-    torch.testing.assert_close(values, want_values, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(slopes, want, rtol=1e-4, atol=1e-5)
+    want = same_slopes(game, plain, gates)
     assert want[:, :, : last[0]].abs().max() > 1e-3  # of units in the part that is shared
     n_rows = len(gates) * len(game.prompts)
     at = [sum(rows for where, rows in ran if where == layer) for layer in range(N_LAYERS)]
@@ -360,10 +366,7 @@ def test_gradients_of_prompts_that_do_not_fit_at_once(monkeypatch: pytest.Monkey
         return step(blocks, layer, stream, *args, **kwargs)
 
     monkeypatch.setattr(Blocks, "step", small)
-    values, slopes = game.value_and_slopes(gates)
-    want_values, want = plain.value_and_slopes(gates)
-    torch.testing.assert_close(values, want_values, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(slopes, want, rtol=1e-4, atol=1e-5)
+    same_slopes(game, plain, gates)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

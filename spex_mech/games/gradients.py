@@ -42,7 +42,7 @@ class Gradients:
     ) -> None:
         self.replay, self.rewriting, self.check = replay, rewriting, check
         self.rows, self.n_blocks = rows, n_blocks
-        self._sites_layer = np.array([site.layer for site in replay.blocks.sites])
+        self.first = min(site.layer for site in replay.blocks.sites)  # nothing is rewritten before
 
     @torch.no_grad()
     def __call__(
@@ -96,19 +96,19 @@ class Gradients:
             nonlocal shared
             masks = torch.from_numpy(order[part])
             cut = int(first[order[part]].min()) if shares else 0
-            if cut <= self._sites_layer.min():
+            if cut <= self.first:
                 cut = 0
             elif shared is None or len(shared.leaf) < len(masks):
-                shared = None
-                n = min(size, part.stop - part.start)
-                shared = Shared(self, n, start, of_block, intact, int(cuts.max()), gates)
+                shared = None  # before the new one takes memory
+                last = int(cuts.max())
+                shared = Shared(self, len(masks), start, of_block, intact, last, gates)
             rows = _Rows(self, gates[masks], start, of_block)
-            begin = cut or int(self._sites_layer.min())
+            begin = cut or self.first
             stream = intact.streams[begin].repeat(len(masks), 1, 1)
             stream.requires_grad_(cut > 0)
             with torch.enable_grad():
                 last = len(self.replay.blocks.layers)
-                final = [stream, *rows.through(begin, last, stream, intact)][-1]
+                final = rows.through(begin, last, stream, intact)[-1]
                 of_prompt = start + rows.of_prompt.to(final.device)
                 measured = self.replay.measure(final, of_prompt)
                 total = measured.sum() * (self.n_blocks / n_prompts)
@@ -116,10 +116,9 @@ class Gradients:
             self.check(measured.detach(), start + rows.of_prompt, keep)
             asked = [rows.leaf, stream] if cut else [rows.leaf]
             # Only the gates' gradients are asked for: no parameter's .grad is touched.
-            found = torch.autograd.grad(total, asked, allow_unused=True)
-            slope = rows.leaf.new_zeros(rows.leaf.shape) if found[0] is None else found[0]
+            slope, *before = torch.autograd.grad(total, asked, materialize_grads=True)
             if cut and shared is not None:
-                slope = slope + shared.slopes(cut, found[1])
+                slope = slope + shared.slopes(cut, *before)
             values[masks, start:stop] = measured.detach().double().cpu().reshape(len(masks), -1)
             slopes[masks, blocks] += slope.double().cpu()
 
@@ -141,12 +140,12 @@ class _Rows:
         self.of_prompt = torch.arange(len(of_block)).repeat(len(gates))
 
     def through(self, first: int, last: int, stream: Residual, intact: Intact) -> list[Residual]:
-        """The streams after each of some blocks."""
+        """The stream before and after each of some blocks."""
         blocks = self.of.replay.blocks
         padded = torch.cat([self.leaf, self.leaf.new_ones(*self.leaf.shape[:2], 1)], dim=2)
         gate = padded[:, self.of_block].flatten(0, 1)
         hooks = self.of.rewriting(gate, self.start + self.of_prompt)
-        streams = []
+        streams = [stream]
         for layer in range(first, last):
             of_prompt = self.of_prompt.to(stream.device)
             stream = blocks.step(layer, stream, intact.calls[layer], of_prompt, hooks)
@@ -169,17 +168,16 @@ class Shared:
     ) -> None:
         ones = torch.ones(n_masks, like.shape[1], dtype=like.dtype)
         rows = _Rows(of, ones, start, of_block)
-        self.leaf = rows.leaf
-        self.first = min(site.layer for site in of.replay.blocks.sites)
-        stream = intact.streams[self.first].repeat(n_masks, 1, 1)
+        self.leaf, self.first = rows.leaf, of.first
+        stream = intact.streams[of.first].repeat(n_masks, 1, 1)
         with torch.enable_grad():
-            self.streams = rows.through(self.first, last, stream, intact)
+            self.streams = rows.through(of.first, last, stream, intact)
 
     def slopes(
         self, cut: int, slope: Float[Tensor, "row pos d_model"]
     ) -> Float[Tensor, "mask block unit"]:
         """What slopes of the stream that block ``cut`` is given make of the gates before it."""
-        stream = self.streams[cut - self.first - 1]
+        stream = self.streams[cut - self.first]
         n_masks = len(slope) // (len(stream) // len(self.leaf))
         padded = slope.new_zeros(stream.shape)
         padded[: len(slope)] = slope

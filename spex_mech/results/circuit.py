@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spex_mech.results.maps import layer_of
 from spex_mech.results.statistics import ratios, standard_errors
 
 if TYPE_CHECKING:
@@ -385,12 +386,6 @@ class Curve:
         share = self.sizes / len(self.labels)
         error = standard_errors(np.trapezoid(pulls, share, axis=0)[None])[0]
         return Score(float(np.trapezoid(height, share)), float(error))
-
-
-def layer_of(label: str) -> int:
-    """The layer that a label names; -1 where it names none."""
-    match = re.fullmatch(r"L(\d+)[HNG]\d+", label)
-    return int(match[1]) if match else -1
 
 
 def _mib_nodes(n_layers: int, n_heads: int) -> list[str]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spex_mech.results.circuit import Circuit, Curve, layer_of
-from spex_mech.results.plots import _BLUE, _RED, _figure
+from spex_mech.results.circuit import Circuit, Curve
+from spex_mech.results.maps import in_columns, layer_of
+from spex_mech.results.plots import BLUE, RED, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,16 +29,7 @@ def circuit_positions(circuit: Circuit) -> dict[str, tuple[float, float]]:
     layers = [layer_of(label) for label in ordered]
     if min(layers, default=-1) < 0:
         layers = [i // 8 for i in range(len(ordered))]
-    columns: dict[int, list[str]] = {}
-    for label, layer in zip(ordered, layers, strict=True):
-        columns.setdefault(layer, []).append(label)
-    positions = {}
-    for x, layer in enumerate(sorted(columns)):
-        names = columns[layer]
-        for i, name in enumerate(names):
-            # Columns are shifted a little against one another so that lines do not pass through.
-            positions[name] = (float(x), (i + 0.5) / len(names) + 0.06 * (x % 2))
-    return positions
+    return in_columns(ordered, layers)
 
 
 def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
@@ -54,7 +46,7 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
     links = [link for link in circuit.links if len(link.units) == 2]
     links = [link for link in links if all(unit in positions for unit in link.units)][:most]
     columns, in_column = np.unique([x for x, _ in positions.values()], return_counts=True)
-    figure, axes = _figure(
+    figure, axes = new_figure(
         max(6.4, 1.1 * len(columns)), max(4.2, 1.6 + 0.55 * float(in_column.max()))
     )
     largest = max((abs(link.value) for link in links), default=1.0)
@@ -65,7 +57,7 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
             arrowprops={
                 "arrowstyle": "-",
                 "connectionstyle": f"arc3,rad={0.35 if x0 == x1 else 0.08}",
-                "color": _RED if link.value > 0 else _BLUE,
+                "color": RED if link.value > 0 else BLUE,
                 "linestyle": "-" if link.value > 0 else (0, (4, 2)),
                 "linewidth": 0.6 + 4.4 * abs(link.value) / largest,
                 "alpha": 0.85,
@@ -89,8 +81,8 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
             ha="center", va="top", fontsize=8, zorder=4,
             bbox={"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.7, "linewidth": 0},
         )  # fmt: skip
-    axes.plot([], [], color=_RED, label="AND-like: in series")
-    axes.plot([], [], color=_BLUE, linestyle="--", label="OR-like: backup")
+    axes.plot([], [], color=RED, label="AND-like: in series")
+    axes.plot([], [], color=BLUE, linestyle="--", label="OR-like: backup")
     axes.scatter([], [], color="#d9d9d9", edgecolor="black", label="member")
     if len(positions) > len(circuit.why):
         axes.scatter([], [], color="white", edgecolor="#666666", linestyle="--", label="left out")
@@ -118,7 +110,7 @@ def plot_curve(curves: Curve | Mapping[str, Curve]) -> "Figure":
     named = {"": curves} if isinstance(curves, Curve) else dict(curves)
     if not named:
         raise ValueError("there is nothing to draw: no curve was given")
-    figure, axes = _figure(6.8, 4.4)
+    figure, axes = new_figure(6.8, 4.4)
     for i, (name, curve) in enumerate(named.items()):
         text = f"CPR {curve.cpr.value:.3f}, CMD {curve.cmd.value:.3f}"
         (line,) = axes.plot(

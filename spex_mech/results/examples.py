@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spex_mech.results.interactions import Interactions
-from spex_mech.results.text import COLOURS
+from spex_mech.results.text import COLOURS, write_page
 
 _SIZE, _THUMB, _RING = 420, 34, 165  # pixels
 _MOST_TEXT = 160  # characters of an example in the table
@@ -39,8 +39,7 @@ class ExamplesPicture:
 
     def save(self, path: str | Path) -> None:
         """Write a page that holds it."""
-        head = '<!doctype html><meta charset="utf-8"><title>Interactions of examples</title>'
-        Path(path).write_text(f"{head}{self.html}\n", encoding="utf-8")
+        write_page(path, "Interactions of examples", self.html)
 
 
 @dataclass(frozen=True)

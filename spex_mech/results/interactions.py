@@ -139,6 +139,11 @@ class Interactions:
         data |= {f"main_{c}": self.main_effects[self.units[rows, i]] for i, c in enumerate(letters)}
         return pd.DataFrame(data | {"reading": readings[rows], "is_noise": self.is_noise[rows]})
 
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """The labels of each interaction's units."""
+        return [tuple(self.labels[u] for u in row if u >= 0) for row in self.units.tolist()]
+
     def matrix(self) -> Float[np.ndarray, "unit unit"]:
         """The pairs as a symmetric matrix; NaN on the diagonal and where none was measured."""
         full = np.full((len(self.labels), len(self.labels)), np.nan)
@@ -233,8 +238,7 @@ class Interactions:
             f"({self.about.get('method', 'unknown method')}), noise floor {self.noise_floor:.1e}"
         ]
         shown = self.top(10)
-        labels = np.append(self.labels, "")
-        names = [" x ".join(n for n in labels[row] if n) for row in shown.units]
+        names = [" x ".join(units) for units in shown.names]
         width = max((len(n) for n in names), default=0)
         for i, name in enumerate(names):
             error = "" if np.isnan(shown.stderr[i]) else f" +- {shown.stderr[i]:.2g}"

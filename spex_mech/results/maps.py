@@ -3,7 +3,7 @@
 Every picture (matplotlib, plotly, the report) is drawn from what these functions return.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -263,16 +263,20 @@ def network_positions(found: Interactions, k: int = 20) -> dict[str, tuple[float
             name: (float(np.sin(angle)), float(-np.cos(angle)))
             for name, angle in zip(shown, angles, strict=True)
         }
+    return in_columns(shown, [layer_of(name) for name in shown])
+
+
+def in_columns(names: Sequence[str], layers: Sequence[int]) -> dict[str, tuple[float, float]]:
+    """A column a layer, its units spread over it from 0 to 1."""
     columns: dict[int, list[str]] = {}
-    for name in shown:
-        columns.setdefault(layer_of(name), []).append(name)
+    for name, layer in zip(names, layers, strict=True):
+        columns.setdefault(layer, []).append(name)
     positions = {}
-    for column, layer in enumerate(sorted(columns)):
-        names = columns[layer]
-        for i, name in enumerate(names):
+    for x, layer in enumerate(sorted(columns)):
+        for i, name in enumerate(columns[layer]):
             # Columns are shifted a little against one another so that lines do not pass through.
-            y = (i + 0.5) / len(names) + 0.06 * (column % 2)
-            positions[name] = (float(column), y)
+            y = (i + 0.5) / len(columns[layer]) + 0.06 * (x % 2)
+            positions[name] = (float(x), y)
     return positions
 
 

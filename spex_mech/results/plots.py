@@ -27,7 +27,7 @@ from spex_mech.results.maps import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_RED, _BLUE = "#b2182b", "#2166ac"
+RED, BLUE = "#b2182b", "#2166ac"
 
 
 def plot_map(
@@ -43,7 +43,7 @@ def plot_map(
     """
     numbers = map_numbers(found, by, most)
     n_names = len(numbers.names)
-    figure, axes = _figure(max(6.4, 2.4 + (0.42 if n_names <= 16 else 0.2) * n_names))
+    figure, axes = new_figure(max(6.4, 2.4 + (0.42 if n_names <= 16 else 0.2) * n_names))
     what = "interaction" if by == "unit" else "energy between layers, signed by the sum"
     _heat(figure, axes, numbers.values, numbers.names, f"{what} ({metric_unit(found)})")
     _borders(axes, numbers.borders)
@@ -66,7 +66,7 @@ def plot_layers(found: Interactions) -> "Figure":
     """
     numbers = layer_energy(found)
     n, total = len(numbers.names), numbers.total or 1.0
-    figure, (left, right) = _figure(max(8.4, 3.5 + 0.8 * n), max(3.9, 1.6 + 0.4 * n), n_axes=2)
+    figure, (left, right) = new_figure(max(8.4, 3.5 + 0.8 * n), max(3.9, 1.6 + 0.4 * n), n_axes=2)
     share = np.where(numbers.n_pairs > 0, 100 * numbers.energy / total, np.nan)
     largest = np.nan_to_num(share).max() or 1.0
     image = left.imshow(share, cmap="Greys", vmin=0, vmax=largest)
@@ -111,7 +111,7 @@ def plot_neurons(found: Interactions, share: float = 0.9, most: int = 24) -> "Fi
     """
     numbers = folded_numbers(found, share, most)
     n_names = len(numbers.names)
-    figure, axes = _figure(max(6.4, 2.8 + (0.42 if n_names <= 16 else 0.22) * n_names))
+    figure, axes = new_figure(max(6.4, 2.8 + (0.42 if n_names <= 16 else 0.22) * n_names))
     label = f"interaction; energy for blocks ({metric_unit(found)})"
     _heat(figure, axes, numbers.values, numbers.names, label)
     _borders(axes, numbers.borders)
@@ -139,7 +139,7 @@ def plot_network(found: Interactions, k: int = 20) -> "Figure":
     columns, in_column = np.unique(x.round(6), return_counts=True)
     layered = any(node.layer >= 0 for node in numbers.nodes)
     width, height = max(7.5, 0.9 * len(columns)), max(5.5, 1.5 + 0.55 * in_column.max())
-    figure, axes = _figure(width, height) if layered else _figure(7.5, 7.5)
+    figure, axes = new_figure(width, height) if layered else new_figure(7.5, 7.5)
     largest = max(abs(edge.value) for edge in numbers.edges) or 1.0
     for edge in reversed(numbers.edges):  # the strongest on top
         _draw_edge(axes, edge, nodes[edge.a], nodes[edge.b], largest)
@@ -152,9 +152,9 @@ def plot_network(found: Interactions, k: int = 20) -> "Figure":
             textcoords="offset points", ha="center", va="top", fontsize=8, zorder=5,
             bbox={"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.7, "linewidth": 0},
         )  # fmt: skip
-    axes.plot([], [], color=_RED, marker="+", label="positive: damage overlaps (AND-like)")
+    axes.plot([], [], color=RED, marker="+", label="positive: damage overlaps (AND-like)")
     axes.plot(
-        [], [], color=_BLUE, marker="_", linestyle="--",
+        [], [], color=BLUE, marker="_", linestyle="--",
         label="negative: damage compounds (OR-like)",
     )  # fmt: skip
     if any(edge.reading not in ("AND-like", "OR-like") for edge in numbers.edges):
@@ -174,7 +174,7 @@ def _draw_edge(axes: Any, edge: Edge, start: Node, end: Node, largest: float) ->
     (x0, y0), (xc, yc), (x1, y1) = curve = edge_curve(start, end)
     clear = edge.reading in ("AND-like", "OR-like")
     style = ":" if not clear else "-" if edge.value > 0 else (0, (4, 2))
-    colour = _RED if edge.value > 0 else _BLUE
+    colour = RED if edge.value > 0 else BLUE
     axes.add_patch(
         PathPatch(
             Path(curve, [Path.MOVETO, Path.CURVE3, Path.CURVE3]), fill=False, edgecolor=colour,
@@ -226,7 +226,7 @@ def _layer_marks(axes: Any, names: list[str], borders: list[int]) -> None:
             )  # fmt: skip
 
 
-def _figure(width: float, height: float | None = None, n_axes: int = 1) -> tuple["Figure", Any]:
+def new_figure(width: float, height: float | None = None, n_axes: int = 1) -> tuple["Figure", Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -39,7 +39,7 @@ class Stability:
 
         return pd.DataFrame(
             {
-                "units": [" x ".join(names) for names in _names(self.top)],
+                "units": [" x ".join(names) for names in self.top.names],
                 "value": self.top.mean,
                 "stderr": self.top.stderr,
                 "kept": self.kept,
@@ -166,8 +166,8 @@ def compare(found_a: Interactions, found_b: Interactions, k: int = 20) -> Compar
     at_a = np.array([rows_a[units] for units in shared], dtype=np.int64)
     at_b = np.array([rows_b[units] for units in shared], dtype=np.int64)
     a, b = found_a.mean[at_a], found_b.mean[at_b]
-    tops = [{frozenset(names) for names in _names(found.top(k))} for found in (found_a, found_b)]
-    names = _names(found_a)
+    tops = [{frozenset(names) for names in found.top(k).names} for found in (found_a, found_b)]
+    names = found_a.names
     return Comparison(
         labels=[names[row] for row in at_a],
         a=a,
@@ -183,11 +183,7 @@ def compare(found_a: Interactions, found_b: Interactions, k: int = 20) -> Compar
 
 
 def _rows(found: Interactions) -> dict[frozenset[str], int]:
-    return {frozenset(names): row for row, names in enumerate(_names(found))}
-
-
-def _names(found: Interactions) -> list[tuple[str, ...]]:
-    return [tuple(found.labels[u] for u in row if u >= 0) for row in found.units.tolist()]
+    return {frozenset(names): row for row, names in enumerate(found.names)}
 
 
 def _spearman(a: Float[np.ndarray, " value"], b: Float[np.ndarray, " value"]) -> float:

@@ -28,8 +28,13 @@ class TextPicture:
 
     def save(self, path: str | Path) -> None:
         """Write a page that holds it."""
-        page = f'<!doctype html><meta charset="utf-8"><title>Interactions</title>{self.svg}\n'
-        Path(path).write_text(page, encoding="utf-8")
+        write_page(path, "Interactions", self.svg)
+
+
+def write_page(path: str | Path, title: str, body: str) -> None:
+    """Write HTML as a page."""
+    page = f'<!doctype html><meta charset="utf-8"><title>{title}</title>{body}\n'
+    Path(path).write_text(page, encoding="utf-8")
 
 
 def plot_text(found: Interactions, k: int = 10) -> TextPicture:
