@@ -1,0 +1,1 @@
+"""Scripts that measure what the project claims: ``python -m benchmarks --help`` runs them all."""
