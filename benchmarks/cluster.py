@@ -1,13 +1,11 @@
 """What spreading a run costs: the driver's pace, the overhead, memory (a store: ``store_size.py``).
 
-    python benchmarks/cluster.py           # some 5 minutes on two cores, no models needed
+    python -m benchmarks.cluster           # some 5 minutes on two cores, no models needed
 
 Workers are simulated by threads that sleep as a GPU would compute. Writes ``results/cluster.json``.
 """
 
-import json
 import resource
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +16,10 @@ import numpy as np
 import torch
 
 import spex_mech as sm
+from benchmarks.common import Options, Row, script, show
 from spex_mech.cluster import RemoteGame, started
 from spex_mech.search.question import Question
 from spex_mech.store import opened
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from truth import provenance  # noqa: E402
-
-Row = dict[str, Any]
 
 
 class Sleeping:
@@ -77,46 +70,45 @@ def pace(n_workers: int, batches: int, masks: int) -> Row:
     found = sm.discover(remote, "exhaustive", budget=batches * masks, progress=False)
     seconds = time.perf_counter() - started_at
     done = found.cost["evaluations"] / masks
-    made = {"part": "pace", "workers": n_workers, "masks_per_batch": masks}
+    made = {"workers": n_workers, "masks_per_batch": masks}
     made |= {"batches_per_second": done / seconds}
     return made | {"share": done / seconds / (n_workers / game.seconds)}
 
 
-def driver_memory() -> Row:
-    """A million evaluations among 40,000 units, without a store."""
+def driver_memory(evaluations: int) -> Row:
+    """So many evaluations among 40,000 units, without a store."""
     before = memory_mb()
     game = Sleeping(40_000, 0.0, 4096)
     started_at = time.perf_counter()
-    found = sm.discover(game, "exhaustive", budget=1_000_000, progress=False)
-    made = {"part": "memory", "n": 40_000, "evaluations": found.cost["evaluations"]}
+    found = sm.discover(game, "exhaustive", budget=evaluations, progress=False)
+    made = {"n": 40_000, "evaluations": found.cost["evaluations"]}
     made |= {"seconds": time.perf_counter() - started_at}
     return made | {"mb_before": before, "mb_most": memory_mb()}
 
 
-def flat_memory(folder: Path) -> Row:
+def flat_memory(folder: Path, batches: int) -> Row:
     """Many batches with a store: what the process holds after a tenth of them and after all."""
     game = Sleeping(1000, 0.0, 16, n_prompts=8)
     held: list[float] = []
     with opened(folder / "flat.sqlite", game) as store:
         run = store.search({"flat": True}, game, 16)
         rng = np.random.default_rng(0)
-        batches = 20_000
         for batch in range(batches):
             lost = rng.integers(0, 1000, (16, 3))
             question = Question(np.sort(lost, axis=1))
             run.answer(question, lambda rest: (game.ablating(rest.ablated).numpy(), None))
             if batch in (batches // 10, batches - 1):
                 held.append(memory_mb())
-    return {"part": "load", "batches": batches, "mb_after_a_tenth": held[0], "mb_after": held[1]}
+    return {"batches": batches, "mb_after_a_tenth": held[0], "mb_after": held[1]}
 
 
 def sleeping_second() -> Sleeping:
     return Sleeping(100, 1.0, 16)
 
 
-def overhead() -> Row:
+def overhead(batches: int) -> Row:
     """One worker process against none, batches of a second."""
-    options: Any = {"method": "exhaustive", "budget": 400, "progress": False}
+    options: Any = {"method": "exhaustive", "budget": 16 * batches, "progress": False}
     started_at = time.perf_counter()
     alone = sm.discover(sleeping_second(), **options)
     local = time.perf_counter() - started_at
@@ -125,25 +117,33 @@ def overhead() -> Row:
         far = sm.discover(remote, **options)
         there = time.perf_counter() - started_at
     same = bool((alone.values == far.values).all())
-    return {"part": "overhead", "workers": 1, "same": same, "ratio": there / local}
+    return {"workers": 1, "same": same, "ratio": there / local}
 
 
-def main() -> None:
-    rows: list[Row] = []
+def paces(options: Options) -> list[Row]:
+    batches = 100 if options.quick else 800
+    return [pace(8, batches, 64), pace(64, 8 * batches, 64)]
 
-    def add(row: Row) -> None:
-        print(row, flush=True)
-        rows.append(row)
 
+def load(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        add(pace(8, 800, 64))
-        add(pace(64, 6400, 64))
-        add(overhead())
-        add(flat_memory(Path(folder)))
-    add(driver_memory())
-    out = {**provenance(), "rows": rows}
-    (HERE / "results" / "cluster.json").write_text(json.dumps(out, indent=1) + "\n")
+        return [flat_memory(Path(folder), 2000 if options.quick else 20_000)]
+
+
+PARTS = {
+    "pace": (paces, False),
+    "overhead": (lambda options: [overhead(5 if options.quick else 25)], False),
+    "load": (load, False),
+    "memory": (lambda options: [driver_memory(50_000 if options.quick else 1_000_000)], False),
+}
+
+
+def run(options: Options) -> dict[str, Any]:
+    out = options.parts("cluster", PARTS)
+    for row in out["rows"]:
+        show(row)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, run, PARTS)

@@ -1,10 +1,10 @@
-"""What every benchmark shares: its arguments, where its figures come from, and where they are kept."""
+"""What every benchmark shares: arguments, where figures come from, where they are kept."""
 
 import argparse
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,9 @@ RIVALS = (
     "captum", "nnsight", "pyvene", "transformer-lens", "transformers",
 )  # fmt: skip
 
+Row = dict[str, Any]
+Part = tuple[Callable[[Any], list[Row]], bool]  # what measures it, and whether it needs models
+
 
 @dataclass(frozen=True)
 class Options:
@@ -30,6 +33,7 @@ class Options:
     data: Path | None = None
     quick: bool = False
     out: Path = HERE
+    only: tuple[str, ...] = ()
 
     def keep(self, name: str, figures: dict[str, Any]) -> Path:
         """Write ``results/<name>.json``, with None for NaN, as JSON has no such number. Called
@@ -51,6 +55,25 @@ class Options:
         file = self.out / "results" / f"{name}.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
+    def parts(self, name: str, parts: Mapping[str, Part], **about: Any) -> dict[str, Any]:
+        """Run the parts that are wanted and keep their rows as they come, each part with where its
+        figures come from; what ``only`` leaves out stays as it was measured before."""
+        before = self.kept(name) if self.only else {}
+        out: dict[str, Any] = {"parts": before.get("parts", {}), **about, "rows": []}
+        rows = [row for row in before.get("rows", []) if row["part"] in out["parts"]]
+        for part, (measure, needs_data) in parts.items():
+            if self.only and part not in self.only:
+                continue
+            if needs_data and self.data is None:
+                print(f"{name}: {part} needs the folder of models (--data); left out", flush=True)
+                continue
+            found = [{"part": part, **row} for row in measure(self)]
+            rows = [row for row in rows if row["part"] != part] + found
+            out["parts"][part] = provenance()
+            out["rows"] = rows
+            self.keep(name, out)
+        return out
+
 
 def parser(doc: str | None, needs_data: bool = True) -> argparse.ArgumentParser:
     """A parser of the arguments that all have; ``options_of`` reads what it parsed."""
@@ -67,7 +90,25 @@ def parser(doc: str | None, needs_data: bool = True) -> argparse.ArgumentParser:
 
 def options_of(parsed: argparse.Namespace) -> Options:
     elsewhere = HERE.parent / "out" / "benchmarks"
-    return Options(parsed.data, parsed.quick, parsed.out or (elsewhere if parsed.quick else HERE))
+    out = parsed.out or (elsewhere if parsed.quick else HERE)
+    return Options(parsed.data, parsed.quick, out, tuple(getattr(parsed, "only", None) or ()))
+
+
+def script(doc: str | None, run: Callable[[Options], Any], parts: Iterable[str] = ()) -> None:
+    """What a benchmark does as a command; ``parts`` can be named by ``--only``."""
+    made = parser(doc, needs_data=False)
+    if parts:
+        made.add_argument(
+            "--only", choices=list(parts), action="append",
+            help="measure this part again and keep the others",
+        )  # fmt: skip
+    run(options_of(made.parse_args()))
+
+
+def show(row: dict[str, Any], keys: Iterable[str] = ()) -> None:
+    """A line of a table; of ``keys``, or of all that a row has."""
+    chosen = [row[key] for key in keys or row if row.get(key) is not None]
+    print("  ".join(f"{x:.4g}" if isinstance(x, float) else f"{x}" for x in chosen), flush=True)
 
 
 def provenance() -> dict[str, Any]:

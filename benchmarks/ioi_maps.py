@@ -1,34 +1,30 @@
 """All 630 pairs of the 3M story model's 36 heads on indirect object identification, by three
 ablations: maps, and whether the strongest pairs hold on prompts that were not used to find them.
 
-    python benchmarks/ioi_maps.py --data ../shared/data
+    python -m benchmarks.ioi_maps --data ../shared/data
 """
 
-import argparse
-import json
-import sys
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import spex_mech as sm
-
-sys.path.insert(0, str(Path(__file__).parent))
-from truth import HERE, provenance
+from benchmarks.common import Options, provenance, script
 
 N_SEARCHED, N_HELD_OUT, K = 32, 32, 20
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    data = parser.parse_args().data
+def run(options: Options) -> dict[str, Any]:
+    data = options.data
+    if data is None:
+        print("ioi_maps needs the folder of models (--data); left out", flush=True)
+        return {}
     model = sm.load_model(data / "stories3m")
     file = str(data / "prompts" / "ioi.json")
     task = sm.load_task(file, model, n_prompts=N_SEARCHED + N_HELD_OUT, seed=0)
     searched, held_out = task.split(N_SEARCHED)
     out = {**provenance(), "prompts": [N_SEARCHED, N_HELD_OUT], "seed": 0, "ablations": {}}
-    for ablation in ("zero", "mean", "resample"):
+    for ablation in ("mean",) if options.quick else ("zero", "mean", "resample"):
         game = sm.ModelGame(model, searched, ablation=ablation)
         found = sm.discover(game, method="exhaustive")
         again = sm.confirm(found, sm.ModelGame(model, held_out, ablation=ablation), k=K)
@@ -42,13 +38,10 @@ def main() -> None:
         )
         for by in ("unit", "layer"):
             figure = sm.plot_map(found, by=by)
-            path = HERE / "pictures" / f"ioi_stories3m_{ablation}_{by}.png"
-            path.parent.mkdir(exist_ok=True)
-            figure.savefig(path, dpi=110)
+            figure.savefig(options.picture(f"ioi_stories3m_{ablation}_{by}.png"), dpi=110)
         if ablation == "mean":
-            sm.plot_network(found, k=20).savefig(
-                HERE / "pictures" / "ioi_stories3m_mean_network.png", dpi=110
-            )
+            figure = sm.plot_network(found, k=20)
+            figure.savefig(options.picture("ioi_stories3m_mean_network.png"), dpi=110)
         top = found.top(10)
         out["ablations"][ablation] = {
             "intact": found.intact,
@@ -59,9 +52,9 @@ def main() -> None:
             f"held_of_{K}": int(held.sum()),
             "correlation_held_out": round(float(np.corrcoef(first, again.mean)[0, 1]), 4),
         }
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "ioi_maps.json").write_text(json.dumps(out, indent=1) + "\n")
+    options.keep("ioi_maps", out)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, run)

@@ -2,18 +2,15 @@
 shapiq's KernelSHAP-IQ, SVARM-IQ, ProxySPEX and SPEX at equal budgets; a student model as proxy;
 digits of 200, 1,000 and 10,000 examples.
 
-    python benchmarks/lenses.py --data ../shared/data     # some 20 minutes on two cores
-    pip install 'spex_mech[trees]' shapiq scikit-learn
+    python -m benchmarks.lenses --data ../shared/data     # some 20 minutes on two cores
+    pip install 'spex_mech[benchmarks]'                   # the rivals
 
 The pairs that we find are interactions at the intact text; shapiq estimates Shapley or Banzhaf
 interactions over all subsets. So on short sentences, where everything can be enumerated, each is
 judged by recall of its own kind too. A rival may report as many pairs as it had evaluations.
-Writes ``results/lenses.json``; ``--only tokens|student|data`` measures a part and keeps the rest.
+Writes ``results/lenses.json``.
 """
 
-import argparse
-import json
-import sys
 import time
 from collections.abc import Callable
 from itertools import combinations
@@ -24,13 +21,9 @@ import numpy as np
 import torch
 
 import spex_mech as sm
+from benchmarks.common import Options, Row, script, show, versions
+from benchmarks.rivals import SHAPIQ, run_rival, strongest_pairs
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from rivals import Reported, _of_shapiq, _ranked, run_rival  # noqa: E402
-from truth import provenance  # noqa: E402
-
-Row = dict[str, Any]
 SEEDS = (0, 1, 2)
 SENTENCES = (
     ("The film was not good and I did like the story.", "positive"),
@@ -64,34 +57,6 @@ def story(data: Path, name: str, masking: str, spans: str | None = None) -> sm.T
     return game
 
 
-def shapiq_rivals() -> dict[str, Callable[..., Reported]]:
-    import shapiq
-
-    def sampling(make: Any) -> Callable[..., Reported]:
-        def run(values: Any, n: int, budget: int, seed: int) -> Reported:
-            found = make(n=n, max_order=2, index="SII", random_state=seed).approximate(
-                budget, values
-            )
-            sizes = {tuple(sorted(s)): float(v) for s, v in found.interactions.items()}
-            return Reported([_ranked(sizes)])
-
-        return run
-
-    def sparse(make: Any, **options: Any) -> Callable[..., Reported]:
-        def run(values: Any, n: int, budget: int, seed: int) -> Reported:
-            approximator = make(n=n, max_order=2, random_state=seed, **options)
-            return _of_shapiq(approximator, values, budget)
-
-        return run
-
-    return {
-        "shapiq KernelSHAP-IQ": sampling(shapiq.KernelSHAPIQ),
-        "shapiq SVARM-IQ": sampling(shapiq.SVARMIQ),
-        "shapiq ProxySPEX": sparse(shapiq.ProxySPEX),
-        "shapiq SPEX": sparse(shapiq.SPEX, degree_parameter=2),
-    }
-
-
 def intact_pairs(game: Any) -> list[tuple[int, int]]:
     found = sm.discover(game, method="exhaustive", progress=False)
     return [(int(a), int(b)) for a, b in found.top(len(found)).units[:, :2]]
@@ -107,7 +72,9 @@ def ours(game: Any, truth: list[tuple[int, int]], k: int, **options: Any) -> tup
     return recall(have, truth, k), int(found.cost["evaluations"])
 
 
-def measured(part: str, game: Any, name: str, k: int, budgets: tuple[int, ...]) -> list[Row]:
+def measured(
+    game: Any, name: str, k: int, budgets: tuple[int, ...], seeds: tuple[int, ...]
+) -> list[Row]:
     """Recall of the top k exhaustive pairs, of ours and of the rivals."""
     truth = intact_pairs(game)
     n, rows = len(game), []
@@ -118,38 +85,38 @@ def measured(part: str, game: Any, name: str, k: int, budgets: tuple[int, ...]) 
             methods += [("spex, values only", {"gradients": False})]
         for method, options in methods:
             own: list[float] = []
-            for seed in SEEDS:
+            for seed in seeds:
                 try:
                     options = {**options, "method": method.split(",")[0]}
                     own.append(ours(game, truth, k, budget=budget, seed=seed, **options)[0])
                 except ValueError as error:
                     print(f"{method}: {error}")
             score = float(np.mean(own)) if own else None
-            rows.append(row(part, name, n, budget, f"spex_mech {method}", k, score))
-        for rival, run in shapiq_rivals().items():
-            got = [run_rival(run, values, n, budget, seed, time_limit=120) for seed in SEEDS]
+            rows.append(row(name, n, budget, f"spex_mech {method}", k, score))
+        for rival, run in SHAPIQ.items():
+            got = [run_rival(run, values, n, budget, seed, time_limit=120) for seed in seeds]
             failure = next((r.failure for r in got if r.failure), "")
             score = None if failure else float(np.mean([r.recall(truth, k, budget) for r in got]))
-            rows.append(row(part, name, n, budget, rival, k, score) | {"failure": failure})
+            rows.append(row(name, n, budget, rival, k, score) | {"failure": failure})
             show(rows[-1])
     return rows
 
 
-def row(part: str, game: str, n: int, budget: int, method: str, k: int, score: Any) -> Row:
-    made = {"part": part, "game": game, "n": n, "budget": budget, "method": method, "k": k}
+def row(game: str, n: int, budget: int, method: str, k: int, score: Any) -> Row:
+    made = {"game": game, "n": n, "budget": budget, "method": method, "k": k}
     if not method.startswith("shapiq"):
         show(made | {"recall": score})
     return made | {"recall": score}
 
 
-def enumerated() -> list[Row]:
+def enumerated(options: Options) -> list[Row]:
     """Short sentences, of which every subset is known: recall of the top 10 of each kind of
     interaction, and R² on all masks."""
     import shapiq
 
     rows: list[Row] = []
     scores: dict[tuple[int, str, str], list[float]] = {}
-    for game in sentences().values():
+    for game in list(sentences().values())[: 1 if options.quick else 3]:
         n = len(game)
         every = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(bool)
         table = game.mean(torch.from_numpy(every))
@@ -161,14 +128,15 @@ def enumerated() -> list[Row]:
         banzhaf = {(a, b): float((table * signs[:, a] * signs[:, b]).mean())
                    for a, b in combinations(range(n), 2)}  # fmt: skip
         shapley = {tuple(s): float(v) for s, v in exact("SII", 2).interactions.items()}
-        kinds = {"intact": intact_pairs(game), "shapley": _ranked(shapley),
-                 "banzhaf": _ranked(banzhaf)}  # fmt: skip
-        for budget in (n * (n - 1) // 4, n * (n - 1) // 2 + n + 1, 4 * n * n):
+        kinds = {"intact": intact_pairs(game), "shapley": strongest_pairs(shapley),
+                 "banzhaf": strongest_pairs(banzhaf)}  # fmt: skip
+        budgets = (n * (n - 1) // 4, n * (n - 1) // 2 + n + 1, 4 * n * n)
+        for budget in budgets[1:2] if options.quick else budgets:
 
             def note(method: str, kind: str, score: float, budget: int = budget) -> None:
                 scores.setdefault((budget, method, kind), []).append(score)
 
-            for seed in SEEDS:
+            for seed in SEEDS[: 1 if options.quick else 3]:
                 for method in ("spex", "proxyspex"):
                     try:
                         note(f"spex_mech {method}", "intact",
@@ -186,7 +154,7 @@ def enumerated() -> list[Row]:
                         best = small.frame(10, kind=kind).units
                         have = {tuple(int(u) for u in pair.split(" x ")) for pair in best}
                         note(f"spex_mech distill, {proxy}", kind, recall(have, kinds[kind], 10))
-                for name, run in shapiq_rivals().items():
+                for name, run in SHAPIQ.items():
                     got = run_rival(run, values, n, budget, seed, time_limit=120)
                     if got.failure:
                         print(name, got.failure)
@@ -197,7 +165,7 @@ def enumerated() -> list[Row]:
                         off = ((table - got.predict(every)) ** 2).sum()
                         note(name, "R2", 1 - float(off / spread))
     for (budget, method, kind), found in scores.items():
-        rows.append({"part": "sentences", "budget": budget, "method": method, "kind": kind})
+        rows.append({"budget": budget, "method": method, "kind": kind})
         rows[-1] |= {"score": float(np.mean(found)), "runs": len(found)}
         show(rows[-1])
     return rows
@@ -207,21 +175,24 @@ def values_as_game(values: Any) -> Callable[[Any], Any]:
     return lambda masks: torch.from_numpy(values(masks.numpy()))
 
 
-def tokens(data: Path) -> list[Row]:
-    rows = enumerated()
-    for masking in ("mean", "attention"):
-        game = story(data, "stories260k", masking)
+def tokens(options: Options) -> list[Row]:
+    rows: list[Row] = []
+    for masking in ("mean",) if options.quick else ("mean", "attention"):
+        game = story(options.data, "stories260k", masking)
         n = len(game)
         name = f"story 260K, a paragraph, {masking}"
-        rows += measured("tokens", game, name, 50, (2 * n, 5 * n, 10 * n))
+        budgets = (5 * n,) if options.quick else (2 * n, 5 * n, 10 * n)
+        rows += measured(game, name, 50, budgets, SEEDS[: 1 if options.quick else 3])
     return rows
 
 
-def student(data: Path) -> list[Row]:
+def student(options: Options) -> list[Row]:
     """The 3M story model on words, screened on the 260K one."""
     rows: list[Row] = []
-    for masking in ("attention", "mean"):
-        game, small = (story(data, name, masking, "words") for name in ("stories3m", "stories260k"))
+    for masking in ("attention",) if options.quick else ("attention", "mean"):
+        game, small = (
+            story(options.data, name, masking, "words") for name in ("stories3m", "stories260k")
+        )
         n, truth = len(game), intact_pairs(game)
         name = f"story 3M, words of a paragraph, {masking}"
         for budget in (4 * n, 8 * n):
@@ -231,7 +202,7 @@ def student(data: Path) -> list[Row]:
             for way, options in ways.items():
                 options = {"method": "proxyspex", **options}
                 score = ours(game, truth, 50, budget=budget, seed=0, **options)[0]
-                rows.append(row("student", name, n, budget, way, 50, score))
+                rows.append(row(name, n, budget, way, 50, score))
     return rows
 
 
@@ -243,20 +214,22 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return data.data[order] / 16, data.target[order]
 
 
-def examples(_: Path) -> list[Row]:
+def examples(options: Options) -> list[Row]:
     rows: list[Row] = []
     x, target = digits()
     chosen = np.isin(target, (3, 8))
     pair_x, pair_y = x[chosen], np.where(target[chosen] == 8, 1.0, -1.0)
     game = sm.TrainingGame.ridge(pair_x[:200], pair_y[:200], pair_x[200:], pair_y[200:], 1.0)
     truth = intact_pairs(game)
-    for budget in (1000, 2000, 5000):
+    for budget in (1000,) if options.quick else (1000, 2000, 5000):
         for method in ("spex", "proxyspex"):
             found = [
                 ours(game, truth, 50, method=method, budget=budget, seed=seed)[0] for seed in SEEDS
             ]
-            rows.append(row("data", "digits 3 and 8, 200 examples, ridge", 200, budget,
+            rows.append(row("digits 3 and 8, 200 examples, ridge", 200, budget,
                             f"spex_mech {method}", 50, float(np.mean(found))))  # fmt: skip
+    if options.quick:
+        return rows
     rows.append(retrained(x, target))
     rows.append(ten_thousand(x, target))
     return rows
@@ -290,7 +263,7 @@ def retrained(x: np.ndarray, target: np.ndarray) -> Row:
     true = sm.measure(again, sets, progress=False)
     want = np.array([true.value(*names) for names in sets])
     off = float(abs(best.mean - want).max() / abs(want).max())
-    made = {"part": "data", "game": "digits, 1,000 examples, logistic", "n": 1000}
+    made = {"game": "digits, 1,000 examples, logistic", "n": 1000}
     made |= {"budget": 2000, "pairs": 10, "largest_difference": off, "seconds": seconds}
     made |= {"smallest": float(abs(want).min()), "audit": found.audit}
     show(made)
@@ -308,37 +281,24 @@ def ten_thousand(x: np.ndarray, target: np.ndarray) -> Row:
     game = sm.TrainingGame.ridge(many, y[of], x[1297:], y[1297:], 10.0)
     started = time.perf_counter()
     found = sm.discover(game, "proxyspex", budget=10_000, seed=0, progress=False)
-    made = {"part": "data", "game": "moved digits, 10,000 examples, ridge", "n": 10_000}
+    made = {"game": "moved digits, 10,000 examples, ridge", "n": 10_000}
     made |= {"budget": 10_000, "evaluations": found.cost["evaluations"], "pairs": len(found)}
     made |= {"seconds": time.perf_counter() - started, "audit": found.audit}
     show(made)
     return made
 
 
-def show(row: Row) -> None:
-    print(
-        "  ".join(f"{v:.4g}" if isinstance(v, float) else f"{v}" for v in row.values()), flush=True
-    )
+PARTS = {
+    "sentences": (enumerated, False),
+    "tokens": (tokens, True),
+    "student": (student, True),
+    "data": (examples, False),
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of models")
-    parts = {"tokens": tokens, "student": student, "data": examples}
-    parser.add_argument("--only", choices=list(parts), help="and keep the rest")
-    options = parser.parse_args()
-    file = HERE / "results" / "lenses.json"
-    rows: list[Row] = []
-    for name, part in parts.items():
-        if options.only in (None, name):
-            rows += part(options.data)
-    if options.only and file.exists():
-        of = {"sentences": "tokens"}
-        before = json.loads(file.read_text())["rows"]
-        rows += [r for r in before if of.get(r["part"], r["part"]) != options.only]
-    out = {**provenance(), "seeds": list(SEEDS), "rows": rows}
-    file.write_text(json.dumps(out, indent=1) + "\n")
+def run(options: Options) -> dict[str, Any]:
+    return options.parts("lenses", PARTS, seeds=list(SEEDS), rivals=versions())
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, run, PARTS)

@@ -1,9 +1,9 @@
 """Recall of the true top interactions against evaluations: real models and planted games, all our
 methods and what others offer, in one run.
 
-    python benchmarks/recovery.py --data ../shared/data       # all of it, some 2 hours on two cores
-    python benchmarks/recovery.py --only planted              # a part of it
-    pip install shapiq spectralexplain scikit-learn           # the rivals
+    python -m benchmarks.recovery --data ../shared/data       # all of it, some 2 hours on two cores
+    python -m benchmarks.recovery --only planted              # a part of it
+    pip install 'spex_mech[benchmarks]'                       # the rivals
 
 Evaluations count everything: a mask over all prompts is 1, a gradient 3; single ablations, the
 exact validation of what is reported and the audit are included. Of ours, a pair counts as found if
@@ -12,12 +12,10 @@ ProxySPEX measured pairs with the same budget, though nothing of them was measur
 ``results/recovery.json`` after each part, and ``pictures/recovery.png``.
 """
 
-import argparse
-import json
 import resource
-import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +23,30 @@ import numpy as np
 import torch
 
 import spex_mech as sm
+from benchmarks import rivals
+from benchmarks.common import Options, Row, script, versions
+from benchmarks.truth import load_truth, story_game
 from spex_mech.search.adaptive import rank_correlation
 from spex_mech.search.proxyspex import half_masks
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
-import rivals  # noqa: E402
-from planted import Planted, planted_game  # noqa: E402
-from truth import load_truth, provenance, story_game  # noqa: E402
+from tests.planted import Planted, planted_game
 
 SEEDS = (0, 1, 2)
-Row = dict[str, Any]
-RIVALS = {
-    "shapiq ProxySPEX": (rivals.shapiq_proxyspex, ()),
-    "spectralexplain ProxySPEX": (rivals.spectralexplain, ("proxyspex",)),
-    "shapiq SPEX": (rivals.shapiq_spex, ()),
-    "spectralexplain SPEX": (rivals.spectralexplain, ("spex",)),
-    "LASSO on pairs, half masks": (rivals.lasso, (True,)),
-    "LASSO on pairs, near intact": (rivals.lasso, (False,)),
+ON_VALUES = {
+    **rivals.SHAPIQ,
+    "spectralexplain ProxySPEX": partial(rivals.spectralexplain, algorithm="proxyspex"),
+    "spectralexplain SPEX": partial(rivals.spectralexplain, algorithm="spex"),
+    "LASSO on pairs, half masks": partial(rivals.lasso, half=True),
+    "LASSO on pairs, near intact": partial(rivals.lasso, half=False),
+    "second differences (Archipelago)": rivals.second_differences,
 }
+ON_GRADIENTS = {
+    "Hessian-vector products": rivals.hessian,
+    "attribution patching, products": rivals.attribution_patching,
+}
+RIVALS = [*ON_VALUES, *ON_GRADIENTS]
+SHAPIQ_PROXYSPEX = rivals.SHAPIQ["shapiq ProxySPEX"]
+QUICK = ("n = 10,000, 100 pairs", "n = 1,000, 50 pairs, ratio 30", "n = 100, 20 pairs")
+TIME_LIMIT, MEMORY_LIMIT = 300, 18 * 2**30  # of a rival: seconds, bytes of the process
 OURS = {
     "proxyspex": {"method": "proxyspex"},
     "spex": {"method": "spex"},
@@ -82,6 +85,7 @@ def on_real_game(
     budgets: dict[int, dict[str, tuple[int, ...]]],
     with_rivals: dict[int, list[str]],
     ks: tuple[int, ...],
+    time_limit: int = TIME_LIMIT,
 ) -> list[Row]:
     """All methods on one game; ``budgets`` says which of ours run with which seeds."""
     rows: list[Row] = []
@@ -116,8 +120,7 @@ def on_real_game(
             )
             show(rows[-1])
         for method in with_rivals.get(budget, []):
-            rival, arguments = RIVALS[method]
-            reported = rivals.run_rival(rival, game.mean, len(game), budget, 0, *arguments)
+            reported = of_rival(method, game, budget, time_limit)
             rows.append(
                 row(name, method, budget, 0, budget)
                 | {f"recall@{k}": reported.recall(truth, k, n_measured) for k in ks}
@@ -128,24 +131,51 @@ def on_real_game(
     return rows
 
 
-def story(data: Path) -> list[Row]:
+def of_rival(method: str, game: sm.ModelGame, budget: int, time_limit: int) -> rivals.Reported:
+    """What a rival reports within its limits of time and memory."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, before[1]))
+    arguments = (game.mean, len(game), budget, 0)
+    try:
+        if method in ON_VALUES:
+            return rivals.run_rival(ON_VALUES[method], *arguments, time_limit=time_limit)
+        return rivals.run_rival(ON_GRADIENTS[method], *arguments, game, time_limit=time_limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+STORY = "story 260K, 900 units"
+
+
+def story(options: Options) -> list[Row]:
     """All 900 units of the 260K story model, against its exhaustive truth."""
-    truth = load_truth()
-    game = story_game(data, torch.from_numpy(truth["tokens"]))
-    pairs = [(int(a), int(b)) for a, b in truth["units"][:, :2]]
-    ours: dict[str, tuple[int, ...]] = {
-        "proxyspex": SEEDS, "spex": SEEDS,
-        "proxyspex, no gradients": SEEDS, "spex, no gradients": SEEDS,
-    }  # fmt: skip
-    few = {name: ours[name] for name in ("proxyspex", "spex")}
-    budgets = {900: few, **{b: dict(ours) for b in (1350, 1800, 2700, 3600, 5400)}}
+    game, pairs, main = story_truth(options.data)
+    with_gradients = ("proxyspex", "spex")
+    without = ("proxyspex, no gradients", "spex, no gradients")
+    if options.quick:
+        quick = {1800: {method: (0,) for method in (*with_gradients, without[1])}}
+        return on_real_game(STORY, game, pairs, main, quick, {}, (100, 500))
+    budgets = {900: dict.fromkeys(with_gradients, SEEDS)}
+    for budget in (1350, 1800, 2700, 3600, 5400):
+        budgets[budget] = dict.fromkeys((*with_gradients, *without), SEEDS)
     for budget in (1800, 3600):
         budgets[budget]["proxyspex, trees"] = SEEDS
-    quick = [name for name in RIVALS if "half" not in name]
-    return on_real_game(
-        "story 260K, 900 units", game, pairs, truth["main_effects"], budgets,
-        {1800: quick}, (100, 500),
-    )  # fmt: skip
+    return on_real_game(STORY, game, pairs, main, budgets, {}, (100, 500))
+
+
+def story_rivals(options: Options) -> list[Row]:
+    """What others find among the 900 units with two evaluations a unit, and ours beside it."""
+    if options.quick:
+        return []
+    game, pairs, main = story_truth(options.data)
+    ours = {1800: {"proxyspex": (0,), "spex": (0,), "spex, no gradients": (0,)}}
+    return on_real_game(STORY, game, pairs, main, ours, {1800: RIVALS}, (100, 500))
+
+
+def story_truth(data: Path) -> tuple[sm.ModelGame, list[tuple[int, int]], np.ndarray]:
+    truth = load_truth()
+    game = story_game(data, torch.from_numpy(truth["tokens"]))
+    return game, [(int(a), int(b)) for a, b in truth["units"][:, :2]], truth["main_effects"]
 
 
 def head_games(data: Path) -> dict[str, sm.ModelGame]:
@@ -160,48 +190,58 @@ def head_games(data: Path) -> dict[str, sm.ModelGame]:
     }
 
 
-def heads(data: Path) -> list[Row]:
+def heads(options: Options) -> list[Row]:
     """Heads only, where every rival runs."""
     rows: list[Row] = []
-    for name, game in head_games(data).items():
+    seeds = SEEDS[: 1 if options.quick else None]
+    for name, game in list(head_games(options.data).items())[: 1 if options.quick else None]:
         full = sm.discover(game, method="exhaustive", progress=False)
         pairs = [(int(a), int(b)) for a, b in full.top(len(full)).units[:, :2]]
+        rows.append(row(name, "exhaustive", len(pairs), 0, full.cost["evaluations"]))
+        rows[-1]["recall@50"] = 1.0
         budgets: dict[int, dict[str, tuple[int, ...]]] = {}
-        for share in (0.35, 0.5, 0.75):
+        for share in (0.5,) if options.quick else (0.35, 0.5, 0.75):
             budget = int(share * full.cost["evaluations"])
             methods = ["proxyspex", "spex"] + ([*OURS][2:] if budget >= 280 else [])
-            budgets[budget] = dict.fromkeys(methods, SEEDS)
-        every = {budget: [*RIVALS] for budget in budgets}
-        rows += on_real_game(name, game, pairs, full.main_effects, budgets, every, (50,))
+            budgets[budget] = dict.fromkeys(methods, seeds)
+        every = {budget: RIVALS for budget in budgets}
+        limit = 60 if options.quick else TIME_LIMIT
+        rows += on_real_game(name, game, pairs, full.main_effects, budgets, every, (50,), limit)
     return rows
 
 
-def fourier(data: Path) -> list[Row]:
+def fourier(options: Options) -> list[Row]:
     """R² on 2,000 fresh masks that ablate half of the units, and how interactions there compare
     with those at the intact model."""
     rows: list[Row] = []
-    games = head_games(data)
-    games["story 260K, 900 units"] = story_game(data, torch.from_numpy(load_truth()["tokens"]))
+    games = head_games(options.data)
+    seeds = SEEDS[: 1 if options.quick else None]
+    if options.quick:
+        games = dict(list(games.items())[:1])
+    else:
+        games[STORY] = story_truth(options.data)[0]
     for name, game in games.items():
         fresh = np.random.default_rng(99).random((2000, len(game))) < 0.5
         truth = game.mean(fresh)
-        for budget in (500, 2000) if len(game) <= 100 else (500,):
+        for budget in (500, 2000) if len(game) <= 100 and not options.quick else (500,):
             for proxy in ("distilled", "trees"):
-                for seed in SEEDS:
+                for seed in seeds:
                     small = sm.distill(game, budget, proxy, seed=seed, progress=False)
                     predicted = np.asarray(small.predict(fresh)).reshape(len(fresh), -1).mean(1)
                     rows.append(row(name, f"distill, {proxy}", budget, seed, budget))
                     rows[-1]["r2_half"] = r2(truth, predicted)
                     show(rows[-1])
-            for seed in SEEDS[: 1 if len(game) > 100 else 3]:
-                arguments = (rivals.shapiq_proxyspex, game.mean, len(game), budget, seed)
+            for seed in seeds[: 1 if len(game) > 100 else None]:
+                arguments = (SHAPIQ_PROXYSPEX, game.mean, len(game), budget, seed)
                 reported = rivals.run_rival(*arguments)
                 rows.append(row(name, "shapiq ProxySPEX", budget, seed, budget))
                 rows[-1]["failure"] = reported.failure
                 if reported.fourier:
                     rows[-1]["r2_half"] = r2(truth, reported.predict(fresh))
                 show(rows[-1])
-    for name, game in head_games(data).items():
+    if options.quick:
+        return rows
+    for name, game in head_games(options.data).items():
         full = sm.discover(game, method="exhaustive", progress=False)
         n, n_masks = len(game), 20_000
         masks = half_masks(n, n_masks, np.random.default_rng(5))
@@ -222,7 +262,7 @@ def fourier(data: Path) -> list[Row]:
     return rows
 
 
-def planted(_: Path | None) -> list[Row]:
+def planted(options: Options) -> list[Row]:
     """No model and no gradient: sparse, with a dense tail, noise, triples, and growth with n."""
     cases: list[tuple[str, dict[str, Any], list[int]]] = [
         ("n = 10,000, 100 pairs", {"n": 10_000, "n_pairs": 100}, [3000, 5000]),
@@ -246,10 +286,12 @@ def planted(_: Path | None) -> list[Row]:
             what = {"n": n, "n_pairs": 50, "n_triples": 50, "hierarchical": hierarchical}
             kind = "hierarchical" if hierarchical else "without pairs inside"
             cases.append((f"n = {n:,}, 50 pairs, 50 triples {kind}", what, [10_000]))
+    if options.quick:
+        cases = [case for case in cases if case[0] in QUICK]
     rows: list[Row] = []
     for name, what, budgets in cases:
         once = what["n"] > 10_000 or "ratio" in what or "hierarchical" in what
-        for seed in SEEDS[: 1 if once else len(SEEDS)]:
+        for seed in SEEDS[: 1 if once or options.quick else len(SEEDS)]:
             game = planted_game(**what, seed=10 + seed)
             for budget in budgets:
                 for method in ("proxyspex", "spex"):
@@ -303,8 +345,10 @@ def on_planted(name: str, game: Planted, method: str, budget: int, seed: int) ->
     )
 
 
-def host_time(_: Path | None) -> list[Row]:
+def host_time(options: Options) -> list[Row]:
     """Boosted trees at n = 1,000 with 5,000 masks: ours against shapiq's ProxySPEX."""
+    if options.quick:
+        return []
     game = planted_game(1000, 100, 0)
     rows: list[Row] = []
     for proxy in ("trees", "distilled"):
@@ -319,7 +363,7 @@ def host_time(_: Path | None) -> list[Row]:
     def values(masks: np.ndarray) -> np.ndarray:
         return game(torch.from_numpy(masks))[:, 0].numpy()
 
-    reported = rivals.run_rival(rivals.shapiq_proxyspex, values, 1000, 5000, 0, time_limit=300)
+    reported = rivals.run_rival(SHAPIQ_PROXYSPEX, values, 1000, 5000, 0, time_limit=300)
     rows.append(row("n = 1,000, 5,000 masks", "shapiq ProxySPEX", 5000, 0, 5000))
     rows[-1] |= {"host_seconds": reported.host_seconds, "failure": reported.failure}
     rows[-1]["at_least_times_ours" if reported.failure else "times_ours"] = (
@@ -337,15 +381,6 @@ def row(game: str, method: str, budget: int, seed: int, spent: float) -> Row:
     return {"game": game, "method": method, "budget": budget, "seed": seed, "evaluations": spent}
 
 
-def without_nan(nest: Any) -> Any:
-    """None for it, as JSON has no such number."""
-    if isinstance(nest, dict):
-        return {key: without_nan(value) for key, value in nest.items()}
-    if isinstance(nest, list):
-        return [without_nan(value) for value in nest]
-    return None if isinstance(nest, float) and nest != nest else nest
-
-
 def show(r: Row) -> None:
     shown = (
         "recall", "r2", "rank", "top_50", "candidates", "host", "times", "at_least", "failure",
@@ -360,18 +395,21 @@ def show(r: Row) -> None:
     )
 
 
-def draw(rows: list[Row]) -> None:
+def draw(rows: list[Row], options: Options) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    of_story = [r for r in rows if r["part"] == "story"]
+    of_story = [r for r in rows if r["part"] in ("story", "story_rivals")]
     marks = {
-        left: {"proxyspex": "o-", "spex": "s--", "products of main effects": "^:"},
+        left: {
+            "proxyspex": "o-", "spex": "s--", "products of main effects": "^:",
+            **dict(zip(ON_GRADIENTS, "DP", strict=True)),
+        },
         right: {
             "proxyspex, no gradients": "o-", "spex, no gradients": "s--",
             "proxyspex, trees": "v-.", "products of main effects": "^:", "random order": "x:",
-            **dict(zip(RIVALS, ("D", "d", "P", "*", "h", "p"), strict=True)),
+            **dict(zip(ON_VALUES, cycle("Dd*Php<>8X"), strict=False)),
         },
     }  # fmt: skip
     for axes, of_axes in marks.items():
@@ -392,52 +430,25 @@ def draw(rows: list[Row]) -> None:
     left.set_title("with gradients", fontsize=10)
     right.set_title("without gradients", fontsize=10)
     figure.suptitle("260K story model, 40 heads and 860 neurons", fontsize=10)
-    (HERE / "pictures").mkdir(exist_ok=True)
-    figure.savefig(HERE / "pictures" / "recovery.png", dpi=110)
-
-
-def rival_versions() -> dict[str, str]:
-    found = {}
-    for name in ("shapiq", "spectralexplain", "sparse-transform", "scikit-learn", "lightgbm"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    figure.savefig(options.picture("recovery.png"), dpi=110)
 
 
 PARTS = {
-    "story": story,
-    "heads": heads,
-    "fourier": fourier,
-    "planted": planted,
-    "host_time": host_time,
+    "story": (story, True),
+    "story_rivals": (story_rivals, True),
+    "heads": (heads, True),
+    "fourier": (fourier, True),
+    "planted": (planted, False),
+    "host_time": (host_time, False),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="the folder of models")
-    parser.add_argument(
-        "--only", choices=list(PARTS), action="append", help="measure a part again, keep the rest"
-    )
-    options = parser.parse_args()
-    wanted = options.only or list(PARTS)
-    if not options.data and {*wanted} & {"story", "heads", "fourier"}:
-        parser.error("--data is needed for story, heads and fourier; or give --only planted")
-    file = HERE / "results" / "recovery.json"
-    file.parent.mkdir(exist_ok=True)
-    out: dict[str, Any] = {"parts": {}, "rows": []}
-    if options.only and file.exists():
-        out |= json.loads(file.read_text())
-    for part in wanted:
-        rows = [{"part": part, **r} for r in PARTS[part](options.data)]
-        out["rows"] = [r for r in out["rows"] if r["part"] != part] + rows
-        out["parts"][part] = provenance()
-        out |= {"rivals": rival_versions(), "seeds": list(SEEDS)}
-        file.write_text(json.dumps(without_nan(out), indent=1, allow_nan=False) + "\n")
-    draw(out["rows"])
+def run(options: Options) -> dict[str, Any]:
+    out = options.parts("recovery", PARTS, rivals=versions(), seeds=list(SEEDS))
+    if not options.quick:
+        draw(out["rows"], options)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, run, PARTS)

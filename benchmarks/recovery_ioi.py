@@ -7,31 +7,28 @@ pairs, whose truth nobody can measure exhaustively here. They are judged by thre
 3. all 11,175 pairs among the 150 units of largest main effect, measured exactly: how many of their
    strongest were found?
 
-    python benchmarks/recovery_ioi.py --data ../shared/data     # some 30 minutes on two cores
+    python -m benchmarks.recovery_ioi --data ../shared/data     # some 30 minutes on two cores
 """
 
-import argparse
 import json
-import sys
 from itertools import combinations
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import spex_mech as sm
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from truth import provenance  # noqa: E402
+from benchmarks.common import Options, provenance, script
 
 RUNS = (("spex", 1.0), ("spex", 1.5), ("proxyspex", 1.0), ("proxyspex", 1.5))
 N_RANDOM, N_STRONG, N_PROMPTS = 20_000, 150, 6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    data = parser.parse_args().data
+def run(options: Options) -> dict[str, Any]:
+    data = options.data
+    if data is None:
+        print("recovery_ioi needs the folder of models (--data); left out", flush=True)
+        return {}
+    n_random, n_strong = (500, 20) if options.quick else (N_RANDOM, N_STRONG)
     model = sm.load_model(data / "stories3m")
     task = sm.load_task(str(data / "prompts" / "ioi.json"), model, n_prompts=N_PROMPTS, seed=0)
     units = sm.Components.heads(model) + sm.Components.neurons(model)
@@ -40,14 +37,14 @@ def main() -> None:
     out = {**provenance(), "n_units": n, "n_prompts": N_PROMPTS, "runs": []}
 
     runs = {}
-    for method, per_unit in RUNS:
+    for method, per_unit in RUNS[:1] if options.quick else RUNS:
         found = sm.discover(game, method=method, budget=int(per_unit * n), seed=0)
         runs[method, per_unit] = found
         print(found, found.cost, found.audit, sep="\n", flush=True)
 
-    random = sm.discover(game, method="exhaustive", budget=1 + n + N_RANDOM, seed=0)
+    random = sm.discover(game, method="exhaustive", budget=1 + n + n_random, seed=0)
     main_effects = random.main_effects
-    strong = np.argsort(-abs(main_effects), kind="stable")[:N_STRONG]
+    strong = np.argsort(-abs(main_effects), kind="stable")[:n_strong]
     sets = [[game.labels[a], game.labels[b]] for a, b in combinations(np.sort(strong), 2)]
     among = sm.measure(game, sets)
     n_pairs = n * (n - 1) // 2
@@ -75,14 +72,14 @@ def main() -> None:
         }
         for k in (50, 100):
             top = [tuple(pair) for pair in among.top(k).units.tolist()]
-            figures[f"found_of_top_{k}_among_{N_STRONG}_strong_units"] = float(
+            figures[f"found_of_top_{k}_among_{n_strong}_strong_units"] = float(
                 np.mean([pair in have for pair in top])
             )
         out["runs"].append(figures)
         print(json.dumps(figures, indent=1), flush=True)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "recovery_ioi.json").write_text(json.dumps(out, indent=1) + "\n")
+    options.keep("recovery_ioi", out)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, run)

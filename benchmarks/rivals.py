@@ -34,10 +34,9 @@ class Reported:
     host_seconds: float = 0.0
 
     def recall(self, truth: list[Pair], k: int, most: int) -> float:
-        return max(
-            (float(np.mean([s in set(r[:most]) for s in truth[:k]])) for r in self.rankings),
-            default=float("nan"),
-        )
+        reported = [set(ranking[:most]) for ranking in self.rankings]
+        shares = (float(np.mean([s in have for s in truth[:k]])) for have in reported)
+        return max(shares, default=float("nan"))
 
     def predict(self, masks: np.ndarray) -> np.ndarray:
         assert self.fourier is not None
@@ -75,19 +74,36 @@ def run_rival(
     return reported
 
 
-def shapiq_proxyspex(values: Values, n: int, budget: int, seed: int) -> Reported:
-    """shapiq's ProxySPEX: boosted trees on half masks, chosen by cross-validation."""
-    import shapiq
+def by_shapiq(name: str, **options: Any) -> Callable[..., Reported]:
+    """An approximator of shapiq by its name, of order 2."""
 
-    return _of_shapiq(shapiq.ProxySPEX(n=n, max_order=2, random_state=seed), values, budget)
+    def run(values: Values, n: int, budget: int, seed: int) -> Reported:
+        import shapiq
+
+        make = getattr(shapiq, name, None)
+        if make is None:
+            raise ImportError(f"shapiq {shapiq.__version__} has no {name}")
+        approximator = make(n=n, max_order=2, random_state=seed, **options)
+        if hasattr(approximator, "_process_moebius"):
+            return _of_shapiq(approximator, values, budget)
+        found = approximator.approximate(budget, values)
+        return Reported(
+            [strongest_pairs({tuple(sorted(s)): float(v) for s, v in found.interactions.items()})]
+        )
+
+    return run
 
 
-def shapiq_spex(values: Values, n: int, budget: int, seed: int) -> Reported:
-    """shapiq's SPEX: sparse Fourier transform with a soft decoder; degree 2 needs the fewest."""
-    import shapiq
-
-    approximator = shapiq.SPEX(n=n, max_order=2, random_state=seed, degree_parameter=2)
-    return _of_shapiq(approximator, values, budget)
+# Each at its best documented setting: ProxySPEX chooses its boosted trees by cross-validation;
+# degree 2 is what SPEX needs the fewest masks for; ProxySHAP is in shapiq from 1.6 on, which needs
+# Python 3.12.
+SHAPIQ = {
+    "shapiq KernelSHAP-IQ": by_shapiq("KernelSHAPIQ", index="SII"),
+    "shapiq SVARM-IQ": by_shapiq("SVARMIQ", index="SII"),
+    "shapiq ProxySPEX": by_shapiq("ProxySPEX"),
+    "shapiq SPEX": by_shapiq("SPEX", degree_parameter=2),
+    "shapiq ProxySHAP": by_shapiq("ProxySHAP", index="SII"),
+}
 
 
 def _of_shapiq(approximator: Any, values: Values, budget: int) -> Reported:
@@ -103,7 +119,7 @@ def _of_shapiq(approximator: Any, values: Values, budget: int) -> Reported:
     own = {tuple(sorted(s)): float(v) for s, v in found.interactions.items()}
     kept = {tuple(sorted(s)): v for s, v in mobius.items()}
     # Its parities are those of kept units, as ours: (-1) to the number of kept units of the set.
-    return Reported([_ranked(own), _ranked(convert(kept, "mobius", "intact", 2))],
+    return Reported([strongest_pairs(own), strongest_pairs(convert(kept, "mobius", "intact", 2))],
                     convert(kept, "mobius", "fourier"))  # fmt: skip
 
 
@@ -121,7 +137,7 @@ def spectralexplain(values: Values, n: int, budget: int, seed: int, algorithm: s
         for s, v in explainer.fourier_transform.items()
     }
     banzhaf, intact = (convert(terms, "fourier", kind, 2) for kind in ("banzhaf", "intact"))
-    return Reported([_ranked(banzhaf), _ranked(intact)], terms)
+    return Reported([strongest_pairs(banzhaf), strongest_pairs(intact)], terms)
 
 
 def lasso(values: Values, n: int, budget: int, seed: int, half: bool) -> Reported:
@@ -144,9 +160,75 @@ def lasso(values: Values, n: int, budget: int, seed: int, half: bool) -> Reporte
     model = LassoCV(alphas=12, cv=3, max_iter=300, tol=1e-3, eps=1e-2, random_state=seed)
     model.fit(design, y)
     sizes = dict(zip(map(tuple, pairs.tolist()), model.coef_[n:].tolist(), strict=True))
-    return Reported([_ranked(sizes)])
+    return Reported([strongest_pairs(sizes)])
 
 
-def _ranked(terms: dict[Set, float]) -> list[Pair]:
+def second_differences(values: Values, n: int, budget: int, seed: int) -> Reported:
+    """Archipelago's ArchDetect: the mean of the squared second differences of pairs at the intact
+    and at the ablated model, of as many pairs, drawn at random, as can be paid for. (It was made
+    for all pairs.)"""
+    n_pairs = (budget - 2 - 2 * n) // 2
+    if n_pairs < 1:
+        raise ValueError(f"{budget} evaluations pay for no pair beside 2 x {n} single units")
+    first, second = np.triu_indices(n, 1)
+    chosen = np.random.default_rng(seed).permutation(len(first))[:n_pairs]
+    i, j = first[chosen], second[chosen]
+    strengths = np.zeros(len(i))
+    intact = np.zeros(len(i))
+    for kept in (True, False):
+        context = np.full((1, n), kept)
+        single = np.repeat(context, n, axis=0)
+        single[np.arange(n), np.arange(n)] = not kept
+        both = np.repeat(context, len(i), axis=0)
+        both[np.arange(len(i)), i] = both[np.arange(len(i)), j] = not kept
+        alone = values(single)
+        difference = values(both) - alone[i] - alone[j] + values(context)
+        strengths += difference**2 / 2
+        intact = abs(difference) if kept else intact
+    pairs = list(zip(i.tolist(), j.tolist(), strict=True))
+    return Reported(
+        [strongest_pairs(dict(zip(pairs, x.tolist(), strict=True))) for x in (strengths, intact)]
+    )
+
+
+def hessian(values: Values, n: int, budget: int, seed: int, game: Any) -> Reported:
+    """Hessian-vector products at the intact model: the second derivative of the value in two
+    units' gates, a row of it by one more gradient at a gate of 0.95 (three evaluations), of the
+    units with the steepest slopes as far as the budget goes."""
+    step, n_rows = 0.05, min(n, budget // 3 - 1)
+    if n_rows < 1:
+        raise ValueError(f"{budget} evaluations pay for no row")
+    at = _slopes(game, np.ones((1, n)))[0]
+    rows = np.argsort(-abs(at), kind="stable")[:n_rows]
+    gates = np.ones((n_rows, n))
+    gates[np.arange(n_rows), rows] -= step
+    curvature = np.full((n, n), np.nan)
+    curvature[rows] = (at - _slopes(game, gates)) / step
+    both = np.stack([curvature, curvature.T])
+    known = (~np.isnan(both)).sum(0)
+    mean = np.where(known > 0, np.nansum(both, axis=0) / np.maximum(known, 1), 0.0)
+    return Reported([_of_matrix(mean)])
+
+
+def attribution_patching(values: Values, n: int, budget: int, seed: int, game: Any) -> Reported:
+    """Products of attributions (the gates' slopes at the intact model): one gradient in all."""
+    slopes = _slopes(game, np.ones((1, n)))[0]
+    return Reported([_of_matrix(np.outer(slopes, slopes))])
+
+
+def _slopes(game: Any, gates: np.ndarray) -> np.ndarray:
+    import torch
+
+    return game.gradient(torch.from_numpy(gates).float()).double().cpu().numpy()
+
+
+def _of_matrix(sizes: np.ndarray) -> list[Pair]:
+    i, j = np.triu_indices(len(sizes), 1)
+    order = np.argsort(-abs(sizes[i, j]), kind="stable")
+    order = order[sizes[i, j][order] != 0]
+    return list(zip(i[order].tolist(), j[order].tolist(), strict=True))
+
+
+def strongest_pairs(terms: dict[Set, float]) -> list[Pair]:
     found = [s for s, v in terms.items() if len(s) == 2 and v != 0]
     return sorted(((s[0], s[1]) for s in found), key=lambda s: (-abs(terms[s]), s))

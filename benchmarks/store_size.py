@@ -1,15 +1,12 @@
 """Size and speed of a store: synthetic evaluations among 10,000 units, with values of 8 prompts.
 
-    python benchmarks/store_size.py [evaluations]
+    python -m benchmarks.store_size
 
 Three kinds of masks: pairs (as most of a search's), random halves (a bit a unit, the largest that a
 mask can be), and gradients by 8 blocks of prompts (a thousandth as many). Prints a table and writes
 ``benchmarks/results/store_size.json``.
 """
 
-import json
-import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import Options, provenance, script
 from spex_mech.search.question import Question
 from spex_mech.store import Answer, opened
 
 UNITS, PROMPTS, BLOCKS, BATCH = 10_000, 8, 8, 1024
-OUT = Path(__file__).parent / "results" / "store_size.json"
 
 
 class Game:
@@ -86,17 +83,16 @@ def measured(kind: str, count: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    rows = []
+def run(options: Options) -> dict[str, Any]:
+    count, rows = 20_000 if options.quick else 1_000_000, []
+    out = {**provenance(), "units": UNITS, "prompts": PROMPTS, "seed": 0, "rows": rows}
     with tempfile.TemporaryDirectory() as folder:
         for kind, share in (("pairs", 1), ("halves", 1), ("gradients", 1000)):
             rows.append(measured(kind, max(16, count // share), Path(folder)))
             print({k: v if isinstance(v, str) else round(v, 4) for k, v in rows[-1].items()})
-    OUT.parent.mkdir(exist_ok=True)
-    about = {"units": UNITS, "prompts": PROMPTS, "machine": platform.machine(), "seed": 0}
-    OUT.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    options.keep("store_size", out)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, run)

@@ -1,22 +1,18 @@
 """What a masked forward pass costs, as a ratio to a plain batched forward of the same rows without
 any hook, and against what others offer on the same work.
 
-    python benchmarks/throughput.py --data ../shared/data     # some 20 minutes on two cores
-    python benchmarks/throughput.py --gpu                     # the figures for a GPU, in bfloat16
-    pip install captum nnsight pyvene                         # the peers
+    python -m benchmarks.throughput --data ../shared/data     # some 20 minutes on two cores
+    python -m benchmarks.throughput --gpu                     # the figures for a GPU, in bfloat16
+    pip install 'spex_mech[benchmarks]'                       # the peers
 
 A row is one mask on one prompt. Ours and the plain forward are timed in turns, and the median of
 the ratios counts. Writes ``results/throughput.json`` (or ``throughput_gpu.json``) and
 ``pictures/throughput.png``.
 """
 
-import argparse
-import json
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,15 +20,12 @@ import torch
 import transformers as tf
 
 import spex_mech as sm
+from benchmarks import peers
+from benchmarks.common import Options, Row, options_of, parser, show, versions
+from benchmarks.truth import load_truth, story_game
 from spex_mech.games.compared import lists_of
 from spex_mech.games.forward import call
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-import peers  # noqa: E402
-from truth import load_truth, provenance, story_game  # noqa: E402
-
-Row = dict[str, Any]
 ROUNDS = 3
 
 
@@ -117,14 +110,14 @@ def against_limit(
     for what, lost in works(game, n_pairs, n_dense).items():
         n_rows = len(lost) * len(game.prompts)
         seconds, ratio = ratios(game, lambda lost=lost: game.ablating(lost), n_rows)
-        rows.append({"part": "limit", "model": name, "work": what, "rows": n_rows})
+        rows.append({"model": name, "work": what, "rows": n_rows})
         rows[-1] |= {"rows_per_second": 1 / seconds, "ratio": ratio}
         show(rows[-1])
     some = torch.ones(n_gradients, len(game), dtype=torch.bool)
     some[torch.arange(n_gradients), torch.arange(n_gradients) * len(game) // n_gradients] = False
     n_rows = len(some) * len(game.prompts)
     seconds, ratio = ratios(game, lambda: game.value_and_slopes(some), n_rows)
-    rows.append({"part": "limit", "model": name, "work": "gradients at single ablations"})
+    rows.append({"model": name, "work": "gradients at single ablations"})
     rows[-1] |= {"rows": n_rows, "rows_per_second": 1 / seconds, "ratio": ratio}
     show(rows[-1])
     return rows
@@ -141,44 +134,65 @@ def compiled(name: str, game: sm.ModelGame) -> Row:
             one.ablating(lost)
             seconds[which].append(time.perf_counter() - started)
     ratio = np.median(np.array(seconds[True][1:]) / np.array(seconds[False][1:]))
-    row = {"part": "compiled", "model": name, "work": "single heads", "ratio": float(ratio)}
+    row = {"model": name, "work": "single heads", "ratio": float(ratio)}
     show(row)
     return row
 
 
-def limit(data: Path) -> list[Row]:
-    both = lambda m: sm.Components.heads(m) + sm.Components.neurons(m)  # noqa: E731
-    model = gpt2()
-    game = sm.ModelGame(model, random_task(4, 16, 50257), both(model), replay=True)
-    rows = against_limit("GPT-2-small's shape, 4 prompts x 16", game, 300, 16, 48)
-    rows.append(compiled("GPT-2-small's shape, 4 prompts x 16", game))
-    model = llama(4, 32_000)
-    name = "Llama-1B's width (2048, 8192, 32 heads), 4 layers, vocabulary 32,000, 2 prompts x 16"
-    game = sm.ModelGame(model, random_task(2, 16, 32_000), both(model), replay=True)
-    rows += against_limit(name, game, 100, 6, 32)
-    rows.append(compiled(name, game))
-    del model
-    game = story_game(data, torch.from_numpy(load_truth()["tokens"]))
-    rows += against_limit("story 260K, 8 texts x 32, all scored", game, 2000, 200, 500)
-    model = sm.load_model(data / "stories3m")
-    task = sm.load_task(str(data / "prompts" / "ioi.json"), model, n_prompts=8, seed=0)
-    game = sm.ModelGame(model, task, both(model), replay=True)
-    rows += against_limit("story 3M, 8 prompts of IOI", game, 2000, 100, 500)
-    return rows
+GPT2 = "GPT-2-small's shape, 4 prompts x 16"
+LLAMA = "Llama-1B's width (2048, 8192, 32 heads), 4 layers, vocabulary 32,000, 2 prompts x 16"
 
 
-def against_peers(_: Path) -> list[Row]:
-    """Every single head of GPT-2-small's shape ablated to zero on 4 prompts of 16 tokens."""
+def random_games() -> Iterator[tuple[str, sm.ModelGame]]:
+    """Heads and neurons of a GPT-2 and a Llama with random weights, one after the other."""
+    for name, make, task in (
+        (GPT2, gpt2, random_task(4, 16, 50257)),
+        (LLAMA, lambda: llama(4, 32_000), random_task(2, 16, 32_000)),
+    ):
+        model = make()
+        units = sm.Components.heads(model) + sm.Components.neurons(model)
+        yield name, sm.ModelGame(model, task, units, replay=True)
+
+
+def limit(options: Options) -> list[Row]:
+    rows: list[Row] = []
+    if not options.quick:
+        for name, game in random_games():
+            sizes = (300, 16, 48) if name == GPT2 else (100, 6, 32)
+            rows += against_limit(name, game, *sizes)
+    if options.data is None:
+        return rows
+    share = 5 if options.quick else 1
+    game = story_game(options.data, torch.from_numpy(load_truth()["tokens"]))
+    name = "story 260K, 8 texts x 32, all scored"
+    rows += against_limit(name, game, 2000 // share, 200 // share, 500 // share)
+    model = sm.load_model(options.data / "stories3m")
+    file = str(options.data / "prompts" / "ioi.json")
+    task = sm.load_task(file, model, n_prompts=8, seed=0)
+    units = sm.Components.heads(model) + sm.Components.neurons(model)
+    game = sm.ModelGame(model, task, units, replay=True)
+    name = "story 3M, 8 prompts of IOI"
+    return rows + against_limit(name, game, 2000 // share, 100 // share, 500 // share)
+
+
+def compiling(options: Options) -> list[Row]:
+    return [] if options.quick else [compiled(name, game) for name, game in random_games()]
+
+
+def against_peers(options: Options) -> list[Row]:
+    """Every single head (quick: of two layers) of GPT-2-small's shape ablated to zero, on 4
+    prompts of 16 tokens."""
     model = gpt2()
     task = random_task(4, 16, 50257)
     tokens, answers = task.prompts.tokens, task.prompts.tokens[:, :2]
     masks = [[(layer, head)] for layer in range(12) for head in range(12)]
+    masks = masks[36:60] if options.quick else masks
     game = sm.ModelGame(model, task, ablation="zero", replay=True)
-    lost = np.arange(144)[:, None]
+    lost = np.array([[layer * 12 + head] for ((layer, head),) in masks])
     want = game.ablating(lost).numpy()
     n_rows = len(masks) * len(tokens)
     seconds, ratio = ratios(game, lambda: game.ablating(lost), n_rows)
-    rows = [{"part": "peers", "work": "144 single heads", "method": "spex_mech", "ratio": ratio}]
+    rows = [{"work": f"{len(masks)} single heads", "method": "spex_mech", "ratio": ratio}]
     rows[-1] |= {"rows_per_second": 1 / seconds, "largest_difference": 0.0, "times_ours": 1.0}
     show(rows[-1])
     for name, peer in peers.PEERS.items():
@@ -188,7 +202,7 @@ def against_peers(_: Path) -> list[Row]:
         got = peer(model, tokens, answers, masks)
         seconds = (time.perf_counter() - started) / n_rows
         plain = (before + plain_seconds(game, 256)) / 2
-        rows.append({"part": "peers", "work": "144 single heads", "method": name})
+        rows.append({"work": f"{len(masks)} single heads", "method": name})
         rows[-1] |= {
             "ratio": seconds / plain,
             "rows_per_second": 1 / seconds,
@@ -199,7 +213,7 @@ def against_peers(_: Path) -> list[Row]:
     return rows
 
 
-def growth(_: Path) -> list[Row]:
+def growth(options: Options) -> list[Row]:
     """Cost of an evaluation of a random pair of heads, of one size after another."""
     base = {"n_layer": 6, "n_embd": 256, "n_head": 8, "n_prompts": 4, "n_pos": 16, "neurons": 0}
     sizes = {
@@ -210,7 +224,7 @@ def growth(_: Path) -> list[Row]:
         "neurons": (0, 1000, 6000),
     }
     rows: list[Row] = []
-    for what, values in sizes.items():
+    for what, values in list(sizes.items())[: 1 if options.quick else None]:
         for value in values:
             size = base | {what: value}
             model = gpt2(size["n_layer"], size["n_embd"], size["n_head"], vocab_size=5000)
@@ -223,13 +237,13 @@ def growth(_: Path) -> list[Row]:
             lost = np.array([rng.choice(len(units), 2, False) for _ in range(100)])
             n_rows = len(lost) * size["n_prompts"]
             seconds, ratio = ratios(game, lambda g=game, x=lost: g.ablating(x), n_rows)
-            rows.append({"part": "growth", "what": what, "size": value, "ratio": ratio})
+            rows.append({"what": what, "size": value, "ratio": ratio})
             rows[-1] |= {"ms_per_evaluation": 1e3 * seconds * size["n_prompts"]}
             show(rows[-1])
     return rows
 
 
-def gpu(_: Path) -> list[Row]:
+def gpu(_: Options) -> list[Row]:
     """GPT-2-small's shape, all head pairs on 64 prompts; Llama-3.1-8B's, singles and pairs."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -270,7 +284,7 @@ def gpu(_: Path) -> list[Row]:
             n_rows = len(lost) * n_prompts
             seconds, ratio = ratios(game, lambda lost=lost, g=game: g.ablating(lost), n_rows)
             rate = flops.get_total_flops() * 10 / (seconds * n_rows)
-            rows.append({"part": "gpu", "model": name, "work": f"{what} of heads", "rows": n_rows})
+            rows.append({"model": name, "work": f"{what} of heads", "rows": n_rows})
             rows[-1] |= {"ratio": ratio, "wall_seconds": seconds * n_rows}
             rows[-1] |= {"share_of_matrix_rate": rate / peak, "matrix_rate": peak}
             rows[-1] |= {"peak_gb": torch.cuda.max_memory_allocated() / 1e9}
@@ -284,13 +298,7 @@ def gpu(_: Path) -> list[Row]:
     return rows
 
 
-def show(row: Row) -> None:
-    print(
-        "  ".join(f"{v:.4g}" if isinstance(v, float) else f"{v}" for v in row.values()), flush=True
-    )
-
-
-def draw(rows: list[Row]) -> None:
+def draw(rows: list[Row], options: Options) -> None:
     from matplotlib.figure import Figure
 
     grown = [r for r in rows if r["part"] == "growth"]
@@ -309,36 +317,35 @@ def draw(rows: list[Row]) -> None:
         axes.grid(alpha=0.3)
         if what == "n_layer":
             axes.set_ylabel("ms an evaluation of a pair")
-    (HERE / "pictures").mkdir(exist_ok=True)
-    figure.savefig(HERE / "pictures" / "throughput.png", dpi=110)
+    figure.savefig(options.picture("throughput.png"), dpi=110)
+
+
+PARTS = {
+    "limit": (limit, False),
+    "compiled": (compiling, False),
+    "peers": (against_peers, False),
+    "growth": (growth, False),
+}
+
+
+def run(options: Options, on_gpu: bool = False) -> dict[str, Any]:
+    about: dict[str, Any] = {"rounds": ROUNDS, "rivals": versions()}
+    if on_gpu:
+        return options.parts("throughput_gpu", {"gpu": (gpu, False)}, **about)
+    out = options.parts("throughput", PARTS, **about)
+    if not options.quick:
+        draw(out["rows"], options)
+    return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="the folder of models")
-    parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--only", choices=["limit", "peers", "growth"], help="and keep the rest")
-    options = parser.parse_args()
-    parts = {"limit": limit, "peers": against_peers, "growth": growth}
-    if options.gpu:
-        parts = {"gpu": gpu}
-    elif options.only:
-        parts = {options.only: parts[options.only]}
-    if "limit" in parts and not options.data:
-        parser.error("--data is needed for the story models; or give --only peers")
-    rows: list[Row] = []
-    for part in parts.values():
-        rows += part(options.data)
-    name = "throughput_gpu" if options.gpu else "throughput"
-    if options.only:
-        before = json.loads((HERE / "results" / f"{name}.json").read_text())["rows"]
-        measured = {row["part"] for row in rows}
-        rows = [row for row in before if row["part"] not in measured] + rows
-    out = {**provenance(), "transformers": tf.__version__, "rounds": ROUNDS, "rows": rows}
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n")
-    if not options.gpu:
-        draw(rows)
+    made = parser(__doc__, needs_data=False)
+    made.add_argument("--gpu", action="store_true")
+    made.add_argument(
+        "--only", choices=list(PARTS), action="append", help="measure this again, keep the others"
+    )
+    parsed = made.parse_args()
+    run(options_of(parsed), parsed.gpu)
 
 
 if __name__ == "__main__":

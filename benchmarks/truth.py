@@ -5,22 +5,19 @@ passages of 32 tokens) and keeps a small file that the other benchmarks read: th
 main effects, moments and quantiles of the rest, the tokens themselves. Takes some half an hour on
 one CPU core:
 
-    python benchmarks/truth.py --data ../shared/data
+    python -m benchmarks.truth --data ../shared/data
 """
 
 import argparse
 import json
-import platform
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 import spex_mech as sm
+from benchmarks.common import HERE, provenance
 
-HERE = Path(__file__).parent
 FILE = HERE / "truth" / "stories260k.npz"
 KEPT = 5000
 
@@ -34,20 +31,6 @@ def story_game(data: Path, tokens: torch.Tensor | None = None) -> sm.ModelGame:
     else:
         task = sm.Task(sm.Prompts(tokens), "log_prob", "text")
     return sm.ModelGame(model, task, sm.Components.heads(model) + sm.Components.neurons(model))
-
-
-def provenance() -> dict[str, Any]:
-    """Where a figure comes from: commit, machine, versions."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
-    ).stdout.strip()
-    return {
-        "commit": commit or "unknown",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
 
 
 def load_truth() -> dict[str, np.ndarray]:

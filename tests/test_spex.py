@@ -339,10 +339,7 @@ def test_the_audits_intervals_over_a_heavy_tail() -> None:
 
 @pytest.mark.slow
 def test_story_model_top_pairs_at_three_evaluations_a_unit(shared_data: Path) -> None:
-    import sys
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-    from truth import load_truth, story_game
+    from benchmarks.truth import load_truth, story_game
 
     truth = load_truth()
     found = sm.discover(story_game(shared_data, torch.from_numpy(truth["tokens"])), budget=3600)
