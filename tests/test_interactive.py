@@ -151,7 +151,9 @@ def test_a_choice_adds_up_its_pairs_of_a_layer_map() -> None:
     by_layer = menu(sm.interactive_map(found, by="layer"))["OR-like (2)"]
     across = -np.sqrt(20)
     np.testing.assert_allclose(np.array(by_layer["z"][0], float), [[NAN, across], [across, NAN]])
-    assert by_layer["hovertext"][0][0][1] == "L0 x L1<br>energy, signed by the sum: -4.47"
+    heat = sm.interactive_map(found, by="layer").data[0]
+    assert heat.hovertext[0][1] == "L0 x L1<br>energy, signed by the sum: "
+    assert heat.text[0][1] == "-4.5" and by_layer["text"][0][0][1] == "-4.47"
     energy = menu(sm.interactive_layers(found))["OR-like (2)"]
     share = 100 * 20 / layer_energy(found).total
     np.testing.assert_allclose(np.array(energy["z"][0], float), [[NAN, share], [share, NAN]])
@@ -268,7 +270,7 @@ def choose(page: Any, menu: int, label: str) -> None:
     page.locator(".updatemenu-dropdown-button", has_text=label).click()
 
 
-def click_cell(page: Any, row: int, column: int) -> None:
+def hover(page: Any, row: int, column: int) -> tuple[float, float]:
     x, y = page.evaluate(
         """([row, column]) => {
           const plot = document.querySelector('.js-plotly-plot'), at = plot.getBoundingClientRect();
@@ -285,6 +287,16 @@ def click_cell(page: Any, row: int, column: int) -> None:
         }""",
         arg=[row, column],
     )
+    return x, y
+
+
+def hovered(page: Any, row: int, column: int) -> str:
+    hover(page, row, column)
+    return page.locator(".hoverlayer .hovertext").text_content()
+
+
+def click_cell(page: Any, row: int, column: int) -> None:
+    x, y = hover(page, row, column)
     page.wait_for_timeout(400)  # or plotly takes two clicks for a double one
     page.mouse.click(x, y)
 
@@ -343,6 +355,20 @@ def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None
         ".filter(value => value !== undefined && !Number.isNaN(value)).length === n"
     )
     at.page.wait_for_function(shown, arg=12)
+    assert hovered(at.page, 0, 1) == "L0H0 x L0N5+3 +- 1.6AND-likeq = 0.15"
     choose(at.page, 0, "heads x neurons")
     at.page.wait_for_function(shown, arg=4)
+    assert at.wrong == []
+
+
+@pytest.mark.slow
+def test_a_cell_of_many_pairs_tells_the_value_that_is_chosen(opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "map.html"
+    sm.interactive_map(a_result(), by="layer").write_html(path)
+    at = opened(path)
+    assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: -4.5"
+    choose(at.page, 0, "AND-like")
+    at.page.wait_for_timeout(300)
+    at.page.mouse.move(0, 0)
+    assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: +0.5"
     assert at.wrong == []

@@ -20,7 +20,6 @@ from spex_mech.results.maps import (
     LayerEnergy,
     MapNumbers,
     edge_curve,
-    edges_of,
     filtered_values,
     folded_numbers,
     layer_energy,
@@ -58,7 +57,7 @@ def interactive_map(
         ValueError: no pairs were measured, or units carry no layer.
     """
     numbers = map_numbers(found, by, most)
-    figure = _map(found, numbers, whole=by == "layer")
+    figure = _map(found, numbers)
     for border in numbers.borders:
         figure.add_hline(border - 0.5, line={"color": "black", "width": 0.7})
         figure.add_vline(border - 0.5, line={"color": "black", "width": 0.7})
@@ -108,7 +107,7 @@ def interactive_neurons(found: Interactions, share: float = 0.9, most: int = 24)
         ValueError: there are no pairs or no neurons.
     """
     numbers = folded_numbers(found, share, most)
-    figure = _map(found, numbers, whole=bool(numbers.is_block.any()))
+    figure = _map(found, numbers)
     title = f"Rows of their own hold {100 * numbers.kept:.0f} % of the neurons' energy"
     click = ". Click a folded cell for its pairs" if numbers.is_block.any() else ""
     return figure.update_layout(title=title + click)
@@ -242,19 +241,13 @@ def edge_text(edge: Edge) -> str:
     return f"{escape(edge.a)} x {escape(edge.b)}<br>{value}<br>{edge.reading}{q}"
 
 
-def _map(found: Interactions, numbers: MapNumbers | Folded, whole: bool) -> "Figure":
-    """A heat map with its menu; ``whole``: cells may be of many pairs, which a click lists."""
+def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
+    """A heat map with its menu; a click lists the pairs of a cell of several."""
     pairs = found.top(len(found), order=2)
     inside = (numbers.row_of[pairs.units[:, :2]] >= 0).all(axis=1)
     pairs = pairs._rows(np.flatnonzero(inside))
-    cells = pairs_by_cell(numbers.row_of, pairs) if whole else {}
-    # By rows, not by names: two units may bear one name.
-    texts = {}
-    for edge, units in zip(edges_of(pairs), pairs.units[:, :2].tolist(), strict=True):
-        row, column = numbers.row_of[units].tolist()
-        if cells.get((row, column), ([], 1))[1] == 1 and row != column:
-            texts[row, column] = texts[column, row] = edge_text(edge)
-    many = {cell: held for cell, held in cells.items() if cell not in texts}
+    cells = pairs_by_cell(numbers.row_of, pairs)
+    many = {cell: held for cell, held in cells.items() if held[1] > 1}
     largest = np.nan_to_num(abs(numbers.values)).max(initial=0.0) or 1.0
     graph = _plotly()
     heat = graph.Heatmap(
@@ -262,37 +255,48 @@ def _map(found: Interactions, numbers: MapNumbers | Folded, whole: bool) -> "Fig
         colorscale="RdBu_r",
         zmin=-largest,
         zmax=largest,
-        hovertext=_cell_texts(numbers.values, numbers.names, texts),
-        hoverinfo="text",
+        hovertext=_cell_texts(numbers.names, cells, many),
+        text=_sums(numbers.values, many),
+        hovertemplate="%{hovertext}%{text}<extra></extra>",
         colorbar={"title": metric_unit(found)},
     )
     figure = _square(graph.Figure(heat), numbers.names)
     choices = {}
-    for name, shown in pair_filters(pairs).items() if len(pairs) else ():
+    for name, shown in pair_filters(pairs).items():
         values = filtered_values(numbers, pairs, shown)
         # What is not measured says so; what a choice hides says nothing.
         new: dict[str, Any] = {"z": [_plain(values)], "hoverongaps": [bool(shown.all())]}
         if many:
-            new["hovertext"] = [_cell_texts(values, numbers.names, texts)]
+            new["text"] = [_sums(values, many)]
         choices[f"{name} ({int(shown.sum()):,})"] = [new]
     _add_menu(figure, choices, "restyle")
     _add_clicks(figure, many, numbers.names)
     return figure
 
 
-def _cell_texts(
-    values: Float[np.ndarray, "row row"],
-    names: list[str],
-    texts: dict[tuple[int, int], str],
-) -> list[list[str]]:
-    def text(row: int, column: int) -> str:
-        value = values[row, column]
-        known = "not measured" if np.isnan(value) else f"energy, signed by the sum: {value:+.3g}"
-        named = f"{escape(names[row])} x {escape(names[column])}<br>{known}"
-        return texts.get((row, column), named)
+Cells = dict[tuple[int, int], tuple[list[Edge], int]]
 
-    cells = range(len(names))
-    return [[text(row, column) for column in cells] for row in cells]
+
+def _cell_texts(names: list[str], cells: Cells, many: Cells) -> list[list[str]]:
+    """What hovering tells: of a pair all, of a cell of many what its value is."""
+
+    def text(row: int, column: int) -> str:
+        cell = row, column
+        named = f"{escape(names[row])} x {escape(names[column])}<br>"
+        if cell in many:
+            return f"{named}energy, signed by the sum: "
+        return edge_text(cells[cell][0][0]) if cell in cells else f"{named}not measured"
+
+    rows = range(len(names))
+    return [[text(row, column) for column in rows] for row in rows]
+
+
+def _sums(values: Float[np.ndarray, "row row"], many: Cells) -> list[list[str]]:
+    """The value of each cell of many pairs, which changes with what is chosen."""
+    return [
+        [f"{value:+.3g}" if (row, column) in many else "" for column, value in enumerate(line)]
+        for row, line in enumerate(values)
+    ]
 
 
 def _energy(numbers: LayerEnergy, total: float) -> dict[str, Any]:
@@ -345,15 +349,15 @@ def _add_zoom(figure: "Figure", found: Interactions, numbers: MapNumbers) -> Non
     _add_menu(figure, choices, "relayout", x=0.45)
 
 
-def _add_clicks(
-    figure: Any, cells: dict[tuple[int, int], tuple[list[Edge], int]], names: list[str]
-) -> None:
+def _add_clicks(figure: Any, cells: Cells, names: list[str]) -> None:
     """Beside the map, what a click on a cell opens: its strongest pairs."""
     if not cells:
         return
     notes = []
     for (row, column), (edges, count) in cells.items():
-        lines = [f"<b>{escape(names[row])} x {escape(names[column])}</b>: {count:,} pairs"]
+        lines = [
+            f"<b>{escape(names[row])} x {escape(names[column])}</b>: {count:,} pair{'s' * (count > 1)}"
+        ]
         lines += [
             f"{escape(edge.a)} x {escape(edge.b)}  {with_error(edge.value, edge.stderr)}  "
             f"{edge.reading}"

@@ -5,6 +5,7 @@ Every picture (matplotlib, plotly, the report) is drawn from what these function
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement, islice
 from typing import Literal
 
 import numpy as np
@@ -196,13 +197,16 @@ def pair_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
     above the noise floor, those with a q-value of 0.05 at most, and, where there are units of
     several kinds, those of each two kinds. Choices that would show nothing are left out."""
     readings = np.array(pairs.readings, dtype=object)
-    kinds = np.array([" x ".join(sorted(map(_kind_of, names))) for names in pairs.names], object)
     chosen = {"all pairs": np.ones(len(pairs), dtype=bool)}
     chosen |= {reading: readings == reading for reading in sorted({*readings} - {"noise"})}
     chosen["above the noise floor"] = ~pairs.is_noise
     chosen["q at most 0.05"] = pairs.q_value <= 0.05
-    if len({*kinds}) > 1:
-        chosen |= {kind: kinds == kind for kind in sorted({*kinds})}
+    kinds = sorted({_kind_of(label) for label in pairs.labels})
+    if len(kinds) > 1:
+        of_unit = np.array([kinds.index(_kind_of(label)) for label in pairs.labels])
+        of_pair = np.sort(of_unit[pairs.units[:, :2]], axis=1)
+        for a, b in combinations_with_replacement(range(len(kinds)), 2):
+            chosen[f"{kinds[a]} x {kinds[b]}"] = (of_pair == (a, b)).all(axis=1)
     return {name: rows for name, rows in chosen.items() if rows.any()}
 
 
@@ -210,11 +214,12 @@ def layer_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
     """Which pairs join which two layers (``L0 x L2``); nothing but all of them where units have no
     layers or all pairs join the same two."""
     chosen = {"all layers": np.ones(len(pairs), dtype=bool)}
-    layers = np.array([sorted(map(layer_of, names)) for names in pairs.names]).reshape(-1, 2)
-    both = {tuple(row) for row in layers.tolist()}
+    of_unit = np.array([layer_of(label) for label in pairs.labels])
+    layers = np.sort(of_unit[pairs.units[:, :2]], axis=1)
+    both = np.unique(layers, axis=0)
     if (layers < 0).any() or len(both) < 2:
         return chosen
-    return chosen | {f"L{a} x L{b}": (layers == (a, b)).all(axis=1) for a, b in sorted(both)}
+    return chosen | {f"L{a} x L{b}": (layers == (a, b)).all(axis=1) for a, b in both.tolist()}
 
 
 def filtered_values(
@@ -232,14 +237,19 @@ def pairs_by_cell(
     first, ``most`` at most, and how many pairs it has."""
     ranked = pairs.top(len(pairs))
     places = np.sort(row_of[ranked.units[:, :2]], axis=1)
-    rows: dict[tuple[int, int], list[int]] = {}
-    for pair, (row, column) in enumerate(places.tolist()):
-        if row >= 0:
-            rows.setdefault((row, column), []).append(pair)
+    inside = np.flatnonzero(places[:, 0] >= 0)
+    found, cell_of, counts = np.unique(
+        places[inside], axis=0, return_inverse=True, return_counts=True
+    )
+    by_cell = inside[np.argsort(cell_of.ravel(), kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    shown = [
+        by_cell[start : start + min(most, n)] for start, n in zip(starts, counts, strict=False)
+    ]
+    edges = iter(edges_of(ranked._rows(np.concatenate([*shown, np.empty(0, dtype=int)]))))
     cells = {}
-    for (row, column), members in rows.items():
-        strongest = ranked._rows(np.array(members[:most]))
-        cells[row, column] = cells[column, row] = edges_of(strongest), len(members)
+    for (row, column), rows, count in zip(found.tolist(), shown, counts.tolist(), strict=True):
+        cells[row, column] = cells[column, row] = list(islice(edges, len(rows))), count
     return cells
 
 
