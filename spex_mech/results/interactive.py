@@ -355,9 +355,8 @@ def _add_clicks(figure: Any, cells: Cells, names: list[str]) -> None:
         return
     notes = []
     for (row, column), (edges, count) in cells.items():
-        lines = [
-            f"<b>{escape(names[row])} x {escape(names[column])}</b>: {count:,} pair{'s' * (count > 1)}"
-        ]
+        held = f"{count:,} pair{'s' * (count > 1)}"
+        lines = [f"<b>{escape(names[row])} x {escape(names[column])}</b>: {held}"]
         lines += [
             f"{escape(edge.a)} x {escape(edge.b)}  {with_error(edge.value, edge.stderr)}  "
             f"{edge.reading}"
