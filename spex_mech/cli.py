@@ -210,9 +210,10 @@ def _discover_data(options: argparse.Namespace) -> None:
         held = dict(file)
     texts = [str(text) for text in held["texts"]] if "texts" in held else None
     if {"masks", "values"} <= set(held):
-        known = sm.explain(
-            held["masks"], held["values"], options.proxy or "distilled", labels=texts
-        )
+        # Numbered, as the tokens of a text are: two examples may have the same text.
+        labels = None if texts is None else [f"{i}:{text}" for i, text in enumerate(texts)]
+        proxy = options.proxy or "distilled"
+        known = sm.explain(held["masks"], held["values"], proxy, labels=labels)
         told = "of no held-out mask" if known.r2 is None else f"{known.r2:.2f} on held-out masks"
         print(f"estimates from {known.n_masks:,} known masks, R² {told}")
         table = known.frame(20, options.order, kind="banzhaf")
