@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.results.circuit import Circuit, Score
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.maps import (
     edge_curve,
@@ -43,7 +44,7 @@ def write_report(
     *,
     task: "Task | None" = None,
     tokenizer: Any = None,
-    circuit: Any = None,
+    circuit: Circuit | None = None,
     title: str | None = None,
     command: str | None = None,
 ) -> Path:
@@ -56,7 +57,7 @@ def write_report(
         task: shows the prompts, token by token.
         tokenizer: makes texts of tokens where the task does not (``tokenizer.decode([id])``);
             without one, ids are shown.
-        circuit: a circuit to show (``members``, ``groups``, ``faithfulness`` and so on).
+        circuit: a circuit to show, with its scores, groups and members.
         title: default: model and task.
         command: the command that made the result; default: worked out from the result.
 
@@ -256,7 +257,7 @@ def _page(
     found: Interactions,
     task: "Task | None",
     tokenizer: Any,
-    circuit: Any,
+    circuit: Circuit | None,
     title: str | None,
     command: str | None,
 ) -> str:
@@ -581,47 +582,31 @@ def _picture(found: Interactions) -> Any:
 # -- circuit, prompts, reproduction ---------------------------------------------------------------
 
 
-def _circuit(circuit: Any) -> dict[str, Any]:
-    """What a circuit tells of itself; what it lacks is left out."""
-    labels, members = list(circuit.labels), np.asarray(circuit.members, dtype=bool)
-    measures = ("faithfulness", "completeness", "minimality")
-    known = [(name, getattr(circuit, name, None)) for name in measures]
-    table = circuit.frame() if hasattr(circuit, "frame") else None
-    if table is None:
-        columns, rows = [], []
-    else:
-        columns = [str(column) for column in table.columns]
-        rows = [[_cell(cell) for cell in row] for row in table.itertuples(index=False)]
+def _circuit(circuit: Circuit) -> dict[str, Any]:
+    table = circuit.frame()
+    scores = ("faithfulness", "completeness", "minimality")
     return {
-        "members": [str(labels[unit]) for unit in np.flatnonzero(members)],
-        "n_members": int(members.sum()),
-        "n_units": len(labels),
-        "measures": [(name, _cell(value)) for name, value in known if value is not None],
+        "members": circuit.units,
+        "n_members": len(circuit),
+        "n_units": len(circuit.labels),
+        "measures": [(name, _score(getattr(circuit, name))) for name in scores],
         "groups": [
-            {"kind": str(group.kind), "units": [str(unit) for unit in _units_of(group)]}
-            for group in getattr(circuit, "groups", ())
+            {"kind": group.kind, "units": [u if u in group.kept else f"({u})" for u in group.units]}
+            for group in circuit.groups
         ],
-        "columns": columns,
-        "rows": rows,
+        "columns": list(table.columns),
+        "rows": [[_cell(cell) for cell in row] for row in table.itertuples(index=False)],
     }
 
 
-def _units_of(group: Any) -> list[Any]:
-    return list(getattr(group, "units", getattr(group, "labels", ())))
+def _score(score: Score) -> str:
+    return _value(score.value, score.stderr).removeprefix("+")
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (int, np.integer)):
-        return f"{int(value):,}"
-    if isinstance(value, (float, np.floating)):
-        return "" if math.isnan(value) else f"{value:.3g}".replace("-", _MINUS, 1)
-    if isinstance(value, (tuple, list)):
-        return ", ".join(_cell(part) for part in value)
-    if hasattr(value, "mean") and hasattr(value, "stderr"):
-        return f"{_cell(value.mean)} \N{PLUS-MINUS SIGN} {_cell(value.stderr)}"
-    return str(value)
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(value) else f"{value:.3g}".replace("-", _MINUS)
 
 
 def _prompts(found: Interactions, task: "Task", tokenizer: Any) -> dict[str, Any]:
