@@ -30,7 +30,7 @@ from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import Proxy, ProxySpex
 from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
-from spex_mech.store import Answer, Run, opened
+from spex_mech.store import Answer, Looked, Run, opened
 
 METHODS = ("spex", "proxyspex", "exhaustive")
 _RESOLVED = 20  # strongest interactions that a precision should resolve
@@ -320,8 +320,8 @@ def drive(
             bar.set_description(question.stage + at_work, refresh=False)
             values, gradients = [], []
             parts = [question.part(at, at + batch) for at in range(0, len(question), batch)]
-            for part, ask in _asking(game, parts, bar, run):
-                value, gradient = _kept_or_asked(part, ask, bar, run)
+            for part, looked, ask in _asking(game, parts, bar, run):
+                value, gradient = _kept_or_asked(part, looked, ask, bar, run)
                 values.append(value)
                 gradients.append(gradient)
             cost["evaluations"] += question.cost
@@ -342,29 +342,29 @@ def masks_per_batch(game: Any) -> int:
 
 def _asking(
     game: Any, parts: list[Question], bar: tqdm, run: Run | None
-) -> Iterator[tuple[Question, Callable[[Question], Answer]]]:
-    """Each batch, and how to ask for what the store has not; workers get some of them ahead."""
+) -> Iterator[tuple[Question, Looked | None, Callable[[Question], Answer]]]:
+    """Each batch, what was looked up of it, and how to ask for what the store has not; workers get
+    some of them ahead."""
     if not hasattr(game, "submit"):
         for part in parts:
-            yield part, lambda rest: answer_to(game, rest, bar)
+            yield part, None, lambda rest: answer_to(game, rest, bar)
         return
-    sent: deque[tuple[Question, Any]] = deque()
+    sent: deque[tuple[Looked | None, Any]] = deque()
     for at, part in enumerate(parts):
         for new in parts[at + len(sent) : at + game.n_ahead]:
-            rest = new if run is None else run.missing(new)
-            sent.append((rest, game.submit(rest) if len(rest) else None))
-        ahead, pending = sent.popleft()
-
-        def ask(rest: Question, ahead: Question = ahead, pending: Any = pending) -> Answer:
-            # What an earlier batch has answered meanwhile is not asked for again.
-            same = np.array_equal(rest.ablated, ahead.ablated)
-            return pending.result() if same else game.submit(rest).result()
-
-        yield part, ask
+            looked = None if run is None else run.look(new)
+            rest = new if looked is None else new.rows(looked.missing)
+            sent.append((looked, game.submit(rest) if len(rest) else None))
+        looked, pending = sent.popleft()
+        yield part, looked, lambda rest, pending=pending: pending.result()
 
 
 def _kept_or_asked(
-    part: Question, ask: Callable[[Question], Answer], bar: tqdm, run: Run | None
+    part: Question,
+    looked: Looked | None,
+    ask: Callable[[Question], Answer],
+    bar: tqdm,
+    run: Run | None,
 ) -> Answer:
     """The answer to a batch, from the store as far as it is there; the bar goes on by its cost."""
     done, asked = bar.n, 0
@@ -375,7 +375,7 @@ def _kept_or_asked(
         _skip(bar, part.cost - asked)
         return ask(rest)
 
-    answer = counted(part) if run is None else run.answer(part, counted)
+    answer = counted(part) if run is None else run.answer(part, counted, looked)
     if not asked:
         _skip(bar, part.cost)
     bar.update(done + part.cost - bar.n)
