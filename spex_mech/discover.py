@@ -33,6 +33,7 @@ from spex_mech.search.spex import Spex
 from spex_mech.store import Answer, Looked, Run, opened
 
 METHODS = ("spex", "proxyspex", "exhaustive")
+_ROUNDINGS = 4  # that a value of a function is allowed
 _RESOLVED = 20  # strongest interactions that a precision should resolve
 _MASKS_PER_BATCH = 256
 _FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluations a unit
@@ -106,7 +107,10 @@ def discover(
 
     A game that has ``gradient(masks)`` is asked for gradients too; one that has, as ``ModelGame``,
     ``value_and_gradient(masks)`` or, by block of prompts, ``value_and_slopes(masks)``, is asked for
-    both at once there.
+    both at once there. One that has a ``noise_floor`` says what its values cannot resolve; of any
+    other it is what float numbers cannot: some roundings of the largest value, in float32 where all
+    values are float32 numbers. What a function itself loses in rounding is not known and may be
+    more.
 
     Returns:
         The measured interactions, with errors over prompts, main effects, cost and provenance.
@@ -274,8 +278,9 @@ def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
 def _drive(
     game: Any, search: Search, about: dict[str, Any], progress: bool, run: Run | None = None
 ) -> Interactions:
-    cost = drive(game, search, progress, run)
-    found = _result(game, search.findings(), cost, about)
+    rounding = Rounding()
+    cost = drive(game, search, progress, run, rounding)
+    found = _result(game, search.findings(), cost, about, rounding)
     if getattr(game, "precision", "float32") == "float32":
         return found
     lost = abs(found.top(_RESOLVED).mean) < found.noise_floor
@@ -289,13 +294,42 @@ def _drive(
     return found
 
 
+@dataclass
+class Rounding:
+    """How finely the values that were seen can be told apart, by their size and precision."""
+
+    largest: float = 0.0
+    single: bool = True  # whether all are float32 numbers
+
+    def see(self, values: Float[np.ndarray, "mask prompt"]) -> None:
+        """Some more values."""
+        self.largest = max(self.largest, float(abs(values).max(initial=0.0)))
+        with np.errstate(over="ignore"):
+            self.single = self.single and bool((values.astype(np.float32) == values).all())
+
+    @property
+    def precision(self) -> str:
+        """Of the values."""
+        return "float32" if self.single else "float64"
+
+    def floor(self, order: int) -> float:
+        """The size below which an alternating sum over the subsets of so many units may be nothing
+        but rounding: 4 roundings of the largest value for each of its terms."""
+        return _ROUNDINGS * 2**order * float(np.finfo(self.precision).eps) * self.largest
+
+
 def drive(
-    game: Any, search: Search, progress: bool, run: Run | None = None
+    game: Any,
+    search: Search,
+    progress: bool,
+    run: Run | None = None,
+    rounding: Rounding | None = None,
 ) -> dict[str, int | float]:
     """Carry all of a search's questions to the game and the answers back.
 
     Args:
         run: the search's part of a store, which is asked first and told what is new.
+        rounding: sees all values.
 
     Returns:
         what it cost: evaluations, gradients, seconds; with a store, what was reused of others.
@@ -326,9 +360,10 @@ def drive(
                 gradients.append(gradient)
             cost["evaluations"] += question.cost
             cost["gradients"] += len(question) if question.gradient else 0
-            search.tell(
-                np.concatenate(values), np.concatenate(gradients) if question.gradient else None
-            )
+            told = np.concatenate(values)
+            if rounding is not None:
+                rounding.see(told)
+            search.tell(told, np.concatenate(gradients) if question.gradient else None)
             bar.set_postfix_str(_best_words(game, search), refresh=False)
     if run is not None:
         return {**cost, "reused": run.reused, "seconds": round(run.seconds, 3)}
@@ -456,16 +491,24 @@ def _best_words(game: Any, search: Search) -> str:
 
 
 def _result(
-    game: Any, findings: Findings, cost: dict[str, int | float], about: dict[str, Any]
+    game: Any,
+    findings: Findings,
+    cost: dict[str, int | float],
+    about: dict[str, Any],
+    rounding: Rounding,
 ) -> Interactions:
     described = game.describe() if hasattr(game, "describe") else {}
+    floor = getattr(game, "noise_floor", None)
+    if floor is None:
+        floor = rounding.floor(findings.units.shape[1])
+        described = {**described, "resolution": rounding.precision}
     return Interactions(
         labels=list(game.labels),
         units=findings.units,
         values=findings.values.astype(np.float32),
         main_effects_by_prompt=findings.main_effects,
         intact_by_prompt=findings.intact,
-        noise_floor=float(getattr(game, "noise_floor", 0.0)),
+        noise_floor=float(floor),
         cost=cost,
         audit=findings.audit,
         about={**about, **findings.notes, **described, "versions": versions()},

@@ -177,10 +177,14 @@ def _sure(found: Interactions) -> str:
     origin = "Every value was measured" if n else "Nothing was measured"
     if found.about.get("estimated"):
         origin = f"The values are estimates (index {found.about.get('index')})"
+    resolution = found.about.get("resolution")
+    floor = "the rounding error that was measured in the same run"
+    if resolution is not None:
+        floor = f"what {resolution} values of their size cannot resolve"
     noise = (
         f"{origin}; "
         f"{int(found.is_noise.sum()):,} of {n:,} are at or under the noise floor of "
-        f"{_value(found.noise_floor)[1:]}, the rounding error that was measured in the same run."
+        f"{_value(found.noise_floor)[1:]}, {floor}."
     )
     if n_prompts < 2:
         return f"{noise} There is one prompt, so that there are no standard errors."

@@ -32,6 +32,7 @@ def test_any_number_of_workers_gives_the_same(tmp_path: Path) -> None:
         found = sm.discover(Planted, workers=workers, **OPTIONS)
         same(alone, found)
         assert found.about["workers"] == workers
+        assert found.noise_floor == alone.noise_floor > 0
 
 
 def test_a_model_on_two_workers() -> None:

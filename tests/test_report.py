@@ -81,6 +81,8 @@ def test_summary_says_what_was_found() -> None:
         "Above the noise floor are 3 interactions: 2 AND-like, 1 OR-like."
     )
     assert "1 of 4 are at or under the noise floor of 1e\u221206" in words["How sure this is"]
+    of_function = dict(summary(a_result(resolution="float64")))["How sure this is"]
+    assert "floor of 1e\u221206, what float64 values of their size cannot resolve." in of_function
     assert "over 2 prompts; 0 have" in words["How sure this is"]
     assert words["What it cost"].startswith("9 evaluations (one is a mask over all prompts;")
     assert "All pairs would take 11 evaluations." in words["What it cost"]

@@ -43,7 +43,8 @@ class Interactions:
         values: each interaction on each prompt.
         main_effects_by_prompt: of each unit; NaN where it was not measured.
         intact_by_prompt: the metric of the intact model.
-        noise_floor: the size below which a value cannot be told from rounding.
+        noise_floor: the size below which a value cannot be told from rounding: measured by a game
+            of a model, otherwise worked out from the size and precision of the values.
         cost: evaluations, gradients, seconds: what it took.
         audit: what is known of the pairs that were not measured; None where all were.
         about: method, seed, model, task, hashes, versions.
