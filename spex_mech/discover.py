@@ -224,6 +224,9 @@ def _device(game: Any) -> str:
 def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) -> Interactions:
     """Measure exactly the interactions of the given sets of labels, and of their subsets.
 
+    Raises:
+        ValueError: no set of two labels, an unknown label, or one twice in a set.
+
     >>> def overlap(masks):  # two units in series: either one gone breaks it
     ...     return masks.all(dim=1).double()
     >>> found = measure(as_game(overlap, 2, ["a", "b"]), [("a", "b")])
@@ -246,7 +249,11 @@ def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) 
 
 def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = True) -> Interactions:
     """Measure the k strongest interactions again on another game of the same units: other prompts,
-    another ablation. What was selected on some prompts is a finding only if it holds on others."""
+    another ablation. What was selected on some prompts is a finding only if it holds on others.
+
+    Raises:
+        ValueError: the other game lacks a unit.
+    """
     labels = np.append(found.labels, "")
     sets = [[name for name in labels[row] if name] for row in found.top(k).units]
     again = measure(game, sets, progress=progress)
@@ -256,6 +263,11 @@ def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = Tru
 
 
 def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
+    """A game as it is, or a function of ``n`` units (or of those with these labels) as one.
+
+    Raises:
+        ValueError: it is neither, or ``n`` and ``labels`` do not fit it.
+    """
     if hasattr(game, "__len__") and hasattr(game, "labels"):
         if n not in (None, len(game)) or (labels is not None and list(labels) != list(game.labels)):
             raise ValueError(
@@ -426,7 +438,11 @@ def _skip(bar: tqdm, cost: int) -> None:
 
 
 def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
-    """A game's answer to a batch; the bar goes on as it comes."""
+    """A game's answer to a batch; the bar goes on as it comes.
+
+    Raises:
+        ValueError: a value or gradient that is not finite, or of another shape.
+    """
     gradients = None
     if not question.gradient and hasattr(game, "ablating"):
         started = bar.n
@@ -472,7 +488,11 @@ def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
 
 
 def as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
-    """A game's answer, tensor or array or list, [mask] or [mask prompt], in float64."""
+    """A game's answer, tensor or array or list, [mask] or [mask prompt], in float64.
+
+    Raises:
+        ValueError: another shape.
+    """
     if isinstance(values, Tensor):
         values = values.detach().double().cpu()
     table = np.asarray(values, dtype=np.float64)

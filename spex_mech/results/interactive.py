@@ -32,11 +32,11 @@ from spex_mech.results.maps import (
     pairs_by_cell,
     strongest_pairs,
 )
+from spex_mech.results.plots import BLUE, RED
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_RED, _BLUE = "#b2182b", "#2166ac"
 _UNMEASURED, _NO_GREY = "#cccccc", "#dce6f2"  # where cells are colours, and where they are greys
 _DASHES = {"AND-like": "solid", "OR-like": "dash"}
 _STRONG = 0.5  # of the strongest pair: from there on the legend calls a pair strong
@@ -190,7 +190,7 @@ def _group(edge: Edge, largest: float) -> str:
 
 def _line(edge: Edge, size: float, largest: float) -> dict[str, Any]:
     return {
-        "color": _RED if edge.value > 0 else _BLUE,
+        "color": RED if edge.value > 0 else BLUE,
         "dash": _DASHES.get(edge.reading, "dot"),
         "width": 0.6 + 4.4 * size / largest,
     }
