@@ -210,9 +210,10 @@ def _discover_data(options: argparse.Namespace) -> None:
         held = dict(file)
     texts = [str(text) for text in held["texts"]] if "texts" in held else None
     if {"masks", "values"} <= set(held):
-        known = sm.explain(
-            held["masks"], held["values"], options.proxy or "distilled", labels=texts
-        )
+        # Numbered, as the tokens of a text are: two examples may have the same text.
+        labels = None if texts is None else [f"{i}:{text}" for i, text in enumerate(texts)]
+        proxy = options.proxy or "distilled"
+        known = sm.explain(held["masks"], held["values"], proxy, labels=labels)
         told = "of no held-out mask" if known.r2 is None else f"{known.r2:.2f} on held-out masks"
         print(f"estimates from {known.n_masks:,} known masks, R² {told}")
         table = known.frame(20, options.order, kind="banzhaf")
@@ -315,22 +316,10 @@ def _check_folder(folder: Path) -> None:
 
 
 def _write(found: Any, options: argparse.Namespace, task: Any) -> None:
-    """The result, the table, the map and the report: nothing before the map was drawn."""
-    from spex_mech.report import write_report
-    from spex_mech.results.plots import plot_map
+    from spex_mech.report import write_all
 
-    folder, command = options.out, shlex.join(["spex-mech", *options.words])
-    table, figure = found.frame().to_csv(index=False), None
-    try:
-        figure = plot_map(found)
-    except ImportError as error:
-        print(f"no map: {error}", file=sys.stderr)
-    found.save(folder / "interactions.npz")
-    (folder / "interactions.csv").write_text(table, encoding="utf-8")
-    written = ["interactions.npz", "interactions.csv"]
-    if figure is not None:
-        figure.savefig(folder / "map.png", dpi=160)
-        written.append("map.png")
-    write_report(found, folder / "report.html", task=task, command=command)
-    written.append("report.html")
-    print(f"\nwritten to {folder}: {', '.join(written)}")
+    command = shlex.join(["spex-mech", *options.words])
+    written, lacking = write_all(found, options.out, task=task, command=command)
+    for reason in lacking:
+        print(reason, file=sys.stderr)
+    print(f"\nwritten to {options.out}: {', '.join(written)}")

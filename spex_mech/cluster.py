@@ -118,8 +118,8 @@ class RemoteGame:
         return values, np.concatenate([slope for _, slope in answers]) if gradient else None
 
     @cached_property
-    def noise_floor(self) -> float:
-        """The game's own, measured by one worker."""
+    def noise_floor(self) -> float | None:
+        """The game's own, measured by one worker; None if it has none."""
         return self.pool.submit(noise_floor).result()
 
     def describe(self) -> dict[str, Any]:
@@ -143,9 +143,9 @@ def answered(game: Any, question: Question) -> Answer:
     return answer_to(game, question, tqdm(disable=True))
 
 
-def noise_floor(game: Any) -> float:
-    """Of a worker's game."""
-    return float(getattr(game, "noise_floor", 0.0))
+def noise_floor(game: Any) -> float | None:
+    """Of a worker's game; None if it has none."""
+    return getattr(game, "noise_floor", None)
 
 
 @contextmanager

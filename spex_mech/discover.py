@@ -30,9 +30,10 @@ from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import Proxy, ProxySpex
 from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
-from spex_mech.store import Answer, Run, opened
+from spex_mech.store import Answer, Looked, Run, opened
 
 METHODS = ("spex", "proxyspex", "exhaustive")
+_ROUNDINGS = 4  # that a value of a function is allowed
 _RESOLVED = 20  # strongest interactions that a precision should resolve
 _MASKS_PER_BATCH = 256
 _FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluations a unit
@@ -106,7 +107,10 @@ def discover(
 
     A game that has ``gradient(masks)`` is asked for gradients too; one that has, as ``ModelGame``,
     ``value_and_gradient(masks)`` or, by block of prompts, ``value_and_slopes(masks)``, is asked for
-    both at once there.
+    both at once there. One that has a ``noise_floor`` says what its values cannot resolve; of any
+    other it is what float numbers cannot: some roundings of the largest value, in float32 where all
+    values are float32 numbers. What a function itself loses in rounding is not known and may be
+    more.
 
     Returns:
         The measured interactions, with errors over prompts, main effects, cost and provenance.
@@ -220,6 +224,9 @@ def _device(game: Any) -> str:
 def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) -> Interactions:
     """Measure exactly the interactions of the given sets of labels, and of their subsets.
 
+    Raises:
+        ValueError: no set of two labels, an unknown label, or one twice in a set.
+
     >>> def overlap(masks):  # two units in series: either one gone breaks it
     ...     return masks.all(dim=1).double()
     >>> found = measure(as_game(overlap, 2, ["a", "b"]), [("a", "b")])
@@ -242,7 +249,11 @@ def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) 
 
 def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = True) -> Interactions:
     """Measure the k strongest interactions again on another game of the same units: other prompts,
-    another ablation. What was selected on some prompts is a finding only if it holds on others."""
+    another ablation. What was selected on some prompts is a finding only if it holds on others.
+
+    Raises:
+        ValueError: the other game lacks a unit.
+    """
     labels = np.append(found.labels, "")
     sets = [[name for name in labels[row] if name] for row in found.top(k).units]
     again = measure(game, sets, progress=progress)
@@ -252,6 +263,11 @@ def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = Tru
 
 
 def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
+    """A game as it is, or a function of ``n`` units (or of those with these labels) as one.
+
+    Raises:
+        ValueError: it is neither, or ``n`` and ``labels`` do not fit it.
+    """
     if hasattr(game, "__len__") and hasattr(game, "labels"):
         if n not in (None, len(game)) or (labels is not None and list(labels) != list(game.labels)):
             raise ValueError(
@@ -274,8 +290,9 @@ def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
 def _drive(
     game: Any, search: Search, about: dict[str, Any], progress: bool, run: Run | None = None
 ) -> Interactions:
-    cost = drive(game, search, progress, run)
-    found = _result(game, search.findings(), cost, about)
+    rounding = Rounding()
+    cost = drive(game, search, progress, run, rounding)
+    found = _result(game, search.findings(), cost, about, rounding)
     if getattr(game, "precision", "float32") == "float32":
         return found
     lost = abs(found.top(_RESOLVED).mean) < found.noise_floor
@@ -289,13 +306,42 @@ def _drive(
     return found
 
 
+@dataclass
+class Rounding:
+    """How finely the values that were seen can be told apart, by their size and precision."""
+
+    largest: float = 0.0
+    single: bool = True  # whether all are float32 numbers
+
+    def see(self, values: Float[np.ndarray, "mask prompt"]) -> None:
+        """Some more values."""
+        self.largest = max(self.largest, float(abs(values).max(initial=0.0)))
+        with np.errstate(over="ignore"):
+            self.single = self.single and bool((values.astype(np.float32) == values).all())
+
+    @property
+    def precision(self) -> str:
+        """Of the values."""
+        return "float32" if self.single else "float64"
+
+    def floor(self, order: int) -> float:
+        """The size below which an alternating sum over the subsets of so many units may be nothing
+        but rounding: 4 roundings of the largest value for each of its terms."""
+        return _ROUNDINGS * 2**order * float(np.finfo(self.precision).eps) * self.largest
+
+
 def drive(
-    game: Any, search: Search, progress: bool, run: Run | None = None
+    game: Any,
+    search: Search,
+    progress: bool,
+    run: Run | None = None,
+    rounding: Rounding | None = None,
 ) -> dict[str, int | float]:
     """Carry all of a search's questions to the game and the answers back.
 
     Args:
         run: the search's part of a store, which is asked first and told what is new.
+        rounding: sees all values.
 
     Returns:
         what it cost: evaluations, gradients, seconds; with a store, what was reused of others.
@@ -320,15 +366,16 @@ def drive(
             bar.set_description(question.stage + at_work, refresh=False)
             values, gradients = [], []
             parts = [question.part(at, at + batch) for at in range(0, len(question), batch)]
-            for part, ask in _asking(game, parts, bar, run):
-                value, gradient = _kept_or_asked(part, ask, bar, run)
+            for part, looked, ask in _asking(game, parts, bar, run):
+                value, gradient = _kept_or_asked(part, looked, ask, bar, run)
                 values.append(value)
                 gradients.append(gradient)
             cost["evaluations"] += question.cost
             cost["gradients"] += len(question) if question.gradient else 0
-            search.tell(
-                np.concatenate(values), np.concatenate(gradients) if question.gradient else None
-            )
+            told = np.concatenate(values)
+            if rounding is not None:
+                rounding.see(told)
+            search.tell(told, np.concatenate(gradients) if question.gradient else None)
             bar.set_postfix_str(_best_words(game, search), refresh=False)
     if run is not None:
         return {**cost, "reused": run.reused, "seconds": round(run.seconds, 3)}
@@ -342,29 +389,29 @@ def masks_per_batch(game: Any) -> int:
 
 def _asking(
     game: Any, parts: list[Question], bar: tqdm, run: Run | None
-) -> Iterator[tuple[Question, Callable[[Question], Answer]]]:
-    """Each batch, and how to ask for what the store has not; workers get some of them ahead."""
+) -> Iterator[tuple[Question, Looked | None, Callable[[Question], Answer]]]:
+    """Each batch, what was looked up of it, and how to ask for what the store has not; workers get
+    some of them ahead."""
     if not hasattr(game, "submit"):
         for part in parts:
-            yield part, lambda rest: answer_to(game, rest, bar)
+            yield part, None, lambda rest: answer_to(game, rest, bar)
         return
-    sent: deque[tuple[Question, Any]] = deque()
+    sent: deque[tuple[Looked | None, Any]] = deque()
     for at, part in enumerate(parts):
         for new in parts[at + len(sent) : at + game.n_ahead]:
-            rest = new if run is None else run.missing(new)
-            sent.append((rest, game.submit(rest) if len(rest) else None))
-        ahead, pending = sent.popleft()
-
-        def ask(rest: Question, ahead: Question = ahead, pending: Any = pending) -> Answer:
-            # What an earlier batch has answered meanwhile is not asked for again.
-            same = np.array_equal(rest.ablated, ahead.ablated)
-            return pending.result() if same else game.submit(rest).result()
-
-        yield part, ask
+            looked = None if run is None else run.look(new)
+            rest = new if looked is None else new.rows(looked.missing)
+            sent.append((looked, game.submit(rest) if len(rest) else None))
+        looked, pending = sent.popleft()
+        yield part, looked, lambda rest, pending=pending: pending.result()
 
 
 def _kept_or_asked(
-    part: Question, ask: Callable[[Question], Answer], bar: tqdm, run: Run | None
+    part: Question,
+    looked: Looked | None,
+    ask: Callable[[Question], Answer],
+    bar: tqdm,
+    run: Run | None,
 ) -> Answer:
     """The answer to a batch, from the store as far as it is there; the bar goes on by its cost."""
     done, asked = bar.n, 0
@@ -375,7 +422,7 @@ def _kept_or_asked(
         _skip(bar, part.cost - asked)
         return ask(rest)
 
-    answer = counted(part) if run is None else run.answer(part, counted)
+    answer = counted(part) if run is None else run.answer(part, counted, looked)
     if not asked:
         _skip(bar, part.cost)
     bar.update(done + part.cost - bar.n)
@@ -391,7 +438,11 @@ def _skip(bar: tqdm, cost: int) -> None:
 
 
 def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
-    """A game's answer to a batch; the bar goes on as it comes."""
+    """A game's answer to a batch; the bar goes on as it comes.
+
+    Raises:
+        ValueError: a value or gradient that is not finite, or of another shape.
+    """
     gradients = None
     if not question.gradient and hasattr(game, "ablating"):
         started = bar.n
@@ -437,7 +488,11 @@ def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
 
 
 def as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
-    """A game's answer, tensor or array or list, [mask] or [mask prompt], in float64."""
+    """A game's answer, tensor or array or list, [mask] or [mask prompt], in float64.
+
+    Raises:
+        ValueError: another shape.
+    """
     if isinstance(values, Tensor):
         values = values.detach().double().cpu()
     table = np.asarray(values, dtype=np.float64)
@@ -456,16 +511,24 @@ def _best_words(game: Any, search: Search) -> str:
 
 
 def _result(
-    game: Any, findings: Findings, cost: dict[str, int | float], about: dict[str, Any]
+    game: Any,
+    findings: Findings,
+    cost: dict[str, int | float],
+    about: dict[str, Any],
+    rounding: Rounding,
 ) -> Interactions:
     described = game.describe() if hasattr(game, "describe") else {}
+    floor = getattr(game, "noise_floor", None)
+    if floor is None:
+        floor = rounding.floor(findings.units.shape[1])
+        described = {**described, "resolution": rounding.precision}
     return Interactions(
         labels=list(game.labels),
         units=findings.units,
         values=findings.values.astype(np.float32),
         main_effects_by_prompt=findings.main_effects,
         intact_by_prompt=findings.intact,
-        noise_floor=float(getattr(game, "noise_floor", 0.0)),
+        noise_floor=float(floor),
         cost=cost,
         audit=findings.audit,
         about={**about, **findings.notes, **described, "versions": versions()},

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.results.circuit import Circuit, Score
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.maps import (
     edge_curve,
@@ -43,7 +44,7 @@ def write_report(
     *,
     task: "Task | None" = None,
     tokenizer: Any = None,
-    circuit: Any = None,
+    circuit: Circuit | None = None,
     title: str | None = None,
     command: str | None = None,
 ) -> Path:
@@ -56,7 +57,7 @@ def write_report(
         task: shows the prompts, token by token.
         tokenizer: makes texts of tokens where the task does not (``tokenizer.decode([id])``);
             without one, ids are shown.
-        circuit: a circuit to show (``members``, ``groups``, ``faithfulness`` and so on).
+        circuit: a circuit to show, with its scores, groups and members.
         title: default: model and task.
         command: the command that made the result; default: worked out from the result.
 
@@ -77,6 +78,41 @@ def write_report(
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def write_all(
+    found: Interactions,
+    folder: str | os.PathLike[str],
+    *,
+    task: "Task | None" = None,
+    command: str | None = None,
+) -> tuple[list[str], list[str]]:
+    """Write a result's files into a folder, which is made: ``interactions.npz``,
+    ``interactions.csv``, ``map.png`` and ``report.html``.
+
+    Args:
+        task, command: as of :func:`write_report`.
+
+    Returns:
+        the names of the files, and why the map is not among them, if it cannot be drawn.
+    """
+    from spex_mech.results.plots import plot_map
+
+    folder = Path(folder)
+    figure, lacking = None, []
+    try:  # first, so that nothing is written before all is worked out
+        figure = plot_map(found)
+    except (ImportError, ValueError) as error:
+        lacking.append(f"no map: {error}")
+    table = found.frame().to_csv(index=False)
+    found.save(folder / "interactions.npz")
+    (folder / "interactions.csv").write_text(table, encoding="utf-8")
+    written = ["interactions.npz", "interactions.csv"]
+    if figure is not None:
+        figure.savefig(folder / "map.png", dpi=160)
+        written.append("map.png")
+    written.append(write_report(found, folder / "report.html", task=task, command=command).name)
+    return written, lacking
 
 
 def summary(found: Interactions) -> list[tuple[str, str]]:
@@ -141,10 +177,14 @@ def _sure(found: Interactions) -> str:
     origin = "Every value was measured" if n else "Nothing was measured"
     if found.about.get("estimated"):
         origin = f"The values are estimates (index {found.about.get('index')})"
+    resolution = found.about.get("resolution")
+    floor = "the rounding error that was measured in the same run"
+    if resolution is not None:
+        floor = f"what {resolution} values of their size cannot resolve"
     noise = (
         f"{origin}; "
         f"{int(found.is_noise.sum()):,} of {n:,} are at or under the noise floor of "
-        f"{_value(found.noise_floor)[1:]}, the rounding error that was measured in the same run."
+        f"{_value(found.noise_floor)[1:]}, {floor}."
     )
     if n_prompts < 2:
         return f"{noise} There is one prompt, so that there are no standard errors."
@@ -221,7 +261,7 @@ def _page(
     found: Interactions,
     task: "Task | None",
     tokenizer: Any,
-    circuit: Any,
+    circuit: Circuit | None,
     title: str | None,
     command: str | None,
 ) -> str:
@@ -546,47 +586,31 @@ def _picture(found: Interactions) -> Any:
 # -- circuit, prompts, reproduction ---------------------------------------------------------------
 
 
-def _circuit(circuit: Any) -> dict[str, Any]:
-    """What a circuit tells of itself; what it lacks is left out."""
-    labels, members = list(circuit.labels), np.asarray(circuit.members, dtype=bool)
-    measures = ("faithfulness", "completeness", "minimality")
-    known = [(name, getattr(circuit, name, None)) for name in measures]
-    table = circuit.frame() if hasattr(circuit, "frame") else None
-    if table is None:
-        columns, rows = [], []
-    else:
-        columns = [str(column) for column in table.columns]
-        rows = [[_cell(cell) for cell in row] for row in table.itertuples(index=False)]
+def _circuit(circuit: Circuit) -> dict[str, Any]:
+    table = circuit.frame()
+    scores = ("faithfulness", "completeness", "minimality")
     return {
-        "members": [str(labels[unit]) for unit in np.flatnonzero(members)],
-        "n_members": int(members.sum()),
-        "n_units": len(labels),
-        "measures": [(name, _cell(value)) for name, value in known if value is not None],
+        "members": circuit.units,
+        "n_members": len(circuit),
+        "n_units": len(circuit.labels),
+        "measures": [(name, _score(getattr(circuit, name))) for name in scores],
         "groups": [
-            {"kind": str(group.kind), "units": [str(unit) for unit in _units_of(group)]}
-            for group in getattr(circuit, "groups", ())
+            {"kind": group.kind, "units": [u if u in group.kept else f"({u})" for u in group.units]}
+            for group in circuit.groups
         ],
-        "columns": columns,
-        "rows": rows,
+        "columns": list(table.columns),
+        "rows": [[_cell(cell) for cell in row] for row in table.itertuples(index=False)],
     }
 
 
-def _units_of(group: Any) -> list[Any]:
-    return list(getattr(group, "units", getattr(group, "labels", ())))
+def _score(score: Score) -> str:
+    return _value(score.value, score.stderr).removeprefix("+")
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (int, np.integer)):
-        return f"{int(value):,}"
-    if isinstance(value, (float, np.floating)):
-        return "" if math.isnan(value) else f"{value:.3g}".replace("-", _MINUS, 1)
-    if isinstance(value, (tuple, list)):
-        return ", ".join(_cell(part) for part in value)
-    if hasattr(value, "mean") and hasattr(value, "stderr"):
-        return f"{_cell(value.mean)} \N{PLUS-MINUS SIGN} {_cell(value.stderr)}"
-    return str(value)
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(value) else f"{value:.3g}".replace("-", _MINUS)
 
 
 def _prompts(found: Interactions, task: "Task", tokenizer: Any) -> dict[str, Any]:

@@ -190,6 +190,22 @@ class Store:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A batch as it was looked up in a store.
+
+    Args:
+        keys, hashes: of its masks.
+        found: the value and gradient of each mask that is there.
+        missing: the rows to ask for: those not there that no batch on its way asks for.
+    """
+
+    keys: list[bytes]
+    hashes: list[int]
+    found: list[tuple[Any, Any] | None]
+    missing: list[int]
+
+
 class Run:
     """One search's part of a store: answers what is there, keeps what is not.
 
@@ -206,46 +222,52 @@ class Run:
         self.seconds = seconds
         self._game, self._since = game, time.perf_counter()
         self._batch = 0
+        self._on_their_way: set[bytes] = set()  # masks of batches that were looked up ahead
         count = "SELECT count(*) FROM batches WHERE search = ?"
         with _explained(store.path, store.holder):
             self._logged: int = self._one(count, number)
 
-    def answer(self, question: Question, ask: Callable[[Question], Answer]) -> Answer:
-        """The answer to a batch: what is in the store, and what the game says of the rest, once it
-        is committed."""
+    def look(self, question: Question) -> Looked:
+        """What of a batch is in the store, for :meth:`answer` later; batches that are looked up
+        ahead are answered in the same order."""
         keys = mask_keys(question, self.store.n)
         hashes = [_hash(key) for key in keys]
-        self._check_log(question, hashes)
         with _explained(self.store.path, self.store.holder):
             found = [self._find(question.gradient, *of) for of in zip(hashes, keys, strict=True)]
-        missing = [row for row, known in enumerate(found) if known is None]
+        unknown = [row for row, known in enumerate(found) if known is None]
+        missing = [row for row in unknown if keys[row] not in self._on_their_way]
+        self._on_their_way.update(keys[row] for row in missing)
+        return Looked(keys, hashes, found, missing)
+
+    def answer(
+        self, question: Question, ask: Callable[[Question], Answer], looked: Looked | None = None
+    ) -> Answer:
+        """The answer to a batch: what is in the store, and what the game says of the rest, once it
+        is committed."""
+        looked = looked or self.look(question)
+        keys, hashes, found, missing = looked.keys, looked.hashes, looked.found, looked.missing
+        self._check_log(question, hashes)
+        with _explained(self.store.path, self.store.holder):
+            asked = {*missing}
+            for row, known in enumerate(found):
+                if known is None and row not in asked:  # a batch before this one asked for it
+                    found[row] = self._find(question.gradient, hashes[row], keys[row])
+        first: dict[bytes, int] = {}
         if missing:
             new = ask(question if len(missing) == len(keys) else question.rows(missing))
-            first: dict[bytes, int] = {}
             for at, row in enumerate(missing):  # a mask that is asked twice has its first answer
                 at = first.setdefault(keys[row], at)
                 found[row] = (new[0][at], None if new[1] is None else new[1][at])
-            rows = [missing[at] for at in first.values()]
-        else:
-            rows = []
+        rows = [missing[at] for at in first.values()]
         answers = [known for known in found if known is not None]
         if rows or self._batch >= self._logged:
             self._commit(question, keys, hashes, answers, rows)
+        self._on_their_way.difference_update(first)
         self._batch += 1
         values = np.stack([value for value, _ in answers])
         if not question.gradient:
             return values, None
         return values, np.stack([gradient for _, gradient in answers if gradient is not None])
-
-    def missing(self, question: Question) -> Question:
-        """What of a batch the store has no answer to."""
-        table = "gradients" if question.gradient else "evaluations"
-        asked = f"SELECT 1 FROM {table} WHERE hash = ? AND mask = ?"
-        with _explained(self.store.path, self.store.holder):
-            execute = self.store.connection.execute
-            keys = mask_keys(question, self.store.n)
-            known = [execute(asked, (_hash(key), key)).fetchone() for key in keys]
-        return question.rows([row for row, there in enumerate(known) if there is None])
 
     def result(self) -> Interactions | None:
         """The finished result, if there is one."""

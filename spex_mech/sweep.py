@@ -1,6 +1,6 @@
 """Sweeps: models x tasks x unit kinds x ablations x methods, a folder a cell, all of it resumable.
 
-Each cell's folder holds its store, result, table, map, report of its state (``cell.json``) and log.
+Each cell's folder holds its store, result, table, map, report, its state (``cell.json``) and log.
 A cell that is done is not done again, one that was killed goes on from its store, one that failed
 is tried again and does not end the sweep. At the end ``summary.csv`` (and ``summary.parquet`` where
 pyarrow is installed) has a row a cell.
@@ -12,7 +12,7 @@ import re
 import time
 import tomllib
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import product
@@ -30,30 +30,31 @@ _DONE, _RUNNING, _FAILED, _WAITING, _KILLED = "done", "running", "failed", "wait
 
 @dataclass(frozen=True)
 class Cell:
-    """One search of a sweep; the names are those of ``GameFactory`` and ``discover``."""
+    """One search of a sweep.
 
-    model: str
-    task: str = "induction"
-    units: str = "heads"
-    ablation: str = "mean"
+    Args:
+        game: what makes its game; the search has the same seed.
+        method, budget, order: as of ``discover``.
+    """
+
+    game: GameFactory
     method: str = "spex"
-    n_prompts: int = 64
-    seed: int = 0
-    file: str | None = None
     budget: int | None = None
     order: int = 2
-    batch_size: int | None = None
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        parts = (self.model, self.task, self.units, self.ablation, self.method)
+        game = self.game
+        parts = (game.model, game.task, game.units, game.ablation, self.method)
         return "__".join(re.sub(r"[^\w.+-]+", "_", Path(part).name or part) for part in parts)
 
-    def factory(self) -> GameFactory:
-        """What makes its game."""
-        own = {f.name: getattr(self, f.name) for f in fields(GameFactory) if hasattr(self, f.name)}
-        return GameFactory(**own)
+    def row(self) -> dict[str, Any]:
+        """All that it is, by name: what ``cell.json`` and the summary hold."""
+        return {**asdict(self.game), **{name: getattr(self, name) for name in _OF_SEARCH}}
+
+
+_OF_SEARCH = ("method", "budget", "order")
 
 
 def cells_of(axes: Mapping[str, Sequence[str]], **common: Any) -> list[Cell]:
@@ -61,9 +62,9 @@ def cells_of(axes: Mapping[str, Sequence[str]], **common: Any) -> list[Cell]:
 
     Args:
         axes: "models", "tasks", "units", "ablations", "methods", each a list; those left out have
-            one value, the default of ``Cell``.
-        common: of every cell: ``n_prompts``, ``seed``, ``file``, ``budget``, ``order``,
-            ``batch_size``.
+            one value, the default of ``GameFactory`` or ``Cell``.
+        common: of every cell: what else ``GameFactory`` takes (``n_prompts``, ``seed``, ``file``,
+            ``precision``, ``batch_size``, ``bridge``), ``budget`` and ``order``.
 
     Raises:
         ValueError: an unknown or empty axis or option, no models, or two cells of one folder.
@@ -71,7 +72,8 @@ def cells_of(axes: Mapping[str, Sequence[str]], **common: Any) -> list[Cell]:
     >>> [cell.name for cell in cells_of({"models": ["demo"], "methods": ["spex", "exhaustive"]})]
     ['demo__induction__heads__mean__spex', 'demo__induction__heads__mean__exhaustive']
     """
-    known = {f.name for f in fields(Cell)} - {name.removesuffix("s") for name in AXES} - {"units"}
+    known = {f.name for f in fields(GameFactory)} | {*_OF_SEARCH}
+    known -= {name.removesuffix("s") for name in AXES} | {"units"}
     for name in axes:
         if name not in AXES:
             raise ValueError(f"a sweep has no {name!r}; it has {', '.join(AXES)}")
@@ -85,10 +87,11 @@ def cells_of(axes: Mapping[str, Sequence[str]], **common: Any) -> list[Cell]:
     if empty := [name for name, values in axes.items() if not values]:
         raise ValueError(f"{empty[0]} is empty; leave it out for the default")
     names = [name if name == "units" else name.removesuffix("s") for name in axes]
-    cells = [
-        Cell(**dict(zip(names, values, strict=True)), **common)
-        for values in product(*axes.values())
-    ]
+    cells = []
+    for values in product(*axes.values()):
+        given = {**dict(zip(names, values, strict=True)), **common}
+        of_search = {name: given.pop(name) for name in _OF_SEARCH if name in given}
+        cells.append(Cell(GameFactory(**given), **of_search))
     folders = [cell.name for cell in cells]
     if len(set(folders)) < len(folders):
         twice = next(name for name in folders if folders.count(name) > 1)
@@ -138,7 +141,7 @@ def sweep(
             for name in ("run.sqlite", "run.sqlite-wal", "cell.json"):
                 (place / name).unlink(missing_ok=True)
         state = _read(place)
-        if state.get("state") == _DONE and state.get("cell") == asdict(cell):
+        if state.get("state") == _DONE and state.get("cell") == cell.row():
             continue
         place.mkdir(exist_ok=True)
         _write(place, cell, _WAITING)
@@ -182,27 +185,27 @@ def summarise(folder: str | Path) -> "pd.DataFrame":
 
 def _run(cell: Cell, place: Path, workers: int | None, address: str | None, progress: bool) -> None:
     from spex_mech.discover import discover
+    from spex_mech.report import write_all
 
     _write(place, cell, _RUNNING, pid=os.getpid())
     _log(place, f"started, process {os.getpid()}")
     try:
-        factory = cell.factory()
-        game = factory if workers or address else factory()
+        far = bool(workers or address)  # then workers make the game, and no one here
+        game: Any = cell.game if far else cell.game()
         found = discover(
             game,
             cell.method,
             cell.budget,
             cell.order,
-            cell.seed,
+            cell.game.seed,
             store=place / "run.sqlite",
             workers=workers,
             address=address,
             progress=progress,
         )
-        found.save(place / "interactions.npz")
-        found.frame().to_csv(place / "interactions.csv", index=False)
-        for name in _pictures(found, place):
-            _log(place, name)
+        _, lacking = write_all(found, place, task=None if far else game.task)
+        for reason in lacking:
+            _log(place, reason)
     except Exception as error:
         _log(place, traceback.format_exc())
         _write(place, cell, _FAILED, error=f"{type(error).__name__}: {error}")
@@ -217,16 +220,6 @@ def _run(cell: Cell, place: Path, workers: int | None, address: str | None, prog
     }
     counts = {"n_units": len(found.labels), "n_interactions": len(found)}
     _write(place, cell, _DONE, **counts, **found.cost, **strongest)
-
-
-def _pictures(found: Any, place: Path) -> Iterator[str]:
-    """The map; a log line where it cannot be drawn."""
-    from spex_mech.results.plots import plot_map
-
-    try:
-        plot_map(found).savefig(place / "map.png", dpi=160)
-    except (ImportError, ValueError) as error:
-        yield f"no map: {error}"
 
 
 def _row(state: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +248,7 @@ def _read(place: Path) -> dict[str, Any]:
 
 
 def _write(place: Path, cell: Cell, state: str, **more: Any) -> None:
-    text = json.dumps({"state": state, "cell": asdict(cell), **more}, indent=1, default=str)
+    text = json.dumps({"state": state, "cell": cell.row(), **more}, indent=1, default=str)
     new = place / "cell.json.new"
     new.write_text(text + "\n", encoding="utf-8")
     new.replace(place / "cell.json")  # the old one or the new one, whenever it is killed

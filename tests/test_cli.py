@@ -161,6 +161,10 @@ def test_examples_of_a_file(tmp_path: Path, capsys: Any) -> None:
     np.savez(file, masks=masks, values=1.0 * (masks[:, 1] & masks[:, 4]))
     assert cli.main(arguments) == 0
     assert "1 x 4" in (tmp_path / "estimates.csv").read_text().splitlines()[1]
+    twice = ["a", "same", "b", "c", "same", "d"]
+    np.savez(file, masks=masks, values=1.0 * (masks[:, 1] & masks[:, 4]), texts=twice)
+    assert cli.main(arguments) == 0
+    assert "1:same x 4:same" in (tmp_path / "estimates.csv").read_text().splitlines()[1]
     np.savez(file, x=x)
     assert cli.main(arguments) == 2
     assert "has no 'y'; it holds x" in capsys.readouterr().err

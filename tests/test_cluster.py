@@ -11,6 +11,9 @@ import torch
 
 import spex_mech as sm
 from spex_mech.cluster import ProcessPool, RemoteGame, started
+from spex_mech.discover import drive
+from spex_mech.search.proxyspex import MaskSample
+from spex_mech.store import Run, opened
 from tests.workers import Planted, failing_game, pid
 
 OPTIONS: dict[str, Any] = {"budget": 150, "seed": 0, "progress": False}
@@ -29,6 +32,7 @@ def test_any_number_of_workers_gives_the_same(tmp_path: Path) -> None:
         found = sm.discover(Planted, workers=workers, **OPTIONS)
         same(alone, found)
         assert found.about["workers"] == workers
+        assert found.noise_floor == alone.noise_floor > 0
 
 
 def test_a_model_on_two_workers() -> None:
@@ -115,6 +119,40 @@ def test_no_more_is_on_its_way_than_workers_want() -> None:
     found = sm.discover(RemoteGame(pool), method="exhaustive", progress=False)
     same(sm.discover(Planted(), method="exhaustive", progress=False), found)
     assert pool.most == 6 and pool.waiting == 0
+
+
+def test_with_a_store_each_batch_is_looked_up_once_and_no_mask_is_asked_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bytes] = []
+    find = Run._find
+
+    def noted(run: Run, gradient: bool, hash: int, key: bytes) -> Any:
+        looked.append(key)
+        return find(run, gradient, hash, key)
+
+    monkeypatch.setattr(Run, "_find", noted)
+    asked: list[int] = []
+    call = Planted.__call__
+    monkeypatch.setattr(
+        Planted, "__call__", lambda game, masks: asked.append(len(masks)) or call(game, masks)
+    )
+    # Batches of 8 masks: the second and the third hold masks of the first, all on their way.
+    masks = np.random.default_rng(0).random((24, 30)) < 0.7
+    masks[[9, 17, 18]] = masks[[1, 2, 10]]
+    values = []
+    for name, game in {"ahead": RemoteGame(Ahead(2)), "alone": Planted()}.items():
+        sample = MaskSample(masks)
+        with opened(tmp_path / f"{name}.sqlite", game) as store:
+            drive(game, sample, False, store.search({"of": "test"}, game, 8))
+        values.append(sample.values)
+        assert asked == [8, 7, 6]
+        n_looked = 24 + (3 if name == "ahead" else 0)  # and those of a batch on its way
+        assert len(looked) == n_looked
+        asked.clear()
+        looked.clear()
+    np.testing.assert_array_equal(*values)
+    np.testing.assert_array_equal(values[0][[9, 17, 18]], values[0][[1, 2, 10]])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import spex_mech as sm
+from spex_mech.discover import CallableGame
 from spex_mech.search.exhaustive import Exhaustive, minimum_budget
 
 exhaustive = partial(sm.discover, method="exhaustive")
@@ -385,4 +386,45 @@ def test_what_a_result_knows_of_its_run() -> None:
     about = {k: found.about[k] for k in ("method", "order", "budget", "seed")}
     assert about == {"method": "exhaustive", "order": 2, "budget": 9, "seed": 5}
     assert {*found.about["versions"]} == {"spex_mech", "torch", "numpy"}
-    assert found.cost["seconds"] >= 0 and found.noise_floor == 0
+    assert found.cost["seconds"] >= 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["exhaustive", "spex"])
+def test_rounding_of_a_function_is_noise(dtype: torch.dtype, method: str) -> None:
+    weights = torch.rand(30, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def additive(masks: Tensor) -> Tensor:
+        return masks.to(dtype) @ weights
+
+    found = sm.discover(additive, n=30, method=method, progress=False)
+    assert abs(found.mean).max() > 0  # it is rounded
+    assert set(found.readings) == {"noise"}
+    eps, largest = torch.finfo(dtype).eps, weights.sum().item()
+    assert found.noise_floor == pytest.approx(4 * 4 * eps * largest, rel=1e-6)
+    assert found.about["resolution"] == str(dtype).removeprefix("torch.")
+
+    size = 20 * found.noise_floor
+
+    def with_a_pair(masks: Tensor) -> Tensor:
+        return additive(masks) - size * masks[:, [3, 7]].any(dim=1).to(dtype)
+
+    found = sm.discover(with_a_pair, n=30, method=method, progress=False)
+    clear = found.top(int((~found.is_noise).sum()))
+    assert clear.names == [("3", "7")]
+
+
+def test_a_floor_of_triples_has_twice_the_terms() -> None:
+    floors = [
+        sm.discover(series, n=4, method="exhaustive", order=k, progress=False).noise_floor
+        for k in (2, 3)
+    ]
+    assert floors[1] == 2 * floors[0] > 0
+
+
+def test_a_game_that_knows_its_floor_keeps_it() -> None:
+    class Own(CallableGame):
+        noise_floor = 0.125
+
+    found = sm.discover(Own(series, [*"abcd"]), method="exhaustive", progress=False)
+    assert found.noise_floor == 0.125 and "resolution" not in found.about

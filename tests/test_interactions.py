@@ -177,6 +177,11 @@ def reading_of(main_a: float, main_b: float, value: float, noise_floor: float = 
         (-0.5, -0.25, -0.5, "OR-like"),
         (0.5, 0.5, 1, "mixed"),  # both hurt
         (1, 1, -1, "mixed"),  # f = 1 - (a and b)
+        (-3, 0.5, -2, "OR-like"),  # the second hurts a little, and helps much without the first
+        (-3, 1.5, -2, "mixed"),  # it hurts more than it helps
+        (1.5, -3, -2, "mixed"),
+        (-3, 0.5, 2, "mixed"),  # it does no damage that could overlap
+        (-3, -0.1, 2, "AND-like"),
         (-1, -1, 0.009, "noise"),
         (-1, -1, -0.01, "noise"),
         (np.nan, -1, 1, "mixed"),  # a main effect is not known
@@ -207,7 +212,7 @@ def test_repr() -> None:
     )
     assert lines[1].split() == ["L0H0", "x", "L0H1", "x", "L1H0", "+2", "+-", "0.0011", "beyond",
                                 "pairs"]  # fmt: skip
-    assert lines[2].split() == ["L0H0", "x", "L1H0", "-0.5", "+-", "0.018", "OR-like"]
+    assert lines[2].split() == ["L0H0", "x", "L1H0", "-0.5", "+-", "0.018", "mixed"]
     assert lines[3].split()[-1] == "AND-like" and lines[-1].split()[-1] == "noise"
     assert len(lines) == 7
 

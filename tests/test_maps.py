@@ -183,7 +183,7 @@ def test_interactive_network_has_an_edge_and_a_badge_a_pair() -> None:
     pytest.importorskip("plotly", reason="plotly is not installed")
     figure = sm.interactive_network(a_result(VALUES, UNITS), k=2)
     dashes = {line.name: line.line.dash for line in figure.data if line.mode == "lines"}
-    assert dashes == {"AND-like": "solid", "OR-like": "dash"}
+    assert dashes == {"AND-like, strong": "solid", "OR-like, strong": "dash"}
     badges = [trace.hovertext[0] for trace in figure.data if trace.hovertext is not None]
     assert badges[0].startswith("L0H0 x L0N5<br>+3 +- 1.5")
     assert badges[-1] == "L0H0<br>main effect -1 +- 0"
@@ -196,7 +196,8 @@ def test_interactive_layers_and_neurons() -> None:
     np.testing.assert_allclose(share, layer_energy(found).energy / 0.3025)
     heat = sm.interactive_neurons(found, share=0.7).data[0]
     np.testing.assert_array_equal(np.array(heat.z, float), folded_numbers(found, 0.7).values)
-    assert heat.hovertext[2][4] == "L0, 1 N x L1N8<br>energy, signed by the sum: -2"
+    # A cell of one pair tells of it, also where it stands for a layer's folded neurons.
+    assert heat.hovertext[2][4] == "L0N6 x L1N8<br>-2 +- 1<br>OR-like<br>q = 0.3"
 
 
 def test_plotly_reads_no_tag_in_a_name() -> None:

@@ -149,6 +149,20 @@ def test_a_proxys_triples_are_measured() -> None:
 def test_all_sets_where_the_budget_reaches() -> None:
     found = run(Saturating(12, 0), method="proxyspex", budget=5000)
     assert len(found) == 66 and found.about["candidates"] == "all sets"
+    # Nothing was distilled, and the result says so.
+    assert found.about["proxy"] == "distilled" and found.about["proxy_r2"] is None
+    assert found.about["rank_correlation"] is None
+
+
+@pytest.mark.parametrize("method", ["spex", "proxyspex"])
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_budget_for_all_sets_is_the_exhaustive_search(method: str, order: int) -> None:
+    game = Saturating(12, 0)
+    every = run(game, method="exhaustive", order=order)
+    found = run(game, method=method, order=order, budget=every.cost["evaluations"])
+    np.testing.assert_array_equal(found.units, every.units)
+    np.testing.assert_array_equal(found.values, every.values)
+    assert found.cost["evaluations"] == every.cost["evaluations"] and found.audit is None
 
 
 def test_same_seed_same_result() -> None:

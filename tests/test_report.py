@@ -1,20 +1,19 @@
 """The report: its words and escaping, and, in a headless Chromium, that it works and stays put."""
 
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import spex_mech as sm
 from spex_mech.games.model_game import tokens_sha256
 from spex_mech.report import summary
+from spex_mech.results.circuit import Circuit, Group, Link, Part, Reason, Score
 
 HEADS = ["L0H0", "L0H1", "L1H0", "L1H1"]
 VALUES = {
@@ -82,6 +81,8 @@ def test_summary_says_what_was_found() -> None:
         "Above the noise floor are 3 interactions: 2 AND-like, 1 OR-like."
     )
     assert "1 of 4 are at or under the noise floor of 1e\u221206" in words["How sure this is"]
+    of_function = dict(summary(a_result(resolution="float64")))["How sure this is"]
+    assert "floor of 1e\u221206, what float64 values of their size cannot resolve." in of_function
     assert "over 2 prompts; 0 have" in words["How sure this is"]
     assert words["What it cost"].startswith("9 evaluations (one is a mask over all prompts;")
     assert "All pairs would take 11 evaluations." in words["What it cost"]
@@ -173,36 +174,51 @@ def test_other_prompts_are_refused(tmp_path: Path) -> None:
         page(a_result(), tmp_path, task=replace(task, prompts=task.prompts[:1]))
 
 
-def a_circuit(**fields: Any) -> Any:
-    groups = (SimpleNamespace(kind="series", units=("L0H0", "L1H0")),)
-    values: dict[str, Any] = {
-        "labels": HEADS,
-        "members": np.array([True, False, True, False]),
-        "why": {},
-        "groups": groups,
-        "faithfulness": 0.93,
-        "completeness": SimpleNamespace(mean=0.1, stderr=0.02),
-        "minimality": None,
-        "frame": lambda: pd.DataFrame({"unit": ["L0H0"], "why": ["<i>main</i>"], "drop": [-0.5]}),
-    }
-    return SimpleNamespace(**(values | fields))
+def a_circuit(labels: list[str] = HEADS) -> Circuit:
+    a, b, c = (labels[unit] for unit in (0, 2, 3))
+    link = Link((a, b), 3.0, 0.3, "AND-like")
+    score = Score(0.25, 0.05, (Part((a,), (b,), 0.25, 0.05), Part((b,), (), -0.5, np.nan)))
+    return Circuit(
+        labels,
+        np.array([True, False, True, False]),
+        {
+            a: Reason(-3.1, -2.0, (link,), "main effect"),
+            b: Reason(-2.0, -2.5, (link,), "interactions"),
+        },
+        (Group("series", (a, b), (a, b)), Group("backup", (b, c), (b,))),
+        (link,),
+        faithfulness=Score(0.93, 0.02),
+        completeness=Score(0.1, np.nan),
+        minimality=score,
+        intact=2.5,
+        empty=0.0,
+        n_prompts=2,
+        stability=Score(0.8, 0.1),
+    )
 
 
 def test_a_circuit_is_shown(tmp_path: Path) -> None:
     text = page(a_result(), tmp_path, circuit=a_circuit())
     assert "2 of 4 units: <bdi>L0H0</bdi> x <bdi>L1H0</bdi>" not in text
     assert "2 of 4 units: <bdi>L0H0</bdi>, <bdi>L1H0</bdi>" in text
-    assert "<dt>faithfulness</dt><dd>0.93</dd>" in text
-    assert "<dt>completeness</dt><dd>0.1 \u00b1 0.02</dd>" in text and "minimality</dt>" not in text
+    assert "<dt>faithfulness</dt><dd>0.93 \u00b1 0.02</dd>" in text
+    assert "<dt>completeness</dt><dd>0.1</dd>" in text
+    assert "<dt>minimality</dt><dd>0.25 \u00b1 0.05</dd>" in text
     assert "series: <bdi>L0H0</bdi>, <bdi>L1H0</bdi>" in text
-    assert "&lt;i&gt;main&lt;/i&gt;" in text and "\u22120.5" in text
+    assert "backup: <bdi>L1H0</bdi>, <bdi>(L1H1)</bdi>" in text  # left out
+    rows = re.findall(r"<tr>((?:<td><bdi>.*?</bdi></td>)+)</tr>", text)
+    cells = [re.findall(r"<bdi>(.*?)</bdi>", row) for row in rows]
+    assert [row[:7] for row in cells] == [
+        ["L1H0", "\u22122", "\u22122.5", "\u22120.5", "", "", "interactions"],
+        ["L0H0", "\u22123.1", "\u22122", "0.25", "0.05", "L1H0", "main effect"],
+    ]
 
 
 # -- escaping -------------------------------------------------------------------------------------
 
 
 def hostile_page(tmp_path: Path) -> Path:
-    circuit = a_circuit(labels=HOSTILE, faithfulness=HOSTILE[0])
+    circuit = a_circuit(HOSTILE)
     found = a_result(
         HOSTILE, lens="tokens", task=HOSTILE[0], model=HOSTILE[2], note={"x": HOSTILE[1]}
     )
@@ -239,49 +255,6 @@ def test_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 # -- in a browser ---------------------------------------------------------------------------------
 
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@dataclass
-class Watched:
-    """A page, and all that went wrong or out."""
-
-    page: Any
-    wrong: list[str]
-
-
-@pytest.fixture
-def opened(chromium: Any) -> Iterator[Callable[..., Watched]]:
-    contexts = []
-
-    def opening(path: Path, width: int = 1200, scheme: str = "light") -> Watched:
-        context = chromium.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme
-        )
-        contexts.append(context)
-        watched = Watched(context.new_page(), [])
-        page, own = watched.page, path.as_uri()
-        page.on("console", lambda message: watched.wrong.append(message.text))
-        page.on("pageerror", lambda error: watched.wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (watched.wrong.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda r: r.url == own or watched.wrong.append(r.url))
-        page.goto(own)
-        return watched
-
-    yield opening
-    for context in contexts:
-        context.close()
 
 
 def first_rows(page: Any, selector: str = "#pairs-table tbody tr:not([hidden]) td:first-child"):

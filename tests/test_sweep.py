@@ -27,12 +27,13 @@ def test_every_cell_has_its_folder_and_the_result_of_the_functions(tmp_path: Pat
     for cell in some_cells():
         place = tmp_path / cell.name
         names = {"cell.json", "interactions.csv", "interactions.npz", "log.txt", "map.png"}
-        assert {path.name for path in place.iterdir()} == {*names, "run.sqlite"}
-        factory = sm.GameFactory("demo", n_prompts=4, ablation=cell.ablation)
+        assert {path.name for path in place.iterdir()} == {*names, "report.html", "run.sqlite"}
+        factory = sm.GameFactory("demo", n_prompts=4, ablation=cell.game.ablation)
+        assert cell.game == factory
         want = sm.discover(factory(), "exhaustive", progress=False)
         got = sm.Interactions.load(place / "interactions.npz")
         np.testing.assert_allclose(got.values, want.values, atol=1e-5)
-        row = table[table.ablation == cell.ablation].iloc[0]
+        row = table[table.ablation == cell.game.ablation].iloc[0]
         best = want.top(1)
         assert row.strongest == " x ".join(want.labels[u] for u in best.units[0])
         assert row.value == pytest.approx(best.mean[0], abs=1e-5) and row.evaluations == 37
@@ -44,8 +45,13 @@ def test_what_is_done_is_left_out_and_what_changed_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    make = Cell.factory
-    monkeypatch.setattr(Cell, "factory", lambda cell: ran.append(cell.ablation) or make(cell))
+    make = sm.GameFactory.__call__
+
+    def recorded(factory: sm.GameFactory) -> Any:
+        ran.append(factory.ablation)
+        return make(factory)
+
+    monkeypatch.setattr(sm.GameFactory, "__call__", recorded)
     sweep(some_cells()[:1], tmp_path, progress=False)
     sweep(some_cells(), tmp_path, progress=False)
     assert ran == ["mean", "zero"]

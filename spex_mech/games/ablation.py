@@ -10,7 +10,6 @@ is one formula for all: ``where(keep, act, reference)``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +18,6 @@ from torch import Tensor
 from spex_mech.games.components import Site
 from spex_mech.games.prompts import Prompts
 
-Ablation = Literal["zero", "mean", "mean_per_position", "resample"]
 ABLATIONS: tuple[str, ...] = ("zero", "mean", "mean_per_position", "resample")
 
 Key = tuple[str, int]  # kind and layer: what tells one hook point from another

@@ -379,6 +379,9 @@ def example_groups(x: Any, n_clusters: int | None = None, seed: int = 0) -> list
         x: features ``[example ...]``.
         n_clusters: default: only what is exactly equal is grouped.
 
+    Raises:
+        ValueError: fewer than one cluster, or more than examples.
+
     >>> example_groups([[0.0, 1.0], [2.0, 2.0], [0.0, 1.0]])
     [[0, 2], [1]]
     """

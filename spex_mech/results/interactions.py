@@ -43,7 +43,8 @@ class Interactions:
         values: each interaction on each prompt.
         main_effects_by_prompt: of each unit; NaN where it was not measured.
         intact_by_prompt: the metric of the intact model.
-        noise_floor: the size below which a value cannot be told from rounding.
+        noise_floor: the size below which a value cannot be told from rounding: measured by a game
+            of a model, otherwise worked out from the size and precision of the values.
         cost: evaluations, gradients, seconds: what it took.
         audit: what is known of the pairs that were not measured; None where all were.
         about: method, seed, model, task, hashes, versions.
@@ -99,13 +100,17 @@ class Interactions:
 
     @property
     def readings(self) -> list[str]:
-        """Each interaction in words: "AND-like" (damage overlaps: in series), "OR-like" (damage
-        compounds: backup), "mixed" where units do not jointly help, "noise" under the floor. Of
-        three units and more the sign does not tell the two apart (three in series and three
-        backups both give -1): "beyond pairs"."""
-        mains = np.append(self.main_effects, 0.0)[self.units].sum(axis=1)
-        joint = mains + self.mean
-        overlaps, compounds = (self.mean > 0) & (mains < 0), (self.mean < 0) & (joint < 0)
+        """Each interaction in words.
+
+        "AND-like": both units help (their main effects are negative) and their damage overlaps
+        (in series). "OR-like": their damage compounds (backup), and each of the two helps on the
+        average over the other being there or gone: a backup may do nothing, or hurt a little, while
+        the other is there. "mixed": neither, as where one hurts by being there. "noise": under the
+        floor. Of three units and more the sign does not tell the two apart (three in series and
+        three backups both give -1): "beyond pairs"."""
+        mains = np.append(self.main_effects, 0.0)[self.units[:, :2]]
+        overlaps = (self.mean > 0) & (mains < 0).all(axis=1)
+        compounds = (self.mean < 0) & (mains + self.mean[:, None] / 2 < 0).all(axis=1)
         cases = {
             "noise": self.is_noise,
             "beyond pairs": self.order > 2,

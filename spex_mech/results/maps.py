@@ -5,6 +5,7 @@ Every picture (matplotlib, plotly, the report) is drawn from what these function
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement, islice
 from typing import Literal
 
 import numpy as np
@@ -18,12 +19,14 @@ _MOST_HEADS = 40  # of a folded map
 
 @dataclass(frozen=True, eq=False)
 class MapNumbers:
-    """What a map shows: ``values[row column]``, the names of both, and where a new layer starts."""
+    """What a map shows: ``values[row column]``, the names of both, where a new layer starts, and
+    the row that each unit is in (-1: in none)."""
 
     values: Float[np.ndarray, "row column"]
     names: list[str]
     borders: list[int]
     by: Literal["unit", "layer"]
+    row_of: Int[np.ndarray, " unit"]
 
 
 def map_numbers(
@@ -47,22 +50,19 @@ def map_numbers(
         layers = _layers_of(found.labels)
         n_layers = int(layers.max()) + 1
         values = _signed_energy(layers[pairs], means, n_layers)
-        return MapNumbers(values, [f"L{layer}" for layer in range(n_layers)], [], "layer")
+        return MapNumbers(values, [f"L{layer}" for layer in range(n_layers)], [], "layer", layers)
     layers = np.array([layer_of(label) for label in found.labels])
     strength = np.zeros(len(found.labels))
     np.add.at(strength, pairs[:, 0], means**2)
     np.add.at(strength, pairs[:, 1], means**2)
     shown = np.argsort(-strength, kind="stable")[:most]
     shown = shown[np.lexsort((shown, layers[shown]))]
-    place = np.full(len(found.labels), -1)
-    place[shown] = np.arange(len(shown))
-    values = np.full((len(shown), len(shown)), np.nan)
-    inside = (place[pairs] >= 0).all(axis=1)
-    a, b = place[pairs[inside]].T
-    values[a, b] = values[b, a] = means[inside]
+    row_of = np.full(len(found.labels), -1)
+    row_of[shown] = np.arange(len(shown))
+    values = _signed_energy(row_of[pairs], means, len(shown))  # of one pair: its value
     names = [found.labels[u] for u in shown]
     borders = np.flatnonzero(np.diff(layers[shown])) + 1
-    return MapNumbers(values, names, borders.tolist(), "unit")
+    return MapNumbers(values, names, borders.tolist(), "unit", row_of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class LayerEnergy:
     on the diagonal that within a layer. ``across`` gives half of the energy between two layers to
     each of them, so that ``within`` and ``across`` together add up to the total. ``by_error`` is
     what errors over the prompts alone would give (summed squares of the standard errors; NaN for
-    one prompt): an energy near it says nothing.
+    one prompt): an energy near it says nothing. ``row_of`` is the layer of each unit.
     """
 
     names: list[str]
@@ -82,6 +82,7 @@ class LayerEnergy:
     within: Float[np.ndarray, " layer"]
     across: Float[np.ndarray, " layer"]
     by_error: float
+    row_of: Int[np.ndarray, " unit"]
 
     @property
     def total(self) -> float:
@@ -116,6 +117,7 @@ def layer_energy(found: Interactions) -> LayerEnergy:
         within=within,
         across=(between.sum(axis=0) + between.sum(axis=1)) / 2,
         by_error=float((errors**2).sum()),
+        row_of=layers,
     )
 
 
@@ -158,21 +160,97 @@ def network_numbers(found: Interactions, k: int = 20) -> Network:
     Raises:
         ValueError: no pairs were measured.
     """
-    top = _strongest(found, k)
-    if not len(top):
-        raise ValueError("there is no pair to draw: no interaction of order 2 was measured")
+    top = strongest_pairs(found, k)
     errors = standard_errors(found.main_effects_by_prompt)
     nodes = []
     for label, (x, y) in network_positions(found, k).items():
         unit = found.labels.index(label)
         main, error = float(found.main_effects[unit]), float(errors[unit])
         nodes.append(Node(label, layer_of(label), x, y, main, error))
-    rows = zip(top.units, top.mean, top.stderr, top.q_value, top.readings, strict=True)
-    edges = [
-        Edge(found.labels[s[0]], found.labels[s[1]], float(value), float(error), float(q), reading)
-        for s, value, error, q, reading in rows
+    return Network(tuple(nodes), tuple(edges_of(top)))
+
+
+def edges_of(pairs: Interactions) -> list[Edge]:
+    """Each of the pairs by its labels, in their order."""
+    rows = zip(pairs.mean, pairs.stderr, pairs.q_value, pairs.readings, strict=True)
+    return [
+        Edge(a, b, float(value), float(error), float(q), reading)
+        for (a, b), (value, error, q, reading) in zip(pairs.names, rows, strict=True)
     ]
-    return Network(tuple(nodes), tuple(edges))
+
+
+def strongest_pairs(found: Interactions, k: int) -> Interactions:
+    """The k strongest pairs, strongest first, without those under the noise floor, unless there
+    are no others.
+
+    Raises:
+        ValueError: no pairs were measured.
+    """
+    _pairs(found)
+    top = found.top(k, order=2)
+    n_clear = int((~top.is_noise).sum())
+    return top.top(n_clear or k)
+
+
+def pair_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
+    """Which pairs each choice of an interactive picture shows: all, those of each reading, those
+    above the noise floor, those with a q-value of 0.05 at most, and, where there are units of
+    several kinds, those of each two kinds. Choices that would show nothing are left out."""
+    readings = np.array(pairs.readings, dtype=object)
+    chosen = {"all pairs": np.ones(len(pairs), dtype=bool)}
+    chosen |= {reading: readings == reading for reading in sorted({*readings} - {"noise"})}
+    chosen["above the noise floor"] = ~pairs.is_noise
+    chosen["q at most 0.05"] = pairs.q_value <= 0.05
+    kinds = sorted({_kind_of(label) for label in pairs.labels})
+    if len(kinds) > 1:
+        of_unit = np.array([kinds.index(_kind_of(label)) for label in pairs.labels])
+        of_pair = np.sort(of_unit[pairs.units[:, :2]], axis=1)
+        for a, b in combinations_with_replacement(range(len(kinds)), 2):
+            chosen[f"{kinds[a]} x {kinds[b]}"] = (of_pair == (a, b)).all(axis=1)
+    return {name: rows for name, rows in chosen.items() if rows.any()}
+
+
+def layer_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
+    """Which pairs join which two layers (``L0 x L2``); nothing but all of them where units have no
+    layers or all pairs join the same two."""
+    chosen = {"all layers": np.ones(len(pairs), dtype=bool)}
+    of_unit = np.array([layer_of(label) for label in pairs.labels])
+    layers = np.sort(of_unit[pairs.units[:, :2]], axis=1)
+    both = np.unique(layers, axis=0)
+    if (layers < 0).any() or len(both) < 2:
+        return chosen
+    return chosen | {f"L{a} x L{b}": (layers == (a, b)).all(axis=1) for a, b in both.tolist()}
+
+
+def filtered_values(
+    numbers: "MapNumbers | Folded", pairs: Interactions, shown: Bool[np.ndarray, " pair"]
+) -> Float[np.ndarray, "row row"]:
+    """A map's values by some of the pairs alone; NaN where there are none of them."""
+    places = numbers.row_of[pairs.units[shown][:, :2]]
+    return _signed_energy(places, pairs.mean[shown], len(numbers.names))
+
+
+def pairs_by_cell(
+    row_of: Int[np.ndarray, " unit"], pairs: Interactions, most: int = 8
+) -> dict[tuple[int, int], tuple[list[Edge], int]]:
+    """Of every cell of a map (row and column, both ways round): its strongest pairs, strongest
+    first, ``most`` at most, and how many pairs it has."""
+    ranked = pairs.top(len(pairs))
+    places = np.sort(row_of[ranked.units[:, :2]], axis=1)
+    inside = np.flatnonzero(places[:, 0] >= 0)
+    found, cell_of, counts = np.unique(
+        places[inside], axis=0, return_inverse=True, return_counts=True
+    )
+    by_cell = inside[np.argsort(cell_of.ravel(), kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    shown = [
+        by_cell[start : start + min(most, n)] for start, n in zip(starts, counts, strict=False)
+    ]
+    edges = iter(edges_of(ranked._rows(np.concatenate([*shown, np.empty(0, dtype=int)]))))
+    cells = {}
+    for (row, column), rows, count in zip(found.tolist(), shown, counts.tolist(), strict=True):
+        cells[row, column] = cells[column, row] = list(islice(edges, len(rows))), count
+    return cells
 
 
 def edge_curve(start: Node, end: Node) -> tuple[tuple[float, float], ...]:
@@ -190,8 +268,8 @@ class Folded:
 
     ``values`` is NaN where no pair was measured. A cell of two units is their interaction; one of a
     block is the root of the summed squares of its pairs, signed by their sum. ``sizes`` says how
-    many units a row stands for, ``kept`` the share of the neurons' energy that is in rows of
-    their own.
+    many units a row stands for, ``row_of`` the row that each unit is in (-1: in none), ``kept`` the
+    share of the neurons' energy that is in rows of their own.
     """
 
     values: Float[np.ndarray, "row row"]
@@ -199,6 +277,7 @@ class Folded:
     sizes: Int[np.ndarray, " row"]
     is_block: Bool[np.ndarray, " row"]
     borders: list[int]
+    row_of: Int[np.ndarray, " unit"]
     kept: float
 
 
@@ -234,28 +313,33 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
     blocks = np.unique(layers[rest])
     rows = [(int(layers[unit]), 0, int(unit)) for unit in single]
     rows = sorted(rows + [(int(layer), 1, -1) for layer in blocks])
-    place = np.full(len(found.labels), -1)
+    row_of = np.full(len(found.labels), -1)
     names, sizes = [], []
     for row, (layer, block, unit) in enumerate(rows):
         members = rest[layers[rest] == layer] if block else np.array([unit])
-        place[members] = row
+        row_of[members] = row
         names.append(f"L{layer}, {len(members)} N" if block else found.labels[unit])
         sizes.append(len(members))
     of_layer = np.array([layer for layer, _, _ in rows])
     return Folded(
-        values=_signed_energy(place[pairs], means, len(rows)),
+        values=_signed_energy(row_of[pairs], means, len(rows)),
         names=names,
         sizes=np.array(sizes),
         is_block=np.array([bool(block) for _, block, _ in rows]),
         borders=(np.flatnonzero(np.diff(of_layer)) + 1).tolist(),
+        row_of=row_of,
         kept=float(strength[neurons].sum() / grown[-1]) if grown[-1] else 1.0,
     )
 
 
 def network_positions(found: Interactions, k: int = 20) -> dict[str, tuple[float, float]]:
     """Where :func:`plot_network` puts each unit: x by layer, y spread within the layer; in a circle
-    where no unit has a layer."""
-    units = sorted({int(u) for u in _strongest(found, k).units[:, :2].ravel()})
+    where no unit has a layer.
+
+    Raises:
+        ValueError: no pairs were measured.
+    """
+    units = sorted({int(u) for u in strongest_pairs(found, k).units[:, :2].ravel()})
     shown = [found.labels[unit] for unit in units]
     if not _layered(shown):
         angles = 2 * np.pi * np.arange(len(shown)) / len(shown)
@@ -294,12 +378,6 @@ def _signed_energy(
     return np.where(np.tri(n, k=-1, dtype=bool), values.T, values)
 
 
-def _strongest(found: Interactions, k: int) -> Interactions:
-    top = found.top(k, order=2)
-    n_clear = int((~top.is_noise).sum())
-    return top.top(n_clear or k)
-
-
 def _pairs(
     found: Interactions,
 ) -> tuple[Int[np.ndarray, "pair 2"], Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]]:
@@ -325,6 +403,12 @@ def layer_of(label: str) -> int:
     """The layer in a label such as L9H6; -1 where there is none."""
     digits = label[1:].split("H")[0].split("N")[0].split("G")[0]
     return int(digits) if label.startswith("L") and digits.isdigit() else -1
+
+
+def _kind_of(label: str) -> str:
+    kinds = {"H": "heads", "N": "neurons", "G": "key-value groups"}
+    letters = [letter for letter in label[1:] if letter in kinds]
+    return kinds[letters[0]] if layer_of(label) >= 0 and letters else "units"
 
 
 def metric_unit(found: Interactions) -> str:

@@ -227,6 +227,11 @@ def _layer_marks(axes: Any, names: list[str], borders: list[int]) -> None:
 
 
 def new_figure(width: float, height: float | None = None, n_axes: int = 1) -> tuple["Figure", Any]:
+    """A figure and its axes (inches; several axes side by side).
+
+    Raises:
+        ImportError: matplotlib is missing (the extra ``viz``).
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

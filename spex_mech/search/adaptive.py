@@ -2,7 +2,7 @@
 
 A strategy (SPEX, ProxySPEX) brings candidates; the rest is here, in this order:
 
-1. With a budget for all sets, all sets are measured, and nothing else.
+1. With a budget for all sets, all sets are measured, and nothing else (``exhaustive``).
 2. *Candidates*: the strategy's way to a ``Screen``, which ranks untested pairs.
 3. *Higher orders*. With gradients, grown from the strongest pairs by the gradient without both
    units. Without, half goes to group tests that find sets whatever their subsets do, if they are
@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spex_mech.search.audit import Audit, audit
+from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.group_tests import higher_tree
 from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair, subsets
 from spex_mech.search.question import GRADIENT_COST, Findings, Question, check_order
@@ -154,27 +155,35 @@ class Adaptive:
         self.ledger = Ledger(n, self.planned)
         self._rng = np.random.default_rng(seed)
         self._audit: Audit | None = None
+        self._whole: Exhaustive | None = None
+        if self.planned == self._all_sets:
+            self._whole = Exhaustive(n, order)
+            strategy.notes["candidates"] = "all sets"
+            return
         self._steps = self._run()
         self._question: Question | None = next(self._steps)
 
     def ask(self) -> Question | None:
-        return self._question
+        return self._whole.ask() if self._whole else self._question
 
     def tell(
         self,
         values: Float[np.ndarray, "mask prompt"],
         gradients: Float[np.ndarray, "mask block unit"] | None = None,
     ) -> None:
+        if self._whole:
+            self._whole.tell(values)
+            return
         try:
             self._question = self._steps.send(Answer(values.astype(np.float64), gradients))
         except StopIteration:
             self._question = None
 
     def best(self, k: int) -> list[tuple[tuple[int, ...], float]]:
-        return self.ledger.best(k)
+        return self._whole.best(k) if self._whole else self.ledger.best(k)
 
     def findings(self) -> Findings:
-        found = self.ledger.findings()
+        found = self._whole.findings() if self._whole else self.ledger.findings()
         audited = self._audit.as_dict() if self._audit else None
         return Findings(
             found.units,
@@ -189,12 +198,6 @@ class Adaptive:
 
     def _run(self) -> Asking[None]:
         ledger, n = self.ledger, self.n
-        if ledger.budget >= self._all_sets:
-            self._strategy.notes["candidates"] = "all sets"
-            yield from ledger.values_of([()], "intact model")
-            for size in range(2, self.order + 1):
-                yield from ledger.measure(list(combinations(range(n), size)), f"sets of {size}")
-            return
         if self.order > 2 and ledger.budget >= 1.25 * _count_of_sets(n, 2):
             self._strategy.notes["candidates"] = "all pairs"
             yield from ledger.values_of([()], "intact model")

@@ -85,11 +85,6 @@ class Ledger:
             answer = yield from self.ask(Question(padded(part), stage=stage))
             self.value.update(zip(part, answer.values, strict=True))
 
-    def cost_of(self, sets: Iterable[Set]) -> int:
-        """Evaluations that measuring these sets would take now."""
-        needed = {part for s in sets if s not in self.interaction for part in subsets(s, 1)}
-        return sum(part not in self.value for part in needed)
-
     def measure(self, sets: Sequence[Set], stage: str, keep: int = 0) -> Asking[list[Set]]:
         """Measure interactions exactly, in order, as far as the budget less ``keep`` reaches.
 

@@ -100,6 +100,11 @@ class ProxySpex:
     notes: dict[str, Any] = field(default_factory=dict)
     name: str = "proxyspex"
 
+    def __post_init__(self) -> None:
+        # As long as nothing was distilled: "candidates" says why, where nothing ever is.
+        name = getattr(self.proxy, "name", type(self.proxy).__name__)
+        self.notes |= {"proxy": name, "proxy_r2": None, "rank_correlation": None}
+
     def minimum_budget(self, n: int) -> int:
         fixed = 1 + _PER_SHARE * len(_SHARES) + _LEAST_VALUES + _LEAST_HELD
         if self._searched:
@@ -137,7 +142,6 @@ class ProxySpex:
             screen = ProposalScreen(self.proxy, examples)
             screen.fit(ledger)
         self.notes |= {
-            "proxy": getattr(self.proxy, "name", type(self.proxy).__name__),
             "proxy_about": getattr(self.proxy, "about", {}),
             "proxy_r2": r_squared(*held.all(), self.proxy),
             "held_out_masks": len(held),

@@ -1,0 +1,374 @@
+"""Menus and clicks of the plotly figures: what each shows, by the numbers and in a browser."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import spex_mech as sm
+from spex_mech.results.maps import (
+    folded_numbers,
+    layer_energy,
+    layer_filters,
+    map_numbers,
+    pair_filters,
+    pairs_by_cell,
+)
+
+pytest.importorskip("plotly", reason="plotly is not installed")
+
+NAN = np.nan
+UNITS = ["L0H0", "L0N5", "L0N6", "L1H2", "L1N7", "L1N8"]
+VALUES = {
+    ("L0H0", "L1H2"): -4.0,
+    ("L0H0", "L0N5"): 3.0,
+    ("L0N6", "L1N8"): -2.0,
+    ("L1N7", "L1N8"): 1.0,
+    ("L0N6", "L1H2"): 0.5,
+    ("L0N5", "L0N6"): 0.01,
+}
+CLEAR = {("L0H0", "L1H2"), ("L1N7", "L1N8")}  # small errors; those of the others are large
+
+
+def a_result(noise_floor: float = 0.1) -> sm.Interactions:
+    units = np.array([[UNITS.index(a), UNITS.index(b)] for a, b in VALUES])
+    means = np.array(list(VALUES.values()))
+    spread = np.array([0.001 if pair in CLEAR else 0.9 for pair in VALUES])
+    signs = np.array([-1, 1, -1, 1])
+    return sm.Interactions(
+        UNITS,
+        units,
+        means[:, None] * (1 + spread[:, None] * signs),
+        -np.ones((len(UNITS), 4)),
+        np.ones(4),
+        noise_floor=noise_floor,
+        about={"metric": "log_prob"},
+    )
+
+
+def menu(figure: Any, number: int = 0) -> dict[str, dict[str, Any]]:
+    """What each choice of a menu changes."""
+    return {button.label: button.args[0] for button in figure.layout.updatemenus[number].buttons}
+
+
+def names_in(values: Any, names: list[str]) -> set[tuple[str, str]]:
+    """The pairs of a map that have a value."""
+    table = np.array(values, dtype=float)
+    np.testing.assert_array_equal(table, table.T)
+    return {(names[a], names[b]) for a, b in np.argwhere(~np.isnan(table)) if a <= b}
+
+
+# What each choice shows, worked out by hand.
+WANTED = {
+    "all pairs (6)": set(VALUES),
+    "AND-like (3)": {("L0H0", "L0N5"), ("L1N7", "L1N8"), ("L0N6", "L1H2")},
+    "OR-like (2)": {("L0H0", "L1H2"), ("L0N6", "L1N8")},
+    "above the noise floor (5)": set(VALUES) - {("L0N5", "L0N6")},
+    "q at most 0.05 (2)": CLEAR,
+    "heads x heads (1)": {("L0H0", "L1H2")},
+    "heads x neurons (2)": {("L0H0", "L0N5"), ("L0N6", "L1H2")},
+    "neurons x neurons (3)": {("L0N6", "L1N8"), ("L1N7", "L1N8"), ("L0N5", "L0N6")},
+}
+
+
+def test_filters_of_pairs() -> None:
+    found = a_result()
+    chosen = {
+        f"{name} ({int(rows.sum())})": {found.names[row] for row in np.flatnonzero(rows)}
+        for name, rows in pair_filters(found).items()
+    }
+    assert chosen == WANTED
+
+
+def test_filters_that_would_show_nothing_are_left_out() -> None:
+    found, one = a_result(), slice(0, 1)
+    one_prompt = replace(
+        found,
+        values=found.values[:, one],
+        main_effects_by_prompt=found.main_effects_by_prompt[:, one],
+        intact_by_prompt=np.ones(1),
+    )
+    assert "q at most 0.05" not in pair_filters(one_prompt)
+    assert "above the noise floor" not in pair_filters(a_result(noise_floor=9.0))
+    words = replace(a_result(), labels=["HN", "N", "c", "d", "e", "f"])
+    assert not any(" x " in name for name in [*pair_filters(words), *layer_filters(words)])
+
+
+def test_filters_of_layers() -> None:
+    found = a_result()
+    chosen = {
+        name: {found.names[row] for row in np.flatnonzero(rows)}
+        for name, rows in layer_filters(found).items()
+    }
+    assert chosen == {
+        "all layers": set(VALUES),
+        "L0 x L0": {("L0H0", "L0N5"), ("L0N5", "L0N6")},
+        "L0 x L1": {("L0H0", "L1H2"), ("L0N6", "L1N8"), ("L0N6", "L1H2")},
+        "L1 x L1": {("L1N7", "L1N8")},
+    }
+
+
+def test_a_cell_holds_its_strongest_pairs() -> None:
+    found = a_result()
+    cells = pairs_by_cell(map_numbers(found, "layer").row_of, found, most=2)
+    edges, count = cells[0, 1]
+    assert cells[1, 0] == cells[0, 1] and count == 3
+    assert [(e.a, e.b, e.value) for e in edges] == [
+        ("L0H0", "L1H2", pytest.approx(-4)),
+        ("L0N6", "L1N8", pytest.approx(-2)),
+    ]
+    assert {cell: held[1] for cell, held in cells.items()} == {
+        (0, 0): 2, (0, 1): 3, (1, 0): 3, (1, 1): 1,
+    }  # fmt: skip
+
+
+def test_a_choice_shows_its_cells_of_a_map() -> None:
+    found = a_result()
+    figure, numbers = sm.interactive_map(found), map_numbers(found)
+    shown = {name: names_in(new["z"][0], numbers.names) for name, new in menu(figure).items()}
+    assert shown == WANTED
+    whole = np.array(menu(figure)["all pairs (6)"]["z"][0], dtype=float)
+    np.testing.assert_array_equal(whole, numbers.values)
+    values = np.array(menu(figure)["OR-like (2)"]["z"][0], dtype=float)
+    np.testing.assert_array_equal(values, np.where(numbers.values < 0, numbers.values, NAN))
+    # A cell that is hidden does not tell its value all the same.
+    gaps = {name: new["hoverongaps"] for name, new in menu(figure).items()}
+    assert gaps == {name: [name == "all pairs (6)"] for name in WANTED}
+
+
+def test_a_choice_goes_to_the_pairs_of_two_layers() -> None:
+    ranges = menu(sm.interactive_map(a_result()), 1)
+    assert list(ranges) == ["all layers", "L0 x L0", "L0 x L1", "L1 x L1"]
+    assert ranges["L0 x L1"] == {"xaxis.range": [2.5, 5.5], "yaxis.range": [2.5, -0.5]}
+    assert ranges["all layers"] == {"xaxis.range": [-0.5, 5.5], "yaxis.range": [5.5, -0.5]}
+
+
+def test_a_choice_adds_up_its_pairs_of_a_layer_map() -> None:
+    found = a_result()
+    by_layer = menu(sm.interactive_map(found, by="layer"))["OR-like (2)"]
+    across = -np.sqrt(20)
+    np.testing.assert_allclose(np.array(by_layer["z"][0], float), [[NAN, across], [across, NAN]])
+    heat = sm.interactive_map(found, by="layer").data[0]
+    assert heat.hovertext[0][1] == "L0 x L1<br>energy, signed by the sum: "
+    assert heat.text[0][1] == "-4.5" and by_layer["text"][0][0][1] == "-4.47"
+    energy = menu(sm.interactive_layers(found))["OR-like (2)"]
+    share = 100 * 20 / layer_energy(found).total
+    np.testing.assert_allclose(np.array(energy["z"][0], float), [[NAN, share], [share, NAN]])
+    assert energy["hovertext"][0][1][0].endswith("<br>energy 20, 2 pairs")
+
+
+def test_a_choice_adds_up_its_pairs_of_folded_neurons() -> None:
+    found = a_result()
+    figure, numbers = sm.interactive_neurons(found, most=1), folded_numbers(found, most=1)
+    assert numbers.names == ["L0H0", "L0N5", "L0, 1 N", "L1H2", "L1, 2 N"]
+    z = np.array(menu(figure)["q at most 0.05 (2)"]["z"][0], dtype=float)
+    assert z[0, 3] == pytest.approx(-4) and z[4, 4] == pytest.approx(1)
+    assert np.isnan(z).sum() == 25 - 3
+
+
+def shown_edges(figure: Any, new: dict[str, Any], key: str, on: Any) -> set[str]:
+    """The pairs whose badge is shown; their lines must be shown as well, and no others."""
+    values = new[key]
+    assert len(values) == len(figure.data)
+    names = set()
+    for at, trace in enumerate(figure.data):
+        if trace.mode != "markers+text" or len(trace.hovertext) > 1:
+            continue
+        assert (values[at] == on) == (values[at - 1] == on), "a badge without its line"
+        if values[at] == on:
+            names.add(trace.hovertext[0].split("<br>")[0])
+    return names
+
+
+def test_a_choice_shows_its_edges_of_a_network() -> None:
+    # Of its five pairs: what is noise is no edge.
+    figure = sm.interactive_network(a_result())
+    clear = set(VALUES) - {("L0N5", "L0N6")}
+    for name, new in menu(figure).items():
+        wanted = next(
+            pairs for other, pairs in WANTED.items() if other.split(" (")[0] == name.split(" (")[0]
+        )
+        got = shown_edges(figure, new, "visible", True)
+        assert got == {" x ".join(pair) for pair in wanted & clear}, name
+        assert name.endswith(f"({len(got)})")
+        assert new["visible"][-1] is True  # the nodes
+    assert len(menu(figure)) == len(WANTED)
+
+
+def test_a_choice_of_layers_fades_the_other_edges() -> None:
+    figure = sm.interactive_network(a_result())
+    new = menu(figure, 1)["L0 x L1 (3)"]
+    pairs = {"L0H0 x L1H2", "L0N6 x L1N8", "L0N6 x L1H2"}
+    assert shown_edges(figure, new, "opacity", 1.0) == pairs
+    told = {
+        trace.hovertext[0].split("<br>")[0]
+        for trace, hover in zip(figure.data, new["hoverinfo"], strict=True)
+        if trace.hovertext is not None and len(trace.hovertext) == 1 and hover == "text"
+    }
+    assert told == pairs
+    lines = [h for t, h in zip(figure.data, new["hoverinfo"], strict=True) if t.mode == "lines"]
+    assert set(lines[-5:]) == {"skip"}
+
+
+def test_the_legend_groups_by_reading_and_strength() -> None:
+    figure = sm.interactive_network(a_result())
+    groups = {
+        trace.hovertext[0].split("<br>")[0]: trace.legendgroup
+        for trace in figure.data
+        if trace.hovertext is not None and len(trace.hovertext) == 1
+    }
+    assert groups == {
+        "L0H0 x L1H2": "OR-like, strong",
+        "L0H0 x L0N5": "AND-like, strong",
+        "L0N6 x L1N8": "OR-like, strong",  # half of the strongest
+        "L1N7 x L1N8": "AND-like, weaker",
+        "L0N6 x L1H2": "AND-like, weaker",
+    }
+    listed = [trace.name for trace in figure.data if trace.showlegend is not False]
+    assert listed == sorted(set(groups.values()))
+
+
+def test_what_a_click_lists() -> None:
+    figure = sm.interactive_layers(a_result())
+    notes = {(note.yclick, note.xclick): note for note in figure.layout.annotations}
+    assert set(notes) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert not any(note.visible for note in notes.values())
+    assert notes[0, 1].text.split("<br>") == [
+        "<b>L0 x L1</b>: 3 pairs",
+        "L0H0 x L1H2  -4 +- 0.0023  OR-like",
+        "L0N6 x L1N8  -2 +- 1  OR-like",
+        "L0N6 x L1H2  +0.5 +- 0.26  AND-like",
+    ]
+
+
+@pytest.mark.parametrize(
+    "draw", [sm.interactive_map, sm.interactive_layers, sm.interactive_network]
+)
+def test_one_pair_needs_no_menu_that_chooses_nothing(draw: Any) -> None:
+    found = replace(a_result(), units=np.array([[0, 3]]), values=np.zeros((1, 4)), noise_floor=0.0)
+    for drop_down in draw(found).layout.updatemenus:
+        assert len(drop_down.buttons) > 1
+
+
+def test_names_in_menus_and_lists_are_no_tags() -> None:
+    found = a_result()
+    found = replace(found, labels=[f"<b>{name}" for name in UNITS])
+    assert "<b>L0" not in sm.interactive_map(found).to_json()
+    assert "<b>L0" not in sm.interactive_network(found).to_json()
+
+
+# -- in a browser ---------------------------------------------------------------------------------
+
+Open = Callable[..., Any]
+
+
+def choose(page: Any, menu: int, label: str) -> None:
+    page.locator(".updatemenu-header").nth(menu).click()
+    page.locator(".updatemenu-dropdown-button", has_text=label).click()
+
+
+def hover(page: Any, row: int, column: int) -> tuple[float, float]:
+    x, y = page.evaluate(
+        """([row, column]) => {
+          const plot = document.querySelector('.js-plotly-plot'), at = plot.getBoundingClientRect();
+          const {xaxis: x, yaxis: y} = plot._fullLayout;
+          return [at.x + x._offset + x.d2p(column), at.y + y._offset + y.d2p(row)];
+        }""",
+        [row, column],
+    )
+    page.mouse.move(x, y)
+    page.wait_for_function(
+        """([row, column]) => {
+          const [at] = document.querySelector('.js-plotly-plot')._hoverdata ?? [];
+          return at?.x === column && at?.y === row;
+        }""",
+        arg=[row, column],
+    )
+    return x, y
+
+
+def hovered(page: Any, row: int, column: int) -> str:
+    hover(page, row, column)
+    return page.locator(".hoverlayer .hovertext").text_content()
+
+
+def click_cell(page: Any, row: int, column: int) -> None:
+    x, y = hover(page, row, column)
+    page.wait_for_timeout(400)  # or plotly takes two clicks for a double one
+    page.mouse.click(x, y)
+
+
+@pytest.mark.slow
+def test_a_saved_network_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "network.html"
+    sm.interactive_network(a_result()).write_html(path)
+    at = opened(path)
+    page = at.page
+    lines = page.locator(".scatterlayer .trace:has(path.js-line)")
+    total = lines.count()
+    choose(page, 0, "OR-like")
+    page.wait_for_function(
+        "n => document.querySelectorAll('.scatterlayer .trace:has(path.js-line)').length < n",
+        arg=total,
+    )
+    assert lines.count() == 2
+    choose(page, 1, "L0 x L0")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.scatterlayer .trace:has(path.js-line)')]"
+        ".every(trace => trace.style.opacity === '0')"
+    )
+    choose(page, 0, "all pairs")
+    page.locator(".legendtoggle").first.click()  # AND-like, strong
+    page.wait_for_function(
+        "() => document.querySelector('.js-plotly-plot').data"
+        ".filter(trace => trace.visible === 'legendonly').length === 3"
+    )
+    assert at.wrong == []
+
+
+@pytest.mark.slow
+def test_a_click_on_a_saved_map_lists_the_pairs_of_a_cell(opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "layers.html"
+    sm.interactive_layers(a_result()).write_html(path)
+    at = opened(path)
+    notes = at.page.locator(".annotation")
+    assert notes.count() == 0
+    click_cell(at.page, 1, 0)
+    notes.wait_for()
+    assert "L0N6 x L1N8" in notes.text_content() and "3 pairs" in notes.text_content()
+    click_cell(at.page, 0, 0)
+    at.page.locator(".annotation", has_text="2 pairs").wait_for()
+    assert notes.count() == 1
+    assert at.wrong == []
+
+
+@pytest.mark.slow
+def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "map.html"
+    sm.interactive_map(a_result()).write_html(path)
+    at = opened(path)
+    shown = (
+        "n => document.querySelector('.js-plotly-plot').calcdata[0][0].z.flat()"
+        ".filter(value => value !== undefined && !Number.isNaN(value)).length === n"
+    )
+    at.page.wait_for_function(shown, arg=12)
+    assert hovered(at.page, 0, 1) == "L0H0 x L0N5+3 +- 1.6AND-likeq = 0.15"
+    choose(at.page, 0, "heads x neurons")
+    at.page.wait_for_function(shown, arg=4)
+    assert at.wrong == []
+
+
+@pytest.mark.slow
+def test_a_cell_of_many_pairs_tells_the_value_that_is_chosen(opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "map.html"
+    sm.interactive_map(a_result(), by="layer").write_html(path)
+    at = opened(path)
+    assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: -4.5"
+    choose(at.page, 0, "AND-like")
+    at.page.wait_for_timeout(300)
+    at.page.mouse.move(0, 0)
+    assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: +0.5"
+    assert at.wrong == []
