@@ -219,6 +219,8 @@ def test_edge_games(kind: str, gradients: bool) -> None:
     assert len(found) >= 1 and found.cost["evaluations"] <= 820
     if found.audit:
         assert np.isfinite([v for v in found.audit.values()]).all()
+        if kind in ("constant", "zero"):  # nothing is there, and so nothing was missed
+            assert found.audit["recall"] == 1.0 and found.audit["energy_missed"] == 0.0
 
 
 @pytest.mark.parametrize("n", [45, 64, 100, 330])

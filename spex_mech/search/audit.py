@@ -108,8 +108,9 @@ def audit(
     threshold = float(largest[k - 1])
     n_left = n_untested - len(sets)
     energy = _energy(values, chances, n_untested / len(pool), n_left, threshold)
-    hits = int((abs(values) >= threshold).sum())
-    if predicted and np.ptp(scores) > 0:
+    # Where all that was found is 0, a pair that is 0 too is not one that was missed.
+    hits = int((abs(values) >= threshold).sum()) if threshold else 0
+    if threshold and predicted and np.ptp(scores) > 0:
         measured = (sizes, score(np.array(now, dtype=np.int64)))
         draws = _missed_by_score(scores, measured, threshold, n_left, rng)
         missed = np.quantile(draws, [0.05, 0.5, 0.95])
