@@ -323,6 +323,20 @@ def test_the_audits_intervals_cover_over_a_normal_tail() -> None:
     assert recall >= 0.9
 
 
+def test_the_audits_interval_is_not_that_of_rounding() -> None:
+    """Pairs of 0 give rounding errors that differ; strong pairs may still have been overlooked."""
+    game = planted_game(60, 20, 1, sizes=(1.0, 1.0))
+    assert game.tail is None
+    for seed in range(4):
+        found = run(game, budget=500, seed=seed, top=20)
+        audit = found.audit
+        assert audit is not None and audit["energy_missed"] == 0.0
+        missed = sum(s not in values_of(found) for s in game.planted)
+        assert audit["energy_low"] <= missed <= audit["energy_high"]
+        overlooked = audit["n_untested"] * (1 - 0.1 ** (1 / audit["n_tested"]))
+        assert audit["energy_high"] == pytest.approx(overlooked, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_the_audits_intervals_over_a_heavy_tail() -> None:
     """Where nothing is missed, as in most of these games, an interval that ends at 1 covers."""
