@@ -837,8 +837,8 @@ PARTS: dict[str, Callable[[Options], Row]] = {
 def draw(out: Row, options: Options) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.5, 7.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1.0, 1.1])
+    figure = Figure(figsize=(12.5, 8.4), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[1.0, 1.6])
     part = out["recall"]
     ratios, noises = part["ratios"], part["noises"]
     maps = sorted({(r["n"], r["method"]) for r in part["rows"]}, key=lambda m: (m[0], -len(m[1])))
@@ -874,8 +874,10 @@ def draw(out: Row, options: Options) -> None:
     left.plot(at, chosen, "s--", label="selected, t, choice counted", ms=4)
     left.set(xscale="log", xlabel="prompts", title="coverage of 90 % intervals of a value")
     left.set_xticks(at, [str(p) for p in at])
+    left.minorticks_off()
+    left.set_ylim(0, 1.02)
     left.axhline(LEVEL, color="grey", lw=1)
-    left.legend(fontsize=6)
+    left.legend(fontsize=6, loc="lower right")
 
     shown = [r for r in out["discoveries"]["rows"] if r["n_real"]]
     names = [f"{r['search']}, {r['prompts']}, {r['noise']}" for r in shown]
