@@ -798,7 +798,7 @@ def one_distillation(job: tuple[int, float, int]) -> Row:
 
 def distillations(options: Options) -> Row:
     reps = 3 if options.quick else 200
-    plans = [(100, 0.0), (200, 0.0), (200, 1.0)]
+    plans = [(100, 0.0), (200, 1.0)]
     plans = plans[:1] if options.quick else plans
     runs = spread_out(
         one_distillation, [(*p, s) for p in plans for s in range(reps)], options.quick
