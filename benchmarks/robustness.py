@@ -837,8 +837,11 @@ PARTS: dict[str, Callable[[Options], Row]] = {
 def draw(out: Row, options: Options) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.5, 8.4), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1.0, 1.6])
+    whole = {"errors", "discoveries", "audit"} <= out.keys()
+    figure = Figure(figsize=(12.5, 8.4 if whole else 3.3), layout="constrained")
+    above = figure
+    if whole:
+        above, below = figure.subfigures(2, 1, height_ratios=[1.0, 1.6])
     part = out["recall"]
     ratios, noises = part["ratios"], part["noises"]
     maps = sorted({(r["n"], r["method"]) for r in part["rows"]}, key=lambda m: (m[0], -len(m[1])))
@@ -862,6 +865,12 @@ def draw(out: Row, options: Options) -> None:
     axes[0].set_ylabel("noise of a mask / planted size", fontsize=8)
     above.suptitle("recall of the true top 20 pairs, without gradients", fontsize=10)
 
+    if whole:
+        draw_calibration(out, below)
+    figure.savefig(options.picture("robustness.png"), dpi=120)
+
+
+def draw_calibration(out: Row, below: Any) -> None:
     left, middle, right = below.subplots(1, 3)
     rows = [r for r in out["errors"]["rows"] if r["noise"] == "normal"]
     for name, mark in (("all", "o"), ("selected", "s"), ("confirmed", "^")):
@@ -904,7 +913,6 @@ def draw(out: Row, options: Options) -> None:
     for ax in (left, middle, right):
         ax.title.set_fontsize(9)
         ax.tick_params(axis="x", labelsize=7)
-    figure.savefig(options.picture("robustness.png"), dpi=120)
 
 
 def run(options: Options, only: Iterable[str] = ()) -> Row:
@@ -920,7 +928,7 @@ def run(options: Options, only: Iterable[str] = ()) -> Row:
         }
         out["seed"] = SEED
         options.keep("robustness", out)
-    if all(part in out for part in ("recall", "errors", "discoveries", "audit")):
+    if "recall" in out:
         draw(out, options)
     return out
 
