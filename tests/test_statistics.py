@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spex_mech.results.statistics import p_values, q_values, standard_errors
+from spex_mech.results.statistics import intervals, p_values, q_values, standard_errors
 
 
 def some_values(n_rows: int = 50, n_prompts: int = 12, dtype: str = "float64") -> np.ndarray:
@@ -71,3 +71,64 @@ def test_false_discoveries_are_as_rare_as_promised() -> None:
     # The mean of 40 runs has a standard error of about 0.0025.
     assert abs(np.mean(rates) - 0.045) < 0.0075
     assert np.mean(found) > 0.9
+
+
+@pytest.mark.parametrize("n_prompts", [2, 12])
+def test_intervals_are_the_t_tests(n_prompts: int) -> None:
+    values = some_values(n_prompts=n_prompts)
+    want = stats.ttest_1samp(values, 0, axis=1).confidence_interval(0.9)
+    np.testing.assert_allclose(intervals(values), want, rtol=1e-9)
+    chosen = stats.ttest_1samp(values, 0, axis=1).confidence_interval(1 - 0.2 * 50 / 400)
+    np.testing.assert_allclose(intervals(values, 0.8, selected_of=400), chosen, rtol=1e-9)
+
+
+def test_intervals_refuse() -> None:
+    assert np.isnan(intervals(some_values(n_prompts=1))).all()
+    with pytest.raises(ValueError, match="level is 90"):
+        intervals(some_values(), 90.0)
+    with pytest.raises(ValueError, match="50 rows cannot be selected of 49"):
+        intervals(some_values(), selected_of=49)
+    with pytest.raises(ValueError, match="3 rows cannot be selected of 2"):
+        q_values(np.full(3, 0.5), selected_of=2)
+
+
+def test_intervals_of_few_prompts_and_of_the_strongest_hold_the_truth() -> None:
+    """500 means of spread 0.3, 6 prompts of spread 1, 100 times: intervals of all hold 90 %; of the
+    10 that look strongest far fewer, and at least 90 % where the choice is counted."""
+    rng = np.random.default_rng(5)
+    held: dict[str, list[float]] = {"all": [], "strongest": [], "counted": []}
+    for _ in range(100):
+        truth = 0.3 * rng.standard_normal(500)
+        values = truth[:, None] + rng.standard_normal((500, 6))
+        top = np.argsort(-abs(values.mean(1)))[:10]
+        for name, rows, of in (
+            ("all", np.arange(500), None),
+            ("strongest", top, None),
+            ("counted", top, 500),
+        ):
+            low, high = intervals(values[rows], 0.9, of)
+            held[name].append(float(((low <= truth[rows]) & (truth[rows] <= high)).mean()))
+    shares = {name: np.mean(each) for name, each in held.items()}
+    assert abs(shares["all"] - 0.9) < 0.006  # 50,000 intervals: standard error 0.0013
+    assert shares["strongest"] < 0.5 and shares["counted"] >= 0.9
+
+
+def test_q_values_of_what_was_selected_count_the_rest() -> None:
+    p = np.array([0.001, 0.2, 0.01])
+    padded = q_values(np.concatenate([p, np.ones(97)]))[:3]
+    np.testing.assert_allclose(q_values(p, selected_of=100), padded, rtol=1e-12)
+    np.testing.assert_array_equal(q_values(p, selected_of=3), q_values(p))
+
+
+def test_false_discoveries_among_the_selected() -> None:
+    """Nothing is real, and the 50 largest of 1,000 are looked at: something is called in nearly
+    every run, unless the choice is counted."""
+    rng = np.random.default_rng(3)
+    called = {None: 0, 1000: 0}
+    for _ in range(200):
+        values = rng.standard_normal((1000, 8))
+        chosen = values[np.argsort(-abs(values.mean(1)))[:50]]
+        for of in called:
+            called[of] += bool((q_values(p_values(chosen), of) <= 0.1).any())
+    assert called[None] > 150
+    assert called[1000] <= 0.1 * 200 + 2 * 4.3  # a rate of 0.1 has a standard error of 4.3 runs
