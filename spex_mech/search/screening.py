@@ -278,10 +278,11 @@ def largest_products(
                 values = product(factors[rows], factors[columns])
                 if top == left:
                     values[np.tril_indices(len(rows))] = -1.0
+                # Not repeated in memory: only those of the pairs that are kept are read.
                 yield (
-                    np.repeat(rows, len(columns)),
-                    np.tile(columns, len(rows)),
-                    values.ravel(),
+                    np.broadcast_to(rows[:, None], values.shape),
+                    np.broadcast_to(columns, values.shape),
+                    values,
                 )
 
     return largest_pairs(blocks(), n, count, kept_from)
@@ -293,8 +294,8 @@ def largest_pairs(
     count: int,
     kept_from: list[float] | None = None,
 ) -> Int[np.ndarray, "pair 2"]:
-    """The pairs of largest size among parts ``(first units, second units, sizes)``, each pair once
-    with its largest size; sizes below zero do not count.
+    """The pairs of largest size among parts ``(first units, second units, sizes)``, of one shape
+    each, every pair once with its largest size; sizes below zero do not count.
 
     Args:
         kept_from: told, in its only place, the smallest size that is still among the largest.
@@ -319,10 +320,13 @@ def largest_pairs(
 
     for first, second, values in parts:
         keep = np.flatnonzero(values >= floor)
+        sizes_here = values.ravel()[keep]
         if len(keep) > 2 * count:
-            keep = keep[np.argpartition(-values[keep], 2 * count)[: 2 * count]]
-        a, b = first[keep].astype(np.int64), second[keep].astype(np.int64)
-        new.append((np.minimum(a, b) * n + np.maximum(a, b), values[keep].astype(np.float64)))
+            largest = np.argpartition(-sizes_here, 2 * count)[: 2 * count]
+            keep, sizes_here = keep[largest], sizes_here[largest]
+        at = np.unravel_index(keep, values.shape)
+        a, b = first[at].astype(np.int64), second[at].astype(np.int64)
+        new.append((np.minimum(a, b) * n + np.maximum(a, b), sizes_here.astype(np.float64)))
         waiting += len(keep)
         if waiting > 2 * count:
             merge()
