@@ -27,6 +27,7 @@ Writes ``results/growth.json`` and ``pictures/growth.png``.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ import torch
 
 import spex_mech as sm
 from benchmarks.common import HERE, Options, options_of, parser, plain, provenance
+from spex_mech.search import adaptive, exhaustive, ledger, spex
 from spex_mech.search.question import GRADIENT_COST, Question
 from spex_mech.search.screening import Strengths
 
@@ -54,6 +56,7 @@ BUDGET, BUDGET_OF_100 = 5000, 800
 MANY, BUDGET_OF_MANY = "n / 100 pairs", 10_000
 FIXED = "100 pairs"
 PER_BATCH = 64  # masks a batch, where workers are counted
+BLOCKS = 8  # of prompts, whose slopes are told apart
 PAGE = HERE.parent / "docs" / "scaling.md"
 
 
@@ -238,6 +241,43 @@ def share_busy(questions: list[list[int]], workers: int) -> float:
     return total / (workers * elapsed)
 
 
+def questions_of(n: int, budget: int, per_batch: int = PER_BATCH) -> list[list[int]]:
+    """The batches by question of a search by gradient rows, as its code has them: the intact model,
+    random masks, rows sixteen at a time, rounds of pairs."""
+    rows = n_rows(n, budget)
+    deep = n_deep(budget)
+    sizes = [(1, GRADIENT_COST), (deep, GRADIENT_COST)]
+    sizes += [(len(part), GRADIENT_COST) for part in chunks(rows, spex._ROWS_AT_A_TIME)]
+    left = budget - GRADIENT_COST * (1 + deep + rows)
+    each = max(1, ceil(left / adaptive._ROUNDS))
+    for rest in range(left, 0, -each):
+        sizes += [(len(part), 1) for part in chunks(min(each, rest), ledger._MASKS_PER_QUESTION)]
+    return [[len(part) * cost for part in chunks(masks, per_batch)] for masks, cost in sizes]
+
+
+def questions_of_all(n: int) -> list[list[int]]:
+    """The same of all pairs; of very many, as many as tell the share."""
+    sets = min(n + n * (n - 1) // 2, 4_000_000)
+    parts = chunks(sets, exhaustive._MASKS_PER_QUESTION)
+    return [[1]] + [[len(part) for part in chunks(len(of), PER_BATCH)] for of in parts]
+
+
+def chunks(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def n_deep(budget: float) -> int:
+    """Gradients at random masks (``spex._deep_gradients``)."""
+    most = spex._SHARE_DEEP * budget / GRADIENT_COST
+    return int(np.clip(most, spex.LEAST_DEEP, spex._MOST_DEEP))
+
+
+def n_rows(n: int, budget: float) -> int:
+    """Gradient rows, which the driver's memory bounds (``spex.gradient_rows``)."""
+    bounded = max(4, spex._MOST_ROW_ENTRIES // (n * BLOCKS))
+    return min(n, max(4, int(spex._SHARE_ROWS * budget) // GRADIENT_COST), bounded)
+
+
 def workers(options: Options) -> list[Row]:
     n = 1000 if options.quick else 10_000
     games: list[tuple[str, Any, str, int]] = [
@@ -247,7 +287,6 @@ def workers(options: Options) -> list[Row]:
         n_real = 300 if options.quick else 3108
         game = ioi_game(options.data, n_real)
         games.append((f"3M story model, n = {n_real:,}", game, "spex", n_real))
-        games.append((f"3M story model, n = {n_real:,}", game, "exhaustive", 20 * n_real))
     rows: list[Row] = []
     for name, game, method, budget in games:
         batches = Batches(game)
@@ -256,6 +295,8 @@ def workers(options: Options) -> list[Row]:
             rows.append({"game": name, "method": method, "workers": count})
             rows[-1] |= {"share_busy": share_busy(batches.questions, count)}
             rows[-1] |= {"questions": len(batches.questions), "masks_per_batch": PER_BATCH}
+            if method == "spex" and "story" in name:
+                rows[-1]["by_formula"] = share_busy(questions_of(len(game), budget), count)
             show(rows[-1])
     return rows
 
@@ -449,7 +490,6 @@ class Assumptions:
     prompts: int = 64
     tokens_a_prompt: int = 16
     bytes_a_number: int = 2
-    blocks: int = 8  # of prompts, whose slopes are told apart
     most_exhaustive: int = 60_000_000  # sets, above which the program refuses
 
 
@@ -496,8 +536,7 @@ def extrapolation(out: dict[str, Any], a: Assumptions | None = None) -> dict[str
     pairs_ratio = max(row["ratio_to_plain"] for row in out["layers"])
     budget = max(row["budget"] for row in out["planted"] if row["line"] == FIXED)
     shares = {
-        (row["game"].split(",")[0], row["method"], row["workers"]): row["share_busy"]
-        for row in out["workers"]
+        row["workers"]: row["share_busy"] for row in out["workers"] if "planted" in row["game"]
     }
     kept = read("cluster")
     pace = {row["workers"]: row["share"] for row in kept["rows"] if row["part"] == "pace"}
@@ -517,54 +556,49 @@ def extrapolation(out: dict[str, Any], a: Assumptions | None = None) -> dict[str
                 flops = flops_of(model, a, mine)
                 # GPUs that share a copy work one after the other: together as fast as one.
                 hours = spent * flops / (a.utilisation * a.peak_flops) / 3600
-                gradients = n_gradients(n, spent, a) if method in (LEAST, DEFAULT) else 0
+                gradients = 0
                 if method == EXHAUSTIVE:
                     host = spent * driver["seconds"] / driver["evaluations"]
-                    stored = spent * of_pair
+                    stored, questions = spent * of_pair, questions_of_all(n)
                 elif method == SPARSE:
                     host = host_sparse["factor"] * n ** host_sparse["exponent"] * spent / budget
-                    stored = spent * (of_pair + n / 8)
+                    stored, questions = spent * (of_pair + n / 8), []
                 else:
                     host = host_real["factor"] * n ** host_real["exponent"] * spent / n
-                    stored = (spent - 3 * gradients) * of_pair + gradients * 4 * a.blocks * n
-                game = "planted" if method == SPARSE else "3M story model"
-                busy = "exhaustive" if method == EXHAUSTIVE else "spex"
-                wall = {}
+                    gradients = 1 + n_deep(spent) + n_rows(n, spent)
+                    stored = (spent - GRADIENT_COST * gradients) * of_pair
+                    stored += gradients * 4 * BLOCKS * n
+                    questions = questions_of(n, int(spent))
+                wall, busy = {}, {}
                 for gpus in GPUS:
-                    at = 8 if gpus <= 8 else 64
-                    share = min(shares[game, busy, at], pace[at])
-                    wall[str(gpus)] = wall_hours(hours, gpus, model, share)
+                    at, copies = (8 if gpus <= 8 else 64), gpus // model.gpus_a_copy
+                    share = share_busy(questions, copies) if questions and copies else shares[at]
+                    busy[str(gpus)] = min(share, pace[at]) if copies > 1 else 1.0
+                    wall[str(gpus)] = wall_hours(hours, gpus, model, busy[str(gpus)])
                 refused = method == EXHAUSTIVE and n * (n - 1) / 2 > a.most_exhaustive
                 rows.append({
                     "model": model.name, "units": units, "n": n, "method": method,
                     "evaluations": spent, "tera_flops_an_evaluation": flops / 1e12,
                     "gpu_hours": hours * model.gpus_a_copy, "wall_hours": wall,
                     "host_hours": host / 3600, "store_gb": stored / 1e9,
-                    "gradients": gradients, "refused": refused,
+                    "gradients": gradients, "share_busy": busy, "refused": refused,
                 })  # fmt: skip
     return {
         "assumptions": asdict(a), "models": [asdict(model) for model in MODELS],
         "measured": {
             "search_to_plain": ratio, "pairs_to_plain": pairs_ratio, "sparse": sparse,
             "host_sparse": host_sparse, "host_real": host_real, "pace": pace,
-            "shares": {" | ".join(map(str, key)): value for key, value in shares.items()},
+            "shares_sparse": shares,
+            "share_real": next(
+                r["share_busy"] for r in out["workers"] if "story" in r["game"] and r["workers"] == 8
+            ),
             "bytes_of_a_pair": of_pair,
+            "driver_microseconds": 1e6 * driver["seconds"] / driver["evaluations"],
         },
         "rows": rows,
         "memory": [memory_of(model, a) for model in MODELS],
         "scale_line": scale_line(out),
     }  # fmt: skip
-
-
-def n_gradients(n: int, spent: float, a: Assumptions) -> int:
-    """Those of a search: at the intact model, at random masks, and rows, whose number is bounded by
-    the driver's memory (``spex._MOST_ROW_ENTRIES``)."""
-    from spex_mech.search import spex
-
-    rows = int(spex._SHARE_ROWS * spent) // GRADIENT_COST
-    bounded = max(4, spex._MOST_ROW_ENTRIES // (n * a.blocks))
-    deep = np.clip(spex._SHARE_DEEP * spent / GRADIENT_COST, spex.LEAST_DEEP, spex._MOST_DEEP)
-    return 1 + int(deep) + min(n, rows, bounded)
 
 
 def memory_of(model: Model, a: Assumptions) -> Row:
@@ -574,10 +608,10 @@ def memory_of(model: Model, a: Assumptions) -> Row:
     tokens = a.prompts * a.tokens_a_prompt
     kept = a.bytes_a_number * model.layers * widths * tokens / 1e9
     n = model.kinds_of_units["heads and all neurons"]
-    slopes = 8 * 16 * a.blocks * n / 1e9  # sixteen gradients at once, in float64
+    slopes = 8 * 16 * BLOCKS * n / 1e9  # sixteen gradients at once, in float64
     gpus = ceil((weights + kept) / a.gpu_gb)
     return {"model": model.name, "weights_gb": weights, "intact_gb": kept, "gpus_at_least": gpus,
-            "slopes_gb": slopes}  # fmt: skip
+            "slopes_gb": slopes, "rows_of_slopes": n_rows(n, n)}  # fmt: skip
 
 
 def scale_line(out: dict[str, Any], n: int = 10_000) -> Row:
@@ -614,7 +648,7 @@ def number(value: float | None) -> str:
 
 def tables(out: dict[str, Any]) -> dict[str, str]:
     """The tables of ``docs/scaling.md`` by name, in Markdown."""
-    made = out["extrapolation"]
+    made = plain(out["extrapolation"])  # as read from JSON, whose keys are words
     found: dict[str, list[str]] = {}
     head = "| units | search | evaluations | GPU-hours | 1 GPU | 8 GPUs | 64 GPUs | host | store |"
     for model in made["models"]:
@@ -630,11 +664,12 @@ def tables(out: dict[str, Any]) -> dict[str, str]:
                 cells[1] += " (refused)"
             lines.append(f"| {' | '.join(cells)} |")
         found[f"hours {model['name']}"] = lines
-    lines = ["| model | weights | intact model, kept | GPUs at least | slopes, on the driver |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| model | weights | intact model, kept | GPUs at least | slopes, on the driver | rows of "
+             "slopes, with all neurons |", "|---|---|---|---|---|---|"]  # fmt: skip
     for row in made["memory"]:
         gb = [f"{number(row[key])} GB" for key in ("weights_gb", "intact_gb", "slopes_gb")]
-        lines.append(f"| {row['model']} | {gb[0]} | {gb[1]} | {row['gpus_at_least']} | {gb[2]} |")
+        cells = [row["model"], gb[0], gb[1], str(row["gpus_at_least"]), gb[2]]
+        lines.append(f"| {' | '.join(cells)} | {row['rows_of_slopes']} |")
     found["memory"] = lines
     lines = ["| what grows | of | exponent | over |", "|---|---|---|---|"]
     for row in out["fits"]:
@@ -642,6 +677,28 @@ def tables(out: dict[str, Any]) -> dict[str, str]:
         over = f"{row['from']:,.0f} to {row['to']:,.0f}"
         lines.append(f"| {row['what']} | {row['of']} | {error} | {over} |")
     found["exponents"] = lines
+    told = made["measured"]
+    figures = [
+        ("replayed passes and gradients of a search, to plain ones", told["search_to_plain"],
+         "growth.json, `real`: `passes_to_plain`, largest n"),
+        ("replayed pairs of heads, to plain passes", told["pairs_to_plain"],
+         "growth.json, `layers`: largest `ratio_to_plain`"),
+        ("8 workers kept busy by the driver", told["pace"]["8"], "cluster.json, `pace`: `share`"),
+        ("64 workers kept busy by the driver", told["pace"]["64"], "cluster.json, `pace`: `share`"),
+        ("8 workers that group tests can use", told["shares_sparse"]["8"],
+         "growth.json, `workers`: `share_busy`"),
+        ("64 workers that group tests can use", told["shares_sparse"]["64"],
+         "growth.json, `workers`: `share_busy`"),
+        ("8 workers that a search with gradients can use, 3,108 units", told["share_real"],
+         "growth.json, `workers`: `share_busy`"),
+        ("bytes of a pair in a store", told["bytes_of_a_pair"],
+         "store_size.json, `bytes_each`, and 4 for each prompt over 8"),
+        ("driver's microseconds for a pair of all pairs", told["driver_microseconds"],
+         "cluster.json, `memory`: `seconds`"),
+    ]  # fmt: skip
+    lines = ["| measured | value | where |", "|---|---|---|"]
+    lines += [f"| {name} | {number(value)} | {where} |" for name, value, where in figures]
+    found["measured"] = lines
     line = made["scale_line"]
     lines = ["| n = 10,000 | evaluations |", "|---|---|"]
     for name, value in line.items():
@@ -680,7 +737,7 @@ def draw(out: dict[str, Any], file: Path) -> None:
         for method, mark in (("spex", "o"), ("proxyspex", "s")):
             mine = [r for r in out.get("planted", []) if (r["line"], r["method"]) == (line, method)]
             mine = [r | {"mb_grown": r["mb_most"] - r["mb_before"]} for r in mine]
-            mine = [r for r in mine if r[key]]
+            mine = [r for r in mine if r[key] and (key != "mb_grown" or r["seed"] == 0)]
             exponent = fit.get((what, f"{method}, {line}"))
             label = method if exponent is None else f"{method}: n^{exponent:.2f}"
             ax.plot([r["n"] for r in mine], [r[key] for r in mine], mark, label=label, alpha=0.7)
@@ -693,12 +750,16 @@ def draw(out: dict[str, Any], file: Path) -> None:
         ax.set_title("seconds, 3M story model with gradients\n1 evaluation a unit")
     for what, mark in (("layers", "o-"), ("prompts", "s-")):
         rows = out.get(what, [])
-        axes[5].plot([r["size"] for r in rows], [r["to_smallest"] for r in rows], mark, label=what)
-    axes[5].set(xscale="log", yscale="log", xlabel="layers or prompts")
+        if rows:
+            sizes, ratios = [r["size"] for r in rows], [r["to_smallest"] for r in rows]
+            axes[5].plot(sizes, ratios, mark, label=what)
+    axes[5].set(xlabel="layers or prompts")
     axes[5].set_title("time of an evaluation\nas a ratio to the smallest")
     for ax in axes:
         ax.grid(alpha=0.3)
         ax.title.set_fontsize(9)
+        if not ax.lines:
+            ax.set(xscale="linear", yscale="linear")  # an empty logarithm cannot be drawn
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=8)
     figure.savefig(file, dpi=110)
@@ -748,6 +809,7 @@ def main() -> None:
     elif parsed.page:
         text = page(PAGE.read_text(encoding="utf-8"), read("growth"))
         PAGE.write_text(text, encoding="utf-8")
+        shutil.copy(HERE / "pictures" / "growth.png", PAGE.parent / "growth.png")
     else:
         run(options_of(parsed), parsed.only)
 
