@@ -1,21 +1,22 @@
-"""Growth: what a search costs as units, interactions, layers and prompts grow, and what that makes of
-an 8B and a 70B model.
+"""Growth: what a search costs as units, interactions, layers and prompts grow, and what that makes
+of an 8B and a 70B model.
 
     python -m benchmarks.growth --data ../shared/data            # some 10 minutes on two cores
     python -m benchmarks.growth --data ../shared/data --quick
     python -m benchmarks.growth --only real --data ../shared/data    # a part again, keep the rest
-    python -m benchmarks.growth --page                           # the tables of docs/scaling.md anew
+    python -m benchmarks.growth --page                       # the tables of docs/scaling.md anew
 
-1. ``planted``: sparse games without gradients, 100 pairs (20 at n = 100) or n / 100 pairs planted. Each
-   size runs in a process of its own, whose peak memory is then that size's. The game itself counts
-   after which evaluation every planted pair and both its singles had been asked for; its own time is
-   taken off the host's.
-2. ``scan``: the one step that looks at pairs by blocks (``screening.largest_products``), on strengths
-   drawn at random and on equal ones.
+1. ``planted``: sparse games without gradients, 100 pairs (20 at n = 100) or n / 100 pairs planted.
+   Each size runs in a process of its own, whose peak memory is then that size's. The game itself
+   counts after which evaluation every planted pair and both its singles had been asked for; its
+   own time is taken off the host's.
+2. ``scan``: the one step that looks at pairs by blocks (``screening.largest_products``), on
+   strengths drawn at random and on equal ones.
 3. ``workers``: how many workers a search can keep busy, counted from the batches of its questions,
    not from time.
-4. ``real``: the 3M story model on indirect object identification, its heads and more and more of its
-   neurons, one evaluation a unit, with gradients: host time, passes, plain passes of as many rows.
+4. ``real``: the 3M story model on indirect object identification, its heads and more and more of
+   its neurons, one evaluation a unit, with gradients: host time, passes, plain passes of as many
+   rows.
 5. ``layers`` and ``prompts``: a random pair of heads in a random GPT-2.
 6. ``fits``: exponents, by least squares of logarithms, with standard errors.
 7. ``extrapolation``: formulas, with the measured figures put in; ``docs/scaling.md`` names each
@@ -46,7 +47,7 @@ from spex_mech.search.question import GRADIENT_COST, Question
 from spex_mech.search.screening import Strengths
 
 sys.path.insert(0, str(HERE.parent / "tests"))
-from planted import Planted, planted_game  # noqa: E402
+from planted import Planted, planted_game
 
 Row = dict[str, Any]
 SEEDS = (0, 1, 2)
@@ -590,7 +591,9 @@ def extrapolation(out: dict[str, Any], a: Assumptions | None = None) -> dict[str
             "host_sparse": host_sparse, "host_real": host_real, "pace": pace,
             "shares_sparse": shares,
             "share_real": next(
-                r["share_busy"] for r in out["workers"] if "story" in r["game"] and r["workers"] == 8
+                row["share_busy"]
+                for row in out["workers"]
+                if "story" in row["game"] and row["workers"] == 8
             ),
             "bytes_of_a_pair": of_pair,
             "driver_microseconds": 1e6 * driver["seconds"] / driver["evaluations"],
@@ -664,8 +667,11 @@ def tables(out: dict[str, Any]) -> dict[str, str]:
                 cells[1] += " (refused)"
             lines.append(f"| {' | '.join(cells)} |")
         found[f"hours {model['name']}"] = lines
-    lines = ["| model | weights | intact model, kept | GPUs at least | slopes, on the driver | rows of "
-             "slopes, with all neurons |", "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| model | weights | intact model, kept | GPUs at least | slopes, on the driver "
+        "| rows of slopes, with all neurons |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in made["memory"]:
         gb = [f"{number(row[key])} GB" for key in ("weights_gb", "intact_gb", "slopes_gb")]
         cells = [row["model"], gb[0], gb[1], str(row["gpus_at_least"]), gb[2]]

@@ -131,7 +131,7 @@ def test_units_that_are_alike_take_one_block(monkeypatch: pytest.MonkeyPatch) ->
         calls += 1
         return a @ b.T
 
-    found = screening.largest_products(np.ones((200, 3)), product, 10)
+    found = screening.largest_products(np.ones((200, 2)), product, 10)
     assert len({tuple(sorted(row)) for row in found.tolist()}) == 10
     assert calls < 5  # of 210 blocks of 10 x 10
     calls = 0
