@@ -17,7 +17,7 @@ of an 8B and a 70B model.
 4. ``real``: the 3M story model on indirect object identification, its heads and more and more of
    its neurons, one evaluation a unit, with gradients: host time, passes, plain passes of as many
    rows.
-5. ``layers`` and ``prompts``: a random pair of heads in a random GPT-2.
+5. ``layers`` and ``prompts``: a random pair of neurons in a random GPT-2.
 6. ``fits``: exponents, by least squares of logarithms, with standard errors.
 7. ``extrapolation``: formulas, with the measured figures put in; ``docs/scaling.md`` names each
    assumption. Nothing of it was run.
@@ -376,14 +376,15 @@ def real(options: Options) -> list[Row]:
 
 
 def evaluation(n_layer: int, n_prompts: int, n_masks: int) -> Row:
-    """Of a random pair of heads of a random GPT-2 of width 128."""
+    """Of a random pair of neurons of a random GPT-2 of width 128; no unit is in two pairs, as what
+    pairs share is computed once, and few layers have few units."""
     from benchmarks.throughput import gpt2, random_task, ratios
 
     model = gpt2(n_layer, 128, 4, vocab_size=1000)
     task = random_task(n_prompts, 16, 1000)
-    game = sm.ModelGame(model, task, sm.Components.heads(model), replay=True)
-    rng = np.random.default_rng(0)
-    lost = np.array([np.sort(rng.choice(len(game), 2, False)) for _ in range(n_masks)])
+    game = sm.ModelGame(model, task, sm.Components.neurons(model), replay=True)
+    drawn = np.random.default_rng(0).permutation(len(game))[: 2 * n_masks]
+    lost = np.sort(drawn.reshape(-1, 2), axis=1)
     seconds, ratio = ratios(game, lambda: game.ablating(lost), len(lost) * n_prompts)
     return {"ms_per_evaluation": 1e3 * seconds * n_prompts, "ratio_to_plain": ratio}
 
@@ -449,7 +450,7 @@ def fits(out: dict[str, Any]) -> list[Row]:
     add("host seconds", "spex, gradients, real", out.get("real", []), "n", "host_seconds")
     add("seconds", "spex, gradients, real", out.get("real", []), "n", "seconds")
     for what in ("layers", "prompts"):
-        add("ms an evaluation", f"pair of heads, {what}", out.get(what, []), "size",
+        add("ms an evaluation", f"pair of neurons, {what}", out.get(what, []), "size",
             "ms_per_evaluation")  # fmt: skip
     for row in rows:
         show(row)
@@ -687,7 +688,7 @@ def tables(out: dict[str, Any]) -> dict[str, str]:
     figures = [
         ("replayed passes and gradients of a search, to plain ones", told["search_to_plain"],
          "growth.json, `real`: `passes_to_plain`, largest n"),
-        ("replayed pairs of heads, to plain passes", told["pairs_to_plain"],
+        ("replayed pairs of neurons, to plain passes", told["pairs_to_plain"],
          "growth.json, `layers`: largest `ratio_to_plain`"),
         ("8 workers kept busy by the driver", told["pace"]["8"], "cluster.json, `pace`: `share`"),
         ("64 workers kept busy by the driver", told["pace"]["64"], "cluster.json, `pace`: `share`"),
@@ -746,7 +747,10 @@ def draw(out: dict[str, Any], file: Path) -> None:
             mine = [r for r in mine if r[key] and (key != "mb_grown" or r["seed"] == 0)]
             exponent = fit.get((what, f"{method}, {line}"))
             label = method if exponent is None else f"{method}: n^{exponent:.2f}"
-            ax.plot([r["n"] for r in mine], [r[key] for r in mine], mark, label=label, alpha=0.7)
+            if mine:
+                ax.plot(
+                    [r["n"] for r in mine], [r[key] for r in mine], mark, label=label, alpha=0.7
+                )
         ax.set(xscale="log", yscale="log", xlabel="units n", title=f"{what}\n{line}")
     if out.get("real"):
         ax, rows = axes[4], out["real"]
