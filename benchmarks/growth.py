@@ -57,6 +57,7 @@ QUICK_SIZES = (100, 300, 1000)
 BUDGET, BUDGET_OF_100 = 5000, 800
 MANY, BUDGET_OF_MANY = "n / 100 pairs", 10_000
 FIXED = "100 pairs"
+LINES = ((FIXED, "spex"), (MANY, "spex"), (FIXED, "proxyspex"))
 PER_BATCH = 64  # masks a batch, where workers are counted
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 BLOCKS = 8  # of prompts, whose slopes are told apart
@@ -157,7 +158,7 @@ def peak_mb() -> float:
 def planted(options: Options) -> list[Row]:
     rows: list[Row] = []
     # A proxy takes half a minute where a search without one takes seconds: one seed of it.
-    for line, method in ((FIXED, "spex"), (MANY, "spex"), (FIXED, "proxyspex")):
+    for line, method in LINES:
         for n in QUICK_SIZES if options.quick else SIZES:
             seeds = [0] if options.quick or method == "proxyspex" else list(SEEDS)
             asked = json.dumps([line, n, method, seeds])
@@ -436,6 +437,7 @@ def fits(out: dict[str, Any]) -> list[Row]:
             fit = fitted([row[x] for row in table], [row[y] for row in table])
             rows.append({"what": what, "of": of, "by": x, **fit})
 
+    # A run that never measured all is no point of the first kind; the tables show it as such.
     # At n = 100 fewer pairs are planted and fewer evaluations spent: it is no point of these lines.
     for line in (FIXED, MANY):
         for method in ("spex", "proxyspex"):
@@ -652,6 +654,10 @@ def number(value: float | None) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 10 else f"{rounded:.2g}"
 
 
+def number_of(evaluations: int | None) -> str:
+    return "never" if evaluations is None else f"{evaluations:,}"
+
+
 def tables(out: dict[str, Any]) -> dict[str, str]:
     """The tables of ``docs/scaling.md`` by name, in Markdown."""
     made = plain(out["extrapolation"])  # as read from JSON, whose keys are words
@@ -680,6 +686,21 @@ def tables(out: dict[str, Any]) -> dict[str, str]:
         cells = [row["model"], gb[0], gb[1], str(row["gpus_at_least"]), gb[2]]
         lines.append(f"| {' | '.join(cells)} | {row['rows_of_slopes']} |")
     found["memory"] = lines
+    lines = [
+        "| units | pairs | search | all measured after, by seed | recall | host seconds | MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line, method in LINES:
+        for n in sorted({row["n"] for row in out["planted"]}):
+            mine = [
+                r for r in out["planted"] if (r["line"], r["method"], r["n"]) == (line, method, n)
+            ]
+            after = [number_of(r["all_measured_after"]) for r in mine]
+            cells = [f"{n:,}", f"{mine[0]['pairs']}", f"{method}, {line}", ", ".join(after)]
+            cells += [", ".join(f"{r['recall']:.2g}" for r in mine)]
+            cells += [number(float(np.mean([r["host_seconds"] for r in mine])))]
+            lines.append(f"| {' | '.join(cells)} | {number(mine[0]['mb_most'])} |")
+    found["planted"] = lines
     lines = ["| what grows | of | exponent | over |", "|---|---|---|---|"]
     for row in out["fits"]:
         error = f"{row['exponent']:.2f} +- {row['standard_error']:.2f}"
@@ -721,9 +742,9 @@ def tables(out: dict[str, Any]) -> dict[str, str]:
 def page(text: str, out: dict[str, Any]) -> str:
     """The page with each table between its marks as the figures have it."""
     for name, table in tables(out).items():
-        first, last = f"<!-- {name} -->\n", "\n<!-- end -->"
+        first, last = f"<!-- {name} -->\n", "<!-- end -->"
         before, rest = text.split(first)
-        text = before + first + "\n" + table + "\n" + last + rest.split(last, 1)[1]
+        text = f"{before}{first}\n{table}\n\n{last}{rest.split(last, 1)[1]}"
     return text
 
 
