@@ -10,6 +10,7 @@ import pytest
 import torch
 from planted import planted_game
 
+import spex_mech as sm
 from spex_mech.search import ledger, screening
 
 ROOT = Path(__file__).parents[1]
@@ -160,3 +161,12 @@ def test_questions_are_large_and_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         sums = ended.value
     assert max(asked) <= 1000 and sum(asked) == 5000
     np.testing.assert_array_equal(sums, [group.sum() for group in groups])
+
+
+def test_as_many_pairs_as_cells_are_found() -> None:
+    """A first table in which every other cell holds something hides most pairs: it is not the
+    last."""
+    game = planted_game(3000, 400, 2)
+    found = sm.discover(game, budget=8500, seed=2, progress=False)
+    pairs = zip(found.units.tolist(), found.mean.tolist(), strict=True)
+    assert game.recall({(a, b): value for (a, b), value in pairs}) == 1
