@@ -141,6 +141,8 @@ def probe_groups(
 class Partition:
     """Units in a random order, cut into blocks."""
 
+    floor = 0.0  # what a cell's sum had to exceed to be looked into
+
     def __init__(self, order: Int[np.ndarray, " unit"], n_blocks: int) -> None:
         self.order = order
         cuts = np.linspace(0, len(order), n_blocks + 1).astype(int)
@@ -212,14 +214,21 @@ def tree(
     until: int,
     max_fraction: float,
 ) -> Asking[Candidates]:
-    """Strong pairs of a sparse truth, each measured."""
+    """Strong pairs of a sparse truth, each measured.
+
+    A table in which most cells hold something has a floor that hides pairs like those that are
+    known; finer ones then follow, until one is sparse.
+    """
     known: Candidates = {}
     for n_pass in range(_MOST_PASSES):
         new = yield from _one_pass(ledger, table, 2, known, until, max_fraction)
         known |= new or {}
-        n_blocks = min(max(16, int(np.ceil(2 / max_fraction))), ledger.n // 2)
+        sizes = [abs(value) for value in known.values()]
+        crowded = bool(sizes) and table.floor > np.median(sizes)
+        n_blocks = max(16, int(np.ceil(2 / max_fraction)))
+        n_blocks = min(2 * len(table.blocks) if crowded else n_blocks, ledger.n // 2)
         dear = ledger.spent + n_blocks * (n_blocks + 1) // 2 + 50 > until
-        if dear or (n_pass and not new):
+        if dear or (n_pass and not new and not crowded):
             break
         table = Partition(rng.permutation(ledger.n), n_blocks)
     return known
@@ -272,7 +281,7 @@ def _one_pass(
     sums = yield from table.between(ledger, tests, known, "testing groups")
     largest = max([abs(sums).max(initial=0.0), *map(abs, known.values())])
     floor = _SURE * _ROBUST * float(np.median(abs(sums)))
-    floor = max(floor, _ROUNDING * largest, 1e-12 * abs(ledger.intact))
+    floor = table.floor = max(floor, _ROUNDING * largest, 1e-12 * abs(ledger.intact))
     hot = [
         Cell(tuple(block for (block,) in test), float(total))
         for test, total in zip(tests, sums, strict=True)

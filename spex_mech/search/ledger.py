@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 
 from spex_mech.search.question import Findings, Question
 
-_MASKS_PER_QUESTION = 1024
+_MASKS_PER_QUESTION = 16_384  # many workers wait for the slowest at the end of each question
+_MOST_SLOTS = 6_000_000  # units ablated by the masks of one question: 48 MB
 Set = tuple[int, ...]  # units in ascending order
 
 
@@ -125,8 +126,10 @@ class Ledger:
         keys = [group.astype(np.int32).tobytes() for group in ordered]
         new = dict(zip(keys, ordered, strict=True))
         items = [item for item in new.items() if item[0] not in self._group_sums]
-        for start in range(0, len(items), _MASKS_PER_QUESTION):
-            part = items[start : start + _MASKS_PER_QUESTION]
+        widest = max((len(group) for _, group in items), default=1)
+        step = min(_MASKS_PER_QUESTION, max(1, _MOST_SLOTS // max(1, widest)))
+        for start in range(0, len(items), step):
+            part = items[start : start + step]
             sets = [tuple(group.tolist()) for _, group in part]
             unknown = [s for s in sets if s not in self.value]
             if unknown:

@@ -40,6 +40,7 @@ _BY_BLOCK = 0.3
 _FACTOR_PRIOR = 30.0  # median predictions that a factor is shrunk by
 _STRENGTH_PRIOR = 10.0  # measured pairs, likewise
 _TINY = 1e-12
+_ROUNDING = 1e-12  # of a product against the product of norms that bounds it
 _SCANNED_AT_ONCE = 4_000_000  # pairs
 
 
@@ -258,7 +259,8 @@ def largest_products(
     """The pairs of units whose factors have the largest product, block by block.
 
     Units go by falling norm, and by Cauchy and Schwarz a block whose norms' product is below the
-    smallest that is kept can be passed over.
+    smallest that is kept, or no more than it but for rounding, can be passed over: where all units
+    are alike, one block is enough.
 
     Args:
         product: of two blocks of factors; bounded by the product of their norms.
@@ -267,21 +269,23 @@ def largest_products(
     norms = np.linalg.norm(factors, axis=1)
     order = np.argsort(-norms, kind="stable")
     step = max(1, min(n, int(np.sqrt(_SCANNED_AT_ONCE))))
-    kept_from = [0.0]
+    kept_from = [-1.0]
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for top in range(0, n, step):
             for left in range(top, n, step):
                 rows, columns = order[top : top + step], order[left : left + step]
-                if norms[rows[0]] * norms[columns[0]] < kept_from[0]:
+                most = norms[rows[0]] * norms[columns[0]]
+                if most <= kept_from[0] * (1 + _ROUNDING):
                     break
                 values = product(factors[rows], factors[columns])
                 if top == left:
                     values[np.tril_indices(len(rows))] = -1.0
+                # Not repeated in memory: only those of the pairs that are kept are read.
                 yield (
-                    np.repeat(rows, len(columns)),
-                    np.tile(columns, len(rows)),
-                    values.ravel(),
+                    np.broadcast_to(rows[:, None], values.shape),
+                    np.broadcast_to(columns, values.shape),
+                    values,
                 )
 
     return largest_pairs(blocks(), n, count, kept_from)
@@ -293,11 +297,12 @@ def largest_pairs(
     count: int,
     kept_from: list[float] | None = None,
 ) -> Int[np.ndarray, "pair 2"]:
-    """The pairs of largest size among parts ``(first units, second units, sizes)``, each pair once
-    with its largest size; sizes below zero do not count.
+    """The pairs of largest size among parts ``(first units, second units, sizes)``, of one shape
+    each, every pair once with its largest size; sizes below zero do not count.
 
     Args:
-        kept_from: told, in its only place, the smallest size that is still among the largest.
+        kept_from: told, in its only place, the smallest size that is still among the largest; -1
+            while there are fewer.
     """
     keys, sizes = np.empty(0, dtype=np.int64), np.empty(0)
     if count < 1:
@@ -315,14 +320,17 @@ def largest_pairs(
         keys, sizes, new, waiting = keys[chosen], sizes[chosen], [], 0
         floor = float(sizes[-1]) if len(sizes) == count else 0.0
         if kept_from is not None:
-            kept_from[0] = floor
+            kept_from[0] = floor if len(sizes) == count else -1.0
 
     for first, second, values in parts:
         keep = np.flatnonzero(values >= floor)
+        sizes_here = values.ravel()[keep]
         if len(keep) > 2 * count:
-            keep = keep[np.argpartition(-values[keep], 2 * count)[: 2 * count]]
-        a, b = first[keep].astype(np.int64), second[keep].astype(np.int64)
-        new.append((np.minimum(a, b) * n + np.maximum(a, b), values[keep].astype(np.float64)))
+            largest = np.argpartition(-sizes_here, 2 * count)[: 2 * count]
+            keep, sizes_here = keep[largest], sizes_here[largest]
+        at = np.unravel_index(keep, values.shape)
+        a, b = first[at].astype(np.int64), second[at].astype(np.int64)
+        new.append((np.minimum(a, b) * n + np.maximum(a, b), sizes_here.astype(np.float64)))
         waiting += len(keep)
         if waiting > 2 * count:
             merge()
