@@ -216,9 +216,11 @@ def planted_draws(
 ) -> Iterator[tuple[Any, Any, set[str]]]:
     model = demo_with(pairs)
     known = CIRCUIT | {f"L{layer}H{spare}" for _, spare, layer, _ in pairs}
+    units = None
     for draw in range(n_draws):
         task = sm.load_task("induction", model, N_PROMPTS, SEED + draw)
-        game = sm.ModelGame(model, task, demo_units(model, task))
+        units = units or demo_units(model, task)
+        game = sm.ModelGame(model, task, units)
         yield game, game, known
 
 
@@ -335,10 +337,11 @@ def run(options: Options) -> Row:
         out["seconds"] = round(time.time() - started, 1)
         options.keep("circuits", out)
 
-    n_draws = 2 if options.quick else 5
+    n_draws = 2 if options.quick else 3
     for name, pairs in BACKUPS.items():
         if not options.quick or name == "demo, strong backup":
-            keep("recovery", recovery(name, planted_draws(pairs, n_draws), metric="log_prob"))
+            draws = planted_draws(pairs, 1 if options.quick else 3)
+            keep("recovery", recovery(name, draws, metric="log_prob"))
     if options.data is None:
         print("without --data: no compiled, algorithmic and story models")
     else:
