@@ -1,9 +1,9 @@
 """Circuits: ours against main effects, attribution and conditional ablation.
 
 1. **Recovery of known circuits.** Units are ranked by each method; ours by ``Circuit.importance``
-   of the circuit for 0.99. The area under the ROC curve; the precision (= recall) of the top |known|
-   units; and precision and recall of as many top units as our circuit has, with the backups that it
-   names. Means over draws of prompts, with the standard error over draws, also of ours minus each.
+   of the circuit for 0.99. Area under the ROC curve; precision (= recall) of the top |known| units;
+   and precision and recall of as many top units as our circuit has with the backups that it names.
+   Means over draws of prompts, with the standard error over draws, also of ours minus each.
 
    - The demo model with a planted backup: one head becomes two that do the same, each half as
      strongly ("backup"), each twice as strongly, so that no single ablation tells ("strong
@@ -26,7 +26,7 @@ Rankings: main effects; gradient x activation (the gate's gradient at the intact
 gradients over the gates; CoAx-style conditional ablation (the unit that matters least given what is
 gone is ablated next). Signed ones for CPR, by size for CMD and recovery, as in the benchmark.
 
-    python -m benchmarks.circuits --data ../shared/data     # some ten minutes on one core
+    python -m benchmarks.circuits --data ../shared/data     # some ten minutes on two cores
     python -m benchmarks.circuits --data ../shared/data --quick
 """
 
@@ -303,58 +303,72 @@ def advantage(ours: sm.Curve, theirs: sm.Curve, aim: str) -> tuple[np.ndarray, n
 
 def tasks(options: Options) -> Iterator[tuple[str, Any, sm.Task, Any]]:
     """Name, model, twice as many prompts as a game has, units (None: the heads)."""
-    models = {"demo": sm.load_model("demo"), "demo, backup": demo_with_backup(0, 3)}
-    for name, model in models.items():
-        yield name, model, sm.load_task("induction", model, 2 * N_PROMPTS, SEED), None
-    if options.quick:
-        return
-    for name in ("demo, strong backup", "demo, two strong backups"):
+    for name in () if options.quick else ("demo, strong backup", "demo, two strong backups"):
         model = demo_with(BACKUPS[name])
         task = sm.load_task("induction", model, 2 * N_PROMPTS, SEED)
         yield name, model, task, demo_units(model, task.split(N_PROMPTS)[0])
-    if options.data is None:
+    models = {"demo": sm.load_model("demo"), "demo, backup": demo_with_backup(0, 3)}
+    for name, model in models.items():
+        yield name, model, sm.load_task("induction", model, 2 * N_PROMPTS, SEED), None
+    if options.quick or options.data is None:
         return
+    model = sm.load_model(options.data / "stories3m")
+    prompts = str(options.data / "prompts" / "ioi.json")
+    yield "story 3M, IOI", model, sm.load_task(prompts, model, 2 * N_PROMPTS, SEED), None
     model = sm.load_model(options.data / "stories260k")
     story = options.data / "text" / "tinystories_valid_head.txt"
     for seed in (SEED, SEED + 1, SEED + 2):  # three draws of passages
         task = sm.load_task("text", model, 2 * N_PROMPTS, seed, file=story, n_tokens=32)
         yield f"story 260K, text, draw {seed}", model, task, None
-    model = sm.load_model(options.data / "stories3m")
-    prompts = str(options.data / "prompts" / "ioi.json")
-    yield "story 3M, IOI", model, sm.load_task(prompts, model, 2 * N_PROMPTS, SEED), None
 
 
 # -- running --------------------------------------------------------------------------------------
 
 
-def run(options: Options) -> Row:
-    started = time.time()
-    out: Row = {**provenance(), "seed": SEED, "faithfulness": [], "recovery": []}
+def known_circuits(options: Options) -> dict[tuple[str, str], Any]:
+    """Model and metric -> its draws."""
+    n_draws = 2 if options.quick else 3
+    chosen = ["demo, strong backup"] if options.quick else [*BACKUPS]
+    out: dict[tuple[str, str], Any] = {
+        (name, "log_prob"): planted_draws(BACKUPS[name], 1 if options.quick else 3)
+        for name in chosen
+    }
+    if options.data is None:
+        print("without --data: no compiled, algorithmic and story models")
+        return out
+    out["induction2L", "log_prob"] = induction_draws(options.data, n_draws)
+    for name in ("and2", "hist", "frac_prevs") if options.quick else COMPILED:
+        for metric in ("answers", "score"):
+            draws = compiled_draws(options.data, name, metric == "answers", n_draws)
+            out[f"tracr {name}", metric] = draws
+    return out
 
-    def keep(part: str, row: Row) -> None:
-        out[part].append(row)
+
+def run(options: Options) -> Row:
+    """Rows of an earlier run stay until they are measured again; each has its commit."""
+    about, started, known = provenance(), time.time(), known_circuits(options)
+    before = options.kept("circuits")
+    old = [{"commit": before["commit"], **row} for row in before.get("recovery", [])]
+    out: Row = {**about, "seed": SEED}
+    out["recovery"] = [row for row in old if (row["model"], row.get("metric")) in known]
+    out["faithfulness"] = [
+        {"commit": before["commit"], **row} for row in before.get("faithfulness", [])
+    ]
+
+    def keep(part: str, row: Row, *name: str) -> None:
+        out[part] = [x for x in out[part] if any(x[key] != row[key] for key in name)]
+        changed = " and changes" if about["changed_since"] else ""
+        out[part].append({**row, "commit": about["commit"] + changed})
         (show_recovery if part == "recovery" else show_faithfulness)(row)
         out["seconds"] = round(time.time() - started, 1)
         options.keep("circuits", out)
 
-    n_draws = 2 if options.quick else 3
-    for name, pairs in BACKUPS.items():
-        if not options.quick or name == "demo, strong backup":
-            draws = planted_draws(pairs, 1 if options.quick else 3)
-            keep("recovery", recovery(name, draws, metric="log_prob"))
-    if options.data is None:
-        print("without --data: no compiled, algorithmic and story models")
-    else:
-        draws = induction_draws(options.data, n_draws)
-        keep("recovery", recovery("induction2L", draws, metric="log_prob"))
-        for name in ("and2", "hist", "frac_prevs") if options.quick else COMPILED:
-            for metric in ("answers", "score"):
-                draws = compiled_draws(options.data, name, metric == "answers", n_draws)
-                keep("recovery", recovery(f"tracr {name}", draws, metric=metric))
+    for (name, metric), draws in known.items():
+        keep("recovery", recovery(name, draws, metric=metric), "model", "metric")
     for name, model, task, units in tasks(options):
         first, rest = task.split(N_PROMPTS)
         games = (sm.ModelGame(model, first, units), sm.ModelGame(model, rest, units))
-        keep("faithfulness", faithfulness(name, *games))
+        keep("faithfulness", faithfulness(name, *games), "task")
     print(f"{out['seconds']} seconds")
     return out
 

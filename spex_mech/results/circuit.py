@@ -133,9 +133,9 @@ class Circuit:
         intact: F(M) and
         empty: F(nothing kept), averaged over the prompts that were measured on.
         n_prompts: how many those are.
-        importance: of every unit, member or not, the largest effect of ablating it that was measured
-            in the intact model, in the circuit, or, of a backup, in the intact model without the
-            other. As a share of the span, without a sign.
+        importance: of every unit, member or not, the largest effect of ablating it: in the intact
+            model, in the circuit, or, of a backup, in the intact model without the other. As a
+            share of the span, without a sign.
         stability: mean Jaccard overlap with the circuits that are selected when the prompts are
             drawn anew (bootstrap among the sets that were run; its stderr is the spread).
         cost: evaluations on the prompts of the selection and on held-out ones, gradients, seconds.
