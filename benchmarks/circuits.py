@@ -1,25 +1,38 @@
 """Circuits: ours against main effects, attribution and conditional ablation.
 
-1. **Faithfulness at every size**, on held-out prompts: the demo model on induction, the same
-   with a planted backup pair, the heads of the 260K story model on text, and those of the 3M story
-   model on indirect object identification. CPR and CMD with errors over prompts, and at how many
-   sizes ours is ahead or behind by more than two standard errors of the paired difference.
-2. **Recovery of known circuits**: models compiled with tracr (zero ablation; the known circuit is
-   what the compiler's program needs) and the demo model with the backup pair. Precision (= recall)
-   of the top |known| units, and the area under the ROC curve. Ours ranks the members of the circuit
-   for 0.99 by their minimality, then the rest by size of main effect.
+1. **Recovery of known circuits.** Units are ranked by each method; ours by ``Circuit.importance``
+   of the circuit for 0.99. Area under the ROC curve; precision (= recall) of the top |known| units;
+   and precision and recall of as many top units as our circuit has with the backups that it names.
+   Means over draws of prompts, with the standard error over draws, also of ours minus each.
+
+   - The demo model with a planted backup: one head becomes two that do the same, each half as
+     strongly ("backup"), each twice as strongly, so that no single ablation tells ("strong
+     backup"), or both heads of the circuit doubled so ("two strong backups"). Units: the heads and
+     the 24 neurons of largest main effect. Known: the heads of the circuit and their copies.
+   - ``induction2L``, zero ablation: the previous-token head and three induction heads that back one
+     another up, as the model is described; the other heads of its first layer matter as well.
+   - Programs compiled with tracr, zero ablation, on random halves of the tests. Known: ``needed``
+     of the file, the units whose ablation alone changes an answer. So main effects on the share of
+     right answers ("answers"; without a slope, so that attribution takes the score's) are the
+     definition. By the mean score of the right answer ("score") other units count as well: with the
+     needed ones alone it is not what it was, which ``score_of_known`` says.
+
+2. **Faithfulness at every size**, on held-out prompts: the demo model on induction, the same with
+   the backups, the heads of the 260K story model on text, and those of the 3M story model on
+   indirect object identification. CPR and CMD with errors over prompts, and at how many sizes ours
+   is ahead or behind by more than two standard errors of the paired difference.
 
 Rankings: main effects; gradient x activation (the gate's gradient at the intact model); integrated
 gradients over the gates; CoAx-style conditional ablation (the unit that matters least given what is
-gone is ablated next). Signed ones for CPR, by size for CMD, as in the benchmark.
+gone is ablated next). Signed ones for CPR, by size for CMD and recovery, as in the benchmark.
 
-    python benchmarks/circuits.py --data ../shared/data     # some five minutes on one core
+    python -m benchmarks.circuits --data ../shared/data     # some ten minutes on two cores
+    python -m benchmarks.circuits --data ../shared/data --quick
 """
 
-import argparse
 import json
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +40,31 @@ import numpy as np
 import torch
 
 import spex_mech as sm
+from benchmarks.common import Options, options_of, parser, provenance
 from spex_mech.circuits import gate_attribution
+from tests.backups import demo_with_backup, plant_backup
+from tests.test_real_models import load_plain, tracr_games
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from truth import provenance  # noqa: E402
-
-from tests.backups import demo_with_backup  # noqa: E402
-from tests.test_real_models import tracr_games  # noqa: E402
-
-N_PROMPTS, SEED = 32, 0
-KNOWN_DEMO = ("L0H3", "L1H0")
+N_PROMPTS, SEED, N_NEURONS = 32, 0, 24
+COMPILED = ("and2", "xor2", "hist", "frac_prevs", "reverse", "sort")
+# Head, its copy, layer, strength of each.
+BACKUPS = {
+    "demo, backup": [(0, 3, 1, 0.5)],
+    "demo, strong backup": [(0, 3, 1, 2.0)],
+    "demo, two strong backups": [(0, 3, 1, 2.0), (3, 0, 0, 1.0)],
+}
+CIRCUIT = {"L0H3", "L1H0"}  # of the demo model on induction
+INDUCTION = {"L0H2", "L1H1", "L1H2", "L1H3"}
+Row = dict[str, Any]
 
 
 class Together:
     """Games of the same units as one, over the prompts of all."""
 
-    def __init__(self, games: list[sm.ModelGame]) -> None:
+    def __init__(self, games: list[sm.ModelGame], slopes: bool = True) -> None:
         self.games, self.labels = games, games[0].labels
+        if slopes:
+            self.gradient = self._gradient
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,10 +72,13 @@ class Together:
     def __call__(self, masks: Any) -> torch.Tensor:
         return torch.cat([game(masks) for game in self.games], dim=1)
 
-    def gradient(self, masks: Any) -> torch.Tensor:
+    def _gradient(self, masks: Any) -> torch.Tensor:
         share = [len(game.prompts) for game in self.games]
         parts = [n * game.gradient(masks) for n, game in zip(share, self.games, strict=True)]
         return torch.stack(parts).sum(0) / sum(share)
+
+
+# -- rankings -------------------------------------------------------------------------------------
 
 
 def conditional_ablation(game: Any, by_size: bool) -> list[str]:
@@ -83,31 +106,174 @@ def singles(game: Any) -> np.ndarray:
     return values[:-1] - values[-1]
 
 
-def rankings(game: Any, by_size: bool) -> dict[str, list[str]]:
-    slope = game.gradient(torch.ones(1, len(game), dtype=torch.bool))[0].double().cpu().numpy()
+def scores_of(game: Any, sloped: Any, by_size: bool) -> dict[str, np.ndarray]:
+    """Each method's score of each unit: higher is more important."""
+    slope = sloped.gradient(torch.ones(1, len(game), dtype=torch.bool))[0].double().cpu().numpy()
     scores = {
         "main effects": -singles(game),
         "gradient x activation": slope,
-        "integrated gradients": gate_attribution(game),
+        "integrated gradients": gate_attribution(sloped),
     }
-    names = np.array(game.labels)
-    ranked = {
-        name: names[np.argsort(-(abs(s) if by_size else s), kind="stable")].tolist()
-        for name, s in scores.items()
-    }
-    ranked["conditional ablation"] = conditional_ablation(game, by_size)
-    return ranked
+    scores = {name: abs(score) if by_size else score for name, score in scores.items()}
+    place = {label: -i for i, label in enumerate(conditional_ablation(game, by_size))}
+    scores["conditional ablation"] = np.array([place[label] for label in game.labels], dtype=float)
+    return scores
 
 
-def faithfulness(name: str, game: Any, held_out: Any) -> dict[str, Any]:
+# -- known circuits -------------------------------------------------------------------------------
+
+
+def recovery(name: str, draws: Iterator[tuple[Any, Any, set[str]]], **about: Any) -> Row:
+    """Of draws (game, the same with slopes, known circuit): means and errors over draws."""
+    rows, out = [], {"model": name}
+    for game, sloped, known in draws:
+        rows.append(recovered(game, sloped, known))
+        out |= {"n_units": len(game), "n_known": len(known), **about}
+    out["n_draws"] = len(rows)
+    out["circuit_0.99"] = {
+        key: mean_of([row["circuit"][key] for row in rows]) for key in rows[0]["circuit"]
+    }
+    for key in ("score_of_known", "evaluations"):
+        out[key] = mean_of([row[key] for row in rows])
+    out["rankings"] = {}
+    for rival in rows[0]["rankings"]:
+        got = {key: np.array([row["rankings"][rival][key] for row in rows]) for key in MEASURES}
+        out["rankings"][rival] = {key: mean_of(values) for key, values in got.items()} | {
+            f"{key}_stderr": error_of(values) for key, values in got.items()
+        }
+        gain = np.array([row["rankings"]["ours"]["roc"] for row in rows]) - got["roc"]
+        out["rankings"][rival] |= {"ours_ahead": mean_of(gain), "ahead_stderr": error_of(gain)}
+    return out
+
+
+MEASURES = ("precision", "roc", "precision_at_ours", "recall_at_ours")
+
+
+def recovered(game: Any, sloped: Any, known: set[str]) -> Row:
     found = sm.discover(game, seed=SEED, progress=False)
-    out: dict[str, Any] = {"task": name, "n_units": len(game), "n_prompts": N_PROMPTS}
+    circuit = sm.find_circuit(game, found, faithfulness=0.99, progress=False)
+    names = np.array(game.labels)
+    right = np.isin(names, list(known))
+    backups = {u for group in circuit.groups if group.kind == "backup" for u in group.units}
+    named = circuit.members | np.isin(names, list(backups))
+    scores = {"ours": circuit.importance} | scores_of(game, sloped, by_size=True)
+    out: Row = {"rankings": {}}
+    for rival, score in scores.items():
+        order = np.argsort(-score, kind="stable")
+        top = right[order]
+        chosen = named if rival == "ours" else np.isin(range(len(names)), order[: named.sum()])
+        hits = float((chosen & right).sum())
+        out["rankings"][rival] = {
+            "precision": float(top[: len(known)].mean()),
+            "roc": roc(score, right),
+            "precision_at_ours": hits / named.sum(),
+            "recall_at_ours": hits / len(known),
+        }
+    hits = float((circuit.members & right).sum())
+    out["evaluations"] = found.cost["evaluations"] + circuit.cost["evaluations"]
+    out["circuit"] = {
+        "size": len(circuit), "precision": hits / len(circuit), "recall": hits / len(known),
+        "with_backups": int(named.sum()),
+        "known_backups": len(backups & known), "other_backups": len(backups - known),
+    }  # fmt: skip
+    ends = np.array([right, np.ones_like(right), np.zeros_like(right)])
+    alone, whole, empty = game(torch.from_numpy(ends)).double().mean(1).tolist()
+    out["score_of_known"] = (alone - empty) / (whole - empty)
+    return out
+
+
+def roc(score: np.ndarray, right: np.ndarray) -> float:
+    """The chance that a unit of the circuit ranks above one that is not (a tie counts half)."""
+    pairs = score[right][:, None] - score[~right]
+    return float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+
+
+def mean_of(values: Any) -> float:
+    return float(np.mean(values))
+
+
+def error_of(values: Any) -> float:
+    """Standard error of the mean over draws."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def demo_with(pairs: list[tuple[int, int, int, float]]) -> Any:
+    model = sm.load_model("demo")
+    for head, spare, layer, strength in pairs:
+        plant_backup(model, head, spare, layer, strength)
+    return model
+
+
+def demo_units(model: Any, task: sm.Task) -> sm.Components:
+    """The heads and the neurons of largest main effect: the likeliest to be taken for backups."""
+    heads, neurons = sm.Components.heads(model), sm.Components.neurons(model)
+    strongest = np.argsort(-abs(singles(sm.ModelGame(model, task, neurons))), kind="stable")
+    return heads + neurons[sorted(strongest[:N_NEURONS].tolist())]
+
+
+def planted_draws(
+    pairs: list[tuple[int, int, int, float]], n_draws: int
+) -> Iterator[tuple[Any, Any, set[str]]]:
+    model = demo_with(pairs)
+    known = CIRCUIT | {f"L{layer}H{spare}" for _, spare, layer, _ in pairs}
+    units = None
+    for draw in range(n_draws):
+        task = sm.load_task("induction", model, N_PROMPTS, SEED + draw)
+        units = units or demo_units(model, task)
+        game = sm.ModelGame(model, task, units)
+        yield game, game, known
+
+
+def induction_draws(data: Path, n_draws: int) -> Iterator[tuple[Any, Any, set[str]]]:
+    model, config = load_plain(data, "algorithmic/induction2L")
+    arch = sm.Architecture(
+        heads=tuple(f"layers.{layer}.attn.o" for layer in range(config["n_layers"])),
+        neurons=(None,) * config["n_layers"],
+        n_heads=config["n_heads"],
+    )
+    tokens = torch.tensor(
+        json.loads((data / "algorithmic" / "induction2L" / "eval.json").read_text())["tokens"]
+    )
+    for draw in range(n_draws):
+        rows = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(draw))
+        chosen = tokens[rows[:N_PROMPTS]]
+        targets = torch.zeros_like(chosen, dtype=torch.bool)
+        targets[:, 35:-1] = True  # as the model was read out: from the second block on
+        task = sm.Task(sm.Prompts(chosen, target_mask=targets), "log_prob")
+        game = sm.ModelGame(model, task, ablation="zero", architecture=arch)
+        yield game, game, INDUCTION
+
+
+def compiled_draws(
+    data: Path, name: str, answers: bool, n_draws: int
+) -> Iterator[tuple[Any, Any, set[str]]]:
+    truth = json.loads((data / "tracr" / name / "ground_truth.json").read_text())
+    known = {f"L{layer}{kind.upper()}{index}" for kind, layer, index in truth["needed"]}
+    few = {"every_unit": name == "frac_prevs"}  # of this one the compiler used what is needed only
+    for draw in range(n_draws):
+        games = [
+            Together([game for game, _ in tracr_games(data, name, 0.5, draw, a, **few)], not a)
+            for a in (answers, False)
+        ]
+        yield games[0], games[1], known
+
+
+# -- faithfulness ---------------------------------------------------------------------------------
+
+
+def faithfulness(name: str, game: Any, held_out: Any) -> Row:
+    found = sm.discover(game, seed=SEED, progress=False)
+    out: Row = {"task": name, "n_units": len(game), "n_prompts": N_PROMPTS}
     out["discover_evaluations"] = found.cost["evaluations"]
+    labels = np.array(game.labels)
     for aim, by_size, area in (("match", True, "cmd"), ("recover", False, "cpr")):
         curves = {"ours": sm.faithfulness_curve(game, found, held_out=held_out, aim=aim,
                                                 progress=False)}  # fmt: skip
-        for rival, order in rankings(game, by_size).items():
-            curves[rival] = sm.faithfulness_curve(game, found, order=order, held_out=held_out)
+        for rival, score in scores_of(game, game, by_size).items():
+            order = labels[np.argsort(-score, kind="stable")].tolist()
+            curves[rival] = sm.faithfulness_curve(
+                game, found, order=order, sizes=curves["ours"].sizes, held_out=held_out
+            )
         ours = curves["ours"]
         rows = {}
         for rival, curve in curves.items():
@@ -120,6 +286,7 @@ def faithfulness(name: str, game: Any, held_out: Any) -> dict[str, Any]:
                 rows[rival] |= {"ours_ahead": int((gain > 2 * error + 1e-3).sum()),
                                 "ours_behind": int((gain < -2 * error - 1e-3).sum())}  # fmt: skip
         out[area] = {"evaluations": ours.cost["evaluations"], "curves": rows}
+        out["sizes"] = ours.sizes.tolist()
     return out
 
 
@@ -134,85 +301,79 @@ def advantage(ours: sm.Curve, theirs: sm.Curve, aim: str) -> tuple[np.ndarray, n
     return gain, pull.std(axis=1, ddof=1) / np.sqrt(pull.shape[1])
 
 
-def recovery(name: str, game: Any, known: set[str]) -> dict[str, Any]:
-    found = sm.discover(game, seed=SEED, progress=False)
-    names = np.array(game.labels)
-    right = np.isin(names, list(known))
-    scores = {}
-    for rival, order in rankings(game, by_size=True).items():
-        scores[rival] = np.array([-order.index(label) for label in game.labels], dtype=float)
-    circuit = sm.find_circuit(game, found, faithfulness=0.99, progress=False)
-    rest = abs(singles(game))
-    scores["ours"] = rest / (1 + rest.max()) - 1
-    for part in circuit.minimality.parts:
-        scores["ours"][game.labels.index(part.units[0])] = part.value
-    hits = int((circuit.members & right).sum())
-    out: dict[str, Any] = {
-        "model": name, "n_units": len(game), "n_known": len(known),
-        "circuit_0.99": {"size": len(circuit), "precision": hits / len(circuit),
-                         "recall": hits / len(known)},
-        "rankings": {},
-    }  # fmt: skip
-    for rival, score in scores.items():
-        top = np.argsort(-score, kind="stable")[: len(known)]
-        out["rankings"][rival] = {"precision": float(right[top].mean()), "roc": roc(score, right)}
+def tasks(options: Options) -> Iterator[tuple[str, Any, sm.Task, Any]]:
+    """Name, model, twice as many prompts as a game has, units (None: the heads)."""
+    for name in () if options.quick else ("demo, strong backup", "demo, two strong backups"):
+        model = demo_with(BACKUPS[name])
+        task = sm.load_task("induction", model, 2 * N_PROMPTS, SEED)
+        yield name, model, task, demo_units(model, task.split(N_PROMPTS)[0])
+    models = {"demo": sm.load_model("demo"), "demo, backup": demo_with_backup(0, 3)}
+    for name, model in models.items():
+        yield name, model, sm.load_task("induction", model, 2 * N_PROMPTS, SEED), None
+    if options.quick or options.data is None:
+        return
+    model = sm.load_model(options.data / "stories3m")
+    prompts = str(options.data / "prompts" / "ioi.json")
+    yield "story 3M, IOI", model, sm.load_task(prompts, model, 2 * N_PROMPTS, SEED), None
+    model = sm.load_model(options.data / "stories260k")
+    story = options.data / "text" / "tinystories_valid_head.txt"
+    for seed in (SEED, SEED + 1, SEED + 2):  # three draws of passages
+        task = sm.load_task("text", model, 2 * N_PROMPTS, seed, file=story, n_tokens=32)
+        yield f"story 260K, text, draw {seed}", model, task, None
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+def known_circuits(options: Options) -> dict[tuple[str, str], Any]:
+    """Model and metric -> its draws."""
+    n_draws = 2 if options.quick else 3
+    chosen = ["demo, strong backup"] if options.quick else [*BACKUPS]
+    out: dict[tuple[str, str], Any] = {
+        (name, "log_prob"): planted_draws(BACKUPS[name], 1 if options.quick else 3)
+        for name in chosen
+    }
+    if options.data is None:
+        print("without --data: no compiled, algorithmic and story models")
+        return out
+    out["induction2L", "log_prob"] = induction_draws(options.data, n_draws)
+    for name in ("and2", "hist", "frac_prevs") if options.quick else COMPILED:
+        for metric in ("answers", "score"):
+            draws = compiled_draws(options.data, name, metric == "answers", n_draws)
+            out[f"tracr {name}", metric] = draws
     return out
 
 
-def roc(score: np.ndarray, right: np.ndarray) -> float:
-    """The chance that a unit of the circuit ranks above one that is not (a tie counts half)."""
-    pairs = score[right][:, None] - score[~right]
-    return float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+def run(options: Options) -> Row:
+    """Rows of an earlier run stay until they are measured again; each has its commit."""
+    about, started, known = provenance(), time.time(), known_circuits(options)
+    before = options.kept("circuits")
+    old = [{"commit": before["commit"], **row} for row in before.get("recovery", [])]
+    out: Row = {**about, "seed": SEED}
+    out["recovery"] = [row for row in old if (row["model"], row.get("metric")) in known]
+    out["faithfulness"] = [
+        {"commit": before["commit"], **row} for row in before.get("faithfulness", [])
+    ]
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    data = parser.parse_args().data
-    started = time.time()
-    out: dict[str, Any] = {**provenance(), "seed": SEED, "faithfulness": [], "recovery": []}
-
-    def keep() -> None:
-        """Written after each part: an interrupted run leaves what it measured."""
+    def keep(part: str, row: Row, *name: str) -> None:
+        out[part] = [x for x in out[part] if any(x[key] != row[key] for key in name)]
+        changed = " and changes" if about["changed_since"] else ""
+        out[part].append({**row, "commit": about["commit"] + changed})
+        (show_recovery if part == "recovery" else show_faithfulness)(row)
         out["seconds"] = round(time.time() - started, 1)
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "circuits.json").write_text(json.dumps(out, indent=1) + "\n")
+        options.keep("circuits", out)
 
-    def halves(model: Any, task: sm.Task) -> tuple[sm.ModelGame, sm.ModelGame]:
+    for (name, metric), draws in known.items():
+        keep("recovery", recovery(name, draws, metric=metric), "model", "metric")
+    for name, model, task, units in tasks(options):
         first, rest = task.split(N_PROMPTS)
-        return sm.ModelGame(model, first), sm.ModelGame(model, rest)
-
-    for name, model in (("demo", sm.load_model("demo")), ("demo, backup", demo_with_backup(0, 3))):
-        games = halves(model, sm.load_task("induction", model, 2 * N_PROMPTS, SEED))
-        out["faithfulness"].append(faithfulness(name, *games))
-        show_faithfulness(out["faithfulness"][-1])
-        if name == "demo, backup":
-            out["recovery"].append(recovery(name, games[0], {*KNOWN_DEMO, "L1H3"}))
-            show_recovery(out["recovery"][-1])
-    for name in ("and2", "xor2", "reverse", "sort"):
-        truth = json.loads((data / "tracr" / name / "ground_truth.json").read_text())
-        known = {f"L{layer}{kind.upper()}{index}" for kind, layer, index in truth["needed"]}
-        game = Together([game for game, _ in tracr_games(data, name)])
-        out["recovery"].append(recovery(f"tracr {name}", game, known))
-        show_recovery(out["recovery"][-1])
-        keep()
-    model = sm.load_model(data / "stories260k")
-    story = data / "text" / "tinystories_valid_head.txt"
-    for seed in (SEED, SEED + 1, SEED + 2):  # three draws of passages
-        task = sm.load_task("text", model, 2 * N_PROMPTS, seed, file=story, n_tokens=32)
-        name = f"story 260K, text, draw {seed}"
-        out["faithfulness"].append(faithfulness(name, *halves(model, task)))
-        show_faithfulness(out["faithfulness"][-1])
-        keep()
-    model = sm.load_model(data / "stories3m")
-    task = sm.load_task(str(data / "prompts" / "ioi.json"), model, 2 * N_PROMPTS, SEED)
-    out["faithfulness"].append(faithfulness("story 3M, IOI", *halves(model, task)))
-    show_faithfulness(out["faithfulness"][-1])
-    keep()
+        games = (sm.ModelGame(model, first, units), sm.ModelGame(model, rest, units))
+        keep("faithfulness", faithfulness(name, *games), "task")
     print(f"{out['seconds']} seconds")
+    return out
 
 
-def show_faithfulness(result: dict[str, Any]) -> None:
+def show_faithfulness(result: Row) -> None:
     for area in ("cmd", "cpr"):
         print(f"{result['task']}: {area.upper()}, {result[area]['evaluations']} evaluations")
         for rival, row in result[area]["curves"].items():
@@ -224,12 +385,23 @@ def show_faithfulness(result: dict[str, Any]) -> None:
             print(f"  {rival:<22} {row[area]:.4f} +- {row['stderr']:.4f}{versus}", flush=True)
 
 
-def show_recovery(result: dict[str, Any]) -> None:
-    print(f"{result['model']}: {result['n_known']} of {result['n_units']} units known")
+def show_recovery(result: Row) -> None:
+    print(
+        f"{result['model']} ({result['metric']}): {result['n_known']} of {result['n_units']} units "
+        f"known, faithfulness {result['score_of_known']:.3f} alone; {result['n_draws']} draws, "
+        f"{result['evaluations']:.0f} evaluations of ours"
+    )
     for rival, row in result["rankings"].items():
-        print(f"  {rival:<22} precision {row['precision']:.3f}  ROC {row['roc']:.3f}", flush=True)
-    print(f"  circuit for 0.99: {result['circuit_0.99']}", flush=True)
+        print(
+            f"  {rival:<22} ROC {row['roc']:.3f} +- {row['roc_stderr']:.3f}  precision "
+            f"{row['precision']:.3f}  as many as ours: precision {row['precision_at_ours']:.3f}, "
+            f"recall {row['recall_at_ours']:.3f}  ours ahead by {row['ours_ahead']:+.3f} +- "
+            f"{row['ahead_stderr']:.3f}",
+            flush=True,
+        )
+    shown = {key: round(value, 3) for key, value in result["circuit_0.99"].items()}
+    print(f"  circuit for 0.99: {shown}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(options_of(parser(__doc__, needs_data=False).parse_args()))

@@ -126,7 +126,8 @@ def find_circuit(
         )
     kept = sets.masks[chosen]
     links = _links(found, kept, sets.span)
-    groups = _groups(found, links, kept, sets.span)
+    pairs = _strong_pairs(found, links, kept, sets.span)
+    groups = _groups(found.labels, pairs, kept)
     runs.bar.close()
     fresh = _Runs(scored_on, progress=False) if scored_on is not game else runs
     scores = _Scores(runs, fresh, kept, found.labels, sets.intact, sets.empty)
@@ -145,6 +146,7 @@ def find_circuit(
         intact=float(scores.intact.mean()),
         empty=float(scores.empty.mean()),
         n_prompts=scores.intact.size,
+        importance=_importance(found.labels, surrogate, scores, pairs["backup"], sets.span),
         stability=_stability(sets, kept, wanted, size, seed),
         cost={
             "evaluations": runs.evaluations + GRADIENT_COST * gradients,
@@ -367,11 +369,9 @@ def _stability(
 
 
 def _links(found: Interactions, kept: Bool[np.ndarray, " unit"], span: float) -> list[Link]:
-    """Interactions of members that are real (above noise, q <= 0.05 where there is an error) and
-    not tiny."""
+    """Interactions of members that are real."""
     has_member = np.append(kept, False)[found.units].any(axis=1)
-    real = ~found.is_noise & ~(found.q_value > 0.05) & (abs(found.mean) >= _LINK * abs(span))
-    rows = np.flatnonzero(has_member & real)
+    rows = np.flatnonzero(has_member & _real(found, span))
     rows = rows[np.argsort(-abs(found.mean[rows]), kind="stable")]
     readings, names = found.readings, found.names
     return [
@@ -385,28 +385,64 @@ def _links(found: Interactions, kept: Bool[np.ndarray, " unit"], span: float) ->
     ]
 
 
-def _groups(
+def _real(found: Interactions, span: float) -> Bool[np.ndarray, " interaction"]:
+    """Above noise, q <= 0.05 where there is an error, and not tiny."""
+    tiny = abs(found.mean) < _LINK * abs(span)
+    return ~found.is_noise & ~(found.q_value > 0.05) & ~tiny
+
+
+def _importance(
+    labels: list[str],
+    surrogate: Surrogate,
+    scores: "_Scores",
+    backups: list[Link],
+    span: float,
+) -> Float[np.ndarray, " unit"]:
+    """Each unit's largest measured effect, as a share of the span: alone, in the circuit, and of a
+    backup also once the other is gone (its main effect plus the interaction)."""
+    largest, at = abs(surrogate.effects), {label: u for u, label in enumerate(labels)}
+    for label, effect in scores.inside.items():
+        largest[at[label]] = max(largest[at[label]], abs(effect / span))
+    for link in backups:
+        for unit in (at[label] for label in link.units):
+            later = abs(surrogate.effects[unit] + link.value / span)
+            largest[unit] = max(largest[unit], later)
+    return largest
+
+
+def _strong_pairs(
     found: Interactions, links: list[Link], kept: Bool[np.ndarray, " unit"], span: float
-) -> list[Group]:
-    """Connected pairs of one kind. In series: members, at least half of the weaker one's damage
-    overlaps with the other's. Backups: together they do at least one and a half times the damage
-    that they do one by one; one of them at least is a member."""
+) -> dict[Kind, list[Link]]:
+    """In series: members, at least half of the weaker one's damage overlaps with the other's.
+    Backups: together they do at least one and a half times the damage that they do one by one,
+    and neither holds the metric down (else the other's loss may only undo what its own adds); one
+    of them at least is a member."""
     effect = dict(zip(found.labels, np.nan_to_num(found.main_effects).tolist(), strict=True))
     members = {found.labels[u] for u in np.flatnonzero(kept)}
-    pairs: dict[Kind, list[tuple[str, ...]]] = {"series": [], "backup": []}
+    pairs: dict[Kind, list[Link]] = {"series": [], "backup": []}
+    strong = _GROUP * abs(span)
     for link in links:
-        if len(link.units) != 2 or abs(link.value) < _GROUP * abs(span):
+        if len(link.units) != 2 or abs(link.value) < strong:
             continue
-        alone = [abs(effect[unit]) for unit in link.units]
+        alone = [effect[unit] for unit in link.units]
         if link.reading == "AND-like" and members.issuperset(link.units):
-            if link.value >= min(alone) / 2:
-                pairs["series"].append(link.units)
-        elif link.reading == "OR-like" and -link.value >= sum(alone) / 2:
-            pairs["backup"].append(link.units)
+            if link.value >= min(abs(x) for x in alone) / 2:
+                pairs["series"].append(link)
+        elif link.reading == "OR-like" and max(alone) < strong:
+            if -link.value >= sum(abs(x) for x in alone) / 2:
+                pairs["backup"].append(link)
+    return pairs
+
+
+def _groups(
+    labels: list[str], pairs: dict[Kind, list[Link]], kept: Bool[np.ndarray, " unit"]
+) -> list[Group]:
+    """Connected pairs of one kind."""
+    members = {labels[u] for u in np.flatnonzero(kept)}
     groups = []
     for kind, strong in pairs.items():
-        for names in _connected(strong):
-            units = tuple(label for label in found.labels if label in names)
+        for names in _connected([link.units for link in strong]):
+            units = tuple(label for label in labels if label in names)
             groups.append(Group(kind, units, tuple(u for u in units if u in members)))
     return groups
 

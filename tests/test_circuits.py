@@ -16,7 +16,7 @@ from spex_mech.discover import CallableGame
 from spex_mech.results.circuit import Circuit
 from spex_mech.results.circuit_plots import circuit_positions
 from spex_mech.search.kept_sets import KeptSets, Surrogate
-from tests.backups import demo_with_backup
+from tests.backups import demo_with_backup, plant_backup
 from tests.planted import planted_game
 
 HEADS = ["L0H0", "L0H1", "L1H0", "L1H1", "L2H0"]
@@ -173,6 +173,61 @@ def test_a_planted_backup_pair_of_heads() -> None:
     assert [group.units for group in small.groups if group.kind == "backup"] == backups
     assert circuit.n_prompts == 32 and circuit.about["measured_on"] == "held-out prompts"
     assert "those of the selection" in sm.find_circuit(game, found).about["measured_on"]
+
+
+def test_backups_that_no_single_ablation_shows() -> None:
+    """Two heads each do twice what one did. Neurons have larger main effects than either, so that
+    as many singles as the circuit has units, and one more, miss both."""
+    model = sm.load_model("demo")
+    plant_backup(model, head=0, spare=3, layer=1, strength=2)
+    first, rest = sm.load_task("induction", model, 24).split(12)
+    units = sm.Components.heads(model) + sm.Components.neurons(model, layers=0)[:84]
+    game, held_out = sm.ModelGame(model, first, units), sm.ModelGame(model, rest, units)
+    found = sm.discover(game, progress=False)
+    circuit = sm.find_circuit(game, found, size=3, held_out=held_out, progress=False)
+    singles = [found.labels[u] for u in np.argsort(-abs(np.nan_to_num(found.main_effects)))]
+    backups = {"L1H0", "L1H3"}
+    assert not backups & set(singles[:4])
+    assert [group.units for group in circuit.groups if group.kind == "backup"] == [("L1H0", "L1H3")]
+    assert set(circuit.ranking[:3]) == {"L0H3", *backups} and circuit.faithfulness.value > 0.75
+    small = circuit.importance[[circuit.labels.index(unit) for unit in singles[1:4]]]
+    assert small.max() < 0.1 and np.sort(circuit.importance)[-3] > 0.9
+    by_singles = sm.faithfulness_curve(game, found, order=singles, sizes=[3, 4], held_out=held_out)
+    assert by_singles.faithfulness[1:3].max() < 0.1
+
+
+def test_two_backup_groups_of_a_circuit_without_main_effects() -> None:
+    """Both heads of the circuit are doubled: no unit does anything alone."""
+    model = sm.load_model("demo")
+    plant_backup(model, head=0, spare=3, layer=1, strength=2)
+    plant_backup(model, head=3, spare=0, layer=0, strength=1)
+    task = sm.load_task("induction", model, 16)
+    units = sm.Components.heads(model) + sm.Components.neurons(model, layers=0)[:32]
+    game = sm.ModelGame(model, task, units)
+    found = sm.discover(game, progress=False)
+    circuit = sm.find_circuit(game, found, 0.9, progress=False)
+    assert np.nanmax(abs(found.main_effects)) < 0.01 * circuit.span
+    backups = {group.units for group in circuit.groups if group.kind == "backup"}
+    assert backups == {("L0H0", "L0H3"), ("L1H0", "L1H3")}
+    assert set(circuit.ranking[:4]) == {"L0H0", "L0H3", "L1H0", "L1H3"}
+    assert len(circuit) == 2 and np.sort(circuit.importance)[-4] > 0.9
+
+
+def test_importance_by_hand() -> None:
+    circuit = small_circuit(size=2, aim="recover")
+    wanted = dict(zip(HEADS, [2, 0, 2, 2, 0.2], strict=True))  # a backup: once the other is gone
+    for label, value in zip(circuit.labels, circuit.importance, strict=True):
+        assert value == pytest.approx(wanted[label] / 1.8), label
+    assert circuit.ranking == ["L0H0", "L1H0", "L1H1", "L2H0", "L0H1"]
+
+
+def test_units_that_hold_the_metric_down_are_no_backups() -> None:
+    """Without b the metric is too high, and a is what makes it so: the loss of both is that of a,
+    though the loss of a costs more once b is gone."""
+    game = CallableGame(lambda m: m[:, 0].double() * (1 + 4 * ~m[:, 1]), ["a", "b"])
+    circuit = sm.find_circuit(game, found := sm.discover(game))
+    assert found.value("a", "b") == -4 and not [g for g in circuit.groups if g.kind == "backup"]
+    np.testing.assert_allclose(circuit.importance, [1, 4])
 
 
 # -- curves ---------------------------------------------------------------------------------------

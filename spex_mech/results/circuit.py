@@ -133,6 +133,9 @@ class Circuit:
         intact: F(M) and
         empty: F(nothing kept), averaged over the prompts that were measured on.
         n_prompts: how many those are.
+        importance: of every unit, member or not, the largest effect of ablating it: in the intact
+            model, in the circuit, or, of a backup, in the intact model without the other. As a
+            share of the span, without a sign.
         stability: mean Jaccard overlap with the circuits that are selected when the prompts are
             drawn anew (bootstrap among the sets that were run; its stderr is the spread).
         cost: evaluations on the prompts of the selection and on held-out ones, gradients, seconds.
@@ -150,6 +153,7 @@ class Circuit:
     intact: float
     empty: float
     n_prompts: int
+    importance: Float[np.ndarray, " unit"]
     stability: Score
     cost: dict[str, int | float] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
@@ -166,6 +170,16 @@ class Circuit:
     def span(self) -> float:
         """What all units together do for the metric: the scores' unit."""
         return self.intact - self.empty
+
+    @property
+    def ranking(self) -> list[str]:
+        """All labels, the largest ``importance`` first; an order for ``faithfulness_curve``.
+
+        Two backups both rank high, as each is missed where the other is gone: it says what takes
+        part, where ``members`` are the few that are enough.
+        """
+        order = np.argsort(-self.importance, kind="stable")
+        return [self.labels[u] for u in order]
 
     def frame(self) -> "pd.DataFrame":
         """A pandas table with a row a member, the largest effect inside the circuit first: ``unit
