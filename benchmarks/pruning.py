@@ -728,11 +728,12 @@ def draw(out: dict[str, Any], file: Path) -> None:
         axes.axis("off")
     kept = 100 * np.array(out["levels"])
     for axes, (name, row) in zip(grid.flat, rows.items(), strict=False):
-        for method, (color, style, marker) in STYLES.items():
+        for place, (method, (color, style, marker)) in enumerate(STYLES.items()):
             at = row["methods"][method]
-            axes.errorbar(kept, at["share"], yerr=at["stderr"], color=color, linestyle=style,
-                          marker=marker, markersize=4, linewidth=1.2, capsize=2,
-                          label=method)  # fmt: skip
+            # Side by side, as many choose the same heads; the search on top.
+            axes.errorbar(kept + place - 2.5, at["share"], yerr=at["stderr"], color=color,
+                          linestyle=style, marker=marker, markersize=4, linewidth=1.2, capsize=2,
+                          label=method, zorder=9 - place)  # fmt: skip
         axes.axhline(1, color="0.8", linewidth=0.8, zorder=0)
         axes.set_title(name, fontsize=8)
         axes.set_xticks([25, 50, 75])
@@ -740,7 +741,8 @@ def draw(out: dict[str, Any], file: Path) -> None:
     figure.supxlabel("heads of the group that are kept (%)", fontsize=9)
     figure.supylabel("recovered share of the metric, held-out prompts", fontsize=9)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(STYLES), fontsize=8)
+    places = min(len(STYLES), 2 * columns)
+    figure.legend(handles, labels, loc="outside upper center", ncols=places, fontsize=8)
     figure.savefig(file, dpi=130)
 
 

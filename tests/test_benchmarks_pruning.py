@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from benchmarks.pruning import (
-    GONE,
     KnockOuts,
     best_subset,
     error_of,
@@ -67,10 +66,10 @@ def test_knock_out_keeps_to_its_budget() -> None:
     game = Planted()
     effects = game.effects()
     game.n_masks = 0
-    sets = knock_out(game.mean, *effects, budget=7)
-    assert game.n_masks == sets.spent <= 7
-    lost = sets.smallest()
-    assert lost is None or sets.share[lost] <= GONE
+    sets = knock_out(game.mean, *effects, budget=13)
+    assert game.n_masks == sets.spent == 13
+    few = KnockOuts(game.mean, 10, budget=4)
+    assert few.ask([frozenset({u}) for u in range(5)]) == [{0}, {1}] and few.spent == 4
 
 
 def test_sets_are_run_once() -> None:
