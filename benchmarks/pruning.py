@@ -4,11 +4,15 @@
 layers jointly, or all) keep 75, 50 and 25 %, so that the task's metric is as large as possible on
 the prompts of the selection; all other heads of the group are ablated by their mean over those
 prompts. Scored on held-out prompts: the recovered share (metric - all of the group ablated) /
-(intact - all of the group ablated), and the share of prompts that are answered right.
+(intact - all of the group ablated), and the share of prompts that are answered right. A group whose
+ablation lowers the metric by less than a tenth in some draw does nothing for the task that could be
+recovered: it is left out, and named.
 
 - *search*: ``discover``, then ``faithfulness_curve(aim="recover")``: B masks for the three levels
   together. *surrogate*, as in the paper: ``distill`` with B half masks, then the subset that the
   small model predicts to be best (swaps from random starts); nothing is corrected by ablations.
+  *surrogate, corrected*: ``explain`` half of B masks, drawn at the three levels; then, three times,
+  run the subsets that it predicts to be best and learn from them too; the best that was run stays.
 - *LASSO* on indicators of kept heads (strength by cross-validation): the heads with the largest
   coefficients stay. It learns, for each level, from masks of just that level. *best of random*: the
   best of the same masks. Both with 10 B and with B masks for the three levels together.
@@ -53,11 +57,12 @@ from spex_mech.search.question import GRADIENT_COST
 LEVELS = (0.75, 0.5, 0.25)
 KEPT = (0.9, 0.75, 0.5)  # of the masks of the linear knock-out
 GONE = 0.1  # of the recovered share: the task is knocked out
+LEAST = 0.1  # of the intact metric: a group that does less is left out
 N_SELECT, N_HELD, N_QUICK = 16, 60, 8
 PER_UNIT, RIVALS = 6, 10  # masks a head for ours; so many times as many for rivals
 MIN_DISCOVER = 75  # that ``discover`` asks for at least
 LARGEST = 3  # heads of the exhaustive reference
-MAIN, RIVAL = "search", "LASSO, 10 B"
+MAIN, CORRECTED, RIVAL = "search", "surrogate, corrected", "LASSO, 10 B"
 
 Masks = np.ndarray  # Bool[mask unit], True = kept
 Values = Callable[[Masks], np.ndarray]  # -> Float[mask]
@@ -134,32 +139,60 @@ class _Nothing:
 def by_surrogate(game: Counted, budget: int, seed: int, proxy: str) -> Chosen:
     before = game.spent
     small = sm.distill(game, budget, proxy, seed=seed, progress=False)
-
-    def predicted(masks: Masks) -> np.ndarray:
-        return small.predict(masks).reshape(len(masks), -1).mean(axis=1)
-
     rng = np.random.default_rng(seed)
-    kept = [best_subset(predicted, len(game), size, rng) for size in sizes_of(len(game))]
+    kept = [best_subset(predicting(small), len(game), size, rng) for size in sizes_of(len(game))]
     return Chosen(np.array(kept), game.spent - before)
+
+
+def predicting(small: Any) -> Values:
+    return lambda masks: small.predict(masks).reshape(len(masks), -1).mean(axis=1)
+
+
+def by_corrected(game: Counted, budget: int, seed: int, rounds: int = 3) -> Chosen:
+    before, n = game.spent, len(game)
+    rng, sizes = np.random.default_rng([seed, 3]), sizes_of(n)
+    each = budget // (2 * len(sizes))
+    masks = np.concatenate([of_size(n, size, each, rng) for size in sizes])
+    values = game.mean(masks)
+    for _ in range(rounds):
+        small = sm.explain(masks, values, seed=seed)
+        seen, new = {mask.tobytes() for mask in masks}, []
+        for size in sizes:
+            best = best_subset(predicting(small), n, size, rng, starts=4)
+            ran = masks[masks.sum(axis=1) == size]
+            measured = ran[int(values[masks.sum(axis=1) == size].argmax())]
+            near = np.concatenate([best[None], swapped(best), swapped(measured)])
+            near = np.unique([m for m in near if m.tobytes() not in seen], axis=0)
+            order = np.argsort(-predicting(small)(near), kind="stable")
+            new.append(near[order[: each // rounds]])
+        values = np.concatenate([values, game.mean(np.concatenate(new))])
+        masks = np.concatenate([masks, *new])
+    at = [np.flatnonzero(masks.sum(axis=1) == size) for size in sizes]
+    kept = [masks[rows[int(values[rows].argmax())]] for rows in at]
+    return Chosen(np.array(kept), game.spent - before)
+
+
+def swapped(kept: np.ndarray) -> Masks:
+    """All sets with one unit out and another in."""
+    swaps = np.array([(i, j) for i in np.flatnonzero(kept) for j in np.flatnonzero(~kept)])
+    masks = np.repeat(kept[None], len(swaps), axis=0)
+    np.put_along_axis(masks, swaps[:, :1], False, axis=1)
+    np.put_along_axis(masks, swaps[:, 1:], True, axis=1)
+    return masks
 
 
 def best_subset(
     value: Values, n: int, size: int, rng: np.random.Generator, starts: int = 8
 ) -> np.ndarray:
-    """The subset of a size with the largest value, by the best swap until none helps."""
+    """The subset of a size (not all, not none) with the largest value, by the best swap until none
+    helps."""
     best, most = np.zeros(n, dtype=bool), -np.inf
     for _ in range(starts):
         kept = np.zeros(n, dtype=bool)
         kept[rng.permutation(n)[:size]] = True
         at = float(value(kept[None])[0])
         while True:
-            swaps = [(i, j) for i in np.flatnonzero(kept) for j in np.flatnonzero(~kept)]
-            if not swaps:
-                break
-            masks = np.repeat(kept[None], len(swaps), axis=0)
-            rows = np.arange(len(swaps))
-            masks[rows, [i for i, _ in swaps]] = False
-            masks[rows, [j for _, j in swaps]] = True
+            masks = swapped(kept)
             values = value(masks)
             if values.max() <= at + 1e-12:
                 break
@@ -499,7 +532,9 @@ def scored(held: Any, chosen: dict[str, Chosen], seconds: dict[str, float]) -> S
     values = as_table(held(torch.from_numpy(np.concatenate(kept))), sum(map(len, kept)))
     whole, empty = values[:2]
     share, pulls = ratios(values - empty, whole - empty)
-    right = (values > 0).mean(axis=1)
+    # A log-probability is never above 0, so that nothing is "right" in the sense of a difference.
+    differs = held.task.metric_name == "logit_diff"
+    right = (values > 0).mean(axis=1) if differs else np.full(len(values), np.nan)
     rows = np.split(np.arange(2, len(values)), np.cumsum([len(k) for k in kept[1:]])[:-1])
     at = dict(zip(chosen, rows, strict=True))
     return Scored(
@@ -526,6 +561,7 @@ def prune(game: Counted, held: Any, pools: Pools, seed: int) -> Scored:
     timed(MAIN, lambda: by_search(game, budget, seed))
     timed("surrogate, distilled", lambda: by_surrogate(game, budget, seed, "distilled"))
     timed("surrogate, trees", lambda: by_surrogate(game, budget, seed, "trees"))
+    timed(CORRECTED, lambda: by_corrected(game, budget, seed))
     timed("sampling", lambda: by_sampling(pools, seed))
     timed("main effects", lambda: by_main_effects(game))
     timed("greedy", lambda: by_greedy(game))
@@ -541,7 +577,7 @@ def error_of(values: Sequence[np.ndarray], pulls: Sequence[np.ndarray]) -> np.nd
 
 
 def together(draws: list[Scored]) -> dict[str, Any]:
-    """Means over draws, errors, and at how many levels the search is ahead and behind."""
+    """Means over draws, errors, and at how many levels ours are ahead and behind."""
     methods: dict[str, Any] = {}
     for name in draws[0].share:
         shares = [draw.share[name] for draw in draws]
@@ -551,15 +587,15 @@ def together(draws: list[Scored]) -> dict[str, Any]:
             "right": np.mean([draw.right[name] for draw in draws], axis=0),
             "masks": draws[0].masks[name],
         }
-        if name != MAIN:
-            gains = [draw.share[MAIN] - draw.share[name] for draw in draws]
-            pulls = [draw.pulls[MAIN] - draw.pulls[name] for draw in draws]
+        for ours in {MAIN, CORRECTED} - {name}:
+            gains = [draw.share[ours] - draw.share[name] for draw in draws]
+            pulls = [draw.pulls[ours] - draw.pulls[name] for draw in draws]
             gain, error = np.mean(gains, axis=0), error_of(gains, pulls)
-            row |= {
-                "search_gains": gain,
-                "gain_stderr": error,
-                "search_ahead": int((gain > 2 * error + 1e-9).sum()),
-                "search_behind": int((gain < -2 * error - 1e-9).sum()),
+            row[f"{ours} gains"] = {
+                "mean": gain,
+                "stderr": error,
+                "ahead": int((gain > 2 * error + 1e-9).sum()),
+                "behind": int((gain < -2 * error - 1e-9).sum()),
             }
         methods[name] = row
     ends = {key: np.mean([draw.ends[key] for draw in draws]) for key in draws[0].ends}
@@ -621,14 +657,14 @@ def run(options: Options, only: str = "") -> dict[str, Any]:
         **provenance(),
         "versions": versions(("scikit-learn", "lightgbm")),
         "seeds": list(seeds), "levels": list(LEVELS), "selection_prompts": n_select,
-        "seconds": 0.0, "pruning": {}, "knock_out": {},
+        "seconds": 0.0, "left_out": {}, "pruning": {}, "knock_out": {},
     }  # fmt: skip
     if options.data is None:
         print("pruning: left out, as it needs the folder of models")
         return out
     before = options.kept("pruning") if only else {}
     if before.get("commit") == out["commit"]:
-        out |= {key: before[key] for key in ("seconds", "pruning", "knock_out")}
+        out |= {key: before[key] for key in ("seconds", "left_out", "pruning", "knock_out")}
     models: dict[str, Any] = {}
     every = list(settings(options.quick))
     for setting in every:
@@ -638,8 +674,13 @@ def run(options: Options, only: str = "") -> dict[str, Any]:
         if setting.model not in models:
             models[setting.model] = sm.load_model(options.data / setting.model)
         draws, knocks = [], []
-        for seed in seeds:
-            game, held = setting.games(options.data, models[setting.model], seed, n_select)
+        games = [setting.games(options.data, models[setting.model], s, n_select) for s in seeds]
+        least = min(share_lost(game) for game, _ in games)
+        if least < LEAST:
+            out["left_out"][setting.name] = least
+            print(f"{setting.name}: left out, as ablating all takes {100 * least:.1f} %")
+            continue
+        for seed, (game, held) in zip(seeds, games, strict=True):
             count = RIVALS * PER_UNIT * len(game) // len(LEVELS)
             pools = Pools(game, count, seed)
             draws.append(prune(game, held, pools, seed))
@@ -656,41 +697,55 @@ def run(options: Options, only: str = "") -> dict[str, Any]:
         options.keep("pruning", out)
     for part in ("pruning", "knock_out"):
         out[part] = {s.name: out[part][s.name] for s in every if s.name in out[part]}
+    if not out["pruning"]:
+        return out
     out["overall"] = overall(out["pruning"])
-    for name, counts in out["overall"].items():
-        print(f"search against {name}: {counts}")
+    for ours, counts in out["overall"].items():
+        for name, at in counts.items():
+            print(f"{ours} against {name}: ahead {at['ahead']}, behind {at['behind']}")
     options.keep("pruning", out)
     draw(out, options.picture("pruning.png"))
     print(f"{out['seconds']} seconds")
     return out
 
 
-def overall(rows: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Of all games and levels, at how many the search is ahead and behind."""
-    names = [name for name in next(iter(rows.values()))["methods"] if name != MAIN]
+def share_lost(game: Counted) -> float:
+    """By how much the ablation of all lowers the metric, as a share of the intact one."""
+    n = len(game)
+    whole, empty = game.mean(np.array([[True] * n, [False] * n])).tolist()
+    return (whole - empty) / abs(whole)
+
+
+def overall(rows: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
+    """Of all games and levels, at how many ours are ahead and behind."""
+    methods = list(next(iter(rows.values()))["methods"])
     return {
-        name: {
-            "ahead": sum(row["methods"][name]["search_ahead"] for row in rows.values()),
-            "behind": sum(row["methods"][name]["search_behind"] for row in rows.values()),
-            "of": len(LEVELS) * len(rows),
+        ours: {
+            name: {
+                which: sum(row["methods"][name][f"{ours} gains"][which] for row in rows.values())
+                for which in ("ahead", "behind")
+            }
+            | {"of": len(LEVELS) * len(rows)}
+            for name in methods
+            if name != ours
         }
-        for name in names
+        for ours in (MAIN, CORRECTED)
     }
 
 
 def show_pruning(name: str, row: dict[str, Any]) -> None:
     print(
         f"{name}: {row['n_units']} heads, intact {row['intact']:.3g}, ablated "
-        f"{row['ablated']:.3g}; recovered share (and right) with 75, 50, 25 % kept"
+        f"{row['ablated']:.3g}; recovered share (and right) with 75, 50, 25 % kept; levels "
+        "at which search, and the corrected surrogate, are ahead : behind"
     )
     for method, at in row["methods"].items():
         cells = "  ".join(
             f"{s:6.3f} +- {e:.3f} ({r:.2f})"
             for s, e, r in zip(at["share"], at["stderr"], at["right"], strict=True)
         )
-        versus = ""
-        if "search_ahead" in at:
-            versus = f"  search ahead {at['search_ahead']}, behind {at['search_behind']}"
+        counts = [at.get(f"{ours} gains", {}) for ours in (MAIN, CORRECTED)]
+        versus = "".join(f"  {c.get('ahead', '-'):>2}:{c.get('behind', '-')}" for c in counts)
         print(f"  {method:<22} {at['masks']:>5} masks  {cells}{versus}", flush=True)
 
 
@@ -708,7 +763,8 @@ def show_knock_out(name: str, knocks: list[dict[str, Any]]) -> None:
 
 STYLES = {
     MAIN: ("C3", "-", "o"),
-    "surrogate, distilled": ("C1", "--", "s"),
+    CORRECTED: ("C1", "-", "s"),
+    "surrogate, distilled": ("C1", ":", "s"),
     RIVAL: ("C0", "-", "^"),
     "best of random, 10 B": ("C2", "-", "v"),
     "main effects": ("0.55", "-", "x"),
@@ -731,7 +787,7 @@ def draw(out: dict[str, Any], file: Path) -> None:
         for place, (method, (color, style, marker)) in enumerate(STYLES.items()):
             at = row["methods"][method]
             # Side by side, as many choose the same heads; the search on top.
-            axes.errorbar(kept + place - 2.5, at["share"], yerr=at["stderr"], color=color,
+            axes.errorbar(kept + place - 3, at["share"], yerr=at["stderr"], color=color,
                           linestyle=style, marker=marker, markersize=4, linewidth=1.2, capsize=2,
                           label=method, zorder=9 - place)  # fmt: skip
         axes.axhline(1, color="0.8", linewidth=0.8, zorder=0)
