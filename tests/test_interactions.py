@@ -348,3 +348,9 @@ def test_a_result_is_compressed(tmp_path: Path) -> None:
     path = a_result().save(tmp_path / "run.npz")
     with zipfile.ZipFile(path) as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+
+
+def test_q_values_count_all_that_a_search_could_choose_from() -> None:
+    listed, chosen = (a_result(about={"method": method}) for method in ("listed sets", "spex"))
+    np.testing.assert_allclose(chosen.q_value, (listed.q_value * 6 / 5).clip(max=1), rtol=1e-12)
+    assert (listed.q_value < 0.5).any()  # or the line above says little

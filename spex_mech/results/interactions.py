@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BufferedIOBase, BytesIO
+from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,13 @@ class Interactions:
 
     @cached_property
     def q_value(self) -> Float[np.ndarray, " interaction"]:
-        """False-discovery-rate q-value over all interactions measured (NaN for one prompt)."""
-        return q_values(p_values(self.values))
+        """False-discovery-rate q-value (NaN for one prompt), over all interactions measured; where
+        an adaptive search chose them, by their size on these prompts, over all there were to choose
+        from."""
+        chosen = self.about.get("method") in ("spex", "proxyspex")
+        sizes = np.unique(self.order).tolist()
+        n_all = sum(comb(len(self.labels), size) for size in sizes)
+        return q_values(p_values(self.values), n_all if chosen else None)
 
     @cached_property
     def is_noise(self) -> Bool[np.ndarray, " interaction"]:
