@@ -8,7 +8,7 @@
 
 ``--data`` is a folder of models that is not part of the project; without it what needs it is left
 out, which the summary says. Each benchmark runs in a process of its own, so that one that fails
-does not end the others. The quick mode writes to ``out/benchmarks``, the full one over what is kept in
+does not end the others. The quick mode writes to ``out/benchmarks``, the full one over the kept
 ``benchmarks/results`` and ``benchmarks/pictures``; ``summary.json`` says how each ended.
 """
 

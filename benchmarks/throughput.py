@@ -196,7 +196,13 @@ def against_peers(options: Options) -> list[Row]:
     rows[-1] |= {"rows_per_second": 1 / seconds, "largest_difference": 0.0, "times_ours": 1.0}
     show(rows[-1])
     for name, peer in peers.PEERS.items():
-        peer(model, tokens, answers, masks[:13])
+        try:
+            peer(model, tokens, answers, masks[:13])
+        except Exception as error:
+            failure = f"{type(error).__name__}: {str(error)[:120]}"
+            rows.append({"work": rows[0]["work"], "method": name, "failure": failure})
+            show(rows[-1])
+            continue
         before = plain_seconds(game, 256)
         started = time.perf_counter()
         got = peer(model, tokens, answers, masks)

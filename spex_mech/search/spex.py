@@ -160,7 +160,8 @@ def without_gradients(
 
 
 def _is_uneven(ledger: Ledger, rng: np.random.Generator, until: int) -> Asking[bool]:
-    """Whether pairs of strong units hold far more energy than pairs drawn at random."""
+    """Whether pairs of strong units typically hold far more energy than pairs drawn at random:
+    medians, as one strong pair among those probed says nothing of the others."""
     n = ledger.n
     if until - ledger.spent < 1.05 * n + _FIRST_PAIRS:
         return False  # exact singles would take all of the budget
@@ -169,9 +170,9 @@ def _is_uneven(ledger: Ledger, rng: np.random.Generator, until: int) -> Asking[b
     strong = Strengths(ledger.main_effects_by_prompt()).strongest(count)
     drawn = np.sort(rng.integers(0, n, (2 * count, 2)), axis=1)
     others = [pair(int(a), int(b)) for a, b in drawn if a != b][:count]
-    means = []
+    typical = []
     for sets in ([pair(int(a), int(b)) for a, b in strong], others):
         measured = yield from ledger.measure(sets, "probing pairs", ledger.budget - until)
         sizes = [ledger.interaction[s] ** 2 for s in measured]
-        means.append(float(np.mean(sizes)) if sizes else 0.0)
-    return means[0] > _UNEVEN * means[1]
+        typical.append(float(np.median(sizes)) if sizes else 0.0)
+    return typical[0] > _UNEVEN * typical[1]
