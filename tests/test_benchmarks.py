@@ -1,17 +1,20 @@
 """The benchmarks run from a clone, in their quick mode, and find about what the results say."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import recovery
 from benchmarks.__main__ import NAMES, main, run_one
 from benchmarks.common import Options, plain
-from benchmarks.rivals import attribution_patching, hessian, second_differences
+from benchmarks.rivals import Reported, attribution_patching, hessian, second_differences
 from tests.planted import planted_game
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +52,7 @@ def test_one_that_fails_is_named_and_the_others_run(
     def fake(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         if "benchmarks.cluster" in command:
             raise subprocess.TimeoutExpired(command, 1)
-        return subprocess.CompletedProcess(command, int("benchmarks.lenses" in command))
+        return subprocess.CompletedProcess(command, int("benchmarks.lenses" in command), "", "")
 
     monkeypatch.setattr("benchmarks.__main__.subprocess.run", fake)
     names = ["lenses", "cluster", "circuits"]
@@ -88,6 +91,25 @@ def test_results_are_json() -> None:
     assert plain(nest) == {"a": 0.5, "2": [3, None], "c": [1.0, None]}
 
 
+def test_a_rival_that_hears_no_alarm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deaf(*_: Any) -> Any:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        time.sleep(60)
+
+    def greedy(*_: Any) -> Any:
+        return bytearray(2 * recovery.MEMORY_LIMIT)
+
+    def fine(values: Any, n: int, budget: int, seed: int) -> Reported:
+        return Reported([[(0, 1)]])
+
+    monkeypatch.setattr(recovery, "GRACE", 1)
+    of_each = {"deaf": deaf, "greedy": greedy, "fine": fine}
+    monkeypatch.setattr(recovery, "ON_VALUES", of_each)
+    failures = [recovery.of_rival(name, Quadratic(), 9, 1).failure for name in of_each]
+    assert failures[0].startswith("TimeoutError: killed") and failures[1].startswith("MemoryError")
+    assert failures[2] == ""
+
+
 # -- rivals that are written here -----------------------------------------------------------------
 
 
@@ -97,6 +119,9 @@ class Quadratic:
     def __init__(self) -> None:
         self.planted = planted_game(12, 5, 0)
         self.pairs = {s: v for s, v in self.planted.planted.items()}
+
+    def __len__(self) -> int:
+        return 12
 
     def mean(self, masks: np.ndarray) -> np.ndarray:
         import torch

@@ -78,7 +78,7 @@ def test_summary_says_what_was_found() -> None:
         "The strongest AND-like pair is L0H0 x L1H0, +3 \u00b1 0.3 (logit difference); their "
         "damage overlaps: they work in series. The strongest OR-like pair is L0H1 x L1H0, "
         "\u22122 \u00b1 0.2 (logit difference); their damage compounds: one backs the other up. "
-        "Above the noise floor are 3 interactions: 2 AND-like, 1 OR-like."
+        "Above the noise floor are 3 interactions: 1 AND-like, 1 OR-like, 1 mixed."
     )
     assert "1 of 4 are at or under the noise floor of 1e\u221206" in words["How sure this is"]
     of_function = dict(summary(a_result(resolution="float64")))["How sure this is"]
@@ -194,6 +194,7 @@ def a_circuit(labels: list[str] = HEADS) -> Circuit:
         empty=0.0,
         n_prompts=2,
         stability=Score(0.8, 0.1),
+        importance=np.array([3.1, 0.5, 2.5, 0.4]),
     )
 
 

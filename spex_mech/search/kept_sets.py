@@ -4,9 +4,10 @@ An interaction is defined at the intact model, and a circuit is far from it: a f
 others ablated. So the surrogate (main effects + interactions) starts the search and real ablations
 finish it:
 
-1. **Rankings.** At every size the best by main effect, by size of main effect, by the surrogate,
-   and by any ranking that is handed in (gradient attribution) are run. The result is never worse
-   than one of these on the prompts that it was selected on.
+1. **Rankings.** At every size (with a small budget at those asked for and a few more) the best by
+   main effect, by size of main effect, by the surrogate, and by any ranking that is handed in
+   (gradient attribution) are run. The result is never worse than one of these on the prompts that
+   it was selected on.
 2. **Down.** From the intact model, the units whose removal is predicted to hurt least are ablated
    for real, each given what is gone already (the conditional ablation of backups); a batch of them
    is removed, chosen jointly by measured effects plus the interactions within the batch, so that of
@@ -35,6 +36,7 @@ Aim = Literal["match", "recover"]
 Kept = Bool[np.ndarray, " unit"]
 
 _SHARE = 0.1  # of the units, removed or added in a round
+_SIZES, _FEW_SIZES = 64, 4  # at which rankings are run, at most; and with a small budget
 _FEWEST = 8  # candidates that a round measures
 _MEASURED = 0.25  # of the units left, at least: candidates that a round measures
 _SLACK = 0.005  # of the faithfulness: how much worse than predicted a batch may do
@@ -226,8 +228,11 @@ def search_kept_sets(
     n = sets.n
     orders = [surrogate.order(sets.aim), np.argsort(surrogate.effects, kind="stable")]
     orders += [np.argsort(-abs(surrogate.effects), kind="stable"), *rankings]
+    affordable = sets.left // (4 * len(orders))  # a quarter of the budget
+    sizes = _sizes(n, min(_SIZES, max(affordable, _FEW_SIZES)))
+    sizes = sorted({*sizes, *(size for size in focus(sets) if 0 < size < n)})
     for order in orders:
-        sets.ask(prefixes(order, _sizes(n)))
+        sets.ask(prefixes(order, sizes))
     sweep_down(sets, surrogate)
     sweep_up(sets, surrogate)
     polish(sets, surrogate, focus)
@@ -399,7 +404,7 @@ def _at(sets: KeptSets, numbers: Int[np.ndarray, " set"]) -> Float[np.ndarray, "
     return np.array([sets.faithfulness[i] for i in numbers])
 
 
-def _sizes(n: int, most: int = 64) -> list[int]:
+def _sizes(n: int, most: int) -> list[int]:
     """All sizes between none and all, or so many that are spread, denser where sets are small."""
     if n <= most:
         return list(range(1, n))
