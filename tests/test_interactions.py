@@ -354,3 +354,16 @@ def test_q_values_count_all_that_a_search_could_choose_from() -> None:
     listed, chosen = (a_result(about={"method": method}) for method in ("listed sets", "spex"))
     np.testing.assert_allclose(chosen.q_value, (listed.q_value * 6 / 5).clip(max=1), rtol=1e-12)
     assert (listed.q_value < 0.5).any()  # or the line above says little
+
+
+def test_intervals_are_wider_where_the_strongest_were_chosen() -> None:
+    found = a_result(about={"method": "listed sets"})
+    all_of_them, best = found.intervals(0.9), found.top(2).intervals(0.9)
+    assert found.n_choices == len(found) == found.top(2).n_choices == 5
+    half = 2.91999 * found.stderr  # Student's t with two degrees of freedom, 0.95
+    np.testing.assert_allclose(all_of_them.T, [found.mean - half, found.mean + half], rtol=1e-4)
+    half = 4.84873 * found.top(2).stderr  # at 0.98: 2 of 5 were chosen
+    np.testing.assert_allclose((best[:, 1] - best[:, 0]) / 2, half, rtol=1e-4)
+    assert a_result(about={"method": "spex"}).n_choices == 6
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        found.intervals(90)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.results.statistics import p_values, q_values, standard_errors
+from spex_mech.results.statistics import intervals, p_values, q_values, standard_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,12 +77,40 @@ class Interactions:
     @cached_property
     def q_value(self) -> Float[np.ndarray, " interaction"]:
         """False-discovery-rate q-value (NaN for one prompt), over all interactions measured; where
-        an adaptive search chose them, by their size on these prompts, over all there were to choose
-        from."""
-        chosen = self.about.get("method") in ("spex", "proxyspex")
-        sizes = np.unique(self.order).tolist()
-        n_all = sum(comb(len(self.labels), size) for size in sizes)
-        return q_values(p_values(self.values), n_all if chosen else None)
+        an adaptive search chose them, by their size on these prompts, over all of their order that
+        there were to choose from."""
+        p = p_values(self.values)
+        if not self._is_chosen:
+            return q_values(p)
+        q = np.empty_like(p)
+        for order in np.unique(self.order):
+            rows = self.order == order
+            q[rows] = q_values(p[rows], comb(len(self.labels), int(order)))
+        return q
+
+    @cached_property
+    def n_choices(self) -> int:
+        """How many interactions these were chosen from, by their size on these prompts: of a part,
+        such as ``top``, all measured; where an adaptive search chose, all of their orders."""
+        if not self._is_chosen:
+            return len(self)
+        return sum(comb(len(self.labels), int(order)) for order in np.unique(self.order))
+
+    @property
+    def _is_chosen(self) -> bool:
+        return self.about.get("method") in ("spex", "proxyspex")
+
+    def intervals(self, level: float = 0.9) -> Float[np.ndarray, "interaction 2"]:
+        """Low and high end of each interaction's mean over all prompts there could be, by Student's
+        t (NaN for a single prompt). Of chosen interactions (``n_choices``), ``level`` is the share
+        of them whose interval holds the truth (false coverage rate, Benjamini and Yekutieli 2005):
+        the strongest of many look larger than they are, so that these intervals are wider.
+
+        Raises:
+            ValueError: a level that is not between 0 and 1.
+        """
+        chosen = self.n_choices if self.n_choices > len(self) else None
+        return np.stack(intervals(self.values, level, chosen), axis=1)
 
     @cached_property
     def is_noise(self) -> Bool[np.ndarray, " interaction"]:
@@ -268,6 +296,7 @@ class Interactions:
 
     def _rows(self, rows: Int[np.ndarray, " interaction"]) -> "Interactions":
         part = replace(self, units=self.units[rows], values=self.values[rows])
+        object.__setattr__(part, "n_choices", self.n_choices)
         return _with_q_value(part, self.q_value[rows])
 
 
