@@ -366,4 +366,4 @@ def test_intervals_are_wider_where_the_strongest_were_chosen() -> None:
     np.testing.assert_allclose((best[:, 1] - best[:, 0]) / 2, half, rtol=1e-4)
     assert a_result(about={"method": "spex"}).n_choices == 6
     with pytest.raises(ValueError, match="between 0 and 1"):
-        found.intervals(90)
+        found.intervals(90.0)
