@@ -28,8 +28,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spex_mech.discover import answer_to, masks_per_batch
-from spex_mech.games.compared import lists_of
-from spex_mech.games.masks import mask_table
+from spex_mech.games.masks import lists_of, mask_table
 from spex_mech.search.question import Question
 from spex_mech.store import Answer, identity_of
 

@@ -14,6 +14,7 @@ from spex_mech.games.architectures import Architecture
 from spex_mech.games.blocks import Blocks, Residual, forward_of
 from spex_mech.games.components import Site
 from spex_mech.games.forward import answers_of, first_tensor, forward
+from spex_mech.games.masks import lists_of
 from spex_mech.games.metrics import (
     Metric,
     logits_of,
@@ -23,7 +24,7 @@ from spex_mech.games.metrics import (
     renumbered,
 )
 from spex_mech.games.prompts import Prompts
-from spex_mech.games.replay import Lost, Replay
+from spex_mech.games.replay import Replay
 
 # What a replay may hold: of states, of intact activations, of logits.
 _CPU_BYTES = (512 * 2**20, 2**30, 16 * 2**20)
@@ -143,17 +144,6 @@ def sketch(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
     flat = first_tensor(output).flatten(1).float()
     weights = torch.arange(flat.shape[1], device=flat.device).mul(0.7).cos()
     return flat @ weights / flat.shape[1] ** 0.5
-
-
-def lists_of(keep: Bool[Tensor, "mask unit"]) -> Lost:
-    """What each mask ablates, padded with -1."""
-    lost = ~keep.numpy()
-    width = int(lost.sum(axis=1).max(initial=0))
-    lists = np.full((len(lost), width), -1)
-    row, unit = np.nonzero(lost)
-    first = np.searchsorted(row, np.arange(len(lost)))
-    lists[row, np.arange(len(row)) - first[row]] = unit
-    return lists
 
 
 def _at_positions(

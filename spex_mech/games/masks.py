@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -20,6 +21,17 @@ def mask_table(masks: Any, n_units: int) -> Tensor:
             f"masks have shape {tuple(masks.shape)}; they need [mask unit] with {n_units} units"
         )
     return masks
+
+
+def lists_of(keep: Bool[Tensor, "mask unit"]) -> Int[np.ndarray, "mask k"]:
+    """What each mask ablates, padded with -1."""
+    lost = ~keep.numpy()
+    width = int(lost.sum(axis=1).max(initial=0))
+    lists = np.full((len(lost), width), -1)
+    row, unit = np.nonzero(lost)
+    first = np.searchsorted(row, np.arange(len(lost)))
+    lists[row, np.arange(len(row)) - first[row]] = unit
+    return lists
 
 
 def unit_of_places(groups: Sequence[Sequence[int]], n_places: int) -> Int[Tensor, " place"]:

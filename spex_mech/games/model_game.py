@@ -22,7 +22,7 @@ from spex_mech.games.ablation import Activations, Batches, key_of, replacing
 from spex_mech.games.architectures import Architecture, architecture_of, is_hooked
 from spex_mech.games.batches import in_batches, is_out_of_memory
 from spex_mech.games.blocks import CannotReplay
-from spex_mech.games.compared import compared_replay, lists_of
+from spex_mech.games.compared import compared_replay
 from spex_mech.games.components import Components, Site
 from spex_mech.games.fingerprint import (
     config_sha256,
@@ -41,7 +41,7 @@ from spex_mech.games.forward import (
     self_test,
 )
 from spex_mech.games.gradients import Gradients
-from spex_mech.games.masks import mask_table, names_of
+from spex_mech.games.masks import lists_of, mask_table, names_of
 from spex_mech.games.metrics import KL, METRICS, Metric, Task
 from spex_mech.games.prompts import Prompts
 from spex_mech.games.replay import Replay

@@ -6,11 +6,11 @@ left out.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spex_mech.results.circuit import Circuit, Curve
+from spex_mech.results.circuit import Circuit, Curve, Link
 from spex_mech.results.maps import in_columns, layer_of
 from spex_mech.results.plots import BLUE, RED, new_figure
 
@@ -58,7 +58,7 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
                 "arrowstyle": "-",
                 "connectionstyle": f"arc3,rad={0.35 if x0 == x1 else 0.08}",
                 "color": RED if link.value > 0 else BLUE,
-                "linestyle": "-" if link.value > 0 else (0, (4, 2)),
+                "linestyle": _line_style(link),
                 "linewidth": 0.6 + 4.4 * abs(link.value) / largest,
                 "alpha": 0.85,
             },
@@ -83,6 +83,8 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
         )  # fmt: skip
     axes.plot([], [], color=RED, label="AND-like: in series")
     axes.plot([], [], color=BLUE, linestyle="--", label="OR-like: backup")
+    if any(_line_style(link) == ":" for link in circuit.links):
+        axes.plot([], [], color="black", linestyle=":", label="neither fits (mixed)")
     axes.scatter([], [], color="#d9d9d9", edgecolor="black", label="member")
     if len(positions) > len(circuit.why):
         axes.scatter([], [], color="white", edgecolor="#666666", linestyle="--", label="left out")
@@ -97,6 +99,13 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
         fontsize=10,
     )
     return figure
+
+
+def _line_style(link: Link) -> Any:
+    """Dotted where neither reading fits, as in ``plots``."""
+    if link.reading not in ("AND-like", "OR-like"):
+        return ":"
+    return "-" if link.value > 0 else (0, (4, 2))
 
 
 def plot_curve(curves: Curve | Mapping[str, Curve]) -> "Figure":
