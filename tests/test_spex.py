@@ -352,6 +352,17 @@ def test_the_audits_intervals_over_a_heavy_tail() -> None:
     assert 0.85 <= recall and np.mean(np.array(hits)[missed, 1]) >= 0.85
 
 
+def test_triples_are_found_by_groups_as_large_as_still_tell() -> None:
+    recalls = []
+    for seed in range(4):
+        game = planted_game(100, 15, seed, n_triples=5)
+        found = run(game, budget=1500, seed=seed, order=3)
+        assert found.about["largest_share_ablated"] >= 0.15
+        triples = [s for s in game.planted if len(s) == 3]
+        recalls.append(np.mean([s in values_of(found) for s in triples]))
+    assert np.mean(recalls) >= 0.9
+
+
 @pytest.mark.slow
 def test_story_model_top_pairs_at_three_evaluations_a_unit(shared_data: Path) -> None:
     from benchmarks.truth import load_truth, story_game

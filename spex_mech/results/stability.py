@@ -61,7 +61,9 @@ def stability(found: Interactions, k: int = 20, n_boot: int = 200, seed: int = 0
     """Bootstrap over prompts: how often each of the k strongest interactions stays among the k.
 
     It says how far the *prompts* decide what is on top, among what was measured; what was never
-    measured cannot come up.
+    measured cannot come up. **It is optimistic**: redrawn prompts are those that the k were chosen
+    on; with really fresh prompts the Jaccard is about half of what is said here, or less
+    (``benchmarks/robustness.py``). For single interactions, ``confirm`` them on other prompts.
 
     Raises:
         ValueError: a single prompt, fewer than two redraws, or no interaction.

@@ -97,7 +97,6 @@ class Strategy(Protocol):
 
     name: str
     gradients: bool  # whether it asks for gradients
-    max_fraction: float  # without gradients, the largest share of units that a test may ablate
     notes: dict[str, Any]  # what the result should state of it
 
     def minimum_budget(self, n: int) -> int:
@@ -112,6 +111,10 @@ class Strategy(Protocol):
         self, ledger: Ledger, rng: np.random.Generator, keep: int, top: int
     ) -> Asking[Screen]:
         """Find out what predicts pairs, and leave at least ``keep`` of the budget."""
+        ...
+
+    def higher_fraction(self, ledger: Ledger, rng: np.random.Generator) -> Asking[float]:
+        """Without gradients, the largest share of units that a test of higher order may ablate."""
         ...
 
 
@@ -238,7 +241,7 @@ class Adaptive:
             room = (ledger.left - keep) // (self.order + 1 - order)
             stop = ledger.left - room
             if not self._strategy.gradients:
-                fraction = self._strategy.max_fraction
+                fraction = yield from self._strategy.higher_fraction(ledger, self._rng)
                 until = ledger.spent + int((0.9 if screen.complete else 0.5) * room)
                 yield from higher_tree(ledger, self._rng, order, until, fraction)
                 room = ledger.left - stop

@@ -32,6 +32,14 @@ from jaxtyping import Bool, Float, Int
 from spex_mech.search.adaptive import Screen
 from spex_mech.search.ledger import Asking, Ledger, Set, padded
 from spex_mech.search.question import GRADIENT_COST, Findings, Question
+from spex_mech.search.samples import (
+    MOST_SLOTS,
+    PER_SHARE,
+    SHARES,
+    SMALL,
+    Examples,
+    telling_fraction,
+)
 from spex_mech.search.screening import RowScreen, Strengths
 from spex_mech.search.spex import (
     LEAST_DEEP,
@@ -41,9 +49,6 @@ from spex_mech.search.spex import (
     without_gradients_least,
 )
 
-_SHARES = (0.5, 0.25, 0.125, 0.0625)  # of the units, ablated to see how much may be
-_PER_SHARE = 2
-_TELLING = 1.2  # how much more twice as many must change the values
 _SHARE_VALUES, _LEAST_VALUES, _MOST_VALUES = 0.025, 4, 200  # of masks to learn values from
 _SHARE_HELD, _LEAST_HELD, _MOST_HELD = 0.012, 6, 60
 _SHARE_LEARNED = 0.4  # of the budget, for a proxy that learns from masks alone
@@ -51,9 +56,7 @@ _SHARE_FIRST = 0.6  # of those, at random
 _CANDIDATES = 8  # masks to choose one from where the proxy is unsure
 _MOST_CANDIDATES = 20_000
 _MOST_PROPOSED = 20_000
-_MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
 _GROWN = 1.25  # a proxy is fitted again when it can learn from so many times as many masks
-_SMALL = 4  # units of a set that the ledger keeps
 _MOST_EXAMPLES = 1500  # singles and pairs that the distilled proxy learns from
 
 
@@ -100,13 +103,18 @@ class ProxySpex:
     notes: dict[str, Any] = field(default_factory=dict)
     name: str = "proxyspex"
 
+    def higher_fraction(self, ledger: Ledger, rng: np.random.Generator) -> Asking[float]:
+        """Measured already."""
+        return self.max_fraction
+        yield  # of a generator
+
     def __post_init__(self) -> None:
         # As long as nothing was distilled: "candidates" says why, where nothing ever is.
         name = getattr(self.proxy, "name", type(self.proxy).__name__)
         self.notes |= {"proxy": name, "proxy_r2": None, "rank_correlation": None}
 
     def minimum_budget(self, n: int) -> int:
-        fixed = 1 + _PER_SHARE * len(_SHARES) + _LEAST_VALUES + _LEAST_HELD
+        fixed = 1 + PER_SHARE * len(SHARES) + _LEAST_VALUES + _LEAST_HELD
         if self._searched:
             return fixed + 60
         if self.gradients:
@@ -199,7 +207,7 @@ class ProxySpex:
         if self.half:
             return half_masks(n, count, rng)
         # Small sets are for the validation, which must not meet one that was held out.
-        least = _SMALL + 1.0
+        least = SMALL + 1.0
         most = max(least, self.max_fraction * n)
         sizes = np.exp(rng.uniform(np.log(least), np.log(most), count)).round().astype(int)
         masks = np.ones((count, n), dtype=bool)
@@ -215,26 +223,6 @@ def half_masks(n: int, count: int, rng: np.random.Generator) -> Bool[np.ndarray,
     return np.stack([kept, ~kept], axis=1).reshape(-1, n)[:count]
 
 
-def telling_fraction(
-    ledger: Ledger, rng: np.random.Generator, examples: "Examples"
-) -> Asking[float]:
-    """The largest share of units whose ablation still tells masks apart: twice as many must change
-    the values more than half as many did. Where a model is broken, more ablation changes nothing.
-    """
-    n = ledger.n
-    masks = np.ones((len(_SHARES) * _PER_SHARE, n), dtype=bool)
-    for row, mask in enumerate(masks):
-        size = max(1, round(_SHARES[row // _PER_SHARE] * n))
-        mask[rng.permutation(n)[:size]] = False
-    yield from examples.ask(ledger, masks, "how much can be ablated")
-    values = np.array([examples.value_of(ledger, mask) for mask in masks])
-    changes = ((values - ledger.value[()]) ** 2).reshape(len(_SHARES), -1).mean(axis=1) ** 0.5
-    for share, more, less in zip(_SHARES, changes, changes[1:], strict=False):
-        if more >= _TELLING * less:
-            return share
-    return _SHARES[-1]
-
-
 def r_squared(
     masks: Bool[np.ndarray, "mask unit"], values: Float[np.ndarray, "mask prompt"], proxy: Proxy
 ) -> float | None:
@@ -247,59 +235,6 @@ def r_squared(
     return 1 - float(((truth - predicted.mean(axis=1)) ** 2).sum()) / spread
 
 
-class Examples:
-    """Masks and their values, none of them twice."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self._values: dict[bytes, Float[np.ndarray, " prompt"]] = {}
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def ask(self, ledger: Ledger, masks: Bool[np.ndarray, "mask unit"], stage: str) -> Asking[None]:
-        """Evaluate those that are not known yet."""
-        new = {
-            np.packbits(mask).tobytes(): mask
-            for mask in masks
-            if self.value_of(ledger, mask) is None
-        }
-        step = max(1, _MOST_SLOTS // self.n)
-        keys = list(new)
-        for start in range(0, len(keys), step):
-            part = keys[start : start + step]
-            lost = [tuple(np.flatnonzero(~new[key]).tolist()) for key in part]
-            answer = yield from ledger.ask(Question(padded(lost), stage=stage))
-            for key, s, value in zip(part, lost, answer.values, strict=True):
-                if len(s) <= _SMALL:
-                    ledger.value[s] = value
-                else:
-                    self._values[key] = value
-
-    def value_of(
-        self, ledger: Ledger, mask: Bool[np.ndarray, " unit"]
-    ) -> Float[np.ndarray, " prompt"] | None:
-        lost = np.flatnonzero(~mask)
-        if len(lost) <= _SMALL:
-            return ledger.value.get(tuple(lost.tolist()))
-        return self._values.get(np.packbits(mask).tobytes())
-
-    def all(
-        self, ledger: Ledger | None = None, most: int | None = None
-    ) -> tuple[Bool[np.ndarray, "mask unit"], Float[np.ndarray, "mask prompt"]]:
-        """These, and of the ledger's sets the smallest, ``most`` at most."""
-        packed = np.frombuffer(b"".join(self._values), dtype=np.uint8)
-        masks = np.unpackbits(packed.reshape(len(self), -1), axis=1, count=self.n).astype(bool)
-        values = list(self._values.values())
-        sets = [] if ledger is None else sorted(ledger.value, key=len)[:most]
-        small = np.ones((len(sets), self.n), dtype=bool)
-        for mask, s in zip(small, sets, strict=True):
-            mask[list(s)] = False
-            assert ledger is not None
-            values.append(ledger.value[s])
-        return np.concatenate([masks, small]), np.array(values)
-
-
 class MaskSample:
     """A search that only has masks evaluated."""
 
@@ -307,7 +242,7 @@ class MaskSample:
         self.masks, self.planned = masks, len(masks)
         self._told: list[np.ndarray] = []
         self._done = 0
-        self._step = max(1, _MOST_SLOTS // masks.shape[1])
+        self._step = max(1, MOST_SLOTS // masks.shape[1])
 
     @property
     def values(self) -> Float[np.ndarray, "mask prompt"]:
@@ -393,7 +328,7 @@ class ProposalScreen:
 def predicted_main_effects(proxy: Proxy, n: int) -> Float[np.ndarray, "unit ..."]:
     """What the proxy says of every unit's ablation alone, on each prompt or on average."""
     parts = []
-    for units in np.array_split(np.arange(n), max(1, n * n // _MOST_SLOTS)):
+    for units in np.array_split(np.arange(n), max(1, n * n // MOST_SLOTS)):
         masks = np.ones((len(units) + 1, n), dtype=bool)
         masks[np.arange(len(units)), units] = False
         values = np.asarray(proxy.predict(masks), dtype=np.float64).reshape(len(masks), -1)

@@ -24,6 +24,7 @@ from spex_mech.search.adaptive import Screen
 from spex_mech.search.group_tests import Candidates, probe_groups, split, tree
 from spex_mech.search.ledger import Asking, Ledger, padded, pair
 from spex_mech.search.question import GRADIENT_COST, Question
+from spex_mech.search.samples import Examples, telling_fraction
 from spex_mech.search.screening import Rows, RowScreen, Strengths
 
 _SHARE_DEEP = 0.07  # of the budget, for gradients at random masks
@@ -36,6 +37,7 @@ _MOST_ROW_ENTRIES = 100_000_000  # 0.8 GB of rows
 _NO_TESTS, _FEW_UNITS = 0.2, 64  # share of all pairs, and units up to which it counts
 _FIRST_PAIRS = 30
 _NOTHING = 1e-5  # of the largest main effect
+_PER_SHARE = 16  # masks that tell how much can be ablated
 SPARSE = "group tests (tree)"  # the way that leaves nothing strong behind
 _UNEVEN = 5.0  # energy of pairs of strong units over that of random pairs
 
@@ -46,7 +48,9 @@ class Spex:
 
     Args:
         gradients: whether the game gives gradients (``game.gradient``).
-        max_fraction: without gradients, the largest share of units a group test may ablate.
+        max_fraction: without gradients, the largest share of units a group test may ablate; in
+            tests of three and more units, which need larger groups, it may be as large as still
+            tells masks apart.
     """
 
     gradients: bool = False
@@ -61,6 +65,12 @@ class Spex:
 
     def default_budget(self, n: int) -> int:
         return 4 * n + 100
+
+    def higher_fraction(self, ledger: Ledger, rng: np.random.Generator) -> Asking[float]:
+        """The largest share of units for tests of three and more."""
+        told = yield from telling_fraction(ledger, rng, Examples(ledger.n), _PER_SHARE)
+        self.notes["largest_share_ablated"] = max(self.max_fraction, told)
+        return self.notes["largest_share_ablated"]
 
     def candidates(
         self, ledger: Ledger, rng: np.random.Generator, keep: int, top: int

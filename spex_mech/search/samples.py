@@ -1,0 +1,86 @@
+"""Masks far from the intact model: their values, and how much may be ablated to learn from them."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from spex_mech.search.ledger import Asking, Ledger, padded
+from spex_mech.search.question import Question
+
+MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
+SMALL = 4  # units of a set that the ledger keeps
+SHARES = (0.5, 0.25, 0.125, 0.0625)  # of the units, ablated to see how much may be
+PER_SHARE = 2
+_TELLING = 1.2  # how much more twice as many must change the values
+
+
+def telling_fraction(
+    ledger: Ledger, rng: np.random.Generator, examples: "Examples", per_share: int = PER_SHARE
+) -> Asking[float]:
+    """The largest share of units whose ablation still tells masks apart: twice as many must change
+    the values more than half as many did. Where a model is broken, more ablation changes nothing.
+    """
+    n = ledger.n
+    masks = np.ones((len(SHARES) * per_share, n), dtype=bool)
+    for row, mask in enumerate(masks):
+        size = max(1, round(SHARES[row // per_share] * n))
+        mask[rng.permutation(n)[:size]] = False
+    yield from examples.ask(ledger, masks, "how much can be ablated")
+    values = np.array([examples.value_of(ledger, mask) for mask in masks])
+    changes = ((values - ledger.value[()]) ** 2).reshape(len(SHARES), -1).mean(axis=1) ** 0.5
+    for share, more, less in zip(SHARES, changes, changes[1:], strict=False):
+        if more >= _TELLING * less:
+            return share
+    return SHARES[-1]
+
+
+class Examples:
+    """Masks and their values, none of them twice."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._values: dict[bytes, Float[np.ndarray, " prompt"]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def ask(self, ledger: Ledger, masks: Bool[np.ndarray, "mask unit"], stage: str) -> Asking[None]:
+        """Evaluate those that are not known yet."""
+        new = {
+            np.packbits(mask).tobytes(): mask
+            for mask in masks
+            if self.value_of(ledger, mask) is None
+        }
+        step = max(1, MOST_SLOTS // self.n)
+        keys = list(new)
+        for start in range(0, len(keys), step):
+            part = keys[start : start + step]
+            lost = [tuple(np.flatnonzero(~new[key]).tolist()) for key in part]
+            answer = yield from ledger.ask(Question(padded(lost), stage=stage))
+            for key, s, value in zip(part, lost, answer.values, strict=True):
+                if len(s) <= SMALL:
+                    ledger.value[s] = value
+                else:
+                    self._values[key] = value
+
+    def value_of(
+        self, ledger: Ledger, mask: Bool[np.ndarray, " unit"]
+    ) -> Float[np.ndarray, " prompt"] | None:
+        lost = np.flatnonzero(~mask)
+        if len(lost) <= SMALL:
+            return ledger.value.get(tuple(lost.tolist()))
+        return self._values.get(np.packbits(mask).tobytes())
+
+    def all(
+        self, ledger: Ledger | None = None, most: int | None = None
+    ) -> tuple[Bool[np.ndarray, "mask unit"], Float[np.ndarray, "mask prompt"]]:
+        """These, and of the ledger's sets the smallest, ``most`` at most."""
+        packed = np.frombuffer(b"".join(self._values), dtype=np.uint8)
+        masks = np.unpackbits(packed.reshape(len(self), -1), axis=1, count=self.n).astype(bool)
+        values = list(self._values.values())
+        sets = [] if ledger is None else sorted(ledger.value, key=len)[:most]
+        small = np.ones((len(sets), self.n), dtype=bool)
+        for mask, s in zip(small, sets, strict=True):
+            mask[list(s)] = False
+            assert ledger is not None
+            values.append(ledger.value[s])
+        return np.concatenate([masks, small]), np.array(values)
