@@ -143,24 +143,26 @@ def test_size_of_a_store() -> None:
 
 def test_circuit_figures() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    lines = [line.removeprefix("| ") for line in text.splitlines()]
     measured = results("circuits")
-    assert len(measured["faithfulness"]) == 6 and len(measured["recovery"]) == 5
+    assert len(measured["faithfulness"]) == 8 and len(measured["recovery"]) == 16
+    names = ("ours", "main effects", "gradient x activation", "integrated gradients")
+    names = (*names, "conditional ablation")
     for task in measured["faithfulness"]:
         name = "demo, induction" if task["task"] == "demo" else task["task"]
-        (line,) = [x for x in text.splitlines() if x.startswith(f"| {name} |")]
-        curves = task["cmd"]["curves"]
-        names = ("ours", "main effects", "gradient x activation", "integrated gradients")
-        scores = [curves[rival]["cmd"] for rival in (*names, "conditional ablation")]
-        stated = [float(cell) for cell in line.split("|")[2:-1]]
+        (line,) = [x for x in lines if x.startswith(f"{name} |")]
+        scores = [task["cmd"]["curves"][rival]["cmd"] for rival in names]
+        stated = [float(cell) for cell in line.split("|")[1:-1]]
         assert stated == [pytest.approx(score, abs=0.00051) for score in scores]
-    for model in measured["recovery"][1:]:
-        names = ("ours", "main effects", "conditional ablation")
+    for model in measured["recovery"]:
+        name, metric = model["model"], model["metric"]
+        if "tracr" in name:
+            name += f", {metric}"
+        (line,) = [x for x in lines if x.startswith(f"{name}, known |")]
+        alone, *stated = [float(cell) for cell in line.split("|")[1:-1]]
+        assert alone == pytest.approx(model["score_of_known"], abs=0.0051)
         scores = [model["rankings"][rival]["roc"] for rival in names]
-        stated = re.search(
-            rf"{model['model'].split()[1]} ([\d.]+) / ([\d.]+) / ([\d.]+\d)", " ".join(text.split())
-        )
-        assert stated
-        assert [float(x) for x in stated.groups()] == [pytest.approx(s, abs=0.0051) for s in scores]
+        assert stated == [pytest.approx(score, abs=0.0051) for score in scores]
 
 
 def test_worker_figures() -> None:
