@@ -173,3 +173,50 @@ def test_worker_figures() -> None:
     assert f"kept busy to {sixty_four:.2f} by a driver on two shared cores" in PROSE
     (overhead,) = (row for row in rows if row["part"] == "overhead")
     assert overhead["same"] and f"takes {overhead['ratio']:.2f} times as long as none" in text
+
+
+def levels(method: str, against: str, what: str) -> int:
+    games = results("pruning")["pruning"].values()
+    return sum(game["methods"][against][f"{method} gains"][what] for game in games)
+
+
+def test_pruning_figures() -> None:
+    text = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    assert len(results("pruning")["pruning"]) == 6 and "on six games" in text
+    best = "surrogate, corrected"
+    n, none, random, above, below = (
+        levels(best, "LASSO, 10 B", "ahead"),
+        levels(best, "LASSO, 10 B", "behind"),
+        levels(best, "best of random, 10 B", "ahead"),
+        levels(best, "greedy", "ahead"),
+        levels(best, "greedy", "behind"),
+    )
+    assert none == 0
+    assert (
+        f"LASSO with 10 B masks at {n} of 18 levels and behind at none, ahead of the best" in text
+    )
+    assert f"random subsets at {random}, ahead of greedy" in text
+    assert f"greedy ablation (1.5 to 3.2 B) at {above} and behind at {below}." in text
+    ahead, behind = (levels("search", "LASSO, 10 B", what) for what in ("ahead", "behind"))
+    assert f"({ahead} ahead, {behind} behind)" in text
+    assert f"greedy ablation at {levels('search', 'greedy', 'behind')}." in text
+    heads = {
+        method: [draw["methods"][method]["heads"] for draw in draws]
+        for draws in [results("pruning")["knock_out"]["stories260k, text, all heads"]]
+        for method in ("search", "LASSO, 10 B")
+    }
+    ours, lasso = heads.values()
+    stated = f"({min(ours)} to {max(ours)}; LASSO {min(lasso)} to {max(lasso)})"
+    assert stated in text
+
+
+def test_growth_figures() -> None:
+    text = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    fits = {
+        row["what"]: row["exponent"]
+        for row in results("growth")["fits"]
+        if row["of"] == "spex, 100 pairs"
+    }
+    evaluations, host, memory = fits.values()
+    assert f"grow as n^{evaluations:.2f} from 300 to 40,000 units, the host's" in text
+    assert f"n^{host:.2f}, memory beyond imports as n^{memory:.2f}." in text
