@@ -220,3 +220,57 @@ def test_growth_figures() -> None:
     evaluations, host, memory = fits.values()
     assert f"grow as n^{evaluations:.2f} from 300 to 40,000 units, the host's" in text
     assert f"n^{host:.2f}, memory beyond imports as n^{memory:.2f}." in text
+
+
+def span(values: Any, digits: int = 2) -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def test_limits_page() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    figures = results("robustness")
+    for n in (100, 200):
+        for method, name in (("spex", "SPEX"), ("proxyspex", "ProxySPEX")):
+            cells = [
+                span([r["recall"] for r in figures["recall"]["rows"]
+                      if (r["n"], r["method"], r["ratio"]) == (n, method, ratio)])
+                for ratio in (None, 100, 30, 10, 3)
+            ]  # fmt: skip
+            assert f"| {n}, {name} | {' | '.join(cells)} |" in page
+    errors = {r["prompts"]: r for r in figures["errors"]["rows"] if r["noise"] == "normal"}
+    few, many = errors[8], errors[64]
+    times = [r["shown"] / r["true"] for r in (few, many)]
+    assert f"{times[0]:.1f} times too large with 8 prompts and {times[1]:.1f} times" in text
+    for kind, words in (
+        ("selected_t", "intervals hold {} and {} of the truth"),
+        ("selected_counted", "counts the choice, {} and {}"),
+        ("confirmed_t", "on other prompts {} and {}"),
+    ):
+        covered = [f"{r[kind]['coverage']:.2f}" for r in (few, many)]
+        assert words.format(*covered) in text
+    rows = figures["discoveries"]["rows"]
+    skewed = [r for r in rows if r["noise"] == "skewed"]
+    false = span([r["found"]["rate"] for r in skewed if r["n_real"]])
+    assert f"at q <= 0.1, {false} was false" in text
+    assert f"up to {max(r['confirmed']['rate'] for r in skewed):.2f} after" in text
+    even = span([r["found"]["rate"] for r in rows if r["noise"] != "skewed"])
+    assert f"symmetric effects it is {even}." in text
+    for tail, name in (("none", "nothing else"), ("normal", "normal"), ("heavy", "heavy-tailed")):
+        both = [r for r in figures["audit"]["rows"] if r["tail"] == tail]
+        cells = [
+            " / ".join(f"{value:.2f}" for value in values)
+            for values in (
+                [r["recall"]["coverage"] for r in both],
+                [r["recall_width"] for r in both],
+                [r["energy"]["coverage"] for r in both],
+            )
+        ]
+        (line,) = [x for x in page.splitlines() if x.startswith(f"  | {name}")]
+        assert line.endswith(f"| {' | '.join(cells)} |")
+    for key in ("boot", "real"):
+        drawn = [r for r in figures["stability"]["rows"] if r["noise"] == "normal"]
+        assert " / ".join(f"{r[key]:.2f}" for r in drawn) in text
+    shares = [r["share_busy"] for r in results("growth")["workers"] if "3M" in r["game"]]
+    assert f"could use {shares[0]:.2f} of the time of 8 workers, and {shares[1]:.2f} of 64" in text
