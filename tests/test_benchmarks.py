@@ -105,6 +105,7 @@ def test_a_rival_that_hears_no_alarm_is_killed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(recovery, "GRACE", 1)
     of_each = {"deaf": deaf, "greedy": greedy, "fine": fine}
     monkeypatch.setattr(recovery, "ON_VALUES", of_each)
+    monkeypatch.setattr(recovery, "DEAF", {*of_each})
     failures = [recovery.of_rival(name, Quadratic(), 9, 1).failure for name in of_each]
     assert failures[0].startswith("TimeoutError: killed") and failures[1].startswith("MemoryError")
     assert failures[2] == ""
