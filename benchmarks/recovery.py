@@ -46,8 +46,8 @@ ON_GRADIENTS = {
     "attribution patching, products": rivals.attribution_patching,
 }
 RIVALS = [*ON_VALUES, *ON_GRADIENTS]
-# Deep in linear algebra they hear no alarm, and at 900 units they ask for more memory than there is:
-# they run in a process of their own. (The others would not survive it: numba in a fork does not.)
+# They hear no alarm, and ask for more memory than there is at 900 units, and so run in a process of
+# their own. (The others would not survive that: numba in a fork.)
 DEAF = {"shapiq KernelSHAP-IQ", "shapiq SVARM-IQ"}
 SHAPIQ_PROXYSPEX = rivals.SHAPIQ["shapiq ProxySPEX"]
 QUICK = ("n = 10,000, 100 pairs", "n = 1,000, 50 pairs, ratio 30", "n = 100, 20 pairs")

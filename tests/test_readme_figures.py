@@ -274,3 +274,23 @@ def test_limits_page() -> None:
         assert " / ".join(f"{r[key]:.2f}" for r in drawn) in text
     shares = [r["share_busy"] for r in results("growth")["workers"] if "3M" in r["game"]]
     assert f"could use {shares[0]:.2f} of the time of 8 workers, and {shares[1]:.2f} of 64" in text
+
+
+def test_robustness_figures() -> None:
+    text = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    figures = results("robustness")
+    rows = figures["recall"]["rows"]
+    strong = span([r["recall"] for r in rows if r["ratio"] in (None, 100, 30)])
+    weak = span([r["recall"] for r in rows if r["ratio"] == 3])
+    assert f"top 20 pairs are found ({strong})" in text and f"hardly ({weak}) where" in text
+    triples = [r["recall_3"] for r in figures["shapes"]["rows"] if "triples" in r["shape"]]
+    assert f"Triples are found by both searches ({span(triples)} at 30" in text
+    audits = {
+        tail: [r for r in figures["audit"]["rows"] if r["tail"] == tail]
+        for tail in ("none", "normal", "heavy")
+    }
+    energy = span([r["energy"]["coverage"] for r in audits["normal"]])
+    assert f"those of the energy missed in {energy} over a normal tail" in PROSE
+    assert all(abs(r["energy"]["coverage"] - 0.5) < 0.05 for r in audits["heavy"])  # "in half"
+    assert min(r["recall"]["coverage"] for rows in audits.values() for r in rows) >= 0.95
+    assert "the truth in 0.95 of runs and more" in PROSE
