@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import combinations
 from typing import Any
 
@@ -82,7 +83,7 @@ def by_shapiq(name: str, **options: Any) -> Callable[..., Reported]:
 
         make = getattr(shapiq, name, None)
         if make is None:
-            raise ImportError(f"shapiq {shapiq.__version__} has no {name}")
+            raise ImportError(f"shapiq {version('shapiq')} has no {name}")
         approximator = make(n=n, max_order=2, random_state=seed, **options)
         if hasattr(approximator, "_process_moebius"):
             return _of_shapiq(approximator, values, budget)
