@@ -27,7 +27,7 @@ def rows_of(results: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_quick_mode(name: str, tmp_path: Path, shared_data: Path) -> None:
-    row = run_one(name, Options(shared_data, True, tmp_path), 600)
+    row = run_one(name, Options(shared_data, True, tmp_path), 900)
     assert row["ended"] == "done"
     quick = Options(out=tmp_path).kept(name)
     assert quick, "no results were written"
