@@ -28,7 +28,7 @@ def mean_recall(game: str, method: str, budget: int, key: str) -> float:
         r[key]
         for r in results("recovery")["rows"]
         if (r["game"], r["method"], r["budget"]) == (game, method, budget)
-        and r["part"] != "heads_one_draw"
+        and r["part"] not in ("heads_one_draw", "story_rivals")  # one draw, beside rivals
     ]
     assert rows, (game, method, budget)
     return float(np.mean(rows))
@@ -305,3 +305,17 @@ def test_all_rivals_on_heads() -> None:
         if not r["method"].startswith(("exhaustive", "proxyspex, ", "spex, ")):
             share = "-" if r.get("failure") else f"{r['recall@50']:.2f}"
             assert f"| {r['method']} | {share} |" in text
+    of_story = {
+        r["method"]: f"{r['recall@100']:.2f}"
+        for r in results("recovery")["rows"]
+        if r["part"] == "story_rivals"
+    }
+    hessian, ours = of_story["Hessian-vector products"], of_story["spex"]
+    products, patching = (
+        of_story[name] for name in ("products of main effects", "attribution patching, products")
+    )
+    stated = (
+        f"they find {hessian} of the top 100, SPEX {ours}, products of main effects {products}, "
+        f"attribution patching {patching}"
+    )
+    assert stated in " ".join(text.split())
