@@ -32,7 +32,7 @@ def test_quick_mode(name: str, tmp_path: Path, shared_data: Path) -> None:
     quick = Options(out=tmp_path).kept(name)
     assert quick, "no results were written"
     full = Options().kept(name)
-    known = {*full, *provenance(), "quick"}
+    known = {*full, *provenance(), "quick", "rivals"}
     assert set(quick) <= known, "the quick mode keeps what the full one does not"
     if name == "recovery":
         game = "story 260K, 900 units"
