@@ -132,7 +132,7 @@ def load(options: Options) -> list[Row]:
 
 PARTS = {
     "pace": (paces, False),
-    "overhead": (lambda options: [overhead(5 if options.quick else 25)], False),
+    "overhead": (lambda options: [overhead(8 if options.quick else 25)], False),
     "load": (load, False),
     "memory": (lambda options: [driver_memory(50_000 if options.quick else 1_000_000)], False),
 }
