@@ -22,8 +22,8 @@ CLAIMS = {
     ],
     "2_circuit_discovery": [
         r"right on 9\d% of the prompts",
-        r"\(spex\), noise floor .*\n +L1H2 x L4H4 +-3\.\d+ .* OR-like\n",
-        r"OR-like\n +L1H1 x L4H4 +\+2\.\d+ .* AND-like",
+        r"\(spex\), noise floor .*\n +L1H2 x L4H4 +-3\.\d+ .* mixed\n",
+        r"mixed\n +L1H1 x L4H4 +\+2\.\d+ .* AND-like",
         r"- L1H2 +\+6\.\d+\n- L4H4 +-1\.\d+\n- L1H2, L4H4 +-1\.\d+\n",
         r"10 of 10 keep their sign, (9|10) are over two standard errors",
         r"circuit of \d of 36 units: .*L4H4\n +on 24 held-out prompts: faithfulness 0\.[89]",
