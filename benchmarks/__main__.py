@@ -61,9 +61,7 @@ def run(options: Options) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    made = parser(__doc__, needs_data=False)
-    made.add_argument("--only", choices=NAMES, action="append", help="this benchmark (repeatable)")
-    rows = run(options_of(made.parse_args()))
+    rows = run(options_of(parser(__doc__, NAMES).parse_args()))
     return int(any(row["ended"] != "done" for row in rows))
 
 

@@ -40,7 +40,7 @@ import numpy as np
 import torch
 
 import spex_mech as sm
-from benchmarks.common import Options, options_of, parser, provenance
+from benchmarks.common import Options, provenance, script
 from spex_mech.circuits import gate_attribution
 from tests.backups import demo_with_backup, plant_backup
 from tests.test_real_models import load_plain, tracr_games
@@ -404,4 +404,4 @@ def show_recovery(result: Row) -> None:
 
 
 if __name__ == "__main__":
-    run(options_of(parser(__doc__, needs_data=False).parse_args()))
+    script(__doc__, run)

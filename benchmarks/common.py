@@ -75,16 +75,22 @@ class Options:
         return out
 
 
-def parser(doc: str | None, needs_data: bool = True) -> argparse.ArgumentParser:
-    """A parser of the arguments that all have; ``options_of`` reads what it parsed."""
+def parser(doc: str | None, parts: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """A parser of the arguments that all have, and of ``--only``, which names one of the parts;
+    ``options_of`` reads what it parsed."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--data", type=Path, required=needs_data, help="the folder of models")
+    made.add_argument("--data", type=Path, help="the folder of models")
     made.add_argument("--quick", action="store_true", help="reduced sizes, for a look or a test")
     made.add_argument(
         "--out", type=Path, help="where results/ and pictures/ go (default: here; quick: out/)"
     )
+    if parts:
+        made.add_argument(
+            "--only", choices=list(parts), action="append",
+            help="this one (repeatable); the figures of the others stay",
+        )  # fmt: skip
     return made
 
 
@@ -96,13 +102,7 @@ def options_of(parsed: argparse.Namespace) -> Options:
 
 def script(doc: str | None, run: Callable[[Options], Any], parts: Iterable[str] = ()) -> None:
     """What a benchmark does as a command; ``parts`` can be named by ``--only``."""
-    made = parser(doc, needs_data=False)
-    if parts:
-        made.add_argument(
-            "--only", choices=list(parts), action="append",
-            help="measure this part again and keep the others",
-        )  # fmt: skip
-    run(options_of(made.parse_args()))
+    run(options_of(parser(doc, parts).parse_args()))
 
 
 def show(row: dict[str, Any], keys: Iterable[str] = ()) -> None:

@@ -544,10 +544,10 @@ def extrapolation(out: dict[str, Any], a: Assumptions | None = None) -> dict[str
     shares = {
         row["workers"]: row["share_busy"] for row in out["workers"] if "planted" in row["game"]
     }
-    kept = read("cluster")
+    kept = Options().kept("cluster")
     pace = {row["workers"]: row["share"] for row in kept["rows"] if row["part"] == "pace"}
     (driver,) = [row for row in kept["rows"] if row["part"] == "memory"]
-    store = read("store_size")
+    store = Options().kept("store_size")
     bytes_of = {row["masks"]: row["bytes_each"] for row in store["rows"]}
     of_pair = bytes_of["pairs"] + 4 * (a.prompts - store["prompts"])
 
@@ -633,10 +633,6 @@ def scale_line(out: dict[str, Any], n: int = 10_000) -> Row:
         row[f"ours, {method}"] = after
         row[f"ours, {method}, and knows it"] = ends
     return row
-
-
-def read(name: str) -> dict[str, Any]:
-    return json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 # -- the page --------------------------------------------------------------------------------------
@@ -806,9 +802,9 @@ PARTS = {
 }  # fmt: skip
 
 
-def run(options: Options, only: list[str] | None = None) -> dict[str, Any]:
-    out = options.kept("growth") if only else {}
-    for name in only or PARTS:
+def run(options: Options) -> dict[str, Any]:
+    out = options.kept("growth") if options.only else {}
+    for name in options.only or PARTS:
         print(f"-- {name}", flush=True)
         out[name] = PARTS[name](options)
         out.setdefault("parts", {})[name] = provenance()
@@ -832,19 +828,18 @@ def show(row: Row) -> None:
 
 
 def main() -> None:
-    made: argparse.ArgumentParser = parser(__doc__, needs_data=False)
-    made.add_argument("--only", choices=list(PARTS), action="append", help="keep the rest")
+    made = parser(__doc__, PARTS)
     made.add_argument("--one", help=argparse.SUPPRESS)
     made.add_argument("--page", action="store_true", help="write the tables of docs/scaling.md")
     parsed = made.parse_args()
     if parsed.one:
         print(json.dumps(plain(one_process(*json.loads(parsed.one)))))
     elif parsed.page:
-        text = page(PAGE.read_text(encoding="utf-8"), read("growth"))
+        text = page(PAGE.read_text(encoding="utf-8"), Options().kept("growth"))
         PAGE.write_text(text, encoding="utf-8")
         shutil.copy(HERE / "pictures" / "growth.png", PAGE.parent / "growth.png")
     else:
-        run(options_of(parsed), parsed.only)
+        run(options_of(parsed))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ yes or no, at the nominal rate) and ``off`` where it misses the nominal by more 
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -42,7 +42,7 @@ import torch
 from scipy.stats import norm, t
 
 import spex_mech as sm
-from benchmarks.common import Options, options_of, parser, provenance
+from benchmarks.common import Options, provenance, script
 from spex_mech.results.statistics import intervals, p_values, q_values
 from tests.planted import Planted, planted_game
 from tests.test_spex import Saturating
@@ -191,6 +191,15 @@ def spread_out(work: Callable[[Any], Any], jobs: Iterable[Any], serial: bool) ->
     listed = list(jobs)
     with ProcessPoolExecutor(WORKERS, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         return list(pool.map(work, listed, chunksize=max(1, min(8, len(listed) // 8))))
+
+
+def repeated(
+    work: Callable[[Any], Row], plans: Sequence[tuple[Any, ...]], reps: int, serial: bool
+) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:
+    """Each plan and its results; a job is a plan and the number of a repetition."""
+    runs = spread_out(work, [(*plan, seed) for plan in plans for seed in range(reps)], serial)
+    for at, plan in enumerate(plans):
+        yield plan, runs[at * reps : (at + 1) * reps]
 
 
 def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
@@ -587,13 +596,11 @@ def discoveries(options: Options) -> Row:
         plans += [(how, 16, k, 20) for k in ("skewed", "heavy")]
         plans += [(how, p, "normal", 0) for p in (8, 32)]
     plans = [plans[1], plans[-1]] if options.quick else plans
-    runs = spread_out(one_discovery, [(*p, s) for p in plans for s in range(reps)], options.quick)
     rows: list[Row] = []
     print(
         f"\n5b. false discovery rate at q <= {FDR}, {reps} repetitions, 20 pairs of mean 1 or none"
     )
-    for at, plan in enumerate(plans):
-        mine = runs[at * reps : (at + 1) * reps]
+    for plan, mine in repeated(one_discovery, plans, reps, options.quick):
         row: Row = dict(zip(("search", "prompts", "noise", "n_real"), plan, strict=True))
         words = []
         for name in ("found", "counted", "confirmed"):
@@ -655,13 +662,11 @@ def audits(options: Options) -> Row:
     reps = 5 if options.quick else 200
     plans = [(tail, method) for tail in TAILS for method in METHODS]
     plans = plans[2:3] if options.quick else plans
-    runs = spread_out(one_audit, [(*p, s) for p in plans for s in range(reps)], options.quick)
     rows: list[Row] = []
     print(
         f"\n5c. the audit's 90 % intervals, {reps} repetitions, 60 units, 500 evaluations, top 20"
     )
-    for at, (tail, method) in enumerate(plans):
-        mine = runs[at * reps : (at + 1) * reps]
+    for (tail, method), mine in repeated(one_audit, plans, reps, options.quick):
         missed = [r for r in mine if r["recall_true"] < 1]
         row: Row = {"tail": tail, "method": method, "repetitions": reps}
         for name in ("recall", "energy"):
@@ -711,11 +716,9 @@ def stabilities(options: Options) -> Row:
     reps = 10 if options.quick else 200
     plans = [(p, "normal") for p in PROMPTS] + [(16, kind) for kind in KINDS[1:]]
     plans = plans[1:2] if options.quick else plans
-    runs = spread_out(one_stability, [(*p, s) for p in plans for s in range(reps)], options.quick)
     rows: list[Row] = []
     print(f"\n5d. stability's Jaccard of the top 10, and of prompts drawn anew, {reps} repetitions")
-    for at, (p, kind) in enumerate(plans):
-        mine = runs[at * reps : (at + 1) * reps]
+    for (p, kind), mine in repeated(one_stability, plans, reps, options.quick):
         row: Row = {"prompts": p, "noise": kind, "repetitions": reps}
         for name in ("boot", "halves", "real", "kept_said", "kept_real"):
             row[name], row[f"{name}_error"] = mean_and_error(r[name] for r in mine)
@@ -767,13 +770,11 @@ def circuit_errors(options: Options) -> Row:
     reps = 4 if options.quick else 200
     plans = [(p, "normal") for p in (8, 16, 32)] + [(16, "skewed"), (16, "heavy")]
     plans = plans[1:2] if options.quick else plans
-    runs = spread_out(one_circuit, [(*p, s) for p in plans for s in range(reps)], options.quick)
     rows: list[Row] = []
     print(
         f"\n5e. faithfulness of circuits of 5 of 10 units on held-out prompts, {reps} repetitions"
     )
-    for at, (p, kind) in enumerate(plans):
-        mine = runs[at * reps : (at + 1) * reps]
+    for (p, kind), mine in repeated(one_circuit, plans, reps, options.quick):
         row: Row = {"prompts": p, "noise": kind, "repetitions": reps}
         row |= {which: coverage(r[which] for r in mine) for which in ("z", "t")}
         for name in ("optimism", "bias", "stderr"):
@@ -800,13 +801,9 @@ def distillations(options: Options) -> Row:
     reps = 3 if options.quick else 200
     plans = [(100, 0.0), (200, 1.0)]
     plans = plans[:1] if options.quick else plans
-    runs = spread_out(
-        one_distillation, [(*p, s) for p in plans for s in range(reps)], options.quick
-    )
     rows: list[Row] = []
     print(f"\n5f. distill's R2, 20 units, {reps} repetitions")
-    for at, (budget, noise) in enumerate(plans):
-        mine = runs[at * reps : (at + 1) * reps]
+    for (budget, noise), mine in repeated(one_distillation, plans, reps, options.quick):
         row: Row = {"budget": budget, "noise": noise, "repetitions": reps}
         for name in ("stated", "real"):
             row[name], row[f"{name}_error"] = mean_and_error(r[name] for r in mine)
@@ -915,11 +912,10 @@ def draw_calibration(out: Row, below: Any) -> None:
         ax.tick_params(axis="x", labelsize=7)
 
 
-def run(options: Options, only: Iterable[str] = ()) -> Row:
+def run(options: Options) -> Row:
     """All parts, or those named, beside what is kept of the others."""
-    wanted = list(only) or list(PARTS)
-    out: Row = options.kept("robustness") if only else {}
-    for part in wanted:
+    out: Row = options.kept("robustness") if options.only else {}
+    for part in options.only or PARTS:
         started = time.perf_counter()
         out[part] = PARTS[part](options)
         out[part] |= {
@@ -933,12 +929,5 @@ def run(options: Options, only: Iterable[str] = ()) -> Row:
     return out
 
 
-def main() -> None:
-    arguments = parser(__doc__, needs_data=False)
-    arguments.add_argument("--only", choices=list(PARTS), action="append", help="these parts alone")
-    parsed = arguments.parse_args()
-    run(options_of(parsed), parsed.only or ())
-
-
 if __name__ == "__main__":
-    main()
+    script(__doc__, run, PARTS)

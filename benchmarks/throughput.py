@@ -346,11 +346,8 @@ def run(options: Options, on_gpu: bool = False) -> dict[str, Any]:
 
 
 def main() -> None:
-    made = parser(__doc__, needs_data=False)
+    made = parser(__doc__, PARTS)
     made.add_argument("--gpu", action="store_true")
-    made.add_argument(
-        "--only", choices=list(PARTS), action="append", help="measure this again, keep the others"
-    )
     parsed = made.parse_args()
     run(options_of(parsed), parsed.gpu)
 
