@@ -367,3 +367,10 @@ def test_intervals_are_wider_where_the_strongest_were_chosen() -> None:
     assert a_result(about={"method": "spex"}).n_choices == 6
     with pytest.raises(ValueError, match="between 0 and 1"):
         found.intervals(90.0)
+
+
+def test_a_part_knows_what_it_was_chosen_from_after_it_was_saved(tmp_path: Path) -> None:
+    part = a_result().top(2)
+    again = sm.Interactions.load(part.save(tmp_path / "top.npz"))
+    assert again.n_choices == part.n_choices == 5
+    np.testing.assert_array_equal(again.intervals(), part.intervals())

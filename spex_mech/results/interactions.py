@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FORMAT = 1
-_ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt", "q_value")
+_ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
+_OF_WHOLE = ("q_value", "n_choices")  # of all that was tested, not of the part shown or kept
 # What reading a file that is no npz, or a damaged one, is seen to raise.
 _DAMAGED = (
     zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, EOFError,
@@ -238,7 +239,9 @@ class Interactions:
         # Numbers of numpy, such as a budget, become plain ones.
         as_json = json.dumps(about, default=lambda value: value.tolist())
         text = np.frombuffer(as_json.encode(), dtype=np.uint8)
-        np.savez_compressed(file, about=text, **{k: getattr(self, k) for k in _ARRAYS})
+        np.savez_compressed(
+            file, about=text, **{k: getattr(self, k) for k in (*_ARRAYS, *_OF_WHOLE)}
+        )
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Interactions":
@@ -263,12 +266,14 @@ class Interactions:
                 about = json.loads(file["about"].tobytes())
                 newer = about.pop("format") > _FORMAT
                 arrays = {} if newer else {name: file[name] for name in _ARRAYS}
+                of_whole = {name: file[name] for name in _OF_WHOLE if name in file and not newer}
         except _DAMAGED as error:
             raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
         if newer:
             raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
-        q_value = arrays.pop("q_value")
-        return _with_q_value(Interactions(**about, **arrays), q_value)
+        if "n_choices" in of_whole:
+            of_whole["n_choices"] = int(of_whole["n_choices"])
+        return _as_part(Interactions(**about, **arrays), **of_whole)
 
     def __repr__(self) -> str:
         spent = f"{self.cost.get('evaluations', 0):,.0f} evaluations"
@@ -296,11 +301,11 @@ class Interactions:
 
     def _rows(self, rows: Int[np.ndarray, " interaction"]) -> "Interactions":
         part = replace(self, units=self.units[rows], values=self.values[rows])
-        object.__setattr__(part, "n_choices", self.n_choices)
-        return _with_q_value(part, self.q_value[rows])
+        return _as_part(part, q_value=self.q_value[rows], n_choices=self.n_choices)
 
 
-def _with_q_value(found: Interactions, q_value: Float[np.ndarray, " interaction"]) -> Interactions:
-    """A q-value belongs to the whole set that was tested, not to the part that is shown or kept."""
-    object.__setattr__(found, "q_value", q_value)
+def _as_part(found: Interactions, **of_whole: Any) -> Interactions:
+    """What belongs to the whole set that was tested, not to the part that is shown or kept."""
+    for name, value in of_whole.items():
+        object.__setattr__(found, name, value)
     return found
