@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROSE = " ".join(README.split())
+BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+BENCHMARKS_PROSE = " ".join(BENCHMARKS.split())
 
 
 def results(name: str) -> Any:
@@ -110,7 +112,7 @@ def test_throughput_figures() -> None:
 
 
 def test_token_figures() -> None:
-    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    text = BENCHMARKS
     rows = [r for r in results("lenses")["rows"] if r["part"] == "tokens"]
     assert len(rows) == 39
 
@@ -143,7 +145,7 @@ def test_size_of_a_store() -> None:
 
 
 def test_circuit_figures() -> None:
-    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    text = BENCHMARKS
     lines = [line.removeprefix("| ") for line in text.splitlines()]
     measured = results("circuits")
     assert len(measured["faithfulness"]) == 8 and len(measured["recovery"]) == 16
@@ -167,7 +169,7 @@ def test_circuit_figures() -> None:
 
 
 def test_worker_figures() -> None:
-    text = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    text = BENCHMARKS_PROSE
     rows = results("cluster")["rows"]
     eight, sixty_four = (row["share"] for row in rows if row["part"] == "pace")
     assert f"busy to {eight:.2f} and 64 to {sixty_four:.2f}" in text
@@ -182,7 +184,7 @@ def levels(method: str, against: str, what: str) -> int:
 
 
 def test_pruning_figures() -> None:
-    text = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    text = BENCHMARKS_PROSE
     assert len(results("pruning")["pruning"]) == 6 and "on six games" in text
     best = "surrogate, corrected"
     n, none, random, above, below = (
@@ -212,7 +214,7 @@ def test_pruning_figures() -> None:
 
 
 def test_growth_figures() -> None:
-    text = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    text = BENCHMARKS_PROSE
     fits = {
         row["what"]: row["exponent"]
         for row in results("growth")["fits"]
@@ -278,7 +280,7 @@ def test_limits_page() -> None:
 
 
 def test_robustness_figures() -> None:
-    text = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    text = BENCHMARKS_PROSE
     figures = results("robustness")
     rows = figures["recall"]["rows"]
     strong = span([r["recall"] for r in rows if r["ratio"] in (None, 100, 30)])
@@ -298,7 +300,7 @@ def test_robustness_figures() -> None:
 
 
 def test_all_rivals_on_heads() -> None:
-    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    text = BENCHMARKS
     rows = [r for r in results("recovery")["rows"] if r["part"] == "heads_one_draw"]
     assert len(rows) == 20
     for r in rows:

@@ -104,9 +104,9 @@ class ProxySpex:
     name: str = "proxyspex"
 
     def higher_fraction(self, ledger: Ledger, rng: np.random.Generator) -> Asking[float]:
-        """Measured already."""
+        """Measured already: nothing is asked."""
+        yield from ()
         return self.max_fraction
-        yield  # of a generator
 
     def __post_init__(self) -> None:
         # As long as nothing was distilled: "candidates" says why, where nothing ever is.
