@@ -31,7 +31,6 @@ gone is ablated next). Signed ones for CPR, by size for CMD and recovery, as in 
 """
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ import numpy as np
 import torch
 
 import spex_mech as sm
-from benchmarks.common import Options, provenance, script
+from benchmarks.common import Options, Row, script
 from spex_mech.circuits import gate_attribution
 from tests.backups import demo_with_backup, plant_backup
 from tests.test_real_models import load_plain, tracr_games
@@ -55,7 +54,6 @@ BACKUPS = {
 }
 CIRCUIT = {"L0H3", "L1H0"}  # of the demo model on induction
 INDUCTION = {"L0H2", "L1H1", "L1H2", "L1H3"}
-Row = dict[str, Any]
 
 
 class Together:
@@ -344,33 +342,28 @@ def known_circuits(options: Options) -> dict[tuple[str, str], Any]:
     return out
 
 
-def run(options: Options) -> Row:
-    """Rows of an earlier run stay until they are measured again; each has its commit."""
-    about, started, known = provenance(), time.time(), known_circuits(options)
-    before = options.kept("circuits")
-    old = [{"commit": before["commit"], **row} for row in before.get("recovery", [])]
-    out: Row = {**about, "seed": SEED}
-    out["recovery"] = [row for row in old if (row["model"], row.get("metric")) in known]
-    out["faithfulness"] = [
-        {"commit": before["commit"], **row} for row in before.get("faithfulness", [])
-    ]
+def of_known_circuits(options: Options) -> Iterator[Row]:
+    for (name, metric), draws in known_circuits(options).items():
+        row = recovery(name, draws, metric=metric)
+        show_recovery(row)
+        yield row
 
-    def keep(part: str, row: Row, *name: str) -> None:
-        out[part] = [x for x in out[part] if any(x[key] != row[key] for key in name)]
-        changed = " and changes" if about["changed_since"] else ""
-        out[part].append({**row, "commit": about["commit"] + changed})
-        (show_recovery if part == "recovery" else show_faithfulness)(row)
-        out["seconds"] = round(time.time() - started, 1)
-        options.keep("circuits", out)
 
-    for (name, metric), draws in known.items():
-        keep("recovery", recovery(name, draws, metric=metric), "model", "metric")
+def of_tasks(options: Options) -> Iterator[Row]:
     for name, model, task, units in tasks(options):
         first, rest = task.split(N_PROMPTS)
-        games = (sm.ModelGame(model, first, units), sm.ModelGame(model, rest, units))
-        keep("faithfulness", faithfulness(name, *games), "task")
-    print(f"{out['seconds']} seconds")
-    return out
+        row = faithfulness(
+            name, sm.ModelGame(model, first, units), sm.ModelGame(model, rest, units)
+        )
+        show_faithfulness(row)
+        yield row
+
+
+PARTS = {"recovery": (of_known_circuits, False), "faithfulness": (of_tasks, False)}
+
+
+def run(options: Options) -> Row:
+    return options.parts("circuits", PARTS, seed=SEED)
 
 
 def show_faithfulness(result: Row) -> None:
@@ -404,4 +397,4 @@ def show_recovery(result: Row) -> None:
 
 
 if __name__ == "__main__":
-    script(__doc__, run)
+    script(__doc__, run, PARTS)

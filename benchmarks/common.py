@@ -20,7 +20,7 @@ RIVALS = (
 )  # fmt: skip
 
 Row = dict[str, Any]
-Part = tuple[Callable[[Any], list[Row]], bool]  # what measures it, and whether it needs models
+Part = tuple[Callable[[Any], Iterable[Row]], bool]  # what measures it, whether it needs models
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,19 @@ class Options:
         """Run the parts that are wanted and keep their rows as they come, each part with where its
         figures come from; what ``only`` leaves out stays as it was measured before."""
         before = self.kept(name) if self.only else {}
-        out: dict[str, Any] = {"parts": before.get("parts", {}), **about, "rows": []}
-        rows = [row for row in before.get("rows", []) if row["part"] in out["parts"]]
+        out: dict[str, Any] = {"parts": before.get("parts", {}), **about}
+        out["rows"] = [row for row in before.get("rows", []) if row["part"] in out["parts"]]
         for part, (measure, needs_data) in parts.items():
             if self.only and part not in self.only:
                 continue
             if needs_data and self.data is None:
                 print(f"{name}: {part} needs the folder of models (--data); left out", flush=True)
                 continue
-            found = [{"part": part, **row} for row in measure(self)]
-            rows = [row for row in rows if row["part"] != part] + found
             out["parts"][part] = provenance()
-            out["rows"] = rows
+            out["rows"] = [row for row in out["rows"] if row["part"] != part]
+            for row in measure(self):
+                out["rows"].append({"part": part, **row})
+                self.keep(name, out)
             self.keep(name, out)
         return out
 

@@ -32,14 +32,13 @@ draws overlap). A figure is the mean over draws; its error is the larger one of 
 and that over draws. Of two methods one is ahead if the paired difference is over two such errors.
 Masks are counted by the game itself; a gradient counts as three.
 
-    python -m benchmarks.pruning --data ../shared/data     # some ten minutes on two cores
-
-``--only ioi`` runs the games with "ioi" in their name and keeps the others' figures of this commit.
+    python -m benchmarks.pruning --data ../shared/data     # half an hour on two cores
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,12 @@ import torch
 from sklearn.linear_model import LassoCV
 
 import spex_mech as sm
-from benchmarks.common import Options, options_of, parser, provenance, versions
+from benchmarks.common import Options, Part, Row, script, versions
 from spex_mech.discover import as_table
 from spex_mech.results.statistics import ratios, standard_errors
 from spex_mech.search.question import GRADIENT_COST
 
+SEEDS = (0, 1, 2)
 LEVELS = (0.75, 0.5, 0.25)
 KEPT = (0.9, 0.75, 0.5)  # of the masks of the linear knock-out
 GONE = 0.1  # of the recovered share: the task is knocked out
@@ -650,62 +650,49 @@ def knocked(game: Counted, held: Any, pools: Pools, seed: int, reference: bool) 
     return out
 
 
-def run(options: Options, only: str = "") -> dict[str, Any]:
-    seeds = (0,) if options.quick else (0, 1, 2)
+def measured(setting: Setting, options: Options) -> Iterator[Row]:
+    """One group of heads: all methods, and if it is all heads, the knock-out too."""
+    data = Path(options.data or ".")
+    model = sm.load_model(data / setting.model)
+    seeds = SEEDS[: 1 if options.quick else None]
     n_select = N_QUICK if options.quick else N_SELECT
-    out: dict[str, Any] = {
-        **provenance(),
-        "versions": versions(("scikit-learn", "lightgbm")),
-        "seeds": list(seeds), "levels": list(LEVELS), "selection_prompts": n_select,
-        "seconds": 0.0, "left_out": {}, "pruning": {}, "knock_out": {},
-    }  # fmt: skip
-    if options.data is None:
-        print("pruning: left out, as it needs the folder of models")
-        return out
-    before = options.kept("pruning") if only else {}
-    if before.get("commit") == out["commit"]:
-        out |= {key: before[key] for key in ("seconds", "left_out", "pruning", "knock_out")}
-    models: dict[str, Any] = {}
-    every = list(settings(options.quick))
-    for setting in every:
-        if only not in setting.name:
-            continue
-        started = time.time()
-        if setting.model not in models:
-            models[setting.model] = sm.load_model(options.data / setting.model)
-        draws, knocks = [], []
-        games = [setting.games(options.data, models[setting.model], s, n_select) for s in seeds]
-        least = min(share_lost(game) for game, _ in games)
-        if least < LEAST:
-            out["left_out"][setting.name] = least
-            print(f"{setting.name}: left out, as ablating all takes {100 * least:.1f} %")
-            continue
-        for seed, (game, held) in zip(seeds, games, strict=True):
-            count = RIVALS * PER_UNIT * len(game) // len(LEVELS)
-            pools = Pools(game, count, seed)
-            draws.append(prune(game, held, pools, seed))
-            if setting.layers is None:
-                first = seed == seeds[0] and not options.quick
-                knocks.append(knocked(game, held, pools, seed, first))
-        row = {"n_units": len(game), "held_out_prompts": len(held.prompts), **together(draws)}
-        out["pruning"][setting.name] = row
-        show_pruning(setting.name, row)
-        if knocks:
-            out["knock_out"][setting.name] = knocks
-            show_knock_out(setting.name, knocks)
-        out["seconds"] = round(out["seconds"] + time.time() - started, 1)
-        options.keep("pruning", out)
-    for part in ("pruning", "knock_out"):
-        out[part] = {s.name: out[part][s.name] for s in every if s.name in out[part]}
-    if not out["pruning"]:
-        return out
-    out["overall"] = overall(out["pruning"])
-    for ours, counts in out["overall"].items():
-        for name, at in counts.items():
-            print(f"{ours} against {name}: ahead {at['ahead']}, behind {at['behind']}")
-    options.keep("pruning", out)
-    draw(out, options.picture("pruning.png"))
-    print(f"{out['seconds']} seconds")
+    games = [setting.games(data, model, seed, n_select) for seed in seeds]
+    least = min(share_lost(game) for game, _ in games)
+    if least < LEAST:
+        print(f"{setting.name}: left out, as ablating all takes {100 * least:.1f} %")
+        yield {"left_out": least}
+        return
+    draws, knocks = [], []
+    for seed, (game, held) in zip(seeds, games, strict=True):
+        count = RIVALS * PER_UNIT * len(game) // len(LEVELS)
+        pools = Pools(game, count, seed)
+        draws.append(prune(game, held, pools, seed))
+        if setting.layers is None:
+            first = seed == seeds[0] and not options.quick
+            knocks.append(knocked(game, held, pools, seed, first))
+    game, held = games[0]
+    row = {"n_units": len(game), "held_out_prompts": len(held.prompts), **together(draws)}
+    show_pruning(setting.name, row)
+    if knocks:
+        show_knock_out(setting.name, knocks)
+    yield row | {"knock_out": knocks}
+
+
+def parts_of(quick: bool) -> dict[str, Part]:
+    return {setting.name: (partial(measured, setting), True) for setting in settings(quick)}
+
+
+def run(options: Options) -> dict[str, Any]:
+    out = options.parts(
+        "pruning", parts_of(options.quick), versions=versions(("scikit-learn", "lightgbm")),
+        levels=list(LEVELS), selection_prompts=N_QUICK if options.quick else N_SELECT,
+    )  # fmt: skip
+    rows = {row["part"]: row for row in out["rows"] if "methods" in row}
+    if rows:
+        for ours, counts in overall(rows).items():
+            for name, at in counts.items():
+                print(f"{ours} against {name}: ahead {at['ahead']}, behind {at['behind']}")
+        draw(rows, options.picture("pruning.png"))
     return out
 
 
@@ -772,17 +759,16 @@ STYLES = {
 }
 
 
-def draw(out: dict[str, Any], file: Path) -> None:
+def draw(rows: dict[str, Any], file: Path) -> None:
     from matplotlib.figure import Figure
 
-    rows = out["pruning"]
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.7 * lines + 0.8), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(rows) :]:
         axes.axis("off")
-    kept = 100 * np.array(out["levels"])
+    kept = 100 * np.array(LEVELS)
     for axes, (name, row) in zip(grid.flat, rows.items(), strict=False):
         for place, (method, (color, style, marker)) in enumerate(STYLES.items()):
             at = row["methods"][method]
@@ -802,12 +788,5 @@ def draw(out: dict[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=130)
 
 
-def main() -> None:
-    asked = parser(__doc__)
-    asked.add_argument("--only", default="", help="the games whose name holds this")
-    parsed = asked.parse_args()
-    run(options_of(parsed), parsed.only)
-
-
 if __name__ == "__main__":
-    main()
+    script(__doc__, run, parts_of(quick=False))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def test_only_a_part_keeps_the_others(tmp_path: Path) -> None:
     kept = again.kept("some")
     assert sorted((r["part"], r["x"]) for r in kept["rows"] if r["x"]) == [("a", 2)]
     assert [r["part"] for r in kept["rows"]] == ["b", "a"] and set(kept["parts"]) == {"a", "b"}
+
+
+def test_an_interrupted_part_leaves_what_it_measured(tmp_path: Path) -> None:
+    def measure(_: Options) -> Iterator[dict[str, Any]]:
+        yield {"x": 1}
+        raise KeyboardInterrupt
+
+    options = Options(out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        options.parts("some", {"a": (measure, False)})
+    assert options.kept("some")["rows"] == [{"part": "a", "x": 1}]
 
 
 def test_what_needs_models_is_left_out_without_them(

@@ -147,17 +147,18 @@ def test_size_of_a_store() -> None:
 def test_circuit_figures() -> None:
     text = BENCHMARKS
     lines = [line.removeprefix("| ") for line in text.splitlines()]
-    measured = results("circuits")
-    assert len(measured["faithfulness"]) == 8 and len(measured["recovery"]) == 16
+    rows = results("circuits")["rows"]
+    tasks, known = ([r for r in rows if r["part"] == x] for x in ("faithfulness", "recovery"))
+    assert len(tasks) == 8 and len(known) == 16
     names = ("ours", "main effects", "gradient x activation", "integrated gradients")
     names = (*names, "conditional ablation")
-    for task in measured["faithfulness"]:
+    for task in tasks:
         name = "demo, induction" if task["task"] == "demo" else task["task"]
         (line,) = [x for x in lines if x.startswith(f"{name} |")]
         scores = [task["cmd"]["curves"][rival]["cmd"] for rival in names]
         stated = [float(cell) for cell in line.split("|")[1:-1]]
         assert stated == [pytest.approx(score, abs=0.00051) for score in scores]
-    for model in measured["recovery"]:
+    for model in known:
         name, metric = model["model"], model["metric"]
         if "tracr" in name:
             name += f", {metric}"
@@ -179,13 +180,16 @@ def test_worker_figures() -> None:
 
 
 def levels(method: str, against: str, what: str) -> int:
-    games = results("pruning")["pruning"].values()
-    return sum(game["methods"][against][f"{method} gains"][what] for game in games)
+    return sum(game["methods"][against][f"{method} gains"][what] for game in pruned())
+
+
+def pruned() -> list[dict[str, Any]]:
+    return [row for row in results("pruning")["rows"] if "left_out" not in row]
 
 
 def test_pruning_figures() -> None:
     text = BENCHMARKS_PROSE
-    assert len(results("pruning")["pruning"]) == 6 and "on six games" in text
+    assert len(pruned()) == 6 and "on six games" in text
     best = "surrogate, corrected"
     n, none, random, above, below = (
         levels(best, "LASSO, 10 B", "ahead"),
@@ -205,7 +209,7 @@ def test_pruning_figures() -> None:
     assert f"greedy ablation at {levels('search', 'greedy', 'behind')}." in text
     heads = {
         method: [draw["methods"][method]["heads"] for draw in draws]
-        for draws in [results("pruning")["knock_out"]["stories260k, text, all heads"]]
+        for draws in [r["knock_out"] for r in pruned() if "260k, text" in r["part"]]
         for method in ("search", "LASSO, 10 B")
     }
     ours, lasso = heads.values()
