@@ -199,9 +199,9 @@ def student(options: Options) -> list[Row]:
             ways: dict[str, Any] = {
                 "student of 260K": {"proxy": small}, "distilled": {}, "spex": {"method": "spex"},
             }  # fmt: skip
-            for way, options in ways.items():
-                options = {"method": "proxyspex", **options}
-                score = ours(game, truth, 50, budget=budget, seed=0, **options)[0]
+            for way, how in ways.items():
+                how = {"method": "proxyspex", **how}
+                score = ours(game, truth, 50, budget=budget, seed=0, **how)[0]
                 rows.append(row(name, n, budget, way, 50, score))
     return rows
 

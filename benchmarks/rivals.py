@@ -1,9 +1,10 @@
 """What others offer for finding interactions, each at its best documented setting.
 
 Every rival gets the same function of masks and the same number of evaluations, and returns the
-pairs that it reports, strongest first. None of them validates anything. Where a tool gives Fourier
-coefficients, its pairs are ranked twice, by its own index and by the exact interaction at the
-intact model that its coefficients imply, and the better of the two counts.
+pairs that it reports, strongest first. None of them validates anything. The tools for Shapley and
+Banzhaf indices estimate means over all subsets, not the interaction at the intact model; where one
+gives Fourier coefficients, its pairs are ranked twice, by its own index and by the interaction at
+the intact model that its coefficients imply. Of several rankings the best counts.
 """
 
 import signal
@@ -18,21 +19,32 @@ from typing import Any
 import numpy as np
 
 from spex_mech.search.fourier import Set, convert, parities
-from spex_mech.search.proxyspex import half_masks
+from spex_mech.search.question import GRADIENT_COST
+from spex_mech.search.samples import half_masks
 
 Values = Callable[[np.ndarray], np.ndarray]  # Bool[mask unit] -> Float[mask]
 Pair = tuple[int, int]
 TIME_LIMIT = 900  # seconds
+MANY_PAIRS = 10_000
+HESSIAN_STEPS = (0.02, 0.05, 0.2, 0.5)  # of a gate; with 1 it would be SPEX's gradient rows
 
 
 @dataclass
 class Reported:
-    """Rankings of pairs, the better of which counts; Fourier terms, where there are any."""
+    """Rankings of pairs, the best of which counts; Fourier terms, where there are any."""
 
     rankings: list[list[Pair]] = field(default_factory=list)
     fourier: dict[Set, float] | None = None
     failure: str = ""
     host_seconds: float = 0.0
+    settings: int = 1  # that were tried, each with the whole budget
+    gradients: int = 0  # of each
+    evaluations: int = 0  # of each, and a gradient counts as three
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs the longest ranking has."""
+        return max(map(len, self.rankings), default=0)
 
     def recall(self, truth: list[Pair], k: int, most: int) -> float:
         reported = [set(ranking[:most]) for ranking in self.rankings]
@@ -48,11 +60,12 @@ def run_rival(
     rival: Callable[..., Reported], values: Values, *args: Any, time_limit: int = TIME_LIMIT
 ) -> Reported:
     """Run it with a time limit; its host time is all but the function's own. A failure is kept."""
-    in_game = [0.0]
+    in_game, spent = [0.0], [0]
 
     def timed(masks: np.ndarray) -> np.ndarray:
         started = time.perf_counter()
         answer = values(np.asarray(masks).astype(bool))
+        spent[0] += len(answer)
         in_game[0] += time.perf_counter() - started
         return answer
 
@@ -72,6 +85,9 @@ def run_rival(
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     reported.host_seconds = time.perf_counter() - started - in_game[0]
+    # A rival that ranks several times asks anew each time.
+    times = reported.settings
+    reported.evaluations = spent[0] // times + GRADIENT_COST * reported.gradients
     return reported
 
 
@@ -125,13 +141,15 @@ def _of_shapiq(approximator: Any, values: Values, budget: int) -> Reported:
 
 
 def spectralexplain(values: Values, n: int, budget: int, seed: int, algorithm: str) -> Reported:
-    """The papers' own package, ``algorithm`` "spex" or "proxyspex"."""
+    """The papers' own package, ``algorithm`` "spex" or "proxyspex": SPEX for order 2, as larger
+    ones take more masks than there are; ProxySPEX with its default trees."""
     import spectralexplain as package
 
     np.random.seed(seed)
     explainer = package.Explainer(
         value_function=lambda queries: values(np.array(queries)),
-        features=n, sample_budget=budget, max_order=2, algorithm=algorithm,
+        features=n, sample_budget=budget, max_order=2 if algorithm == "spex" else 5,
+        algorithm=algorithm,
     )  # fmt: skip
     terms = {
         tuple(np.flatnonzero(s).tolist()): float(np.real(v))
@@ -143,25 +161,34 @@ def spectralexplain(values: Values, n: int, budget: int, seed: int, algorithm: s
 
 def lasso(values: Values, n: int, budget: int, seed: int, half: bool) -> Reported:
     """LASSO on all single units and pairs, its strength by cross-validation: on parities of half
-    masks, or on products of indicators of masks that ablate a tenth."""
-    from scipy.sparse import csc_matrix, hstack
+    masks, or on products of indicators of masks that ablate a tenth or three tenths. Up to
+    ``MANY_PAIRS`` as scikit-learn has it, with more pairs on a coarser grid."""
     from sklearn.linear_model import LassoCV
 
     rng = np.random.default_rng(seed)
     pairs = np.array(list(combinations(range(n), 2)))
-    if half:
-        masks = half_masks(n, budget, rng)
-        x = np.where(masks, -1.0, 1.0).astype(np.float32)
-        design: Any = np.concatenate([x, x[:, pairs[:, 0]] * x[:, pairs[:, 1]]], axis=1)
-    else:
-        masks = rng.random((budget, n)) > 0.1
-        lost = csc_matrix((~masks).astype(np.float32))
-        design = hstack([lost, lost[:, pairs[:, 0]].multiply(lost[:, pairs[:, 1]])]).tocsc()
-    y = values(masks)
-    model = LassoCV(alphas=12, cv=3, max_iter=300, tol=1e-3, eps=1e-2, random_state=seed)
-    model.fit(design, y)
-    sizes = dict(zip(map(tuple, pairs.tolist()), model.coef_[n:].tolist(), strict=True))
-    return Reported([strongest_pairs(sizes)])
+    coarse = {"alphas": 12, "cv": 3, "max_iter": 300, "tol": 1e-3, "eps": 1e-2}
+    options = coarse if len(pairs) > MANY_PAIRS else {}
+    rankings = []
+    for lost in (None,) if half else (0.1, 0.3):
+        masks = half_masks(n, budget, rng) if lost is None else rng.random((budget, n)) > lost
+        design = _parities(masks, pairs) if lost is None else _indicators(~masks, pairs)
+        model = LassoCV(random_state=seed, **options).fit(design, values(masks))
+        sizes = dict(zip(map(tuple, pairs.tolist()), model.coef_[n:].tolist(), strict=True))
+        rankings.append(strongest_pairs(sizes))
+    return Reported(rankings, settings=len(rankings))
+
+
+def _parities(masks: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    x = np.where(masks, -1.0, 1.0).astype(np.float32)
+    return np.concatenate([x, x[:, pairs[:, 0]] * x[:, pairs[:, 1]]], axis=1)
+
+
+def _indicators(lost: np.ndarray, pairs: np.ndarray) -> Any:
+    from scipy.sparse import csc_matrix, hstack
+
+    x = csc_matrix(lost.astype(np.float32))
+    return hstack([x, x[:, pairs[:, 0]].multiply(x[:, pairs[:, 1]])]).tocsc()
 
 
 def second_differences(values: Values, n: int, budget: int, seed: int) -> Reported:
@@ -194,27 +221,30 @@ def second_differences(values: Values, n: int, budget: int, seed: int) -> Report
 
 def hessian(values: Values, n: int, budget: int, seed: int, game: Any) -> Reported:
     """Hessian-vector products at the intact model: the second derivative of the value in two
-    units' gates, a row of it by one more gradient at a gate of 0.95 (three evaluations), of the
-    units with the steepest slopes as far as the budget goes."""
-    step, n_rows = 0.05, min(n, budget // 3 - 1)
+    units' gates, a row of it by one more gradient a step away (three evaluations), of the units
+    with the steepest slopes as far as the budget goes. The best of several steps counts."""
+    n_rows = min(n, budget // GRADIENT_COST - 1)
     if n_rows < 1:
         raise ValueError(f"{budget} evaluations pay for no row")
     at = _slopes(game, np.ones((1, n)))[0]
     rows = np.argsort(-abs(at), kind="stable")[:n_rows]
-    gates = np.ones((n_rows, n))
-    gates[np.arange(n_rows), rows] -= step
-    curvature = np.full((n, n), np.nan)
-    curvature[rows] = (at - _slopes(game, gates)) / step
-    both = np.stack([curvature, curvature.T])
-    known = (~np.isnan(both)).sum(0)
-    mean = np.where(known > 0, np.nansum(both, axis=0) / np.maximum(known, 1), 0.0)
-    return Reported([_of_matrix(mean)])
+    rankings = []
+    for step in HESSIAN_STEPS:
+        gates = np.ones((n_rows, n))
+        gates[np.arange(n_rows), rows] -= step
+        curvature = np.full((n, n), np.nan)
+        curvature[rows] = (at - _slopes(game, gates)) / step
+        both = np.stack([curvature, curvature.T])
+        known = (~np.isnan(both)).sum(0)
+        mean = np.where(known > 0, np.nansum(both, axis=0) / np.maximum(known, 1), 0.0)
+        rankings.append(_of_matrix(mean))
+    return Reported(rankings, settings=len(rankings), gradients=n_rows + 1)
 
 
 def attribution_patching(values: Values, n: int, budget: int, seed: int, game: Any) -> Reported:
     """Products of attributions (the gates' slopes at the intact model): one gradient in all."""
     slopes = _slopes(game, np.ones((1, n)))[0]
-    return Reported([_of_matrix(np.outer(slopes, slopes))])
+    return Reported([_of_matrix(np.outer(slopes, slopes))], gradients=1)
 
 
 def _slopes(game: Any, gates: np.ndarray) -> np.ndarray:

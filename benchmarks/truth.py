@@ -10,7 +10,9 @@ one CPU core:
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,24 @@ def story_game(data: Path, tokens: torch.Tensor | None = None) -> sm.ModelGame:
     else:
         task = sm.Task(sm.Prompts(tokens), "log_prob", "text")
     return sm.ModelGame(model, task, sm.Components.heads(model) + sm.Components.neurons(model))
+
+
+def fresh_games(data: Path) -> Iterator[tuple[str, sm.ModelGame]]:
+    """Games that nothing was tuned on, few enough units for an exhaustive truth: all heads and
+    random neurons, on other passages, and another model on another task."""
+
+    def game(model: Any, task: sm.Task, n: int) -> sm.ModelGame:
+        heads, neurons = sm.Components.heads(model), sm.Components.neurons(model)
+        rows = np.random.default_rng(7).permutation(len(neurons))[: n - len(heads)]
+        return sm.ModelGame(model, task, heads + neurons[np.sort(rows).tolist()])
+
+    model = sm.load_model(data / "stories260k")
+    story = data / "text" / "tinystories_valid_head.txt"
+    task = sm.load_task("text", model, n_prompts=8, seed=7, file=story, n_tokens=32)
+    yield "story 260K, other passages, 400 units", game(model, task, 400)
+    model = sm.load_model(data / "stories3m")
+    task = sm.load_task(str(data / "prompts" / "agreement.json"), model, n_prompts=8, seed=7)
+    yield "story 3M, agreement, 300 units", game(model, task, 300)
 
 
 def load_truth() -> dict[str, np.ndarray]:

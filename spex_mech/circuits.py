@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from spex_mech.discover import as_game, as_table, masks_per_batch
+from spex_mech.discover import as_game, finite_table, masks_per_batch
 from spex_mech.results.circuit import Circuit, Curve, Group, Kind, Link, Part, Reason, Score
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.statistics import ratios, standard_errors
@@ -49,17 +49,10 @@ class _Runs:
         parts = []
         for start in range(0, len(masks), self.batch):
             part = torch.from_numpy(masks[start : start + self.batch])
-            parts.append(as_table(self.game(part), len(part)))
+            parts.append(finite_table(self.game(part), part, self.game.labels))
             self.bar.update(len(part))
-        values = np.concatenate(parts)
         self.evaluations += len(masks)
-        if not np.isfinite(values).all():
-            row = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise ValueError(
-                f"the game's value is {values[row].min()} with {int(masks[row].sum())} of "
-                f"{masks.shape[1]} units kept; it must be finite for every mask"
-            )
-        return values
+        return np.concatenate(parts)
 
 
 def find_circuit(
@@ -126,8 +119,9 @@ def find_circuit(
         )
     kept = sets.masks[chosen]
     links = _links(found, kept, sets.span)
-    pairs = _strong_pairs(found, links, kept, sets.span)
-    groups = _groups(found.labels, pairs, kept)
+    members = {found.labels[u] for u in np.flatnonzero(kept)}
+    pairs = _strong_pairs(found, links, members, sets.span)
+    groups = _groups(found.labels, pairs, members)
     runs.bar.close()
     fresh = _Runs(scored_on, progress=False) if scored_on is not game else runs
     scores = _Scores(runs, fresh, kept, found.labels, sets.intact, sets.empty)
@@ -411,14 +405,13 @@ def _importance(
 
 
 def _strong_pairs(
-    found: Interactions, links: list[Link], kept: Bool[np.ndarray, " unit"], span: float
+    found: Interactions, links: list[Link], members: set[str], span: float
 ) -> dict[Kind, list[Link]]:
     """In series: members, at least half of the weaker one's damage overlaps with the other's.
     Backups: together they do at least one and a half times the damage that they do one by one,
     and neither holds the metric down (else the other's loss may only undo what its own adds); one
     of them at least is a member."""
     effect = dict(zip(found.labels, np.nan_to_num(found.main_effects).tolist(), strict=True))
-    members = {found.labels[u] for u in np.flatnonzero(kept)}
     pairs: dict[Kind, list[Link]] = {"series": [], "backup": []}
     strong = _GROUP * abs(span)
     for link in links:
@@ -434,11 +427,8 @@ def _strong_pairs(
     return pairs
 
 
-def _groups(
-    labels: list[str], pairs: dict[Kind, list[Link]], kept: Bool[np.ndarray, " unit"]
-) -> list[Group]:
+def _groups(labels: list[str], pairs: dict[Kind, list[Link]], members: set[str]) -> list[Group]:
     """Connected pairs of one kind."""
-    members = {labels[u] for u in np.flatnonzero(kept)}
     groups = []
     for kind, strong in pairs.items():
         for names in _connected([link.units for link in strong]):

@@ -259,7 +259,7 @@ def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = Tru
     again = measure(game, sets, progress=progress)
     wanted = {frozenset(names) for names in sets}
     kept = [r for r, row in enumerate(again.units) if frozenset(labels[row]) - {""} in wanted]
-    return again._rows(np.array(kept))
+    return again.take(np.array(kept))
 
 
 def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:
@@ -475,16 +475,27 @@ def answer_to(game: Any, question: Question, bar: tqdm) -> Answer:
             )
     else:
         values = game(masks)
-    values = as_table(values, len(masks))
-    if not np.isfinite(values).all():
-        row = int(np.argwhere(~np.isfinite(values))[0][0])
+    return finite_table(values, masks, game.labels), gradients
+
+
+def finite_table(
+    values: Any, masks: Bool[Tensor, "mask unit"], labels: Sequence[str]
+) -> Float[np.ndarray, "mask prompt"]:
+    """A game's answer to masks as ``as_table`` has it.
+
+    Raises:
+        ValueError: a value that is not finite, with the units that were ablated; another shape.
+    """
+    table = as_table(values, len(masks))
+    finite = np.isfinite(table)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
         lost = np.flatnonzero(~masks[row].numpy())
-        names = names_of(game.labels, lost.tolist())
         raise ValueError(
-            f"the game's value is {values[row].min()} with {names} ablated; it must "
-            "be finite for every mask"
+            f"the game's value is {table[row][~finite[row]][0]} with "
+            f"{names_of(labels, lost.tolist())} ablated; it must be finite for every mask"
         )
-    return values, gradients
+    return table
 
 
 def as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 
 from spex_mech.discover import as_game, drive, proxy_named
 from spex_mech.search.fourier import KINDS, convert
-from spex_mech.search.proxyspex import MaskSample, Proxy, half_masks, r_squared
+from spex_mech.search.proxyspex import Proxy, r_squared
+from spex_mech.search.samples import MaskSample, half_masks
 
 if TYPE_CHECKING:
     import pandas as pd

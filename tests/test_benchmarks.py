@@ -15,7 +15,14 @@ import pytest
 from benchmarks import recovery
 from benchmarks.__main__ import NAMES, main, run_one
 from benchmarks.common import Options, plain, provenance
-from benchmarks.rivals import Reported, attribution_patching, hessian, second_differences
+from benchmarks.rivals import (
+    Reported,
+    attribution_patching,
+    hessian,
+    lasso,
+    run_rival,
+    second_differences,
+)
 from tests.planted import planted_game
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +126,7 @@ def test_a_rival_that_hears_no_alarm_is_killed(monkeypatch: pytest.MonkeyPatch) 
     of_each = {"deaf": deaf, "greedy": greedy, "fine": fine}
     monkeypatch.setattr(recovery, "ON_VALUES", of_each)
     monkeypatch.setattr(recovery, "DEAF", {*of_each})
-    failures = [recovery.of_rival(name, Quadratic(), 9, 1).failure for name in of_each]
+    failures = [recovery.of_rival(name, Quadratic(), 9, 0, 1).failure for name in of_each]
     assert failures[0].startswith("TimeoutError: killed") and failures[1].startswith("MemoryError")
     assert failures[2] == ""
 
@@ -169,14 +176,19 @@ def test_second_differences_of_all_pairs_are_the_interactions() -> None:
 
     second_differences(counted, 12, 60, 0)
     assert 58 <= sum(asked) <= 60
+    counted_by = run_rival(second_differences, game.mean, 12, 60, 0)
+    assert counted_by.evaluations == sum(asked)
+    by_settings = run_rival(lasso, game.mean, 12, 60, 0, False)
+    assert (by_settings.evaluations, len(by_settings.rankings)) == (60, 2)
     with pytest.raises(ValueError, match="pay for no pair"):
         second_differences(game.mean, 12, 26, 0)
 
 
 def test_the_hessian_is_that_of_the_gates() -> None:
     game = Quadratic()
-    (ranking,) = hessian(game.mean, 12, 3 + 3 * 12, 0, game).rankings
-    assert ranking[:5] == strongest(game)
+    reported = hessian(game.mean, 12, 3 + 3 * 12, 0, game)
+    assert all(ranking[:5] == strongest(game) for ranking in reported.rankings)
+    assert reported.gradients == 13
 
 
 def test_attribution_patching_ranks_products_of_slopes() -> None:

@@ -12,7 +12,7 @@ import torch
 import spex_mech as sm
 from spex_mech.cluster import ProcessPool, RemoteGame, started
 from spex_mech.discover import drive
-from spex_mech.search.proxyspex import MaskSample
+from spex_mech.search.samples import MaskSample
 from spex_mech.store import Run, opened
 from tests.workers import Planted, failing_game, pid
 

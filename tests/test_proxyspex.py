@@ -12,14 +12,9 @@ from spex_mech.proxies.distilled import Distilled
 from spex_mech.proxies.trees import Trees
 from spex_mech.search.adaptive import Adaptive, rank_correlation
 from spex_mech.search.ledger import Answer, Ledger
-from spex_mech.search.proxyspex import (
-    Examples,
-    ProxySpex,
-    half_masks,
-    r_squared,
-    telling_fraction,
-)
+from spex_mech.search.proxyspex import ProxySpex, r_squared
 from spex_mech.search.question import Search
+from spex_mech.search.samples import Examples, half_masks, telling_fraction
 from tests.planted import Planted, planted_game
 from tests.test_spex import EDGE_GAMES, Saturating, edge_game, run, values_of
 

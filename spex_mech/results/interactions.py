@@ -158,7 +158,7 @@ class Interactions:
         """The k strongest by absolute value (of one order, if asked)."""
         rows = np.arange(len(self)) if order is None else np.flatnonzero(self.order == order)
         strongest = rows[np.argsort(-abs(self.mean[rows]), kind="stable")[:k]]
-        return self._rows(strongest)
+        return self.take(strongest)
 
     def frame(self, order: int = 2) -> "pd.DataFrame":
         """A pandas table with a row an interaction, strongest first: ``unit_a unit_b value stderr
@@ -299,7 +299,9 @@ class Interactions:
             lines.append(f"  ... {len(self) - len(names):,} more: .frame(), .top(k), .matrix()")
         return "\n".join(lines)
 
-    def _rows(self, rows: Int[np.ndarray, " interaction"]) -> "Interactions":
+    def take(self, rows: Int[np.ndarray, " interaction"]) -> "Interactions":
+        """Those in these rows, in this order. q-values and ``n_choices`` stay those of the whole
+        result, from which they were chosen."""
         part = replace(self, units=self.units[rows], values=self.values[rows])
         return _as_part(part, q_value=self.q_value[rows], n_choices=self.n_choices)
 

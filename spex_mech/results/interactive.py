@@ -89,7 +89,7 @@ def interactive_layers(found: Interactions) -> "Figure":
     figure = _square(graph.Figure(heat), numbers.names)
     choices = {}
     for name, shown in pair_filters(pairs).items():
-        part = _energy(layer_energy(pairs._rows(np.flatnonzero(shown))), numbers.total)
+        part = _energy(layer_energy(pairs.take(np.flatnonzero(shown))), numbers.total)
         new = {"z": [_plain(part["z"])], "hovertext": [part["hovertext"]]}
         choices[f"{name} ({int(shown.sum()):,})"] = [new]
     _add_menu(figure, choices, "restyle")
@@ -245,7 +245,7 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
     """A heat map with its menu; a click lists the pairs of a cell of several."""
     pairs = found.top(len(found), order=2)
     inside = (numbers.row_of[pairs.units[:, :2]] >= 0).all(axis=1)
-    pairs = pairs._rows(np.flatnonzero(inside))
+    pairs = pairs.take(np.flatnonzero(inside))
     cells = pairs_by_cell(numbers.row_of, pairs)
     many = {cell: held for cell, held in cells.items() if held[1] > 1}
     largest = np.nan_to_num(abs(numbers.values)).max(initial=0.0) or 1.0
@@ -341,7 +341,7 @@ def _add_zoom(figure: "Figure", found: Interactions, numbers: MapNumbers) -> Non
     shown = (numbers.row_of[pairs.units[:, :2]] >= 0).all(axis=1)
     whole = (-0.5, len(numbers.names) - 0.5)
     choices = {}
-    for name in layer_filters(pairs._rows(np.flatnonzero(shown))) if shown.any() else ():
+    for name in layer_filters(pairs.take(np.flatnonzero(shown))) if shown.any() else ():
         rows, columns = name.split(" x ") if " x " in name else ("", "")
         low, high = span.get(rows, whole)
         ranges = {"xaxis.range": [*span.get(columns, whole)], "yaxis.range": [high, low]}

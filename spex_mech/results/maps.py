@@ -246,7 +246,7 @@ def pairs_by_cell(
     shown = [
         by_cell[start : start + min(most, n)] for start, n in zip(starts, counts, strict=False)
     ]
-    edges = iter(edges_of(ranked._rows(np.concatenate([*shown, np.empty(0, dtype=int)]))))
+    edges = iter(edges_of(ranked.take(np.concatenate([*shown, np.empty(0, dtype=int)]))))
     cells = {}
     for (row, column), rows, count in zip(found.tolist(), shown, counts.tolist(), strict=True):
         cells[row, column] = cells[column, row] = list(islice(edges, len(rows))), count

@@ -51,20 +51,17 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     Raises:
         ValueError: there are no pairs.
     """
-    pairs = np.flatnonzero(found.order == 2)
-    pairs = pairs[np.argsort(-abs(found.mean[pairs]), kind="stable")][:k]
+    pairs = found.top(k, order=2)
     if not len(pairs):
         raise ValueError("no pairs to draw: the result holds none")
     texts = [label.split(":", 1)[-1] or "·" for label in found.labels]
     widths = np.array([max(len(text), 1) * _CHARACTER + 6 for text in texts])
     left = np.concatenate([[0.0], np.cumsum(widths + _GAP)[:-1]]) + _GAP
     middle = left + widths / 2
-    reach = abs(middle[found.units[pairs, 0]] - middle[found.units[pairs, 1]]).max()
+    reach = abs(middle[pairs.units[:, 0]] - middle[pairs.units[:, 1]]).max()
     height = float(min(160.0, 24 + reach / 3))
     # The strongest on top; what is nothing but rounding is not drawn.
-    arcs = [row for row in pairs[::-1].tolist() if abs(found.mean[row]) > found.noise_floor]
-    readings = found.readings
-    parts = [_arc(found, row, readings[row], middle, height) for row in arcs]
+    parts = [_arc(pairs, row, middle, height) for row in np.flatnonzero(~pairs.is_noise)[::-1]]
     largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
     for unit, text in enumerate(texts):
         effect = found.main_effects[unit]
@@ -87,16 +84,16 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     )
 
 
-def _arc(found: Interactions, row: int, reading: str, middle: np.ndarray, height: float) -> str:
-    a, b = (int(u) for u in found.units[row, :2])
-    value = found.mean[row]
-    strongest = abs(found.mean[found.order == 2]).max() or 1.0
-    share = abs(value) / strongest
+def _arc(pairs: Interactions, row: int, middle: np.ndarray, height: float) -> str:
+    """Of pairs that come strongest first."""
+    a, b = (int(u) for u in pairs.units[row, :2])
+    value, reading = pairs.mean[row], pairs.readings[row]
+    share = abs(value) / (abs(pairs.mean[0]) or 1.0)
     left, right = sorted((middle[a], middle[b]))
     top = height - min(height - 8, 10 + (right - left) / 3)
     colour = COLOURS.get(reading, UNCLEAR)
     dash = ' stroke-dasharray="7 4"' if reading == "OR-like" else ""
-    names = escape(f"{found.labels[a]} x {found.labels[b]}")
+    names = escape(f"{pairs.labels[a]} x {pairs.labels[b]}")
     return (
         f'<path d="M {left:.1f} {height:.1f} C {left:.1f} {top:.1f}, {right:.1f} {top:.1f}, '
         f'{right:.1f} {height:.1f}" fill="none" stroke="{colour}" '

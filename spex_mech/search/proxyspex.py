@@ -30,14 +30,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spex_mech.search.adaptive import Screen
-from spex_mech.search.ledger import Asking, Ledger, Set, padded
-from spex_mech.search.question import GRADIENT_COST, Findings, Question
+from spex_mech.search.ledger import Asking, Ledger, Set
+from spex_mech.search.question import GRADIENT_COST
 from spex_mech.search.samples import (
     MOST_SLOTS,
     PER_SHARE,
     SHARES,
     SMALL,
     Examples,
+    half_masks,
     telling_fraction,
 )
 from spex_mech.search.screening import RowScreen, Strengths
@@ -216,13 +217,6 @@ class ProxySpex:
         return masks
 
 
-def half_masks(n: int, count: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:
-    """Random masks, each followed by its complement: their mean holds no main effect and no other
-    interaction of odd order."""
-    kept = rng.random(((count + 1) // 2, n)) < 0.5
-    return np.stack([kept, ~kept], axis=1).reshape(-1, n)[:count]
-
-
 def r_squared(
     masks: Bool[np.ndarray, "mask unit"], values: Float[np.ndarray, "mask prompt"], proxy: Proxy
 ) -> float | None:
@@ -233,43 +227,6 @@ def r_squared(
     if spread <= 1e-18 * float((truth**2).sum()):
         return None
     return 1 - float(((truth - predicted.mean(axis=1)) ** 2).sum()) / spread
-
-
-class MaskSample:
-    """A search that only has masks evaluated."""
-
-    def __init__(self, masks: Bool[np.ndarray, "mask unit"]) -> None:
-        self.masks, self.planned = masks, len(masks)
-        self._told: list[np.ndarray] = []
-        self._done = 0
-        self._step = max(1, MOST_SLOTS // masks.shape[1])
-
-    @property
-    def values(self) -> Float[np.ndarray, "mask prompt"]:
-        return np.concatenate(self._told)
-
-    def ask(self) -> Question | None:
-        part = self.masks[self._done : self._done + self._step]
-        lost = [tuple(np.flatnonzero(~mask).tolist()) for mask in part]
-        return Question(padded(lost), stage="masks to learn from") if lost else None
-
-    def tell(
-        self,
-        values: Float[np.ndarray, "mask prompt"],
-        gradients: Float[np.ndarray, "mask block unit"] | None = None,
-    ) -> None:
-        self._told.append(values)
-        self._done += len(values)
-
-    def best(self, k: int) -> list[tuple[Set, float]]:
-        return []
-
-    def findings(self) -> Findings:
-        """Nothing: no interaction was measured."""
-        nothing = np.zeros((0, 2), dtype=np.int32)
-        n_prompts = self.values.shape[1]
-        unknown = np.full((self.masks.shape[1], n_prompts), np.nan)
-        return Findings(nothing, np.zeros((0, n_prompts)), unknown, np.full(n_prompts, np.nan))
 
 
 class ProposalScreen:

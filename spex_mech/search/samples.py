@@ -1,10 +1,11 @@
-"""Masks far from the intact model: their values, and how much may be ablated to learn from them."""
+"""Masks far from the intact model: drawing them, having them evaluated, and how much may be ablated
+to learn from them."""
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spex_mech.search.ledger import Asking, Ledger, padded
-from spex_mech.search.question import Question
+from spex_mech.search.ledger import Asking, Ledger, Set, padded
+from spex_mech.search.question import Findings, Question
 
 MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
 SMALL = 4  # units of a set that the ledger keeps
@@ -31,6 +32,13 @@ def telling_fraction(
         if more >= _TELLING * less:
             return share
     return SHARES[-1]
+
+
+def half_masks(n: int, count: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:
+    """Random masks, each followed by its complement: their mean holds no main effect and no other
+    interaction of odd order."""
+    kept = rng.random(((count + 1) // 2, n)) < 0.5
+    return np.stack([kept, ~kept], axis=1).reshape(-1, n)[:count]
 
 
 class Examples:
@@ -84,3 +92,40 @@ class Examples:
             assert ledger is not None
             values.append(ledger.value[s])
         return np.concatenate([masks, small]), np.array(values)
+
+
+class MaskSample:
+    """A search that only has masks evaluated."""
+
+    def __init__(self, masks: Bool[np.ndarray, "mask unit"]) -> None:
+        self.masks, self.planned = masks, len(masks)
+        self._told: list[np.ndarray] = []
+        self._done = 0
+        self._step = max(1, MOST_SLOTS // masks.shape[1])
+
+    @property
+    def values(self) -> Float[np.ndarray, "mask prompt"]:
+        return np.concatenate(self._told)
+
+    def ask(self) -> Question | None:
+        part = self.masks[self._done : self._done + self._step]
+        lost = [tuple(np.flatnonzero(~mask).tolist()) for mask in part]
+        return Question(padded(lost), stage="masks to learn from") if lost else None
+
+    def tell(
+        self,
+        values: Float[np.ndarray, "mask prompt"],
+        gradients: Float[np.ndarray, "mask block unit"] | None = None,
+    ) -> None:
+        self._told.append(values)
+        self._done += len(values)
+
+    def best(self, k: int) -> list[tuple[Set, float]]:
+        return []
+
+    def findings(self) -> Findings:
+        """Nothing: no interaction was measured."""
+        nothing = np.zeros((0, 2), dtype=np.int32)
+        n_prompts = self.values.shape[1]
+        unknown = np.full((self.masks.shape[1], n_prompts), np.nan)
+        return Findings(nothing, np.zeros((0, n_prompts)), unknown, np.full(n_prompts, np.nan))
