@@ -27,7 +27,7 @@
 A coverage comes with its standard error over repetitions (binomial where a repetition is one
 yes or no, at the nominal rate) and ``off`` where it misses the nominal by more than two of them.
 
-    python -m benchmarks.robustness --data ../shared/data     # for real_audit; the rest needs no model
+    python -m benchmarks.robustness --data ../shared/data     # models are for real_audit
 """
 
 import time

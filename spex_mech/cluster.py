@@ -97,8 +97,12 @@ class RemoteGame:
         return torch.from_numpy(self._all(masks, gradient=False)[0])
 
     def _gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
-        """The gradient with respect to every unit's gate."""
-        return self._value_and_slopes(masks)[1].mean(dim=1)
+        """The gradient with respect to every unit's gate, at masks or gates."""
+        gates = mask_table(masks, len(self))
+        if _are_masks(gates):
+            return self._value_and_slopes(masks)[1].mean(dim=1)
+        parts = gates.split(self.masks_per_batch)
+        return torch.cat([p.result() for p in [self.pool.submit(slopes_at, g) for g in parts]])
 
     def _value_and_slopes(
         self, masks: Any
@@ -109,7 +113,10 @@ class RemoteGame:
         return torch.from_numpy(values), torch.from_numpy(slopes)
 
     def _all(self, masks: Any, gradient: bool) -> Answer:
-        whole = Question(lists_of(mask_table(masks, len(self)).bool()), gradient)
+        table = mask_table(masks, len(self))
+        if not _are_masks(table):
+            raise ValueError("masks hold gates between 0 and 1; True = kept, False = ablated")
+        whole = Question(lists_of(table.bool()), gradient)
         step = self.masks_per_batch
         parts = [whole.part(at, at + step) for at in range(0, len(whole), step)]
         answers = [pending.result() for pending in [self.submit(part) for part in parts]]
@@ -140,6 +147,15 @@ def about(game: Any) -> About:
 def answered(game: Any, question: Question) -> Answer:
     """A batch, on a worker."""
     return answer_to(game, question, tqdm(disable=True))
+
+
+def slopes_at(game: Any, gates: Float[Tensor, "mask unit"]) -> Float[Tensor, "mask unit"]:
+    """A gradient at gates, on a worker."""
+    return torch.as_tensor(game.gradient(gates)).double().cpu()
+
+
+def _are_masks(table: Tensor) -> bool:
+    return table.dtype == torch.bool or bool(((table == 0) | (table == 1)).all())
 
 
 def noise_floor(game: Any) -> float | None:

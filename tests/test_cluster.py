@@ -59,6 +59,13 @@ def test_gradients_and_calls_of_a_remote_game() -> None:
         torch.testing.assert_close(slopes, game.value_and_slopes(masks)[1], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(remote.gradient(masks), slopes.mean(1))
         torch.testing.assert_close(values, remote(masks), rtol=1e-5, atol=1e-6)
+        gates = torch.full((3, len(game)), 0.5)
+        torch.testing.assert_close(
+            remote.gradient(gates), game.gradient(gates), rtol=1e-4, atol=1e-6
+        )
+        assert (remote.gradient(gates)[0] - remote.gradient(gates > 0)[0]).abs().max() > 1e-3
+        with pytest.raises(ValueError, match="masks hold gates"):
+            remote(gates)
 
 
 def test_a_lost_worker_is_replaced_and_its_batch_asked_again(tmp_path: Path) -> None:

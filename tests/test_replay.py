@@ -369,6 +369,26 @@ def test_gradients_of_prompts_that_do_not_fit_at_once(monkeypatch: pytest.Monkey
     same_slopes(game, plain, gates)
 
 
+def test_a_block_of_prompts_may_be_shared_by_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range that does not fit leaves what the one before added to their common block."""
+    tokens = torch.randint(0, 60, (24, 5), generator=torch.Generator().manual_seed(3))
+    prompts = sm.Prompts(tokens, answers=[5] * 24, wrong_answers=[8] * 24)
+    plain = a_game(prompts=prompts, replay=False)
+    game = a_game(prompts=prompts, replay=True, batch_size=10)
+    gates = varied_masks(len(game))[:2]
+    step, n_calls = Blocks.step, [0]
+
+    def sometimes(blocks: Blocks, layer: int, stream: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        n_calls[0] += 1
+        if len(stream) > 6 and n_calls[0] > N_LAYERS * len(gates):
+            raise torch.OutOfMemoryError("out of memory")
+        return step(blocks, layer, stream, *args, **kwargs)
+
+    monkeypatch.setattr(Blocks, "step", sometimes)
+    same_slopes(game, plain, gates)
+    assert n_calls[0] > 3 * N_LAYERS * len(gates)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bridge_gpt2"])
 def test_compiled_passes_are_the_same(family: str) -> None:

@@ -96,6 +96,28 @@ def test_a_continuation_is_scored_wherever_it_goes(masking: str) -> None:
     assert sm.TokenGame(model, task, masking="token", mask_id=60).spans == [(0,), (1,), (2,), (3,)]
 
 
+def test_a_deleted_token_takes_no_scored_one_with_it() -> None:
+    """The token before the continuation is gone: its first token follows what is left."""
+    model = build("gpt2")
+    target = torch.zeros(1, 6, dtype=torch.bool)
+    target[0, 3:5] = True
+    task = sm.Task(sm.Prompts(TOKENS, target_mask=target), "log_prob")
+    game = sm.TokenGame(model, task, [[2], [3]], masking="delete")
+    log_probs = by_hand(model, [2, 3], "delete").log_softmax(-1)[0]
+    want = (log_probs[1, TOKENS[0, 4]] + log_probs[2, TOKENS[0, 5]]) / 2
+    got = game(torch.zeros(1, 2, dtype=torch.bool))[0, 0]
+    torch.testing.assert_close(got.float(), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"position 4\) nothing to be"):
+        sm.TokenGame(model, task, masking="delete")
+
+
+@pytest.mark.parametrize("masking", ["token", "mean"])
+def test_a_metric_gets_the_whole_output_of_a_classifier(masking: str) -> None:
+    task = sm.Task(sm.Prompts(TOKENS), lambda output, _: output.logits[:, 1])
+    game = sm.TokenGame(classifier(), task, [[1], [2]], masking=masking, mask_id=60)
+    assert game(torch.ones(1, 2, dtype=torch.bool)).shape == (1, 1)
+
+
 @pytest.mark.parametrize("masking", ["mean", "zero"])
 def test_gradient_is_the_slope_of_the_gates(masking: str) -> None:
     game = sm.TokenGame(build("gpt2"), causal_task(), masking=masking)

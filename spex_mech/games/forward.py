@@ -154,6 +154,7 @@ def hooked(
 
 
 def call(model: Any, prompts: Prompts) -> Any:
+    """One pass as it is: no hooks, no change of mode."""
     if is_hooked(model):
         padded = (
             {} if prompts.attention_mask is None else {"attention_mask": prompts.attention_mask}
@@ -170,12 +171,17 @@ def call(model: Any, prompts: Prompts) -> Any:
         given["attention_mask"] = prompts.attention_mask.long()
     if "use_cache" in takes:
         given["use_cache"] = False
-    output = model(prompts.tokens, **given)
+    return output_of(model, model(prompts.tokens, **given))
+
+
+def output_of(model: Any, output: Any) -> Any:
+    """What a metric reads: a causal model's logits; of any other model all that it returns."""
     causal = any(word in type(model).__name__ for word in ("CausalLM", "LMHeadModel"))
     return output.logits if causal and hasattr(output, "logits") else output
 
 
 def first_tensor(output: Any) -> Tensor:
+    """Of an output, whatever holds it."""
     if isinstance(output, Tensor):
         return output
     values = output.values() if isinstance(output, Mapping) else output

@@ -59,13 +59,14 @@ class Gradients:
             while todo:
                 start, stop = todo.pop(0)
                 try:
-                    self._of_prompts(start, stop, gates, first, order, values, slopes)
+                    part = self._of_prompts(start, stop, gates, first, order, values)
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error) or stop - start == 1:
                         raise
-                    slopes[:, self._blocks(start, stop)] = 0
                     middle = (start + stop) // 2
                     todo[:0] = [(start, middle), (middle, stop)]
+                else:  # only now: a block of prompts may be shared with the range before
+                    slopes[:, self._blocks(start, stop)] += part
         return values, slopes
 
     def _blocks(self, start: int, stop: int) -> slice:
@@ -81,11 +82,12 @@ class Gradients:
         first: Int[np.ndarray, " mask"],
         order: Int[np.ndarray, " mask"],
         values: Float[Tensor, "mask prompt"],
-        slopes: Float[Tensor, "mask block unit"],
-    ) -> None:
+    ) -> Float[Tensor, "mask some_blocks unit"]:
+        """The slopes of the blocks that these prompts are of; their values are written."""
         n_prompts = len(self.replay.prompts)
         blocks = self._blocks(start, stop)
         of_block = torch.arange(start, stop) * self.n_blocks // n_prompts - blocks.start
+        slopes = torch.zeros(len(gates), blocks.stop - blocks.start, gates.shape[1]).double()
         intact = self.replay.intact(start, stop)
         size = max(1, self.rows // (stop - start))
         cuts = first[order[::size]]
@@ -120,9 +122,10 @@ class Gradients:
             if cut and shared is not None:
                 slope = slope + shared.slopes(cut, *before)
             values[masks, start:stop] = measured.detach().double().cpu().reshape(len(masks), -1)
-            slopes[masks, blocks] += slope.double().cpu()
+            slopes[masks] = slope.double().cpu()
 
         in_batches(len(order), size, run)
+        return slopes
 
 
 class _Rows:

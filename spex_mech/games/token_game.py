@@ -21,7 +21,7 @@ from spex_mech.games.fingerprint import (
     prompts_sha256,
     sha256_of,
 )
-from spex_mech.games.forward import call, check_tokens, device_of, evaluating, name_of
+from spex_mech.games.forward import call, check_tokens, device_of, evaluating, name_of, output_of
 from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
 from spex_mech.games.metrics import METRICS, Metric, Task
 from spex_mech.games.prompts import Prompts
@@ -204,11 +204,10 @@ class TokenGame:
             return prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
         order = (~seen).int().argsort(dim=1, stable=True)
         n_seen = (seen & prompts.real).sum(dim=1, keepdim=True)
-        target = prompts.target_mask
         return prompts.replaced(
             tokens=prompts.tokens.gather(1, order),
             attention_mask=torch.arange(seen.shape[1], device=seen.device) < n_seen,
-            target_mask=None if target is None else target.gather(1, order),
+            target_mask=_moved_targets(prompts.target_mask, seen, order),
             answer_pos=None if prompts.answer_pos is None else _moved(prompts.answer_pos, order),
         )
 
@@ -218,8 +217,7 @@ class TokenGame:
         masked = table.weight.mean(dim=0) if self.masking == "mean" else torch.zeros_like(own[0, 0])
         mixed = masked + seen.to(own)[:, :, None] * (own - masked)
         given = {} if prompts.attention_mask is None else {"attention_mask": prompts.real.long()}
-        output = self.model(inputs_embeds=mixed, **given)
-        return output.logits if hasattr(output, "logits") else output
+        return output_of(self.model, self.model(inputs_embeds=mixed, **given))
 
     def _check_masking(self) -> None:
         if self.masking not in MASKINGS:
@@ -233,7 +231,16 @@ class TokenGame:
                 f"masking={self.masking!r} needs a transformers model, not "
                 f"{type(self.model).__name__}; use 'token', 'attention' or 'delete'"
             )
-        n_covered = sum(map(len, self.spans))
+        target, covered = self.prompt.target_mask, {p for span in self.spans for p in span}
+        if self.masking == "delete" and target is not None:
+            first = int(target[0].nonzero()[0, 0]) + 1
+            if covered.issuperset(range(first)):
+                raise ValueError(
+                    "masking='delete' with every token before the scored ones in a unit leaves the "
+                    f"first scored token (position {first}) nothing to be predicted from; leave "
+                    "one out of spans (such as the first), or use 'token'"
+                )
+        n_covered = len(covered)
         if self.masking in ("delete", "attention") and n_covered == int(self.prompt.real.sum()):
             raise ValueError(
                 f"masking={self.masking!r} with every token in a unit leaves nothing to see when "
@@ -244,6 +251,19 @@ class TokenGame:
 def _moved(position: Int[Tensor, " mask"], order: Int[Tensor, "mask pos"]) -> Int[Tensor, " mask"]:
     """Where a position went."""
     return (order == position[:, None]).int().argmax(dim=1)
+
+
+def _moved_targets(
+    target: Bool[Tensor, "mask pos"] | None,
+    seen: Bool[Tensor, "mask pos"],
+    order: Int[Tensor, "mask pos"],
+) -> Bool[Tensor, "mask pos"] | None:
+    """The positions before the scored tokens, once some positions are gone: a token is scored from
+    whatever comes before it then."""
+    if target is None:
+        return None
+    scored = torch.nn.functional.pad(target[:, :-1], (1, 0)) & seen
+    return torch.nn.functional.pad(scored.gather(1, order)[:, 1:], (0, 1))
 
 
 def _checked_spans(
