@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.search.fourier import Set, convert, parities
+from spex_mech.search.fourier import convert, parities
+from spex_mech.search.ledger import Set
 from spex_mech.search.question import GRADIENT_COST
 from spex_mech.search.samples import half_masks
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"spex-mech: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -32,7 +32,12 @@ from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
 from spex_mech.store import Answer, Looked, Run, opened
 
-METHODS = ("spex", "proxyspex", "exhaustive")
+# What each method may be told besides budget, order and seed.
+METHODS = {
+    "spex": ("gradients", "top"),
+    "proxyspex": ("proxy", "masks", "gradients", "top"),
+    "exhaustive": (),
+}
 _ROUNDINGS = 4  # that a value of a function is allowed
 _RESOLVED = 20  # strongest interactions that a precision should resolve
 _MASKS_PER_BATCH = 256
@@ -80,7 +85,9 @@ def discover(
         method: "spex" (adaptive: the strongest pairs, in close to linear cost), "proxyspex" (the
             same, on candidates of a small model that was distilled from masked runs) or
             "exhaustive" (every pair; a random sample of them where the budget is smaller).
-        budget: evaluations that may be spent; one mask over all prompts is one.
+        budget: evaluations that may be spent; one mask over all prompts is one, a gradient three.
+            Default: of spex 4 a unit and 100; of proxyspex 2 a unit with gradients, 4 without, 1
+            with a smaller game as proxy, and 100; of exhaustive all. Too few are refused.
         order: the largest number of units in an interaction.
         seed: of everything random.
         n: the number of units of a function, which has no length.
@@ -116,8 +123,9 @@ def discover(
         The measured interactions, with errors over prompts, main effects, cost and provenance.
 
     Raises:
-        ValueError: an unknown method, a budget that is too small, an answer of the game that is
-            not finite, or a store that is damaged or of another game (the text says what differs).
+        ValueError: an unknown method or option, a budget that is too small, an answer of the game
+            that is not finite, or a store that is damaged or of another game (the text says what
+            differs).
         BlockingIOError: another process holds the store.
         OSError: the store cannot be written; what was committed is kept.
     """
@@ -130,8 +138,12 @@ def discover(
     game = as_game(game, n, labels)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    if unknown := options.keys() - set(METHODS[method]):
+        takes = ", ".join(METHODS[method]) or "no options"
+        raise ValueError(f"method={method!r} takes no {min(unknown)!r}; it takes {takes}")
     common = {"order": order, "budget": budget, "seed": seed}
-    about = {"method": method, **common}
+    told = {key: value for key, value in options.items() if isinstance(value, bool | int | str)}
+    about = {"method": method, **common, "options": told}
 
     def search() -> Search:
         if method == "exhaustive":
@@ -145,7 +157,7 @@ def discover(
     if store is None:
         return _drive(game, search(), about, progress)
     with opened(store, game) as kept:
-        run = kept.search({**about, **options}, game, masks_per_batch(game))
+        run = kept.search({"method": method, **common, **options}, game, masks_per_batch(game))
         if (finished := run.result()) is not None:
             return finished
         return run.finish(_drive(game, search(), about, progress, run))
@@ -324,10 +336,10 @@ class Rounding:
         """Of the values."""
         return "float32" if self.single else "float64"
 
-    def floor(self, order: int) -> float:
-        """The size below which an alternating sum over the subsets of so many units may be nothing
-        but rounding: 4 roundings of the largest value for each of its terms."""
-        return _ROUNDINGS * 2**order * float(np.finfo(self.precision).eps) * self.largest
+    def floor(self) -> float:
+        """The size below which the interaction of a pair may be nothing but rounding: 4 roundings
+        of the largest value for each of its 4 terms."""
+        return _ROUNDINGS * 4 * float(np.finfo(self.precision).eps) * self.largest
 
 
 def drive(
@@ -531,7 +543,7 @@ def _result(
     described = game.describe() if hasattr(game, "describe") else {}
     floor = getattr(game, "noise_floor", None)
     if floor is None:
-        floor = rounding.floor(findings.units.shape[1])
+        floor = rounding.floor()
         described = {**described, "resolution": rounding.precision}
     return Interactions(
         labels=list(game.labels),

@@ -68,7 +68,7 @@ def units_named(model: Any, text: str) -> Any:
         "kv_groups": Components.kv_groups,
     }
     parts = []
-    for word in text.replace("+", ",").split(","):
+    for word in (word.strip() for word in text.replace("+", ",").split(",")):
         if word in whole:
             parts.append(whole[word](model))
         elif any(sign in word for sign in "*?["):

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.games.ablation import ABLATIONS
 from spex_mech.results.circuit import Circuit, Score
+from spex_mech.results.files import write_whole
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.maps import (
     edge_curve,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "data" / "report"
 _MOST_ROWS, _MOST_UNITS, _MOST_PAIRS, _MOST_PROMPTS = 500, 40, 20, 20
+_PROXIES = ("distilled", "trees")  # that can be named
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -67,17 +70,8 @@ def write_report(
     Raises:
         ValueError: the task's prompts are not those that the result was measured on.
     """
-    path = Path(path)
     page = _page(found, task, tokenizer, circuit, title, command)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    return write_whole(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
 
 
 def write_all(
@@ -191,8 +185,8 @@ def _sure(found: Interactions) -> str:
     return (
         f"{noise} Standard errors are over {n_prompts:,} prompts; "
         f"{int((found.q_value <= 0.05).sum()):,} have a false-discovery-rate q of 0.05 or less. "
-        "That does not correct for choosing pairs and testing them on the same prompts: "
-        "sm.confirm(found, game) measures the strongest on others."
+        "That counts all that could be chosen from, but an effect that was chosen for its size is "
+        "smaller on other prompts: sm.confirm(found, game) measures the strongest on those."
     )
 
 
@@ -666,7 +660,17 @@ def _command(found: Interactions) -> str:
     about = found.about
     search = {key: about[key] for key in ("method", "proxy", "budget", "order", "seed")
               if about.get(key) is not None}  # fmt: skip
-    if {"model", "task", "ablation", "n_prompts"} <= set(about) and len(found.labels) <= 64:
+    told = about.get("options", {})
+    sayable = (
+        {"model", "task", "ablation", "n_prompts"} <= set(about)
+        and len(found.labels) <= 64
+        and not told.keys() - {"proxy"}
+        and about.get("proxy", "distilled") in _PROXIES
+        and about["ablation"] in ABLATIONS
+        and about.get("precision", "float32") == "float32"
+    )
+    search |= told
+    if sayable:
         options = {"model": about["model"], "task": about["task"], **search}
         options |= {"n-prompts": about["n_prompts"], "ablation": about["ablation"]}
         heads = all(layer_of(u) >= 0 and "H" in u for u in found.labels)
@@ -677,7 +681,10 @@ def _command(found: Interactions) -> str:
 
 
 def _call(search: dict[str, Any]) -> str:
-    arguments = ", ".join(f"{key}={value!r}" for key, value in search.items())
+    words = {key: repr(value) for key, value in search.items()}
+    if search.get("proxy", "distilled") not in _PROXIES:
+        words["proxy"] = "..."  # an object, or a smaller game
+    arguments = ", ".join(f"{key}={value}" for key, value in words.items())
     return f"sm.discover(game, {arguments})" if arguments else "sm.discover(game)"
 
 

@@ -46,7 +46,8 @@ def load_task(
         name: one of ``TASKS``, or the path of a prompt file: EAP-IG's CSV (``clean, corrupted,
             correct_idx, incorrect_idx``, or ``clean, corrupted, label`` for greater-than),
             auto-circuit's JSON (``{"prompts": [{"clean", "corrupt", "answers",
-            "wrong_answers"}]}``), or JSON rows ``prompt, answer, distractor, corrupt``.
+            "wrong_answers"}]}``), or JSON rows ``prompt, answer, distractor, corrupt`` or
+            ``clean_prefix, patch_prefix, clean_answer, patch_answer``.
         model: a loaded model.
         n_prompts: how many prompts; of a file, the first so many after shuffling by ``seed``.
         seed: of the prompts drawn; another seed gives others.

@@ -1,4 +1,4 @@
-"""Models by name: the bundled one, local folders, the hub. The only file that imports transformers
+"""Models by name: the bundled ones, local folders, the hub. The only file that imports transformers
 or transformer_lens, and only when a model is asked for."""
 
 import json
@@ -20,8 +20,8 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     """A model, ready to be ablated.
 
     Args:
-        model: "demo" (bundled), a local folder of a transformers model, a hub name, or an already
-            loaded model, which is returned as it is.
+        model: a bundled one ("demo", "sentiment"), a local folder of a transformers model, a hub
+            name, or an already loaded model, which is returned as it is.
         device: where to put it; default: the GPU if there is one, else the CPU.
         bridge: load it as a TransformerLens ``TransformerBridge`` instead of a plain transformers
             model (which is the faster of the two).

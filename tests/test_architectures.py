@@ -121,7 +121,7 @@ def test_named_modules_of_any_model() -> None:
     task = sm.Task(sm.Prompts([[0, 1, 2]]), lambda output, prompts: output[:, -1].sum(-1))
     units = sm.Components.heads(arch) + sm.Components.neurons(model, architecture=arch)
     game = sm.ModelGame(model, task, units, ablation="zero", architecture=arch)
-    assert game.labels[-1] == "L1N6" and game.names[0] == "layers.0.o"
+    assert game.labels[-1] == "L1N6" and game.hook_points[0] == "layers.0.o"
     values = game(~torch.eye(len(game), dtype=torch.bool))
     assert values.shape == (13, 1) and len(values.unique()) > 10
 

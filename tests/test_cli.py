@@ -170,7 +170,9 @@ def test_examples_of_a_file(tmp_path: Path, capsys: Any) -> None:
     assert "has no 'y'; it holds x" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("units", "n_units"), [("neurons", 12), ("heads+neurons", 16)])
+@pytest.mark.parametrize(
+    ("units", "n_units"), [("neurons", 12), ("heads+neurons", 16), ("heads, L0N*", 10)]
+)
 def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> None:
     arguments = ["--units", units, "--n-prompts", "2", "--out", str(tmp_path)]
     assert cli.main(["discover", "--model", model, *arguments]) == 0

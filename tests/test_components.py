@@ -37,6 +37,18 @@ def test_other_texts_are_refused(text: str) -> None:
         sm.Component.parse(text)
 
 
+def test_labels_and_components_are_in_it() -> None:
+    heads = sm.Components.heads(ARCH)
+    assert "L0H1" in heads and heads[0] in heads and "L0N1" not in heads and 3 not in heads
+    with pytest.raises(ValueError, match="layers is empty"):
+        sm.Components.neurons(ARCH, layers=[])
+
+
+def test_one_number_of_heads_for_each_layer() -> None:
+    with pytest.raises(ValueError, match="n_heads has 2 numbers for 1 layers"):
+        sm.Architecture(heads=("a",), neurons=(None,), n_heads=(2, 3))
+
+
 def test_heads_and_neurons_in_layer_order() -> None:
     heads, neurons = sm.Components.heads(ARCH), sm.Components.neurons(ARCH)
     assert heads.labels == ["L0H0", "L0H1", "L1H0", "L1H1", "L1H2", "L2H0", "L2H1"]

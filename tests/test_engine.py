@@ -162,7 +162,8 @@ def test_kv_group_is_its_query_heads_together() -> None:
 def test_given_references_are_used() -> None:
     game = a_game(ablation="mean")
     references = {
-        name: game._references[key] for name, key in zip(game.names, game._references, strict=True)
+        name: game._references[key]
+        for name, key in zip(game.hook_points, game._references, strict=True)
     }
     masks = some_masks(4, len(game))
     torch.testing.assert_close(a_game(ablation=references)(masks), game(masks))

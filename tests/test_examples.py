@@ -27,6 +27,12 @@ def a_result() -> sm.Interactions:
     return sm.discover(value, n=5, progress=False)
 
 
+def test_one_point_has_no_error() -> None:
+    found = sm.discover(lambda masks: masks.all(dim=1).double(), n=3, progress=False)
+    html = sm.plot_examples(found).html
+    assert "nan" not in html and "±" not in html and "±" in sm.plot_examples(a_result()).html
+
+
 def test_pairs_are_the_strongest_over_the_noise() -> None:
     pairs = example_pairs(a_result(), 10)
     assert [(pair.units, pair.reading) for pair in pairs] == [

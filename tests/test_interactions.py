@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ def a_result(n_prompts: int = 3, triple: bool = False, **changes: Any) -> sm.Int
         2 + spread,
         **{**options, **changes},
     )
+
+
+def test_the_noise_floor_of_larger_sets_is_higher() -> None:
+    """A triple's alternating sum has twice as many terms as a pair's."""
+    units = np.array([[0, 1, -1], [0, 1, 2]])
+    found = sm.Interactions(
+        list("abc"), units, np.full((2, 1), 1.5), np.zeros((3, 1)), np.ones(1), noise_floor=1.0
+    )
+    assert found.is_noise.tolist() == [False, True]
+
+
+def test_what_is_said_of_a_game_need_not_be_json(tmp_path: Path) -> None:
+    found = replace(a_result(), about={"file": Path("some") / "where", "count": np.int64(3)})
+    loaded = sm.Interactions.load(found.save(tmp_path / "a.npz"))
+    assert loaded.about == {"file": str(Path("some") / "where"), "count": 3}
 
 
 def test_numbers_of_a_result() -> None:

@@ -1,5 +1,6 @@
 """Prompts are checked once, metrics against formulas written out, bad input by its message."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,10 @@ def test_lists_and_single_answers_are_made_tensors() -> None:
     assert prompts.answers.tolist() == [[1], [2]]
     assert prompts.wrong_answers.tolist() == [[0, -1], [3, 4]]
     assert prompts.index.tolist() == [0, 1] and prompts.last.tolist() == [2, 2]
+    of_arrays = sm.Prompts(np.array(TOKENS), answers=np.array([[1, 2], [3, 4]]))
+    assert of_arrays.answers.tolist() == [[1, 2], [3, 4]]
+    assert sm.Prompts(TOKENS, answers=[torch.tensor(1), 2]).answers.tolist() == [[1], [2]]
+    assert prompts[np.int64(1)].tokens.tolist() == [TOKENS[1]]
     repeated = prompts[torch.tensor([1, 1, 0])]
     assert repeated.index.tolist() == [1, 1, 0] and len(repeated) == 3
     assert repeated.answers.tolist() == [[2], [2], [1]]

@@ -137,6 +137,12 @@ def test_how_to_reproduce(tmp_path: Path) -> None:
     text = page(a_result(task="a b;c"), tmp_path)
     assert "spex-mech discover --model tiny --task &#39;a b;c&#39; --method spex --seed 3" in text
     assert "--units L0H0,L0H1,L1H0,L1H1" in text
+    # What the command line cannot say is said in Python.
+    without = page(a_result(options={"gradients": False, "top": 20}), tmp_path)
+    assert "sm.discover(game, method=&#39;spex&#39;, seed=3, gradients=False, top=20)" in without
+    assert "spex-mech discover" not in page(a_result(ablation="given"), tmp_path)
+    student = page(a_result(method="proxyspex", proxy="student"), tmp_path)
+    assert "sm.discover(game, method=&#39;proxyspex&#39;, proxy=..., seed=3)" in student
     assert "&lt;mine&gt;" in page(a_result(), tmp_path, command="<mine>")
 
 

@@ -1,8 +1,10 @@
 """The picture of a text: what is drawn, in which colour, and that nothing of a token is markup."""
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,11 @@ def a_result() -> sm.Interactions:
 
     labels = [f"{i}:{word}" for i, word in enumerate(WORDS)]
     return sm.discover(value, n=5, labels=labels, progress=False)
+
+
+def test_what_was_not_measured_has_no_number() -> None:
+    found = replace(a_result(), main_effects_by_prompt=np.full((5, 1), np.nan))
+    assert "0:not: not measured" in sm.plot_text(found).svg and "nan" not in sm.plot_text(found).svg
 
 
 def test_words_are_text_and_arcs_are_pairs() -> None:

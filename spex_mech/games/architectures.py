@@ -52,6 +52,18 @@ class Architecture:
     number of heads of each layer (one number for all, or one a layer). Everything else is read
     from the weights.
 
+    Args:
+        heads: the attention output projection of each layer.
+        neurons: the MLP down projection of each layer.
+        n_heads: heads of each layer.
+        n_kv_heads: key-value groups of each layer, where heads share keys and values.
+        d_head, d_mlp: width of a head and number of neurons, one a layer; empty: not read yet.
+        hooks: whether the names are modules or TransformerLens hook points.
+        no_heads, no_neurons: why there are none, for the error's text.
+
+    Raises:
+        ValueError: not one name a layer in both, or not one number of heads a layer.
+
     >>> arch = Architecture(heads=("layers.0.attn.o",), neurons=(None,), n_heads=4)
     >>> arch.n_layers
     1
@@ -73,9 +85,17 @@ class Architecture:
                 f"heads names {len(self.heads)} layers and neurons {len(self.neurons)}; give one "
                 "entry a layer in both, None where a layer has no such module"
             )
+        for name in ("n_heads", "n_kv_heads"):
+            count = getattr(self, name)
+            if isinstance(count, tuple) and len(count) != len(self.heads):
+                raise ValueError(
+                    f"{name} has {len(count)} numbers for {len(self.heads)} layers; give one for "
+                    "each layer, or one number for all"
+                )
 
     @property
     def n_layers(self) -> int:
+        """How many layers were named."""
         return len(self.heads)
 
     def count(self, kind: Kind, layer: int) -> int:

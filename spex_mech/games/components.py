@@ -15,9 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from spex_mech.games.architectures import Architecture, architecture_of
-
-Kind = Literal["head", "neuron", "kv_group"]
+from spex_mech.games.architectures import Architecture, Kind, architecture_of
 
 _LETTERS: dict[Kind, str] = {"head": "H", "neuron": "N", "kv_group": "G"}
 _KINDS: dict[str, Kind] = {letter: kind for kind, letter in _LETTERS.items()}
@@ -163,6 +161,10 @@ class Components(Sequence[Component]):
     def __iter__(self) -> Iterator[Component]:
         return iter(self.units)
 
+    def __contains__(self, value: object) -> bool:
+        """A component or its label."""
+        return value in self.units or value in {unit.label for unit in self.units}
+
     @overload
     def __getitem__(self, key: int) -> Component: ...
 
@@ -250,6 +252,8 @@ def _all_of(
     for layer in chosen:
         if not 0 <= layer < sized.n_layers:
             raise ValueError(f"no layer {layer}: the model has layers 0 to {sized.n_layers - 1}")
+    if not chosen and layers is not None:
+        raise ValueError("layers is empty: name one, or leave it out for all")
     if not chosen:
         sized.refuse(kind)
     units = (Component(kind, layer, i) for layer in chosen for i in range(sized.count(kind, layer)))

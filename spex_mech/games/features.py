@@ -29,7 +29,11 @@ def frozen_features(
 
     Args:
         layer: default: the last.
-        pool: "mean" (over real tokens) or "last" (the last real token).
+        model: a Hugging Face or TransformerLens model.
+        prompts: their tokens, on any device.
+        pool: "mean" (over real tokens) or "last" (where the answer is read: the last real token,
+            unless the prompts have ``answer_pos``).
+        batch_size: prompts at a time; halved where they do not fit.
         architecture: as for ``ModelGame``.
 
     Raises:

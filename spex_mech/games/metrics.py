@@ -183,6 +183,7 @@ class Task:
 
     @property
     def metric_name(self) -> str:
+        """The metric's word, or the name of its function."""
         return self.metric if isinstance(self.metric, str) else _name_of(self.metric)
 
     def split(self, n_first: int) -> "tuple[Task, Task]":

@@ -64,7 +64,7 @@ class ModelGame:
         task: prompts and a metric.
         components: the units; column ``u`` of a mask is ``components[u]``. Default: all heads.
         ablation: "mean" (default), "zero", "mean_per_position", "resample" (needs
-            ``task.prompts.corrupted``), or a tensor per hook point's name (see :attr:`names`).
+            ``task.prompts.corrupted``), or a tensor for each of :attr:`hook_points`, by name.
         reference: prompts for the mean; default: the task's own.
         architecture: where a plain ``nn.Module`` keeps heads and neurons.
         batch_size: rows (mask x prompt) per forward pass; default: found by itself, and halved
@@ -150,7 +150,7 @@ class ModelGame:
         return max(1, 4 * self._rows_per_batch() // len(self.prompts))
 
     @property
-    def names(self) -> list[str]:
+    def hook_points(self) -> list[str]:
         """The hook points of this game, in the order of the forward pass."""
         return [self.architecture.name(s.kind, s.layer) for s in self._sites]
 
@@ -270,7 +270,7 @@ class ModelGame:
             "prompts_sha256": prompts_sha256(self.prompts),
             "metric_sha256": metric_sha256(self.task.metric),
             "reference_sha256": prompts_sha256(given) if isinstance(given, Prompts) else given,
-            "hook_points": self.names,
+            "hook_points": self.hook_points,
         }
 
     @cached_property

@@ -1,9 +1,9 @@
 """Prompts: what a model reads, and what a metric needs to know of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -27,8 +27,8 @@ class Prompts:
         index: each prompt's number in the set it came from; kept when prompts are taken out.
 
     Raises:
-        ValueError: no prompts, prompts of unequal length without padding information, padding on
-            the left, or a field whose shape does not fit.
+        ValueError: no prompts, rows of unequal length (pad them, and give ``attention_mask``),
+            padding on the left, or a field whose shape does not fit.
     """
 
     tokens: Int[Tensor, "prompt pos"]
@@ -86,7 +86,7 @@ class Prompts:
 
     def __getitem__(self, rows: Any) -> "Prompts":
         """Some of the prompts: a slice, a list, or a tensor of numbers (repeats allowed)."""
-        if isinstance(rows, int):
+        if isinstance(rows, int | np.integer):
             rows = [rows]
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return _unchecked({k: None if v is None else v[rows] for k, v in values.items()})
@@ -181,7 +181,7 @@ def _answer_matrix(name: str, value: Any, n_prompts: int) -> Int[Tensor, "prompt
     if value is None:
         return None
     if not isinstance(value, Tensor):
-        rows = [list(row) if isinstance(row, Sequence | Tensor) else [row] for row in value]
+        rows = [list(row) if np.ndim(row) else [row] for row in value]
         width = max((len(row) for row in rows), default=0)
         value = torch.tensor([[int(a) for a in row] + [-1] * (width - len(row)) for row in rows])
     if value.ndim == 1:

@@ -51,6 +51,9 @@ class TokenGame:
         labels: the name of each unit; default: position and text.
         batch_size: masks a forward pass.
 
+    With "mean" and "zero" it has ``gradient(masks)``, the slopes of the gates (from masked, 0, to
+    the token's own embedding, 1), ``[mask unit]``, and ``value_and_gradient(masks)``, both at once.
+
     Raises:
         ValueError: more than one prompt, spans that overlap or do not exist, a masking that lacks
             what it needs.

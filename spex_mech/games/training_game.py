@@ -43,6 +43,10 @@ class TrainingGame:
         batch_size: masks at a time.
         name: of the task, for results.
 
+    Where autograd can go through ``train`` it has ``gradient(masks)``, the slopes of the examples'
+    weights, ``[mask unit]``, and ``value_and_slopes(masks)``, values and slopes by block of test
+    points, ``[mask block unit]``.
+
     Raises:
         ValueError: groups that overlap or hold examples that do not exist.
     """
@@ -256,6 +260,7 @@ def ridge(x: Any, y: Any, x_test: Any, y_test: Any, penalty: float = 1.0) -> Tra
     Args:
         x: features ``[example feature]``, without a column of ones unless you want one.
         y: targets ``[example]``; for classes, one of -1 and 1.
+        x_test, y_test: the same of the test points, ``[point feature]`` and ``[point]``.
         penalty: on the squared weights.
     """
     x, y, x_test, y_test = (torch.as_tensor(np.asarray(a)).double() for a in (x, y, x_test, y_test))
@@ -274,7 +279,9 @@ def kernel_ridge(kernel: Any, y: Any, kernel_test: Any, y_test: Any, penalty: fl
 
     Args:
         kernel: between training examples, ``[example example]``.
+        y, y_test: targets, ``[example]`` and ``[point]``.
         kernel_test: of test points with training examples, ``[point example]``.
+        penalty: added to the kernel's diagonal.
     """
     kernel, y, kernel_test, y_test = (
         torch.as_tensor(np.asarray(a)).double() for a in (kernel, y, kernel_test, y_test)
@@ -296,7 +303,10 @@ def logistic(
     right class at each test point.
 
     Args:
+        x: features ``[example feature]``, without a column of ones unless you want one.
         y: classes 0 and 1, ``[example]``.
+        x_test, y_test: the same of the test points, ``[point feature]`` and ``[point]``.
+        penalty: on half of the squared weights.
         steps: of Newton's method, from zero weights.
     """
     x, y, x_test, y_test = (torch.as_tensor(np.asarray(a)).double() for a in (x, y, x_test, y_test))

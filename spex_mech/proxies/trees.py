@@ -31,7 +31,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spex_mech.proxies.examples import check_examples
-from spex_mech.search.fourier import Set, convert, parities
+from spex_mech.search.fourier import convert, parities
+from spex_mech.search.ledger import Set
 
 _DROPPED = 4.0  # standard errors
 _BETTER = 2.0  # standard errors

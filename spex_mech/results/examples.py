@@ -173,9 +173,12 @@ def _table(
             text = f"<br><bdi>{escape(short)}</bdi>"
         return f"{image}<b>{escape(found.labels[u])}</b>{text}{effect}"
 
+    def error(stderr: float) -> str:
+        return "" if np.isnan(stderr) else f"<br><small>± {stderr:.2g}</small>"
+
     rows = "".join(
         f"<tr><td>{example(pair.units[0])}</td><td>{example(pair.units[1])}</td>"
-        f'<td class="n">{pair.value:+.3g}<br><small>± {pair.stderr:.2g}</small></td>'
+        f'<td class="n">{pair.value:+.3g}{error(pair.stderr)}</td>'
         f"<td>{'together' if pair.value > 0 else 'against one another'}"
         f"<br><small>{pair.reading}</small></td></tr>"
         for pair in pairs

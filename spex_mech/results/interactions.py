@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spex_mech.results.files import write_whole
 from spex_mech.results.statistics import intervals, p_values, q_values, standard_errors
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ class Interactions:
 
     @cached_property
     def is_noise(self) -> Bool[np.ndarray, " interaction"]:
-        """True where a value is under the noise floor."""
-        return abs(self.mean) <= self.noise_floor
+        """True where a value is under the noise floor: that of a pair, and twice as much for each
+        unit more, whose alternating sum has twice as many terms."""
+        return abs(self.mean) <= self.noise_floor * 2.0 ** (self.order - 2)
 
     @cached_property
     def order(self) -> Int[np.ndarray, " interaction"]:
@@ -162,7 +164,11 @@ class Interactions:
 
     def frame(self, order: int = 2) -> "pd.DataFrame":
         """A pandas table with a row an interaction, strongest first: ``unit_a unit_b value stderr
-        q_value main_a main_b reading is_noise`` (``unit_c main_c`` too for order 3)."""
+        q_value main_a main_b reading is_noise`` (``unit_c main_c`` too for order 3).
+
+        Raises:
+            ValueError: no interaction of this order was measured.
+        """
         import pandas as pd
 
         if not 2 <= order <= self.units.shape[1]:
@@ -209,17 +215,7 @@ class Interactions:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything into one npz file (arrays and JSON, no pickles), all or nothing."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            with temporary.open("wb") as file:
-                self._write(file)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return path
+        return write_whole(path, self._write)
 
     def to_bytes(self) -> bytes:
         """What :meth:`save` writes."""
@@ -237,7 +233,8 @@ class Interactions:
             "about": self.about,
         }
         # Numbers of numpy, such as a budget, become plain ones.
-        as_json = json.dumps(about, default=lambda value: value.tolist())
+        plain = lambda value: value.tolist() if hasattr(value, "tolist") else str(value)  # noqa: E731
+        as_json = json.dumps(about, default=plain)
         text = np.frombuffer(as_json.encode(), dtype=np.uint8)
         np.savez_compressed(
             file, about=text, **{k: getattr(self, k) for k in (*_ARRAYS, *_OF_WHOLE)}

@@ -41,7 +41,7 @@ def map_numbers(
             between layers without a measured pair.
 
     Raises:
-        ValueError: no pairs were measured, or units carry no layer.
+        ValueError: no pairs were measured, units carry no layer, or ``most`` is under 2.
     """
     if most < 2:
         raise ValueError(f"most is {most}; a map needs at least 2 units")

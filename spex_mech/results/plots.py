@@ -35,10 +35,15 @@ def plot_map(
 ) -> "Figure":
     """A heat map of the pair interactions, unit by unit or layer by layer.
 
+    Args:
+        by: "unit", or "layer": the energy between two layers, signed by the sum.
+        most: units that are shown, those of most energy.
+
     Returns:
         A matplotlib figure; save it with ``.savefig("map.png")`` or ``"map.svg"``.
 
     Raises:
+        ValueError: no pairs were measured, units without layers for "layer", ``most`` under 2.
         ImportError: matplotlib is missing (the extra ``viz``).
     """
     numbers = map_numbers(found, by, most)
@@ -130,7 +135,11 @@ def plot_network(found: Interactions, k: int = 20) -> "Figure":
     so that neither AND-like nor OR-like fits, lines are dotted. A node is as large as its main
     effect.
 
+    Args:
+        k: pairs that are drawn; those under the noise floor are left out.
+
     Raises:
+        ValueError: no pairs were measured.
         ImportError: matplotlib is missing (the extra ``viz``).
     """
     numbers = network_numbers(found, k)

@@ -61,7 +61,8 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     reach = abs(middle[pairs.units[:, 0]] - middle[pairs.units[:, 1]]).max()
     height = float(min(160.0, 24 + reach / 3))
     # The strongest on top; what is nothing but rounding is not drawn.
-    parts = [_arc(pairs, row, middle, height) for row in np.flatnonzero(~pairs.is_noise)[::-1]]
+    clear = np.flatnonzero(~pairs.is_noise)[::-1].tolist()
+    parts = [_arc(pairs, row, middle, height) for row in clear]
     largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
     for unit, text in enumerate(texts):
         effect = found.main_effects[unit]
@@ -69,7 +70,8 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
         colour = _HELPS if known and effect < 0 else _HURTS
         alpha = abs(effect) / largest if known else 0
         parts.append(
-            f"<g><title>{escape(found.labels[unit])}: main effect {effect:+.3g}</title>"
+            f"<g><title>{escape(found.labels[unit])}: "
+            f"{f'main effect {effect:+.3g}' if known else 'not measured'}</title>"
             f'<rect x="{left[unit]:.1f}" y="{height:.1f}" width="{widths[unit]:.1f}" '
             f'height="{_ROW}" rx="3" fill="rgba({colour},{0.85 * alpha:.2f})" stroke="#ccc"/>'
             f'<text x="{middle[unit]:.1f}" y="{height + 15:.1f}" text-anchor="middle" '

@@ -2,14 +2,16 @@
 
 A strategy (SPEX, ProxySPEX) brings candidates; the rest is here, in this order:
 
-1. With a budget for all sets, all sets are measured, and nothing else (``exhaustive``).
+1. With a budget for all sets, all sets are measured, and nothing else (``exhaustive``); with one
+   for all pairs and a quarter more, where triples are asked for, all pairs and then higher orders.
 2. *Candidates*: the strategy's way to a ``Screen``, which ranks untested pairs.
-3. *Higher orders*. With gradients, grown from the strongest pairs by the gradient without both
+3. *Validation*. Exact pair ablations in order of predicted size, in rounds; what each round
+   measured teaches the screen, which ranks the rest again. Some budget is kept for the next step,
+   and what that leaves is spent on pairs again.
+4. *Higher orders*. With gradients, grown from the strongest pairs by the gradient without both
    units. Without, half goes to group tests that find sets whatever their subsets do, if they are
    few; the rest to what the screen predicts and to unions of strong pairs that share a unit. A
    tenth goes to sets of strong units whose pairs are weak.
-4. *Validation*. Exact pair ablations in order of predicted size, in rounds; what each round
-   measured teaches the screen, which ranks the rest again.
 5. *Audit*. Pairs never tested, drawn at random, are tested, with all that is left.
 """
 
@@ -107,9 +109,7 @@ class Strategy(Protocol):
         """The evaluations that it takes where none are said."""
         ...
 
-    def candidates(
-        self, ledger: Ledger, rng: np.random.Generator, keep: int, top: int
-    ) -> Asking[Screen]:
+    def candidates(self, ledger: Ledger, rng: np.random.Generator, keep: int) -> Asking[Screen]:
         """Find out what predicts pairs, and leave at least ``keep`` of the budget."""
         ...
 
@@ -212,7 +212,7 @@ class Adaptive:
         n_audit = int(np.clip(_SHARE_AUDIT * ledger.budget, least, _MOST_AUDIT))
         higher = int(_SHARE_HIGHER * ledger.budget) if self.order > 2 else 0
         keep = 2 * n_audit  # an audited pair may need its singles too
-        screen = yield from self._strategy.candidates(ledger, self._rng, keep + higher, self.top)
+        screen = yield from self._strategy.candidates(ledger, self._rng, keep + higher)
         if np.isfinite(ledger.main_effects()).all():
             keep = n_audit
         if self.order > 2 and screen.complete:
@@ -237,6 +237,7 @@ class Adaptive:
         ledger = self.ledger
         if self.n <= (ledger.left - keep) // 4:
             yield from ledger.values_of([(u,) for u in range(self.n)], "single ablations")
+        slopes = screen.slopes()  # those that are asked for are kept for the next order
         for order in range(3, self.order + 1):
             room = (ledger.left - keep) // (self.order + 1 - order)
             stop = ledger.left - room
@@ -247,7 +248,7 @@ class Adaptive:
                 room = ledger.left - stop
             parents = [s for s, _ in ledger.best(len(ledger.interaction)) if len(s) == order - 1]
             if self._strategy.gradients:
-                grown = yield from self._grown_by_gradients(parents, room, screen.slopes())
+                grown = yield from self._grown_by_gradients(parents, room, slopes)
             else:
                 grown = self._grown_by_sharing(parents, order, room)
             guessed = screen.larger(order, room // 2)

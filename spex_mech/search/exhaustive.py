@@ -16,9 +16,8 @@ from math import comb
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.question import Findings, Question, check_order
+from spex_mech.search.question import MASKS_PER_QUESTION, Findings, Question, check_order
 
-_MASKS_PER_QUESTION = 16_384  # many workers wait for the slowest at the end of each question
 _MOST_SETS = 60_000_000
 _SHOWN = 8
 
@@ -70,7 +69,7 @@ class Exhaustive:
             return Question(np.empty((1, 0), dtype=np.int64), stage="intact model")
         if size > max(self._plan):
             return None
-        sets = self._plan[size][start : start + _MASKS_PER_QUESTION]
+        sets = self._plan[size][start : start + MASKS_PER_QUESTION]
         stage = "single ablations" if size == 1 else f"sets of {size}"
         return Question(sets, stage=stage)
 

@@ -31,7 +31,8 @@ from math import comb
 import numpy as np
 from jaxtyping import Bool, Float
 
-Set = tuple[int, ...]
+from spex_mech.search.ledger import Set
+
 KINDS = ("mobius", "intact", "fourier", "banzhaf", "shapley")
 
 

@@ -12,9 +12,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.question import Findings, Question
+from spex_mech.search.question import MASKS_PER_QUESTION, Findings, Question
 
-_MASKS_PER_QUESTION = 16_384  # many workers wait for the slowest at the end of each question
 _MOST_SLOTS = 6_000_000  # units ablated by the masks of one question: 48 MB
 Set = tuple[int, ...]  # units in ascending order
 
@@ -81,8 +80,8 @@ class Ledger:
     def values_of(self, sets: Iterable[Set], stage: str) -> Asking[None]:
         """Evaluate the sets that are not known yet."""
         new = list(dict.fromkeys(s for s in sets if s not in self.value))
-        for start in range(0, len(new), _MASKS_PER_QUESTION):
-            part = new[start : start + _MASKS_PER_QUESTION]
+        for start in range(0, len(new), MASKS_PER_QUESTION):
+            part = new[start : start + MASKS_PER_QUESTION]
             answer = yield from self.ask(Question(padded(part), stage=stage))
             self.value.update(zip(part, answer.values, strict=True))
 
@@ -127,7 +126,7 @@ class Ledger:
         new = dict(zip(keys, ordered, strict=True))
         items = [item for item in new.items() if item[0] not in self._group_sums]
         widest = max((len(group) for _, group in items), default=1)
-        step = min(_MASKS_PER_QUESTION, max(1, _MOST_SLOTS // max(1, widest)))
+        step = min(MASKS_PER_QUESTION, max(1, _MOST_SLOTS // max(1, widest)))
         for start in range(0, len(items), step):
             part = items[start : start + step]
             sets = [tuple(group.tolist()) for _, group in part]

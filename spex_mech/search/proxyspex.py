@@ -94,19 +94,20 @@ class ProxySpex:
         gradients: whether the game gives gradients, and the proxy reads them.
         half: learn from pairs of complementary masks of half of the units, as Fourier coefficients
             at p = 1/2 want them; not from masks near the intact model.
-        max_fraction: the largest share of units that a test may ablate; set by what is measured.
     """
 
     proxy: Proxy
     gradients: bool = False
     half: bool = False
-    max_fraction: float = 0.15
+    max_fraction: float = field(default=0.15, init=False)  # of units ablated; measured
     notes: dict[str, Any] = field(default_factory=dict)
     name: str = "proxyspex"
 
     def higher_fraction(self, ledger: Ledger, rng: np.random.Generator) -> Asking[float]:
-        """Measured already: nothing is asked."""
-        yield from ()
+        """Measured with the candidates, where there were any."""
+        if "largest_share_ablated" not in self.notes:
+            self.max_fraction = yield from telling_fraction(ledger, rng, Examples(ledger.n))
+            self.notes["largest_share_ablated"] = self.max_fraction
         return self.max_fraction
 
     def __post_init__(self) -> None:
@@ -129,9 +130,7 @@ class ProxySpex:
     def _searched(self) -> bool:
         return getattr(self.proxy, "searched", False)
 
-    def candidates(
-        self, ledger: Ledger, rng: np.random.Generator, keep: int, top: int
-    ) -> Asking[Screen]:
+    def candidates(self, ledger: Ledger, rng: np.random.Generator, keep: int) -> Asking[Screen]:
         yield from ledger.values_of([()], "intact model")
         room = ledger.left - keep
         examples, held = Examples(ledger.n), Examples(ledger.n)

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+MASKS_PER_QUESTION = 16_384  # many workers wait for the slowest at the end of each question
 GRADIENT_COST = 3  # evaluations that one gradient at one mask counts for
 
 

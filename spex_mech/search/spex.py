@@ -72,9 +72,7 @@ class Spex:
         self.notes["largest_share_ablated"] = max(self.max_fraction, told)
         return self.notes["largest_share_ablated"]
 
-    def candidates(
-        self, ledger: Ledger, rng: np.random.Generator, keep: int, top: int
-    ) -> Asking[Screen]:
+    def candidates(self, ledger: Ledger, rng: np.random.Generator, keep: int) -> Asking[Screen]:
         if self.gradients:
             rows = yield from gradient_rows(ledger, rng, keep)
             self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
