@@ -8,7 +8,9 @@ Workers are simulated by threads that sleep as a GPU would compute. Writes ``res
 import resource
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,20 @@ class Threads:
 
 
 def memory_mb() -> float:
+    """What this process holds now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def most_memory_mb() -> float:
     """The most that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def alone(measure: Callable[..., Row], *arguments: Any) -> Row:
+    """In a process of its own, whose memory is only that of this."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 def pace(n_workers: int, batches: int, masks: int) -> Row:
@@ -77,13 +91,13 @@ def pace(n_workers: int, batches: int, masks: int) -> Row:
 
 def driver_memory(evaluations: int) -> Row:
     """So many evaluations among 40,000 units, without a store."""
-    before = memory_mb()
+    before = most_memory_mb()
     game = Sleeping(40_000, 0.0, 4096)
     started_at = time.perf_counter()
     found = sm.discover(game, "exhaustive", budget=evaluations, progress=False)
     made = {"n": 40_000, "evaluations": found.cost["evaluations"]}
     made |= {"seconds": time.perf_counter() - started_at}
-    return made | {"mb_before": before, "mb_most": memory_mb()}
+    return made | {"mb_before": before, "mb_most": most_memory_mb()}
 
 
 def flat_memory(folder: Path, batches: int) -> Row:
@@ -110,13 +124,13 @@ def overhead(batches: int) -> Row:
     """One worker process against none, batches of a second."""
     options: Any = {"method": "exhaustive", "budget": 16 * batches, "progress": False}
     started_at = time.perf_counter()
-    alone = sm.discover(sleeping_second(), **options)
+    here = sm.discover(sleeping_second(), **options)
     local = time.perf_counter() - started_at
     with started(sleeping_second, 1) as remote:  # the worker's start is not a matter of batches
         started_at = time.perf_counter()
         far = sm.discover(remote, **options)
         there = time.perf_counter() - started_at
-    same = bool((alone.values == far.values).all())
+    same = bool((here.values == far.values).all())
     return {"workers": 1, "same": same, "ratio": there / local}
 
 
@@ -127,14 +141,14 @@ def paces(options: Options) -> list[Row]:
 
 def load(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        return [flat_memory(Path(folder), 2000 if options.quick else 20_000)]
+        return [alone(flat_memory, Path(folder), 2000 if options.quick else 20_000)]
 
 
 PARTS = {
     "pace": (paces, False),
     "overhead": (lambda options: [overhead(8 if options.quick else 25)], False),
     "load": (load, False),
-    "memory": (lambda options: [driver_memory(50_000 if options.quick else 1_000_000)], False),
+    "memory": (lambda o: [alone(driver_memory, 50_000 if o.quick else 1_000_000)], False),
 }
 
 

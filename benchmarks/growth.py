@@ -623,10 +623,10 @@ def memory_of(model: Model, a: Assumptions) -> Row:
 
 
 def scale_line(out: dict[str, Any], n: int = 10_000) -> Row:
-    """Evaluations at n = 10,000: all pairs, what was published, and ours."""
+    """Evaluations at n = 10,000: all pairs, what this project planned, and ours."""
     mine = [r for r in out["planted"] if (r["line"], r["n"]) == (FIXED, n)]
     row: Row = {"n": n, "all pairs": evaluations_of(EXHAUSTIVE, n, {})}
-    row |= {"SPEX, stated at most": 100_000, "ProxySPEX, stated about": 10_000}
+    row |= {"SPEX, planned at most": 100_000, "ProxySPEX, planned about": 10_000}
     for method in ("spex", "proxyspex"):
         after = [r["all_measured_after"] for r in mine if r["method"] == method]
         ends = [r["search_ended_after"] for r in mine if r["method"] == method]
