@@ -2,7 +2,8 @@
 
 ``find_circuit`` selects (``search.kept_sets``) on the prompts of one game, and scores what was
 selected on another, so that the scores do not profit from the selection; ``faithfulness_curve``
-does so for every size. The scores are those of the papers named in ``results.circuit``.
+does so for every size. What they return, and the papers whose scores these are, is in
+``results.circuit``; the search for the sets to keep in ``search.kept_sets``.
 """
 
 import time

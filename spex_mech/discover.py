@@ -18,9 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spex_mech.games.fingerprint import function_identity
+from spex_mech.games.fingerprint import function_identity, versions
 from spex_mech.games.masks import names_of
-from spex_mech.games.model_game import versions
 from spex_mech.proxies.distilled import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
@@ -549,8 +548,8 @@ def _result(
         labels=list(game.labels),
         units=findings.units,
         values=findings.values.astype(np.float32),
-        main_effects_by_prompt=findings.main_effects,
-        intact_by_prompt=findings.intact,
+        main_effects_by_prompt=findings.main_effects_by_prompt,
+        intact_by_prompt=findings.intact_by_prompt,
         noise_floor=float(floor),
         cost=cost,
         audit=findings.audit,

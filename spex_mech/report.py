@@ -608,7 +608,7 @@ def _cell(value: str | float) -> str:
 
 
 def _prompts(found: Interactions, task: "Task", tokenizer: Any) -> dict[str, Any]:
-    from spex_mech.games.model_game import tokens_sha256
+    from spex_mech.games.fingerprint import tokens_sha256
 
     prompts, intact = task.prompts, found.intact_by_prompt
     known = found.about.get("tokens_sha256")

@@ -10,6 +10,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import version
 from inspect import unwrap
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -188,3 +189,13 @@ def _content(cell: CellType) -> Any:
 
 def _short(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_LENGTH]
+
+
+def tokens_sha256(prompts: Prompts) -> str:
+    """The hash of prompts' tokens that a result records."""
+    return sha256_of([prompts.tokens])
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result records."""
+    return {name: version(name) for name in ("spex_mech", "torch", "numpy")}

@@ -9,7 +9,6 @@ runs; the model comes back as it was, also after an error or an interrupt.
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any, NoReturn
 
 import numpy as np
@@ -29,6 +28,7 @@ from spex_mech.games.fingerprint import (
     metric_sha256,
     prompts_sha256,
     sha256_of,
+    tokens_sha256,
 )
 from spex_mech.games.forward import (
     Hook,
@@ -528,13 +528,3 @@ def _processing_of(model: Any) -> str:
     if not is_hooked(model):
         return "none"
     return "compatibility mode" if getattr(model, "compatibility_mode", False) else "none"
-
-
-def tokens_sha256(prompts: Prompts) -> str:
-    """The hash of prompts' tokens that a result records."""
-    return sha256_of([prompts.tokens])
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result records."""
-    return {name: version(name) for name in ("spex_mech", "torch", "numpy")}

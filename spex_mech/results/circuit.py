@@ -1,4 +1,5 @@
-"""Circuit: the units that are kept, why, and how well they do alone, measured on the model.
+"""Circuit: the units that are kept, why, and how well they do alone, measured on the model
+(``spex_mech.circuits`` finds and scores it).
 
 With F(S) the metric when the units S are kept and all others ablated, M all units and C the circuit
 (Wang et al. 2022, "Interpretability in the Wild", section 4; arXiv 2211.00593):

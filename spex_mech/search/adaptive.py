@@ -191,8 +191,8 @@ class Adaptive:
         return Findings(
             found.units,
             found.values,
-            found.main_effects,
-            found.intact,
+            found.main_effects_by_prompt,
+            found.intact_by_prompt,
             audited,
             dict(self._strategy.notes),
         )

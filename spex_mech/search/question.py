@@ -60,16 +60,16 @@ class Findings:
     Args:
         units: each interaction's units in ascending order, padded with -1 on the right.
         values: each interaction on each prompt.
-        main_effects: of each unit on each prompt, NaN where it was not measured.
-        intact: the metric of the intact model on each prompt.
+        main_effects_by_prompt: of each unit on each prompt, NaN where it was not measured.
+        intact_by_prompt: the metric of the intact model on each prompt.
         audit: what is known of the pairs that were not measured, if they were audited.
         notes: whatever else the result should state.
     """
 
     units: Int[np.ndarray, "interaction order"]
     values: Float[np.ndarray, "interaction prompt"]
-    main_effects: Float[np.ndarray, "unit prompt"]
-    intact: Float[np.ndarray, " prompt"]
+    main_effects_by_prompt: Float[np.ndarray, "unit prompt"]
+    intact_by_prompt: Float[np.ndarray, " prompt"]
     audit: Any = None
     notes: dict[str, Any] = field(default_factory=dict)
 
