@@ -211,13 +211,20 @@ def _missed(found: Interactions) -> str:
         return "No pair: all were measured."
     if not (audit := found.audit):
         return f"It is not known: {left:,} pairs were not measured, and none of them was audited."
+    alone = audit.get("recall_by_tests", audit["recall_low"])
+    blind = ""
+    if alone < audit["recall_low"]:
+        blind = (
+            " That supposes that strong pairs are predicted to be strong more often than others; "
+            f"the tests by themselves exclude a recall below {alone:.2g} only."
+        )
     return (
         f"{_count(int(audit['n_tested']), 'pair')} drawn at random from those never tested were "
         f"tested. By them, an estimated {audit['recall']:.2f} of the true "
         f"{audit['k']:,} strongest pairs were found (90 % interval {audit['recall_low']:.2f} to "
         f"{audit['recall_high']:.2f}); energy (summed squares) found "
         f"{audit['energy_found']:.3g}, missed {audit['energy_missed']:.3g} "
-        f"({audit['energy_low']:.3g} to {audit['energy_high']:.3g})."
+        f"({audit['energy_low']:.3g} to {audit['energy_high']:.3g}).{blind}"
     )
 
 

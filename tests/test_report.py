@@ -98,6 +98,9 @@ def test_summary_of_an_audit_and_of_all_pairs() -> None:
     assert missed.startswith("7 pairs drawn at random")
     assert "0.90 of the true 100 strongest" in missed and "0.80 to 0.95" in missed
     assert "found 12, missed 1.5 (1 to 2)" in missed
+    assert "exclude" not in missed
+    blind = dict(summary(replace(a_result(), audit=audit | {"recall_by_tests": 0.02})))
+    assert "exclude a recall below 0.02 only" in blind["What was missed"]
     pair = replace(a_result(), labels=HEADS[:2], units=np.array([[0, 1]]), values=np.ones((1, 2)))
     pair = replace(pair, main_effects_by_prompt=-np.ones((2, 2)))
     assert dict(summary(pair))["What was missed"] == "No pair: all were measured."

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import spex_mech as sm
 from spex_mech.search.adaptive import Adaptive
+from spex_mech.search.audit import _missed_by_score, _overlooked
 from spex_mech.search.ledger import Answer, Ledger
 from spex_mech.search.question import Question
 from spex_mech.search.spex import Spex
@@ -334,6 +335,59 @@ def test_the_audits_interval_is_not_that_of_rounding() -> None:
         assert audit["energy_low"] <= missed <= audit["energy_high"]
         overlooked = audit["n_untested"] * (1 - 0.1 ** (1 / audit["n_tested"]))
         assert audit["energy_high"] == pytest.approx(overlooked, rel=1e-5)
+
+
+@pytest.mark.parametrize("freedom", [3.5, 8.0, 100.0])
+def test_how_many_pairs_are_missed_does_not_depend_on_one_link(freedom: float) -> None:
+    """Whether a pair is strong goes with its score, more or less sharply; pairs of high score are
+    measured, and how many strong ones the others hold is at most what is said. (The lower end is
+    for tests that hit: ``audit``.)"""
+    held = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        scores = np.sort(rng.normal(size=20_000))
+        strong = scores - 2.5 + 0.5 * rng.standard_t(freedom, scores.size) > 0
+        order = np.concatenate([np.arange(19_500, 20_000), rng.permutation(19_500)[:100]])
+        rest = np.ones(scores.size, dtype=bool)
+        rest[order] = False
+        measured = (np.where(strong[order], 2.0, 0.5), scores[order])
+        draws = _missed_by_score(scores[rest], measured, 1.0, int(rest.sum()), rng)
+        middle, high = np.quantile(draws, [0.5, 0.95])
+        held.append(strong[rest].sum() <= high)
+        assert 1 / 3 < middle / strong[rest].sum() < 3
+    assert np.mean(held) >= 0.9
+
+
+def test_tests_alone_exclude_little() -> None:
+    """Nothing predicts pairs whose slopes vanish; what the tests exclude holds there too."""
+    assert _overlooked(0, 0.01) == pytest.approx(-np.log(0.05) / 0.01)
+    rng = np.random.default_rng(0)
+    weak = np.triu(0.02 * rng.standard_normal((60, 60)), 1)
+    blind = [(int(a), int(b)) for a, b in rng.permutation(60)[:24].reshape(12, 2)]
+
+    class Blind:
+        labels = tuple(str(unit) for unit in range(60))
+
+        def __len__(self) -> int:
+            return 60
+
+        def __call__(self, masks: Tensor) -> Tensor:
+            lost = 1 - masks.double()
+            values = ((lost @ torch.from_numpy(weak)) * lost).sum(1)
+            for a, b in blind:
+                values = values + (lost[:, a] * lost[:, b]) ** 3
+            return values[:, None]
+
+        def gradient(self, masks: Tensor) -> Tensor:
+            gates = masks.double().requires_grad_()
+            return torch.autograd.grad(self(gates).sum(), gates)[0]
+
+    found = sm.discover(Blind(), budget=300, top=20, progress=False)
+    missed = len({tuple(sorted(s)) for s in blind} - set(values_of(found)))
+    assert found.audit is not None and missed >= 6
+    k = found.audit["k"]
+    assert found.audit["recall_by_tests"] <= k / (k + missed)
+    assert found.audit["recall_by_tests"] <= found.audit["recall_low"] + 1e-9
 
 
 @pytest.mark.slow
