@@ -330,42 +330,60 @@ def test_worker_figures() -> None:
     assert overhead["same"] and f"takes {overhead['ratio']:.2f} times as long as none" in text
 
 
-def levels(method: str, against: str, what: str) -> int:
-    return sum(game["methods"][against][f"{method} gains"][what] for game in pruned())
-
-
 def pruned() -> list[dict[str, Any]]:
     return [row for row in results("pruning")["rows"] if "left_out" not in row]
 
 
 def test_pruning_figures() -> None:
+    rows, text = pruned(), BENCHMARKS_PROSE
+    assert len(rows) == 11 and len(results("pruning")["rows"]) == 12 and "on eleven groups" in text
+    lines = {x.split("|")[1].strip(): x for x in BENCHMARKS.splitlines() if x.count("|") == 5}
+    for method in set(rows[0]["methods"]) - {"search", "surrogate, corrected", "a random one"}:
+        if method == "best of random, B":
+            continue
+        counts = [
+            " : ".join(
+                str(sum(row["methods"][method][f"{ours} gains"][what] for row in rows))
+                for what in ("ahead", "behind")
+            )
+            for ours in ("search", "surrogate, corrected")
+        ]
+        assert lines[method].endswith(f"| {counts[0]} | {counts[1]} |"), (method, counts)
+    alone = sum(row["methods"]["main effects"]["search gains"]["ahead"] for row in rows)
+    assert f"as good at {33 - alone} of the levels" in text
+    greedy = [row["methods"]["greedy"]["masks"] / 6 / row["n_units"] for row in rows]
+    assert f"| {min(greedy):.1f} to {max(greedy):.1f} B |" in lines["greedy"]
+
+
+def test_knock_out_figures() -> None:
     text = BENCHMARKS_PROSE
-    assert len(pruned()) == 6 and "on six games" in text
-    best = "surrogate, corrected"
-    n, none, random, above, below = (
-        levels(best, "LASSO, 10 B", "ahead"),
-        levels(best, "LASSO, 10 B", "behind"),
-        levels(best, "best of random, 10 B", "ahead"),
-        levels(best, "greedy", "ahead"),
-        levels(best, "greedy", "behind"),
-    )
-    assert none == 0
-    assert (
-        f"LASSO with 10 B masks at {n} of 18 levels and behind at none, ahead of the best" in text
-    )
-    assert f"random subsets at {random}, ahead of greedy" in text
-    assert f"greedy ablation (1.5 to 3.2 B) at {above} and behind at {below}." in text
-    ahead, behind = (levels("search", "LASSO, 10 B", what) for what in ("ahead", "behind"))
-    assert f"({ahead} ahead, {behind} behind)" in text
-    assert f"greedy ablation at {levels('search', 'greedy', 'behind')}." in text
-    heads = {
-        method: [draw["methods"][method]["heads"] for draw in draws]
-        for draws in [r["knock_out"] for r in pruned() if "260k, text" in r["part"]]
-        for method in ("search", "LASSO, 10 B")
+    games = {row["part"]: row["knock_out"] for row in pruned() if row["knock_out"]}
+    assert len(games) == 6
+
+    def of(game: str, method: str, key: str = "heads") -> list[Any]:
+        (draws,) = (draws for name, draws in games.items() if game in name)
+        return [draw["methods"][method][key] for draw in draws]
+
+    for game in games:
+        ours, lasso, greedy = (of(game, m) for m in ("search", "LASSO, 10 B", "greedy"))
+        assert np.all(np.array(greedy) <= ours)
+        if "text" in game:
+            stated = f"({min(ours)} to {max(ours)}; LASSO {min(lasso)} to {max(lasso)})"
+            assert stated in text
+        else:
+            assert np.all(np.array(ours) <= lasso)
+    copying = zip(*(of("260k, object_copy", m) for m in ("search", "LASSO, 10 B")), strict=True)
+    assert [pair for pair in copying if pair[0] < pair[1]] == [(4, 6)]
+    others = [game for game in games if "text" not in game]
+    masks = {m: [x for game in others for x in of(game, m, "masks")] for m in ("search", "greedy")}
+    span_of = {m: f"{min(x)} to {max(x)}" for m, x in masks.items()}
+    assert f"({span_of['greedy']}; ours {span_of['search']})" in text
+    left = {
+        m: max(x for game in games for x in of(game, m, "held_out_share"))
+        for m in ("search", "LASSO, 10 B")
     }
-    ours, lasso = heads.values()
-    stated = f"({min(ours)} to {max(ours)}; LASSO {min(lasso)} to {max(lasso)})"
-    assert stated in text
+    stated = f"up to {left['search']:.2f} of the task is left of ours, and up to "
+    assert f"{stated}{left['LASSO, 10 B']:.2f} of LASSO's" in text
 
 
 def test_growth_figures() -> None:
