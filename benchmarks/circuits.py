@@ -70,6 +70,10 @@ class Together:
     def __call__(self, masks: Any) -> torch.Tensor:
         return torch.cat([game(masks) for game in self.games], dim=1)
 
+    def mean(self, masks: np.ndarray) -> np.ndarray:
+        """Averaged over prompts."""
+        return self(torch.from_numpy(np.asarray(masks, dtype=bool))).double().mean(1).numpy()
+
     def _gradient(self, masks: Any) -> torch.Tensor:
         share = [len(game.prompts) for game in self.games]
         parts = [n * game.gradient(masks) for n, game in zip(share, self.games, strict=True)]

@@ -29,11 +29,13 @@ import torch
 
 import spex_mech as sm
 from benchmarks import rivals
+from benchmarks.circuits import Together
 from benchmarks.common import Options, Row, script, versions
 from benchmarks.truth import fresh_games, load_truth, story_game
 from spex_mech.search.adaptive import rank_correlation
 from spex_mech.search.samples import half_masks
 from tests.planted import Planted, planted_game
+from tests.test_real_models import tracr_games
 
 SEEDS = (0, 1, 2)
 ON_VALUES = {
@@ -49,6 +51,7 @@ ON_GRADIENTS = {
     "attribution patching, products": rivals.attribution_patching,
 }
 RIVALS = [*ON_VALUES, *ON_GRADIENTS]
+QUICK_RIVALS = [*ON_GRADIENTS, "LASSO on pairs, near intact", "second differences (Archipelago)"]
 # They hear no alarm, and ask for more memory than there is at 900 units, and so run in a process of
 # their own. (The others would not survive that: numba in a fork.)
 DEAF = {"shapiq KernelSHAP-IQ", "shapiq SVARM-IQ"}
@@ -81,7 +84,7 @@ def by_main_effects(main: np.ndarray, n_pairs: int) -> set[tuple[int, int]]:
 
 def on_real_game(
     name: str,
-    game: sm.ModelGame,
+    game: Any,
     truth: list[tuple[int, int]],
     main: np.ndarray,
     budgets: dict[int, dict[str, tuple[int, ...]]],
@@ -135,9 +138,7 @@ def on_real_game(
     return rows
 
 
-def of_rival(
-    method: str, game: sm.ModelGame, budget: int, seed: int, time_limit: int
-) -> rivals.Reported:
+def of_rival(method: str, game: Any, budget: int, seed: int, time_limit: int) -> rivals.Reported:
     """What a rival reports within its limits of time and memory."""
     arguments = (game.mean, len(game), budget, seed)
     if method in ON_GRADIENTS:
@@ -195,6 +196,26 @@ def story_rivals(options: Options) -> list[Row]:
     of_all = [*ON_GRADIENTS] if options.quick else RIVALS  # the others take minutes each
     shown = {1800: (0,)}
     return on_real_game(STORY, game, pairs, main, ours, shown, (100, 500), of_rivals=of_all)
+
+
+def compiled(options: Options) -> list[Row]:
+    """Programs compiled with tracr, by the mean score of the right answer, zero ablation: of the
+    pairs that interact at all the top 50, with half of what all pairs take."""
+    rows: list[Row] = []
+    seeds = SEEDS[: 1 if options.quick else None]
+    for name in ("and2", "xor2", "sort", "reverse")[: 1 if options.quick else None]:
+        game = Together([game for game, _ in tracr_games(options.data, name, 0.5)])
+        full = sm.discover(game, method="exhaustive", progress=False)
+        clear = full.take(np.flatnonzero(~full.is_noise)).top(50)
+        pairs = [(int(a), int(b)) for a, b in clear.units[:, :2]]
+        budget = int(0.5 * full.cost["evaluations"])
+        ours = dict.fromkeys([*OURS][:4], seeds)
+        title = f"tracr {name}, {len(game)} units, {len(pairs)} pairs"
+        rows += on_real_game(
+            title, game, pairs, full.main_effects, {budget: ours}, {budget: (0,)}, (50,), 60,
+            of_rivals=[*ON_GRADIENTS] if options.quick else QUICK_RIVALS,
+        )  # fmt: skip
+    return rows
 
 
 def fresh(options: Options) -> list[Row]:
@@ -505,6 +526,7 @@ PARTS = {
     "story": (story, True),
     "story_rivals": (story_rivals, True),
     "heads": (heads, True),
+    "compiled": (compiled, True),
     "fresh": (fresh, True),
     "fourier": (fourier, True),
     "planted": (planted, False),

@@ -375,6 +375,15 @@ def test_circuit_costs_and_counts() -> None:
         counts("cpr", "conditional ablation", key) for key in ("ours_ahead", "ours_behind")
     )
     assert f"at {ahead} sizes of the three draws, behind at {behind}." in text
+    cmd = {
+        name: [r["cmd"]["curves"][rival]["cmd"] for r in texts for rival in rivals]
+        for name, rivals in {
+            "both": ("ours", "integrated gradients", "conditional ablation"),
+            "main": ("main effects",),
+        }.items()
+    }
+    assert f"(CMD {span(cmd['both'])} of both), and so does conditional ablation" in PROSE
+    assert f"main effects are far behind ({span(cmd['main'])})." in PROSE
     strong = [
         r["cmd"]["curves"]["main effects"]["ours_ahead"] for r in tasks if "strong" in r["task"]
     ]
