@@ -337,6 +337,23 @@ def test_the_audits_interval_is_not_that_of_rounding() -> None:
         assert audit["energy_high"] == pytest.approx(overlooked, rel=1e-5)
 
 
+def test_few_units_of_which_a_third_of_the_strong_pairs_interact() -> None:
+    """As in compiled programs: single ablations tell which units count, and most pairs of those do
+    nothing; with half of all pairs' budget they are measured rather than searched by groups."""
+    rng = np.random.default_rng(0)
+    mains = np.where(np.arange(31) < 18, rng.uniform(0.5, 2.0, 31), 0.0)
+    pairs = {
+        (a, b): float(rng.uniform(0.1, 1.0))
+        for a, b in combinations(range(18), 2)
+        if a % 3 == b % 3
+    }
+    game = Planted(31, mains, pairs)
+    for seed in range(3):
+        found = run(game, budget=248, seed=seed, gradients=False)
+        assert found.about["candidates"] == "products of strengths"
+        assert game.recall(values_of(found)) == 1.0
+
+
 @pytest.mark.parametrize("freedom", [3.5, 8.0, 100.0])
 def test_how_many_pairs_are_missed_does_not_depend_on_one_link(freedom: float) -> None:
     """Whether a pair is strong goes with its score, more or less sharply; pairs of high score are
