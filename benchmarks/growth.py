@@ -253,14 +253,14 @@ def questions_of(n: int, budget: int, per_batch: int = PER_BATCH) -> list[list[i
     left = budget - GRADIENT_COST * (1 + deep + rows)
     each = max(1, ceil(left / adaptive._ROUNDS))
     for rest in range(left, 0, -each):
-        sizes += [(len(part), 1) for part in chunks(min(each, rest), ledger._MASKS_PER_QUESTION)]
+        sizes += [(len(part), 1) for part in chunks(min(each, rest), ledger.MASKS_PER_QUESTION)]
     return [[len(part) * cost for part in chunks(masks, per_batch)] for masks, cost in sizes]
 
 
 def questions_of_all(n: int) -> list[list[int]]:
     """The same of all pairs; of very many, as many as tell the share."""
     sets = min(n + n * (n - 1) // 2, 4_000_000)
-    parts = chunks(sets, exhaustive._MASKS_PER_QUESTION)
+    parts = chunks(sets, exhaustive.MASKS_PER_QUESTION)
     return [[1]] + [[len(part) for part in chunks(len(of), PER_BATCH)] for of in parts]
 
 

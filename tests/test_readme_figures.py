@@ -174,6 +174,30 @@ def test_planted_figures() -> None:
     assert min(r["recall of order 2"] for r in rows) == 1.0
 
 
+def test_compiled_programs() -> None:
+    rows = [r for r in results("recovery")["rows"] if r["part"] == "compiled"]
+    games = list(dict.fromkeys(r["game"] for r in rows))
+    assert len(games) == 4
+    table = BENCHMARKS.split("## Compiled programs")[1].split("\n## ")[0]
+    found: dict[str, list[float]] = {}
+    for method in {r["method"] for r in rows}:
+        found[method] = [
+            float(
+                np.mean(
+                    [r["recall@50"] for r in rows if (r["game"], r["method"]) == (game, method)]
+                )
+            )
+            for game in games
+        ]
+        assert f"| {method} | {' | '.join(f'{x:.2f}' for x in found[method])} |" in table
+    budgets = [next(r["budget"] for r in rows if r["game"] == g and r["budget"]) for g in games]
+    page = " ".join((ROOT / "docs" / "limits.md").read_text(encoding="utf-8").split())
+    products, ours = (span(found[m]) for m in ("products of main effects", "spex"))
+    stated = f"products of main effects find {products} of the top 50 pairs with half of what all "
+    assert f"{stated}take, SPEX with gradients {ours}." in page
+    assert "({}, {}, {} and {} evaluations)".format(*budgets) in table
+
+
 def test_dense_tails() -> None:
     rows = [
         r for r in results("recovery")["rows"] if r["part"] == "planted" and "ratio" in r["game"]
@@ -395,6 +419,10 @@ def test_worker_figures() -> None:
     assert f"busy to {eight:.2f} and 64 to {sixty_four:.2f}" in text
     assert f"kept busy to {sixty_four:.2f} by a driver on two shared cores" in PROSE
     (overhead,) = (row for row in rows if row["part"] == "overhead")
+    (load,) = (row for row in rows if row["part"] == "load")
+    assert load["mb_after"] - load["mb_after_a_tenth"] < 1  # "where it was"
+    (memory,) = (row for row in rows if row["part"] == "memory")
+    assert f"take the driver {memory['mb_most'] - memory['mb_before']:.0f} MB more" in text
     assert overhead["same"] and f"takes {overhead['ratio']:.2f} times as long as none" in text
 
 
