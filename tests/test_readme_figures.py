@@ -319,6 +319,10 @@ def test_sentences_student_and_digits() -> None:
     assert all(r["recall"] == 1 for r in of_data if r["n"] == 200 and r["budget"] == 1000)
     (logistic,) = (r for r in of_data if r["n"] == 1000)
     assert logistic["largest_difference"] < 1e-4
+    (audit,) = (r["audit"] for r in of_data if r["n"] == 10_000)
+    stated = f"a recall of {audit['recall']:.2f} ({audit['recall_low']:.2f} to "
+    assert f"{stated}{audit['recall_high']:.2f}; by its tests alone nothing" in text
+    assert audit["recall_by_tests"] < 0.001 and audit["energy_missed"] > 10 * audit["energy_found"]
 
 
 def test_intact_against_banzhaf() -> None:
