@@ -30,6 +30,7 @@ def a_result() -> sm.Interactions:
 def test_one_point_has_no_error() -> None:
     found = sm.discover(lambda masks: masks.all(dim=1).double(), n=3, progress=False)
     html = sm.plot_examples(found).html
+    assert repr(sm.plot_examples(found)) == "ExamplesPicture()"
     assert "nan" not in html and "±" not in html and "±" in sm.plot_examples(a_result()).html
 
 

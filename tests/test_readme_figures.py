@@ -96,6 +96,21 @@ def test_heads_against_the_other_tools() -> None:
     )
 
 
+def test_rivals_on_all_units() -> None:
+    found = {
+        r["method"]: r["recall@100"]
+        for r in results("recovery")["rows"]
+        if r["part"] == "story_rivals"
+    }
+    stated = (
+        "they rank {:.2f} of the top 100 among 899 pairs, attribution patching {:.2f}; products of "
+        "main effects measure {:.2f}, SPEX {:.2f}."
+    )
+    names = ("Hessian-vector products", "attribution patching, products")
+    names = (*names, "products of main effects", "spex")
+    assert stated.format(*(found[name] for name in names)) in BENCHMARKS_PROSE
+
+
 def test_other_tools_in_the_readme() -> None:
     game = "story 260K, 40 heads"
     named = (

@@ -32,6 +32,7 @@ def test_what_was_not_measured_has_no_number() -> None:
 
 def test_words_are_text_and_arcs_are_pairs() -> None:
     picture = sm.plot_text(a_result(), k=3)
+    assert repr(picture) == "TextPicture()"  # not the whole SVG
     root = ElementTree.fromstring(picture.svg)  # well-formed: nothing broke out
     assert [text.text for text in root.iter(f"{SVG}text")] == WORDS
     arcs = list(root.iter(f"{SVG}path"))

@@ -6,7 +6,7 @@ One piece of HTML, which a notebook shows and a browser opens; every text is esc
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ _STYLE = (
 class ExamplesPicture:
     """HTML that a notebook shows; ``save`` writes it as a page."""
 
-    html: str
+    html: str = field(repr=False)  # long; a terminal shows the name
 
     def _repr_html_(self) -> str:
         return self.html

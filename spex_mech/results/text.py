@@ -3,7 +3,7 @@
 One picture of SVG, which a notebook shows and a browser opens; every token is escaped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -21,7 +21,7 @@ UNCLEAR = "#666"
 class TextPicture:
     """SVG that a notebook shows; ``save`` writes it as a page."""
 
-    svg: str
+    svg: str = field(repr=False)  # long; a terminal shows the name
 
     def _repr_html_(self) -> str:
         return f'<div style="overflow-x:auto">{self.svg}</div>'
