@@ -142,7 +142,7 @@ def discover(
         raise ValueError(f"method={method!r} takes no {min(unknown)!r}; it takes {takes}")
     common = {"order": order, "budget": budget, "seed": seed}
     told = {key: value for key, value in options.items() if isinstance(value, bool | int | str)}
-    about = {"method": method, **common, "options": told}
+    about = {"method": method, **common} | ({"options": told} if told else {})
 
     def search() -> Search:
         if method == "exhaustive":
