@@ -19,7 +19,7 @@ import resource
 import time
 from collections.abc import Sequence
 from functools import partial
-from itertools import cycle, product
+from itertools import combinations, cycle, product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,11 @@ def pairs_of(found: sm.Interactions) -> set[tuple[int, int]]:
 
 def recall(have: set[tuple[int, int]], truth: list[tuple[int, int]], k: int) -> float:
     return float(np.mean([s in have for s in truth[:k]]))
+
+
+def strongest(found: sm.Interactions) -> list[tuple[int, int]]:
+    """All pairs, strongest first."""
+    return [(int(a), int(b)) for a, b in found.top(len(found)).units[:, :2]]
 
 
 def by_main_effects(main: np.ndarray, n_pairs: int) -> set[tuple[int, int]]:
@@ -206,8 +211,7 @@ def compiled(options: Options) -> list[Row]:
     for name in ("and2", "xor2", "sort", "reverse")[: 1 if options.quick else None]:
         game = Together([game for game, _ in tracr_games(options.data, name, 0.5)])
         full = sm.discover(game, method="exhaustive", progress=False)
-        clear = full.take(np.flatnonzero(~full.is_noise)).top(50)
-        pairs = [(int(a), int(b)) for a, b in clear.units[:, :2]]
+        pairs = strongest(full.take(np.flatnonzero(~full.is_noise)).top(50))
         budget = int(0.5 * full.cost["evaluations"])
         ours = dict.fromkeys([*OURS][:4], seeds)
         title = f"tracr {name}, {len(game)} units, {len(pairs)} pairs"
@@ -226,7 +230,7 @@ def fresh(options: Options) -> list[Row]:
         if options.quick and "3M" not in name:
             continue
         full = sm.discover(game, method="exhaustive", progress=False)
-        pairs = [(int(a), int(b)) for a, b in full.top(len(full)).units[:, :2]]
+        pairs = strongest(full)
         budgets: dict[int, dict[str, tuple[int, ...]]] = {}
         for per_unit in (2,) if options.quick else (1, 2, 4):
             without = [*OURS][2:4] if per_unit > 1 else []
@@ -264,13 +268,11 @@ def heads(options: Options) -> list[Row]:
     seeds = SEEDS[: 1 if options.quick else None]
     for name, game in list(head_games(options.data).items())[: 1 if options.quick else None]:
         full = sm.discover(game, method="exhaustive", progress=False)
-        pairs = [(int(a), int(b)) for a, b in full.top(len(full)).units[:, :2]]
+        pairs = strongest(full)
         rows.append(row(name, "exhaustive", len(pairs), 0, full.cost["evaluations"]))
         rows[-1]["recall@50"] = 1.0
-        i, j = np.triu_indices(len(game), 1)
-        means = half_mask_pairs(game)
-        order = np.argsort(-abs(means), kind="stable")
-        banzhaf = list(zip(i[order].tolist(), j[order].tolist(), strict=True))
+        means = zip(combinations(range(len(game)), 2), half_mask_pairs(game).tolist(), strict=True)
+        banzhaf = rivals.strongest_pairs(dict(means))
         budgets: dict[int, dict[str, tuple[int, ...]]] = {}
         of_rivals = {}
         # SPEX of spectralexplain asks for 312 masks at least and recommends 624.

@@ -711,19 +711,18 @@ def real_audits(options: Options) -> Row:
         if options.quick:
             game = sm.ModelGame(game.model, game.task, game.components[:70])
         n, whole = len(game), sm.discover(game, "exhaustive", progress=False).matrix()
+        parts = []
+        for seed in range(reps):
+            rng = np.random.default_rng((SEED, seed))
+            chosen = np.sort(rng.permutation(n)[:n_sub])
+            part = sm.ModelGame(game.model, game.task, game.components[chosen.tolist()])
+            known = whole[np.ix_(chosen, chosen)]
+            parts.append((part, {s: float(known[s]) for s in combinations(range(len(part)), 2)}))
         for method, per_unit in product(("spex", "proxyspex"), (3,) if options.quick else (1.5, 3)):
             mine = []
-            for seed in range(reps):
-                rng = np.random.default_rng((SEED, seed))
-                chosen = np.sort(rng.permutation(n)[:n_sub])
-                part = sm.ModelGame(game.model, game.task, game.components[chosen.tolist()])
+            for seed, (part, truth) in enumerate(parts):
                 budget = int(per_unit * len(part))
-                found = search(part, method, budget=budget, seed=seed)
-                truth = {
-                    (i, j): float(whole[chosen[i], chosen[j]])
-                    for i, j in combinations(range(len(part)), 2)
-                }
-                mine.append(audited(found, truth))
+                mine.append(audited(search(part, method, budget=budget, seed=seed), truth))
             about = {"game": name, "method": method, "evaluations_per_unit": per_unit}
             rows.append(about | {"repetitions": reps} | over_audits(mine))
             show_audit(f"{name}, {method}, {per_unit} a unit:", rows[-1])

@@ -12,7 +12,7 @@ Ray's own documentation tells how to start a cluster (``ray start --head``, then
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -100,9 +100,8 @@ class RemoteGame:
         """The gradient with respect to every unit's gate, at masks or gates."""
         gates = mask_table(masks, len(self))
         if _are_masks(gates):
-            return self._value_and_slopes(masks)[1].mean(dim=1)
-        parts = gates.split(self.masks_per_batch)
-        return torch.cat([p.result() for p in [self.pool.submit(slopes_at, g) for g in parts]])
+            return self._value_and_slopes(gates)[1].mean(dim=1)
+        return torch.cat(self._gathered(slopes_at, gates.split(self.masks_per_batch)))
 
     def _value_and_slopes(
         self, masks: Any
@@ -112,6 +111,10 @@ class RemoteGame:
         assert slopes is not None
         return torch.from_numpy(values), torch.from_numpy(slopes)
 
+    def _gathered(self, function: Callable[..., Any], parts: Iterable[Any]) -> list[Any]:
+        """What a function of a worker's game says of each part; all are sent before any is awaited."""
+        return [pending.result() for pending in [self.pool.submit(function, p) for p in parts]]
+
     def _all(self, masks: Any, gradient: bool) -> Answer:
         table = mask_table(masks, len(self))
         if not _are_masks(table):
@@ -119,7 +122,7 @@ class RemoteGame:
         whole = Question(lists_of(table.bool()), gradient)
         step = self.masks_per_batch
         parts = [whole.part(at, at + step) for at in range(0, len(whole), step)]
-        answers = [pending.result() for pending in [self.submit(part) for part in parts]]
+        answers = self._gathered(answered, parts)
         values = np.concatenate([value for value, _ in answers])
         return values, np.concatenate([slope for _, slope in answers]) if gradient else None
 

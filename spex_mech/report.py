@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spex_mech.games.ablation import ABLATIONS
 from spex_mech.results.circuit import Circuit, Score
 from spex_mech.results.files import write_whole
 from spex_mech.results.interactions import Interactions
@@ -673,7 +672,7 @@ def _command(found: Interactions) -> str:
         and len(found.labels) <= 64
         and not told.keys() - {"proxy"}
         and about.get("proxy", "distilled") in _PROXIES
-        and about["ablation"] in ABLATIONS
+        and about["ablation"] != "given"  # as tensors
         and about.get("precision", "float32") == "float32"
     )
     search |= told

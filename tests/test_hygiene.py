@@ -52,6 +52,11 @@ def test_the_core_loads_nothing_heavy(code: str) -> None:
     assert not loaded & HEAVY
 
 
+def test_a_report_needs_no_torch() -> None:
+    """A page is made of a result file; the command should not wait for a second for it."""
+    assert "torch" not in loaded_by("import spex_mech.report")
+
+
 def test_importing_sets_no_seed_and_no_hook() -> None:
     code = (
         "import random, sys\nimport numpy as np, torch\n"

@@ -234,15 +234,13 @@ class TokenGame:
                 f"masking={self.masking!r} needs a transformers model, not "
                 f"{type(self.model).__name__}; use 'token', 'attention' or 'delete'"
             )
-        target, covered = self.prompt.target_mask, {p for span in self.spans for p in span}
-        if self.masking == "delete" and target is not None:
-            first = int(target[0].nonzero()[0, 0]) + 1
-            if covered.issuperset(range(first)):
-                raise ValueError(
-                    "masking='delete' with every token before the scored ones in a unit leaves the "
-                    f"first scored token (position {first}) nothing to be predicted from; leave "
-                    "one out of spans (such as the first), or use 'token'"
-                )
+        covered, scored = {p for span in self.spans for p in span}, _scored(self.prompt)
+        if self.masking == "delete" and scored and covered.issuperset(range(min(scored))):
+            raise ValueError(
+                "masking='delete' with every token before the scored ones in a unit leaves the "
+                f"first scored token (position {min(scored)}) nothing to be predicted from; leave "
+                "one out of spans (such as the first), or use 'token'"
+            )
         n_covered = len(covered)
         if self.masking in ("delete", "attention") and n_covered == int(self.prompt.real.sum()):
             raise ValueError(
@@ -269,15 +267,20 @@ def _moved_targets(
     return torch.nn.functional.pad(scored.gather(1, order)[:, 1:], (0, 1))
 
 
+def _scored(prompt: Prompts) -> set[int]:
+    """The positions of the tokens that the metric scores by ``target_mask``."""
+    if prompt.target_mask is None:
+        return set()
+    return {p + 1 for p in prompt.target_mask[0].nonzero()[:, 0].tolist()}
+
+
 def _checked_spans(
     prompt: Prompts, spans: str | Sequence[Sequence[int]] | None, tokenizer: Any
 ) -> list[tuple[int, ...]]:
     real = prompt.real[0].nonzero()[:, 0].tolist()
     if spans is None or isinstance(spans, str):
         special = set(getattr(tokenizer, "all_special_ids", ()))
-        scored = set()
-        if prompt.target_mask is not None:
-            scored = {p + 1 for p in prompt.target_mask[0].nonzero()[:, 0].tolist()}
+        scored = _scored(prompt)
         ids = prompt.tokens[0].tolist()
         free = [p for p in real if ids[p] not in special and p not in scored]
         spans = [[p] for p in free] if spans is None else _spans_of(spans, ids, free, tokenizer)

@@ -62,7 +62,8 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     height = float(min(160.0, 24 + reach / 3))
     # The strongest on top; what is nothing but rounding is not drawn.
     clear = np.flatnonzero(~pairs.is_noise)[::-1].tolist()
-    parts = [_arc(pairs, row, middle, height) for row in clear]
+    readings = pairs.readings
+    parts = [_arc(pairs, row, readings[row], middle, height) for row in clear]
     largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
     for unit, text in enumerate(texts):
         effect = found.main_effects[unit]
@@ -86,10 +87,10 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     )
 
 
-def _arc(pairs: Interactions, row: int, middle: np.ndarray, height: float) -> str:
+def _arc(pairs: Interactions, row: int, reading: str, middle: np.ndarray, height: float) -> str:
     """Of pairs that come strongest first."""
     a, b = (int(u) for u in pairs.units[row, :2])
-    value, reading = pairs.mean[row], pairs.readings[row]
+    value = pairs.mean[row]
     share = abs(value) / (abs(pairs.mean[0]) or 1.0)
     left, right = sorted((middle[a], middle[b]))
     top = height - min(height - 8, 10 + (right - left) / 3)

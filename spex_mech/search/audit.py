@@ -122,21 +122,22 @@ def audit(
     threshold = float(largest[k - 1])
     n_left = n_untested - len(sets)
     tested = np.where(abs(values) > _ROUNDING * largest[0], values, 0.0)
-    energy = _energy(tested, chances, n_untested / len(pool), n_left, threshold)
+    scale = n_untested / len(pool)
+    energy = _energy(tested, chances, scale, n_left, threshold)
     # Where all that was found is 0, a pair that is 0 too is not one that was missed.
-    hits = int((abs(values) >= threshold).sum()) if threshold else 0
+    hit = (abs(values) >= threshold) & (threshold > 0)
+    hits = int(hit.sum())
     if threshold and predicted and np.ptp(scores) > 0:
         measured = (sizes, score(np.array(now, dtype=np.int64)))
         draws = _missed_by_score(scores, measured, threshold, n_left, rng)
         missed = np.quantile(draws, [0.05, 0.5, 0.95])
         # Tests that hit nothing cannot exclude that nothing is missed; what others hit counts too.
-        stands_for = (n_untested / len(pool) / chances - 1)[abs(values) >= threshold]
-        by_tests = _by_hits(stands_for) if hits else (0.0, 0.0)
+        by_tests = _by_hits(scale / chances[hit] - 1)
         missed[[0, 2]] = min(missed[0], by_tests[0]), min(max(missed[2], by_tests[1]), n_left)
     else:
         missed = _missed_at_random(hits, len(sets)) * n_left
     low, middle, high = k / (k + missed)
-    overlooked = _overlooked(hits, float(chances_of_all.min()) * len(pool) / n_untested)
+    overlooked = _overlooked(hits, float(chances_of_all.min()) / scale)
     recall = (float(middle), float(high), float(low), k / (k + min(overlooked, n_left)))
     return Audit(len(sets), n_left, k, *recall, *energy, float((sizes**2).sum()))
 
