@@ -112,7 +112,7 @@ class RemoteGame:
         return torch.from_numpy(values), torch.from_numpy(slopes)
 
     def _gathered(self, function: Callable[..., Any], parts: Iterable[Any]) -> list[Any]:
-        """What a function of a worker's game says of each part; all are sent before any is awaited."""
+        """A function of a worker's game at each part; all are sent before one is awaited."""
         return [pending.result() for pending in [self.pool.submit(function, p) for p in parts]]
 
     def _all(self, masks: Any, gradient: bool) -> Answer:
