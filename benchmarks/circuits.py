@@ -40,7 +40,7 @@ import torch
 
 import spex_mech as sm
 from benchmarks.common import Options, Row, script
-from spex_mech.circuits import gate_attribution
+from spex_mech.circuits.find import gate_attribution
 from tests.backups import demo_with_backup, plant_backup
 from tests.test_real_models import load_plain, tracr_games
 

@@ -19,9 +19,9 @@ import torch
 
 import spex_mech as sm
 from benchmarks.common import Options, Row, script, show
-from spex_mech.cluster import RemoteGame, started
-from spex_mech.search.question import Question
-from spex_mech.store import opened
+from spex_mech.runs.store import opened
+from spex_mech.runs.workers import RemoteGame, started
+from spex_mech.search.contract import Question
 
 
 class Sleeping:

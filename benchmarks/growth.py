@@ -44,7 +44,7 @@ import torch
 import spex_mech as sm
 from benchmarks.common import HERE, Options, options_of, parser, plain, provenance
 from spex_mech.search import adaptive, exhaustive, ledger, spex
-from spex_mech.search.question import GRADIENT_COST, Question
+from spex_mech.search.contract import GRADIENT_COST, Question
 from spex_mech.search.screening import Strengths
 
 sys.path.insert(0, str(HERE.parent / "tests"))

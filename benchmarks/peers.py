@@ -58,7 +58,7 @@ def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> n
 def _bridge(model: Any) -> Any:
     import copy
 
-    from spex_mech.zoo import _as_bridge
+    from spex_mech.models import _as_bridge
 
     return _as_bridge(copy.deepcopy(model))
 

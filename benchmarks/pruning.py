@@ -51,7 +51,7 @@ import spex_mech as sm
 from benchmarks.common import Options, Part, Row, script, versions
 from spex_mech.discover import as_table
 from spex_mech.results.statistics import ratios, standard_errors
-from spex_mech.search.question import GRADIENT_COST
+from spex_mech.search.contract import GRADIENT_COST
 
 SEEDS = (0, 1, 2)
 LEVELS = (0.75, 0.5, 0.25)

@@ -33,7 +33,7 @@ from benchmarks.circuits import Together
 from benchmarks.common import Options, Row, script, versions
 from benchmarks.truth import fresh_games, load_truth, story_game
 from spex_mech.search.adaptive import rank_correlation
-from spex_mech.search.samples import half_masks
+from spex_mech.search.random_masks import half_masks
 from tests.planted import Planted, planted_game
 from tests.test_real_models import tracr_games
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.search.fourier import convert, parities
+from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.ledger import Set
-from spex_mech.search.question import GRADIENT_COST
-from spex_mech.search.samples import half_masks
+from spex_mech.search.random_masks import half_masks
+from spex_mech.setfunctions import convert, parities
 
 Values = Callable[[np.ndarray], np.ndarray]  # Bool[mask unit] -> Float[mask]
 Pair = tuple[int, int]

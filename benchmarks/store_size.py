@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import Options, provenance, script
-from spex_mech.search.question import Question
-from spex_mech.store import Answer, opened
+from spex_mech.runs.store import Answer, opened
+from spex_mech.search.contract import Question
 
 UNITS, PROMPTS, BLOCKS, BATCH = 10_000, 8, 8, 1024
 

@@ -23,8 +23,8 @@ import spex_mech as sm
 from benchmarks import peers
 from benchmarks.common import Options, Row, options_of, parser, show, versions
 from benchmarks.truth import load_truth, story_game
-from spex_mech.games.forward import call
-from spex_mech.games.masks import lists_of
+from spex_mech.engine.passes import call
+from spex_mech.masks import lists_of
 
 ROUNDS = 3
 

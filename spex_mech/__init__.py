@@ -10,48 +10,48 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spex_mech.circuits import faithfulness_curve, find_circuit
+    from spex_mech.circuits.circuit import Circuit, Curve
+    from spex_mech.circuits.find import faithfulness_curve, find_circuit
+    from spex_mech.circuits.plots import plot_circuit, plot_curve
     from spex_mech.discover import confirm, discover, measure
     from spex_mech.distill import Distillation, distill, explain
-    from spex_mech.factory import GameFactory
-    from spex_mech.games.architectures import Architecture
-    from spex_mech.games.components import Component, Components
+    from spex_mech.engine.architectures import Architecture
+    from spex_mech.engine.components import Component, Components
+    from spex_mech.engine.metrics import Task
+    from spex_mech.engine.prompts import Prompts
     from spex_mech.games.features import frozen_features
-    from spex_mech.games.metrics import Task
     from spex_mech.games.model_game import ModelGame
-    from spex_mech.games.prompts import Prompts
     from spex_mech.games.token_game import TokenGame
     from spex_mech.games.training_game import TrainingGame, example_groups
-    from spex_mech.report import write_report
-    from spex_mech.results.circuit import Circuit, Curve
-    from spex_mech.results.circuit_plots import plot_circuit, plot_curve
-    from spex_mech.results.examples import plot_examples
-    from spex_mech.results.interactions import Interactions
-    from spex_mech.results.interactive import (
+    from spex_mech.models import load_model, load_tokenizer
+    from spex_mech.plots.examples import plot_examples
+    from spex_mech.plots.interactive import (
         interactive_layers,
         interactive_map,
         interactive_network,
         interactive_neurons,
     )
-    from spex_mech.results.interop import from_shapiq, to_shapiq
-    from spex_mech.results.plots import plot_layers, plot_map, plot_network, plot_neurons
+    from spex_mech.plots.static import plot_layers, plot_map, plot_network, plot_neurons
+    from spex_mech.plots.text import plot_text
+    from spex_mech.report.page import write_report
+    from spex_mech.results.interactions import Interactions
+    from spex_mech.results.shapiq import from_shapiq, to_shapiq
     from spex_mech.results.stability import compare, stability
-    from spex_mech.results.text import plot_text
+    from spex_mech.runs.factory import GameFactory
     from spex_mech.tasks import load_task, text_task
-    from spex_mech.zoo import load_model, load_tokenizer
 
 _HOMES = {
-    "Architecture": "games.architectures",
-    "Circuit": "results.circuit",
-    "Component": "games.components",
-    "Components": "games.components",
-    "Curve": "results.circuit",
+    "Architecture": "engine.architectures",
+    "Circuit": "circuits.circuit",
+    "Component": "engine.components",
+    "Components": "engine.components",
+    "Curve": "circuits.circuit",
     "Distillation": "distill",
-    "GameFactory": "factory",
+    "GameFactory": "runs.factory",
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
-    "Prompts": "games.prompts",
-    "Task": "games.metrics",
+    "Prompts": "engine.prompts",
+    "Task": "engine.metrics",
     "TokenGame": "games.token_game",
     "TrainingGame": "games.training_game",
     "compare": "results.stability",
@@ -60,30 +60,30 @@ _HOMES = {
     "distill": "distill",
     "example_groups": "games.training_game",
     "explain": "distill",
-    "faithfulness_curve": "circuits",
-    "find_circuit": "circuits",
-    "from_shapiq": "results.interop",
+    "faithfulness_curve": "circuits.find",
+    "find_circuit": "circuits.find",
+    "from_shapiq": "results.shapiq",
     "frozen_features": "games.features",
-    "interactive_layers": "results.interactive",
-    "interactive_map": "results.interactive",
-    "interactive_network": "results.interactive",
-    "interactive_neurons": "results.interactive",
-    "load_model": "zoo",
+    "interactive_layers": "plots.interactive",
+    "interactive_map": "plots.interactive",
+    "interactive_network": "plots.interactive",
+    "interactive_neurons": "plots.interactive",
+    "load_model": "models",
     "load_task": "tasks",
-    "load_tokenizer": "zoo",
+    "load_tokenizer": "models",
     "measure": "discover",
-    "plot_circuit": "results.circuit_plots",
-    "plot_curve": "results.circuit_plots",
-    "plot_examples": "results.examples",
-    "plot_layers": "results.plots",
-    "plot_map": "results.plots",
-    "plot_network": "results.plots",
-    "plot_neurons": "results.plots",
-    "plot_text": "results.text",
+    "plot_circuit": "circuits.plots",
+    "plot_curve": "circuits.plots",
+    "plot_examples": "plots.examples",
+    "plot_layers": "plots.static",
+    "plot_map": "plots.static",
+    "plot_network": "plots.static",
+    "plot_neurons": "plots.static",
+    "plot_text": "plots.text",
     "stability": "results.stability",
     "text_task": "tasks",
-    "to_shapiq": "results.interop",
-    "write_report": "report",
+    "to_shapiq": "results.shapiq",
+    "write_report": "report.page",
 }
 
 __all__ = [

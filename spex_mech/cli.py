@@ -286,7 +286,7 @@ def _print_status(table: Any) -> None:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from spex_mech.zoo import BUNDLED
+    from spex_mech.models import BUNDLED
 
     for name, what in BUNDLED.items():
         print(f"{name:<14}{what}")
@@ -316,7 +316,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _write(found: Any, options: argparse.Namespace, task: Any) -> None:
-    from spex_mech.report import write_all
+    from spex_mech.report.page import write_all
 
     command = shlex.join(["spex-mech", *options.words])
     written, lacking = write_all(found, options.out, task=task, command=command)

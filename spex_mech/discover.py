@@ -18,18 +18,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spex_mech.games.fingerprint import function_identity, versions
-from spex_mech.games.masks import names_of
-from spex_mech.proxies.distilled import Distilled
+from spex_mech.fingerprints import function_identity, versions
+from spex_mech.masks import names_of
+from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
 from spex_mech.results.interactions import Interactions
+from spex_mech.runs.store import Answer, Looked, Run, opened
 from spex_mech.search.adaptive import Adaptive, Strategy
+from spex_mech.search.contract import Findings, Question, Search
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import Proxy, ProxySpex
-from spex_mech.search.question import Findings, Question, Search
 from spex_mech.search.spex import Spex
-from spex_mech.store import Answer, Looked, Run, opened
 
 # What each method may be told besides budget, order and seed.
 METHODS = {
@@ -92,15 +92,15 @@ def discover(
         n: the number of units of a function, which has no length.
         labels: their names; default: their numbers. (A game brings both itself.)
         progress: show a progress bar once it takes more than a few seconds.
-        store: a file that keeps every evaluation (``spex_mech.store``). The same call with it goes
-            on where it was killed, and ends with the same result bit for bit on the same machine;
+        store: a file that keeps every evaluation (``runs.store``). The same call with it goes on
+            where it was killed, and ends with the same result bit for bit on the same machine;
             the call of a finished search returns its result at once. Another search on the same
             game (other method, budget or seed) reuses every evaluation. The store is of one game,
             by ``describe()`` and ``identity()`` of the game: hashes of weights, prompts, metric,
             references, versions. Of a plain function, code and captured data are hashed; what it
             reads from files is not seen. ``cost`` then has ``reused``, the evaluations that other
             searches had left; its seconds are those of all sittings.
-        workers: how many processes compute (``spex_mech.cluster``), one a GPU or CPU core. Then
+        workers: how many processes compute (``runs.workers``), one a GPU or CPU core. Then
             ``game`` is a function that makes it, such as a ``GameFactory``. The result does not
             depend on their number.
         address: of a Ray cluster, instead of processes here; "auto": that of this machine.
@@ -129,7 +129,7 @@ def discover(
         OSError: the store cannot be written; what was committed is kept.
     """
     if workers is not None or address is not None:
-        from spex_mech.cluster import started
+        from spex_mech.runs.workers import started
 
         given = {"n": n, "labels": labels, "progress": progress, "store": store, **options}
         with started(game, workers, address) as remote:

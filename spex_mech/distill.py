@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spex_mech.discover import as_game, drive, proxy_named
-from spex_mech.search.fourier import KINDS, convert
 from spex_mech.search.proxyspex import Proxy, r_squared
-from spex_mech.search.samples import MaskSample, half_masks
+from spex_mech.search.random_masks import MaskSample, half_masks
+from spex_mech.setfunctions import KINDS, convert
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ class Distillation:
         """The k largest estimated coefficients of 2 to ``order`` units: ``units estimate``.
 
         Args:
-            kind: "fourier", "banzhaf", "shapley", "mobius" or "intact" (``search.fourier``).
+            kind: "fourier", "banzhaf", "shapley", "mobius" or "intact" (``setfunctions``).
 
         Raises:
             ValueError: if a kind is unknown, or the proxy has no Fourier coefficients.

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from spex_mech.games.forward import vocabulary_of
-from spex_mech.games.metrics import Task
-from spex_mech.games.prompts import Prompts
-from spex_mech.zoo import load_tokenizer
+from spex_mech.engine.metrics import Task
+from spex_mech.engine.passes import vocabulary_of
+from spex_mech.engine.prompts import Prompts
+from spex_mech.models import load_tokenizer
 
 TASKS = {
     "induction": "repeated random tokens: log-probability of the second copy (no tokenizer needed)",

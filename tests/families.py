@@ -172,7 +172,7 @@ def build(family: str) -> Any:
             }
         )
     if family.startswith("bridge_"):
-        from spex_mech.zoo import _as_bridge
+        from spex_mech.models import _as_bridge
 
         return _as_bridge(build(family.removeprefix("bridge_")))
     model = _TRANSFORMERS[family][0]().eval()

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 import spex_mech as sm
 import spex_mech.discover
-from spex_mech.search.question import Question
-from spex_mech.store import Answer, Run, mask_keys
+from spex_mech.runs.store import Answer, Run, mask_keys
+from spex_mech.search.contract import Question
 
 MOMENTS = ("any time", "computed", "committing", "committed")
 

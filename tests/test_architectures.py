@@ -8,7 +8,7 @@ import transformers as tf
 from torch import nn
 
 import spex_mech as sm
-from spex_mech.games.architectures import architecture_of
+from spex_mech.engine.architectures import architecture_of
 from tests.families import D_MLP, D_VOCAB, FAMILIES, N_HEADS, N_LAYERS, build, modules_of
 
 TINY: dict[str, Any] = {
@@ -50,7 +50,7 @@ def test_mixture_of_experts_has_heads_but_no_neurons() -> None:
     assert len(sm.Components.heads(model)) == 8
     with pytest.raises(ValueError, match="no neurons: its MLPs are mixtures of experts"):
         sm.Components.neurons(model)
-    from spex_mech.zoo import _as_bridge
+    from spex_mech.models import _as_bridge
 
     bridge = _as_bridge(model)
     assert len(sm.Components.heads(bridge)) == 8

@@ -12,10 +12,10 @@ import torch
 from matplotlib.figure import Figure
 
 import spex_mech as sm
+from spex_mech.circuits.circuit import Circuit
+from spex_mech.circuits.plots import circuit_positions
+from spex_mech.circuits.search import KeptSets, Surrogate
 from spex_mech.discover import CallableGame
-from spex_mech.results.circuit import Circuit
-from spex_mech.results.circuit_plots import circuit_positions
-from spex_mech.search.kept_sets import KeptSets, Surrogate
 from tests.backups import demo_with_backup, plant_backup
 from tests.planted import planted_game
 
@@ -126,7 +126,7 @@ def test_the_budget_holds(budget: int) -> None:
         return one_of_two(torch.from_numpy(masks)).numpy()
 
     sets = KeptSets(run, 5, "match", budget)
-    from spex_mech.search.kept_sets import search_kept_sets
+    from spex_mech.circuits.search import search_kept_sets
 
     nothing = Surrogate(np.zeros(5), np.zeros((0, 2), dtype=int), np.zeros(0))
     search_kept_sets(sets, nothing, [], lambda sets: range(1, 5))

@@ -13,8 +13,8 @@ import transformers as tf
 
 import spex_mech as sm
 from spex_mech import cli
+from spex_mech.models import BUNDLED
 from spex_mech.tasks import TASKS
-from spex_mech.zoo import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_an_error_of_several_lines_is_one_line(monkeypatch: Any, capsys: Any) ->
     def failing(*arguments: Any, **options: Any) -> None:
         raise ValueError("first\n  second")
 
-    monkeypatch.setattr("spex_mech.zoo.load_model", failing)
+    monkeypatch.setattr("spex_mech.models.load_model", failing)
     assert refused(capsys, "discover") == "spex-mech: first second\n"
 
 
@@ -277,7 +277,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch: Any, capsys: Any) -> None:
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spex_mech.zoo.load_model", interrupted)
+    monkeypatch.setattr("spex_mech.models.load_model", interrupted)
     assert cli.main(["discover"]) == 130
     assert capsys.readouterr().err == "spex-mech: interrupted\n"
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import spex_mech as sm
-from spex_mech.cluster import ProcessPool, RemoteGame, started
 from spex_mech.discover import drive
-from spex_mech.search.samples import MaskSample
-from spex_mech.store import Run, opened
+from spex_mech.runs.store import Run, opened
+from spex_mech.runs.workers import ProcessPool, RemoteGame, started
+from spex_mech.search.random_masks import MaskSample
 from tests.workers import Planted, failing_game, pid
 
 OPTIONS: dict[str, Any] = {"budget": 150, "seed": 0, "progress": False}

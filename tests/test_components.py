@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import spex_mech as sm
-from spex_mech.games.components import Site
+from spex_mech.engine.components import Site
 
 ARCH = sm.Architecture(
     heads=("l.0.o", "l.1.o", "l.2.o"), neurons=("l.0.d", None, "l.2.d"), n_heads=(2, 3, 2),

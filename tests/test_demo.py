@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import spex_mech as sm
-from spex_mech.zoo import _DATA
+from spex_mech.models import _DATA
 
 
 def attention_patterns(tokens: torch.Tensor) -> list[torch.Tensor]:

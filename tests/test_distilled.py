@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from spex_mech.proxies.distilled import Distilled
-from spex_mech.search.fourier import parities
+from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.search.screening import Rows
+from spex_mech.setfunctions import parities
 from tests.planted import planted_game
 
 N = 8
@@ -153,7 +153,7 @@ def test_few_masks_and_one_unit(n_masks: int) -> None:
 
 def test_many_units_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan over all pairs in several blocks finds what one block finds."""
-    from spex_mech.proxies import distilled
+    from spex_mech.proxies import gaussian_process as distilled
 
     proxy = learned(6, 0.5)
     whole = proxy.propose(28)

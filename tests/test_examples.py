@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import spex_mech as sm
-from spex_mech.results.examples import example_pairs
+from spex_mech.plots.examples import example_pairs
 
 SVG = "{http://www.w3.org/2000/svg}"
 TEXTS = ["a cat", "a cat too", "<img src=x onerror=alert(1)>", '"quoted" & \u202eleft', "x" * 300]

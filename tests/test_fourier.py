@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from spex_mech.search.fourier import KINDS, Set, convert, parities
+from spex_mech.setfunctions import KINDS, Set, convert, parities
 
 
 def subsets(units: Set) -> list[Set]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import spex_mech as sm
-from spex_mech.results.maps import (
+from spex_mech.plots.numbers import (
     folded_numbers,
     layer_energy,
     layer_filters,

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import spex_mech as sm
-from spex_mech.results.interactive import edge_text, with_error
-from spex_mech.results.maps import (
+from spex_mech.plots.interactive import edge_text, with_error
+from spex_mech.plots.numbers import (
     Edge,
     Node,
     edge_curve,

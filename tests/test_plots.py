@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import spex_mech as sm
-from spex_mech.results.maps import map_numbers, network_positions
+from spex_mech.plots.numbers import map_numbers, network_positions
 
 NAN = np.nan
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import spex_mech as sm
-from spex_mech.games import metrics
+from spex_mech.engine import metrics
 from tests.families import D_VOCAB, build
 from tests.test_engine import some_prompts
 

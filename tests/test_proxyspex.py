@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from spex_mech.proxies.distilled import Distilled
+from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.trees import Trees
 from spex_mech.search.adaptive import Adaptive, rank_correlation
+from spex_mech.search.contract import Search
 from spex_mech.search.ledger import Answer, Ledger
 from spex_mech.search.proxyspex import ProxySpex, r_squared
-from spex_mech.search.question import Search
-from spex_mech.search.samples import Examples, half_masks, telling_fraction
+from spex_mech.search.random_masks import Examples, half_masks, telling_fraction
 from tests.planted import Planted, planted_game
 from tests.test_spex import EDGE_GAMES, Saturating, edge_game, run, values_of
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import spex_mech as sm
-from spex_mech.games.blocks import Blocks
-from spex_mech.games.masks import lists_of
+from spex_mech.engine.blocks import Blocks
+from spex_mech.masks import lists_of
 from tests.families import FAMILIES, MORE_FAMILIES, N_LAYERS, build, logits
 from tests.test_engine import ABLATIONS, all_units, some_masks, some_prompts
 

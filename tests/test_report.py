@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import spex_mech as sm
+from spex_mech.circuits.circuit import Circuit, Group, Link, Part, Reason, Score
 from spex_mech.games.model_game import tokens_sha256
-from spex_mech.report import summary
-from spex_mech.results.circuit import Circuit, Group, Link, Part, Reason, Score
+from spex_mech.report.page import summary
 
 HEADS = ["L0H0", "L0H1", "L1H0", "L1H1"]
 VALUES = {

@@ -12,8 +12,8 @@ from torch import Tensor
 import spex_mech as sm
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.audit import _missed_by_score, _overlooked
+from spex_mech.search.contract import Question
 from spex_mech.search.ledger import Answer, Ledger
-from spex_mech.search.question import Question
 from spex_mech.search.spex import Spex
 from tests.planted import Planted, planted_game
 

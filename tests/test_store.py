@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 import spex_mech as sm
-from spex_mech import store as stores
 from spex_mech.discover import CallableGame
-from spex_mech.proxies.distilled import Distilled
-from spex_mech.search.question import Question
-from spex_mech.store import identity_of, mask_keys, opened, packed
+from spex_mech.proxies.gaussian_process import Distilled
+from spex_mech.runs import store as stores
+from spex_mech.runs.store import identity_of, mask_keys, opened, packed
+from spex_mech.search.contract import Question
 from tests.killed import MOMENTS, Job, work
 from tests.planted import planted_game
 
@@ -395,7 +395,7 @@ def test_functions_are_told_apart_by_code_and_data() -> None:
     assert len({of(part) for part in parts}) == len(parts)
     with_set = "lambda masks: 'a' in {'b', 'c', 'd', 'e'}"
     code = (
-        "from spex_mech.games.fingerprint import function_sha256\n"
+        "from spex_mech.fingerprints import function_sha256\n"
         f"f = {with_set}\nprint(function_sha256(f))"
     )
     of_processes = {
@@ -474,7 +474,7 @@ def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
-import spex_mech.store as stores
+import spex_mech.runs.store as stores
 from tests.test_store import Watched
 with stores.opened(sys.argv[1], Watched()):
     print("held", flush=True)

@@ -72,7 +72,7 @@ def test_a_failing_cell_does_not_end_the_sweep(tmp_path: Path) -> None:
 
 KILLED = """
 import os, sys, spex_mech.sweep as s
-from spex_mech.store import Run
+from spex_mech.runs.store import Run
 commit, done = Run._commit, []
 def dies(run, *of):
     commit(run, *of); done.append(1)

@@ -12,7 +12,7 @@ import torch
 import transformers as tf
 
 import spex_mech as sm
-from spex_mech.games.metrics import METRICS
+from spex_mech.engine.metrics import METRICS
 from spex_mech.tasks import TASKS, text_task
 
 SPECIAL = (3, 4, 5)

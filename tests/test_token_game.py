@@ -11,8 +11,8 @@ import transformers as tf
 from torch import Tensor, nn
 
 import spex_mech as sm
+from spex_mech.models import load_tokenizer
 from spex_mech.tasks import text_task
-from spex_mech.zoo import load_tokenizer
 from tests.families import _LLAMA_SIZES, D_VOCAB, build
 
 TOKENS = torch.tensor([[1, 7, 23, 9, 40, 12]])

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spex_mech.games.architectures import Architecture, architecture_of
-from spex_mech.games.batches import in_batches
-from spex_mech.games.blocks import block_name
-from spex_mech.games.forward import call, device_of, evaluating, first_tensor
-from spex_mech.games.prompts import Prompts
+from spex_mech.engine.architectures import Architecture, architecture_of
+from spex_mech.engine.blocks import block_name
+from spex_mech.engine.device import in_batches
+from spex_mech.engine.passes import call, device_of, evaluating, first_tensor
+from spex_mech.engine.prompts import Prompts
 
 _ROWS = 64
 

@@ -1,6 +1,6 @@
 """ModelGame: a model, prompts and a metric as a set function of which components are kept.
 
-A call goes to the replay (``games.replay``) where the model can be cut at its blocks. Otherwise it
+A call goes to the replay (``engine.replay``) where the model can be cut at its blocks. Otherwise it
 turns masks into rows (one mask on one prompt), rows into batches, and each batch into one forward
 pass whose hooks replace what each row ablates (``ablation.mix``). Hooks stand only while a call
 runs; the model comes back as it was, also after an error or an interrupt.
@@ -16,21 +16,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spex_mech.games import ablation as references_by
-from spex_mech.games.ablation import Activations, Batches, key_of, replacing
-from spex_mech.games.architectures import Architecture, architecture_of, is_hooked
-from spex_mech.games.batches import in_batches, is_out_of_memory
-from spex_mech.games.blocks import CannotReplay
-from spex_mech.games.compared import compared_replay
-from spex_mech.games.components import Components, Site
-from spex_mech.games.fingerprint import (
-    config_sha256,
-    metric_sha256,
-    prompts_sha256,
-    sha256_of,
-    tokens_sha256,
-)
-from spex_mech.games.forward import (
+from spex_mech.engine import references as references_by
+from spex_mech.engine.architectures import Architecture, architecture_of, is_hooked
+from spex_mech.engine.blocks import CannotReplay
+from spex_mech.engine.checks import compared_replay
+from spex_mech.engine.components import Components, Site
+from spex_mech.engine.device import in_batches, is_out_of_memory
+from spex_mech.engine.gradients import Gradients
+from spex_mech.engine.metrics import KL, METRICS, Metric, Task
+from spex_mech.engine.passes import (
     Hook,
     answers_of,
     check_precision,
@@ -40,11 +34,17 @@ from spex_mech.games.forward import (
     name_of,
     self_test,
 )
-from spex_mech.games.gradients import Gradients
-from spex_mech.games.masks import lists_of, mask_table, names_of
-from spex_mech.games.metrics import KL, METRICS, Metric, Task
-from spex_mech.games.prompts import Prompts
-from spex_mech.games.replay import Replay
+from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.references import Activations, Batches, key_of, replacing
+from spex_mech.engine.replay import Replay
+from spex_mech.fingerprints import (
+    config_sha256,
+    metric_sha256,
+    prompts_sha256,
+    sha256_of,
+    tokens_sha256,
+)
+from spex_mech.masks import lists_of, mask_table, names_of
 
 # A batch on the CPU: large enough to feed the matrix products, small enough for the caches.
 _CPU_TOKENS = 2048
@@ -71,7 +71,7 @@ class ModelGame:
             when memory runs out.
         precision: "float32" (the model's own), "tf32" (CUDA) or "bfloat16" (autocast); the metric
             is read in float32 at least. The noise floor tells what the choice costs.
-        replay: share between masks what their passes have in common (``games.replay``). Default:
+        replay: share between masks what their passes have in common (``engine.replay``). Default:
             wherever the model can be cut at its blocks, which is tried and compared with plain
             passes when the game is made. True: an error where it cannot. False: plain passes.
         compile: run norms and activation functions through ``torch.compile`` in replayed passes

@@ -14,17 +14,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spex_mech.games.batches import in_batches
-from spex_mech.games.fingerprint import (
+from spex_mech.engine.device import in_batches
+from spex_mech.engine.metrics import METRICS, Metric, Task
+from spex_mech.engine.passes import call, check_tokens, device_of, evaluating, name_of, output_of
+from spex_mech.engine.prompts import Prompts
+from spex_mech.fingerprints import (
     config_sha256,
     metric_sha256,
     prompts_sha256,
     sha256_of,
 )
-from spex_mech.games.forward import call, check_tokens, device_of, evaluating, name_of, output_of
-from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
-from spex_mech.games.metrics import METRICS, Metric, Task
-from spex_mech.games.prompts import Prompts
+from spex_mech.masks import mask_table, names_of, spread, unit_of_places
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")
 _CPU_TOKENS = 2048

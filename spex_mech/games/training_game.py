@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spex_mech.games.batches import in_batches, is_out_of_memory
-from spex_mech.games.fingerprint import function_sha256, name_of_function, sha256_of
-from spex_mech.games.masks import mask_table, names_of, spread, unit_of_places
+from spex_mech.engine.device import in_batches, is_out_of_memory
+from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
+from spex_mech.masks import mask_table, names_of, spread, unit_of_places
 
 # Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
 Train = Callable[[Float[Tensor, "mask example"]], Float[Tensor, "mask point"]]

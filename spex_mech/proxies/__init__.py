@@ -1,1 +1,5 @@
-"""Small models of a set function, learned from masks and values: what ProxySPEX screens with."""
+"""Small models of a set function, fitted to a few of its values.
+
+A proxy predicts values, proposes strong interactions and says how uncertain it is.
+It knows masks and values only: no model, no search.
+"""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from spex_mech.proxies.examples import check_examples
+from spex_mech.proxies.inputs import check_examples
 
 
 class Student:

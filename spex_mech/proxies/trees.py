@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.proxies.examples import check_examples
-from spex_mech.search.fourier import convert, parities
+from spex_mech.proxies.inputs import check_examples
 from spex_mech.search.ledger import Set
+from spex_mech.setfunctions import convert, parities
 
 _DROPPED = 4.0  # standard errors
 _BETTER = 2.0  # standard errors

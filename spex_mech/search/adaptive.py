@@ -24,10 +24,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spex_mech.search.audit import Audit, audit
+from spex_mech.search.contract import GRADIENT_COST, Findings, Question, check_order
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.group_tests import higher_tree
 from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair, subsets
-from spex_mech.search.question import GRADIENT_COST, Findings, Question, check_order
 
 _ROUNDS = 12
 _MOST_CANDIDATES = 300_000

@@ -16,7 +16,7 @@ from math import comb
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.question import MASKS_PER_QUESTION, Findings, Question, check_order
+from spex_mech.search.contract import MASKS_PER_QUESTION, Findings, Question, check_order
 
 _MOST_SETS = 60_000_000
 _SHOWN = 8

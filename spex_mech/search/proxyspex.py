@@ -30,9 +30,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spex_mech.search.adaptive import Screen
+from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.ledger import Asking, Ledger, Set
-from spex_mech.search.question import GRADIENT_COST
-from spex_mech.search.samples import (
+from spex_mech.search.random_masks import (
     MOST_SLOTS,
     PER_SHARE,
     SHARES,

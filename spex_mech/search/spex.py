@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from spex_mech.search.adaptive import Screen
+from spex_mech.search.contract import GRADIENT_COST, Question
 from spex_mech.search.group_tests import Candidates, probe_groups, split, tree
 from spex_mech.search.ledger import Asking, Ledger, padded, pair
-from spex_mech.search.question import GRADIENT_COST, Question
-from spex_mech.search.samples import Examples, telling_fraction
+from spex_mech.search.random_masks import Examples, telling_fraction
 from spex_mech.search.screening import Rows, RowScreen, Strengths
 
 _SHARE_DEEP = 0.07  # of the budget, for gradients at random masks

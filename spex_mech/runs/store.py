@@ -47,9 +47,9 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
-from spex_mech.games.fingerprint import function_identity
+from spex_mech.fingerprints import function_identity
 from spex_mech.results.interactions import Interactions
-from spex_mech.search.question import GRADIENT_COST, Question
+from spex_mech.search.contract import GRADIENT_COST, Question
 
 _APPLICATION = 0x73706578  # marks the file as one of these
 _FORMAT = 1

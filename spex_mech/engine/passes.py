@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spex_mech.games.architectures import Architecture, is_hooked
-from spex_mech.games.prompts import Prompts
+from spex_mech.engine.architectures import Architecture, is_hooked
+from spex_mech.engine.prompts import Prompts
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 Hook = Callable[[Tensor], Tensor | None]  # [row pos width] -> the same rewritten, or None: as it is

@@ -5,7 +5,7 @@ and carried through the layers together: those that ablate the same units so far
 and those that ablate nothing yet are the intact model, which was run once. A single starts at its
 layer; a pair runs from its *second* unit on, as the single of the first was run for all its pairs.
 In the layer where a state forks, attention is not run again, and where a projection only adds to
-the stream, nothing is: a neuron's ablation is then a column of its weight (see ``games.blocks``).
+the stream, nothing is: a neuron's ablation is then a column of its weight (see ``engine.blocks``).
 
 Over all pairs of heads that is about a third of what plain passes do, where starting at the first
 ablated layer would still do two thirds. Logits are computed where the metric reads them.
@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from spex_mech.games.ablation import replacing
-from spex_mech.games.batches import in_batches, is_out_of_memory
-from spex_mech.games.blocks import Blocks, Intact, Residual
-from spex_mech.games.prompts import Prompts
+from spex_mech.engine.blocks import Blocks, Intact, Residual
+from spex_mech.engine.device import in_batches, is_out_of_memory
+from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.references import replacing
 
 _FEW_SLOTS = 16  # up to which neurons are ablated column by column
 _MASKS_FIRST = 512  # that many masks should share a wave before prompts do

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spex_mech.results.circuit import Circuit, Curve, Link
-from spex_mech.results.maps import in_columns, layer_of
-from spex_mech.results.plots import BLUE, RED, new_figure
+from spex_mech.circuits.circuit import Circuit, Curve, Link
+from spex_mech.plots.numbers import in_columns, layer_of
+from spex_mech.plots.static import BLUE, RED, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spex_mech.games.prompts import Prompts
+from spex_mech.engine.prompts import Prompts
 
 
 def logit_diff(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:

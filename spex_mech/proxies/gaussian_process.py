@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spex_mech.proxies.examples import check_examples
+from spex_mech.proxies.inputs import check_examples
 from spex_mech.search.ledger import Set
 from spex_mech.search.screening import Rows, largest_pairs, size
 

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spex_mech.games.architectures import Architecture, is_hooked
-from spex_mech.games.components import Site
-from spex_mech.games.forward import call, computing, evaluating, first_tensor, hooked
-from spex_mech.games.prompts import Prompts
+from spex_mech.engine.architectures import Architecture, is_hooked
+from spex_mech.engine.components import Site
+from spex_mech.engine.passes import call, computing, evaluating, first_tensor, hooked
+from spex_mech.engine.prompts import Prompts
 
 Residual = Float[Tensor, "row pos d_model"]
 _ADDS, _ADDS_IN_HALF = 1e-3, 0.05  # relative difference up to which a projection only adds

@@ -3,7 +3,7 @@
 ``find_circuit`` selects (``search.kept_sets``) on the prompts of one game, and scores what was
 selected on another, so that the scores do not profit from the selection; ``faithfulness_curve``
 does so for every size. What they return, and the papers whose scores these are, is in
-``results.circuit``; the search for the sets to keep in ``search.kept_sets``.
+``circuits.circuit``; the search for the sets to keep in ``circuits.search``.
 """
 
 import time
@@ -15,11 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from spex_mech.discover import as_game, finite_table, masks_per_batch
-from spex_mech.results.circuit import Circuit, Curve, Group, Kind, Link, Part, Reason, Score
-from spex_mech.results.interactions import Interactions
-from spex_mech.results.statistics import ratios, standard_errors
-from spex_mech.search.kept_sets import (
+from spex_mech.circuits.circuit import Circuit, Curve, Group, Kind, Link, Part, Reason, Score
+from spex_mech.circuits.search import (
     Aim,
     KeptSets,
     Surrogate,
@@ -27,7 +24,10 @@ from spex_mech.search.kept_sets import (
     prefixes,
     search_kept_sets,
 )
-from spex_mech.search.question import GRADIENT_COST
+from spex_mech.discover import as_game, finite_table, masks_per_batch
+from spex_mech.results.interactions import Interactions
+from spex_mech.results.statistics import ratios, standard_errors
+from spex_mech.search.contract import GRADIENT_COST
 
 _AIMS: dict[str, Aim] = {"match": "match", "recover": "recover"}
 _PER_UNIT = 20  # evaluations of the search, for each unit

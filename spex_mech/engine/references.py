@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spex_mech.games.components import Site
-from spex_mech.games.prompts import Prompts
+from spex_mech.engine.components import Site
+from spex_mech.engine.prompts import Prompts
 
 ABLATIONS: tuple[str, ...] = ("zero", "mean", "mean_per_position", "resample")
 

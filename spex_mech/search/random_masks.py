@@ -4,8 +4,8 @@ to learn from them."""
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.search.contract import Findings, Question
 from spex_mech.search.ledger import Asking, Ledger, Set, padded
-from spex_mech.search.question import Findings, Question
 
 MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
 SMALL = 4  # units of a set that the ledger keeps

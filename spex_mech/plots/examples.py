@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from spex_mech.plots.text import COLOURS, write_page
 from spex_mech.results.interactions import Interactions
-from spex_mech.results.text import COLOURS, write_page
 
 _SIZE, _THUMB, _RING = 420, 34, 165  # pixels
 _MOST_TEXT = 160  # characters of an example in the table

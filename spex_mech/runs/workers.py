@@ -28,9 +28,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spex_mech.discover import answer_to, masks_per_batch
-from spex_mech.games.masks import lists_of, mask_table
-from spex_mech.search.question import Question
-from spex_mech.store import Answer, identity_of
+from spex_mech.masks import lists_of, mask_table
+from spex_mech.runs.store import Answer, identity_of
+from spex_mech.search.contract import Question
 
 Factory = Callable[[], Any]
 _AHEAD = 3  # batches on their way, for each worker

@@ -37,8 +37,8 @@ class GameFactory:
     def __call__(self) -> Any:
         """Load the model and make the game."""
         from spex_mech.games.model_game import ModelGame
+        from spex_mech.models import load_model
         from spex_mech.tasks import load_task
-        from spex_mech.zoo import load_model
 
         model = load_model(self.model, bridge=self.bridge)
         extra = {} if self.file is None else {"file": self.file}
@@ -60,7 +60,7 @@ def units_named(model: Any, text: str) -> Any:
     Raises:
         ValueError: there is no such kind, label or match.
     """
-    from spex_mech.games.components import Components
+    from spex_mech.engine.components import Components
 
     whole = {
         "heads": Components.heads,

@@ -1,7 +1,7 @@
 """A result as one web page that needs no network: summary in words, maps, tables, prompts.
 
-The numbers are those of ``results.maps``; this file places them, and the templates in
-``data/report`` draw them. Jinja escapes all that comes from outside, tokens stand apart by
+The numbers are those of ``plots.numbers``; this file places them, and the templates in
+``templates`` beside it draw them. Jinja escapes all that comes from outside, tokens stand apart by
 direction (``<bdi>``), and a content security policy lets nothing run but the page's own script.
 """
 
@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spex_mech.results.circuit import Circuit, Score
-from spex_mech.results.files import write_whole
-from spex_mech.results.interactions import Interactions
-from spex_mech.results.maps import (
+from spex_mech.circuits.circuit import Circuit, Score
+from spex_mech.plots.numbers import (
     edge_curve,
     folded_numbers,
     layer_energy,
@@ -29,12 +27,14 @@ from spex_mech.results.maps import (
     metric_unit,
     network_numbers,
 )
+from spex_mech.results.files import write_whole
+from spex_mech.results.interactions import Interactions
 from spex_mech.results.statistics import standard_errors
 
 if TYPE_CHECKING:
-    from spex_mech.games.metrics import Task
+    from spex_mech.engine.metrics import Task
 
-_TEMPLATES = Path(__file__).parent / "data" / "report"
+_TEMPLATES = Path(__file__).parent / "templates"
 _MOST_ROWS, _MOST_UNITS, _MOST_PAIRS, _MOST_PROMPTS = 500, 40, 20, 20
 _PROXIES = ("distilled", "trees")  # that can be named
 _MINUS = "\N{MINUS SIGN}"
@@ -89,7 +89,7 @@ def write_all(
     Returns:
         the names of the files, and why the map is not among them, if it cannot be drawn.
     """
-    from spex_mech.results.plots import plot_map
+    from spex_mech.plots.static import plot_map
 
     folder = Path(folder)
     figure, lacking = None, []
@@ -578,7 +578,7 @@ def _network(found: Interactions) -> dict[str, Any]:
 def _picture(found: Interactions) -> Any:
     from markupsafe import Markup
 
-    from spex_mech.results.text import plot_text
+    from spex_mech.plots.text import plot_text
 
     return Markup(plot_text(found).svg)
 
@@ -614,7 +614,7 @@ def _cell(value: str | float) -> str:
 
 
 def _prompts(found: Interactions, task: "Task", tokenizer: Any) -> dict[str, Any]:
-    from spex_mech.games.fingerprint import tokens_sha256
+    from spex_mech.fingerprints import tokens_sha256
 
     prompts, intact = task.prompts, found.intact_by_prompt
     known = found.about.get("tokens_sha256")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spex_mech.games.prompts import Prompts
+from spex_mech.engine.prompts import Prompts
 
 _LENGTH = 16  # hexadecimal digits
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))

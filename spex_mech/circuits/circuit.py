@@ -1,5 +1,5 @@
 """Circuit: the units that are kept, why, and how well they do alone, measured on the model
-(``spex_mech.circuits`` finds and scores it).
+(``spex_mech.circuits.find`` finds and scores it).
 
 With F(S) the metric when the units S are kept and all others ablated, M all units and C the circuit
 (Wang et al. 2022, "Interpretability in the Wild", section 4; arXiv 2211.00593):
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.results.maps import layer_of
+from spex_mech.plots.numbers import layer_of
 from spex_mech.results.statistics import ratios, standard_errors
 
 if TYPE_CHECKING:

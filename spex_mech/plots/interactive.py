@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from spex_mech.results.interactions import Interactions
-from spex_mech.results.maps import (
+from spex_mech.plots.numbers import (
     Edge,
     Folded,
     LayerEnergy,
@@ -32,7 +31,8 @@ from spex_mech.results.maps import (
     pairs_by_cell,
     strongest_pairs,
 )
-from spex_mech.results.plots import BLUE, RED
+from spex_mech.plots.static import BLUE, RED
+from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

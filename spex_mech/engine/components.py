@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from spex_mech.games.architectures import Architecture, Kind, architecture_of
+from spex_mech.engine.architectures import Architecture, Kind, architecture_of
 
 _LETTERS: dict[Kind, str] = {"head": "H", "neuron": "N", "kv_group": "G"}
 _KINDS: dict[str, Kind] = {letter: kind for kind, letter in _LETTERS.items()}

@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spex_mech.games.architectures import Architecture
-from spex_mech.games.blocks import Blocks, Residual, forward_of
-from spex_mech.games.components import Site
-from spex_mech.games.forward import answers_of, first_tensor, forward
-from spex_mech.games.masks import lists_of
-from spex_mech.games.metrics import (
+from spex_mech.engine.architectures import Architecture
+from spex_mech.engine.blocks import Blocks, Residual, forward_of
+from spex_mech.engine.components import Site
+from spex_mech.engine.metrics import (
     Metric,
     logits_of,
     narrowed,
@@ -23,8 +21,10 @@ from spex_mech.games.metrics import (
     read_tokens,
     renumbered,
 )
-from spex_mech.games.prompts import Prompts
-from spex_mech.games.replay import Replay
+from spex_mech.engine.passes import answers_of, first_tensor, forward
+from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.replay import Replay
+from spex_mech.masks import lists_of
 
 # What a replay may hold: of states, of intact activations, of logits.
 _CPU_BYTES = (512 * 2**20, 2**30, 16 * 2**20)

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spex_mech.games.batches import in_batches, is_out_of_memory
-from spex_mech.games.blocks import Intact, Residual
-from spex_mech.games.forward import Hook
-from spex_mech.games.replay import Replay
+from spex_mech.engine.blocks import Intact, Residual
+from spex_mech.engine.device import in_batches, is_out_of_memory
+from spex_mech.engine.passes import Hook
+from spex_mech.engine.replay import Replay
 
 # What rewrites the activation at each site of rows, given their gates and prompts.
 Rewriting = Callable[[Float[Tensor, "row column"], Int[Tensor, " row"]], Mapping[int, Hook]]

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spex_mech.results.interactions import Interactions
-from spex_mech.results.maps import (
+from spex_mech.plots.numbers import (
     Edge,
     Node,
     edge_curve,
@@ -23,6 +22,7 @@ from spex_mech.results.maps import (
     metric_unit,
     network_numbers,
 )
+from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
