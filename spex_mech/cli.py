@@ -286,11 +286,11 @@ def _print_status(table: Any) -> None:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from spex_mech.models import BUNDLED
+    from spex_mech.models import NAMED
 
-    for name, what in BUNDLED.items():
+    for name, what in NAMED.items():
         print(f"{name:<14}{what}")
-    print(f"{'a folder':<14}that transformers' save_pretrained wrote")
+    print(f"{'a folder':<14}that transformers' save_pretrained wrote, or a .gguf file")
     print(f"{'a hub name':<14}such as gpt2 or EleutherAI/pythia-70m, where there is a network")
 
 

