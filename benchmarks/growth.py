@@ -4,7 +4,6 @@ of an 8B and a 70B model.
     python -m benchmarks.growth --data ../shared/data            # some 10 minutes on two cores
     python -m benchmarks.growth --data ../shared/data --quick
     python -m benchmarks.growth --only real --data ../shared/data    # a part again, keep the rest
-    python -m benchmarks.growth --page                       # the tables of docs/scaling.md anew
 
 1. ``planted``: sparse games without gradients, 100 pairs (20 at n = 100) or n / 100 pairs planted.
    Each size runs in a process of its own, whose peak memory is then that size's. The game itself
@@ -61,7 +60,6 @@ LINES = ((FIXED, "spex"), (MANY, "spex"), (FIXED, "proxyspex"))
 PER_BATCH = 64  # masks a batch, where workers are counted
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 BLOCKS = 8  # of prompts, whose slopes are told apart
-PAGE = HERE.parent / "docs" / "scaling.md"
 
 
 # -- 1. planted games ------------------------------------------------------------------------------
@@ -735,15 +733,6 @@ def tables(out: dict[str, Any]) -> dict[str, str]:
     return {name: "\n".join(text) for name, text in found.items()}
 
 
-def page(text: str, out: dict[str, Any]) -> str:
-    """The page with each table between its marks as the figures have it."""
-    for name, table in tables(out).items():
-        first, last = f"<!-- {name} -->\n", "<!-- end -->"
-        before, rest = text.split(first)
-        text = f"{before}{first}\n{table}\n\n{last}{rest.split(last, 1)[1]}"
-    return text
-
-
 # -- the picture -----------------------------------------------------------------------------------
 
 
@@ -816,7 +805,10 @@ def run(options: Options) -> dict[str, Any]:
         out["extrapolation"] = extrapolation(out)
         print(*tables(out).values(), sep="\n\n")
     options.keep("growth", out)
-    draw(out, options.picture("growth.png"))
+    picture = options.picture("growth.png")
+    draw(out, picture)
+    if options.out == HERE:
+        shutil.copy(picture, HERE.parent / "docs" / "growth.png")
     return out
 
 
@@ -830,14 +822,9 @@ def show(row: Row) -> None:
 def main() -> None:
     made = parser(__doc__, PARTS)
     made.add_argument("--one", help=argparse.SUPPRESS)
-    made.add_argument("--page", action="store_true", help="write the tables of docs/scaling.md")
     parsed = made.parse_args()
     if parsed.one:
         print(json.dumps(plain(one_process(*json.loads(parsed.one)))))
-    elif parsed.page:
-        text = page(PAGE.read_text(encoding="utf-8"), Options().kept("growth"))
-        PAGE.write_text(text, encoding="utf-8")
-        shutil.copy(HERE / "pictures" / "growth.png", PAGE.parent / "growth.png")
     else:
         run(options_of(parsed))
 

@@ -23,16 +23,6 @@ def kept() -> dict[str, Any]:
     return json.loads((ROOT / "benchmarks" / "results" / "growth.json").read_text())
 
 
-def test_the_page_states_the_figures(kept: dict[str, Any]) -> None:
-    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    tables = growth.tables(kept)
-    assert len(tables) == 7
-    for name, table in tables.items():
-        told = text.split(f"<!-- {name} -->")[1].split("<!-- end -->")[0].strip()
-        assert told == table, name
-    assert growth.page(text, kept) == text
-
-
 def test_the_figures_follow_from_what_was_measured(kept: dict[str, Any]) -> None:
     again = growth.plain(growth.extrapolation(kept))
     assert again == kept["extrapolation"]
