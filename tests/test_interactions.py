@@ -207,6 +207,33 @@ def test_readings(main_a: float, main_b: float, value: float, reading: str) -> N
     assert reading_of(main_a, main_b, value) == reading
 
 
+@pytest.mark.parametrize("about", [{"metric": "loss"}, {"less_is_better": True}])
+@pytest.mark.parametrize(
+    ("main_a", "main_b", "value", "reading"),
+    [
+        (1, 1, -1, "AND-like"),
+        (0, 0, 1, "OR-like"),
+        (-3, 1.5, 2, "mixed"),
+        (-1, -1, 1, "mixed"),
+        (1, 1, 0.009, "noise"),
+    ],
+)
+def test_readings_where_less_is_better(
+    main_a: float, main_b: float, value: float, reading: str, about: dict[str, Any]
+) -> None:
+    found = sm.Interactions(
+        ["a", "b"],
+        np.array([[0, 1]]),
+        np.full((1, 2), value, dtype=np.float32),
+        np.array([[main_a] * 2, [main_b] * 2], dtype=np.float64),
+        np.ones(2),
+        noise_floor=0.01,
+        about=about,
+    )
+    assert found.less_is_better and found.readings == [reading]
+    assert not replace(found, about={"metric": "loss", "less_is_better": False}).less_is_better
+
+
 def test_readings_without_a_floor_call_only_zero_noise() -> None:
     assert reading_of(-1, -1, 0, noise_floor=0.0) == "noise"
     assert reading_of(-1, -1, 1e-9, noise_floor=0.0) == "AND-like"

@@ -144,17 +144,15 @@ class Interactions:
         average over the other being there or gone: a backup may do nothing, or hurt a little, while
         the other is there. "mixed": neither, as where one hurts by being there. "noise": under the
         floor. Of three units and more the sign does not tell the two apart (three in series and
-        three backups both give -1): "beyond pairs"."""
-        mains = np.append(self.main_effects, 0.0)[self.units[:, :2]]
-        overlaps = (self.mean > 0) & (mains < 0).all(axis=1)
-        compounds = (self.mean < 0) & (mains + self.mean[:, None] / 2 < 0).all(axis=1)
-        cases = {
-            "noise": self.is_noise,
-            "beyond pairs": self.order > 2,
-            "AND-like": overlaps,
-            "OR-like": compounds,
-        }
-        return np.select(list(cases.values()), list(cases), "mixed").tolist()
+        three backups both give -1): "beyond pairs". Where less is better all signs are turned."""
+        return readings_of(self, self.less_is_better)
+
+    @property
+    def less_is_better(self) -> bool:
+        """Whether smaller values of the metric are better, so that a unit which helps has a
+        positive main effect: ``about["less_is_better"]``, which a game's ``describe()`` may give,
+        and true for the metric "loss". ``readings`` turn all signs round then."""
+        return bool(self.about.get("less_is_better", self.about.get("metric") == "loss"))
 
     def top(self, k: int = 20, order: int | None = None) -> "Interactions":
         """The k strongest by absolute value (of one order, if asked)."""
@@ -301,6 +299,22 @@ class Interactions:
         result, from which they were chosen."""
         part = replace(self, units=self.units[rows], values=self.values[rows])
         return _as_part(part, q_value=self.q_value[rows], n_choices=self.n_choices)
+
+
+def readings_of(found: Interactions, less_is_better: bool) -> list[str]:
+    """What :attr:`Interactions.readings` says, for a metric of which more, or less, is better."""
+    sign = -1.0 if less_is_better else 1.0
+    mean = sign * found.mean
+    mains = sign * np.append(found.main_effects, 0.0)[found.units[:, :2]]
+    overlaps = (mean > 0) & (mains < 0).all(axis=1)
+    compounds = (mean < 0) & (mains + mean[:, None] / 2 < 0).all(axis=1)
+    cases = {
+        "noise": found.is_noise,
+        "beyond pairs": found.order > 2,
+        "AND-like": overlaps,
+        "OR-like": compounds,
+    }
+    return np.select(list(cases.values()), list(cases), "mixed").tolist()
 
 
 def _as_part(found: Interactions, **of_whole: Any) -> Interactions:
