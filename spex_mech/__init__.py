@@ -25,13 +25,7 @@ if TYPE_CHECKING:
     from spex_mech.games.training_game import TrainingGame, example_groups
     from spex_mech.models import load_model, load_tokenizer
     from spex_mech.plots.examples import plot_examples
-    from spex_mech.plots.interactive import (
-        interactive_layers,
-        interactive_map,
-        interactive_network,
-        interactive_neurons,
-    )
-    from spex_mech.plots.static import plot_layers, plot_map, plot_network, plot_neurons
+    from spex_mech.plots.pictures import plot_layers, plot_map, plot_network, plot_neurons
     from spex_mech.plots.text import plot_text
     from spex_mech.report.page import write_report
     from spex_mech.results.interactions import Interactions
@@ -64,10 +58,6 @@ _HOMES = {
     "find_circuit": "circuits.find",
     "from_shapiq": "results.shapiq",
     "frozen_features": "games.features",
-    "interactive_layers": "plots.interactive",
-    "interactive_map": "plots.interactive",
-    "interactive_network": "plots.interactive",
-    "interactive_neurons": "plots.interactive",
     "load_model": "models",
     "load_task": "tasks",
     "load_tokenizer": "models",
@@ -75,15 +65,20 @@ _HOMES = {
     "plot_circuit": "circuits.plots",
     "plot_curve": "circuits.plots",
     "plot_examples": "plots.examples",
-    "plot_layers": "plots.static",
-    "plot_map": "plots.static",
-    "plot_network": "plots.static",
-    "plot_neurons": "plots.static",
+    "plot_layers": "plots.pictures",
+    "plot_map": "plots.pictures",
+    "plot_network": "plots.pictures",
+    "plot_neurons": "plots.pictures",
     "plot_text": "plots.text",
     "stability": "results.stability",
     "text_task": "tasks",
     "to_shapiq": "results.shapiq",
     "write_report": "report.page",
+}
+
+_DEPRECATED = {
+    f"interactive_{picture}": "plots.deprecated"
+    for picture in ("layers", "map", "network", "neurons")
 }
 
 __all__ = [
@@ -110,10 +105,6 @@ __all__ = [
     "find_circuit",
     "from_shapiq",
     "frozen_features",
-    "interactive_layers",
-    "interactive_map",
-    "interactive_network",
-    "interactive_neurons",
     "load_model",
     "load_task",
     "load_tokenizer",
@@ -136,9 +127,10 @@ __version__ = version("spex_mech")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = _HOMES.get(name) or _DEPRECATED.get(name)
+    if home is None:
         raise AttributeError(f"module 'spex_mech' has no attribute {name!r}")
-    value = getattr(import_module(f"spex_mech.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"spex_mech.{home}"), name)
     globals()[name] = value
     return value
 

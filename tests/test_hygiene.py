@@ -62,7 +62,7 @@ def test_importing_sets_no_seed_and_no_hook() -> None:
         "import random, sys\nimport numpy as np, torch\n"
         "before = (random.getstate(), np.random.get_state()[1].tolist(),"
         " torch.get_rng_state().tolist(), sys.excepthook, torch.is_grad_enabled())\n"
-        "import spex_mech.cli, spex_mech.discover, spex_mech.tasks, spex_mech.plots.static\n"
+        "import spex_mech.cli, spex_mech.discover, spex_mech.tasks, spex_mech.plots.pictures\n"
         "after = (random.getstate(), np.random.get_state()[1].tolist(),"
         " torch.get_rng_state().tolist(), sys.excepthook, torch.is_grad_enabled())\n"
         "assert before == after"

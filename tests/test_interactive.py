@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 import spex_mech as sm
-from spex_mech.plots.numbers import (
-    folded_numbers,
-    layer_energy,
-    layer_filters,
-    map_numbers,
-    pair_filters,
-    pairs_by_cell,
-)
+from spex_mech.plots.filters import layer_filters, pair_filters, pairs_by_cell
+from spex_mech.plots.numbers import folded_numbers, layer_energy, map_numbers
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 
@@ -127,7 +121,7 @@ def test_a_cell_holds_its_strongest_pairs() -> None:
 
 def test_a_choice_shows_its_cells_of_a_map() -> None:
     found = a_result()
-    figure, numbers = sm.interactive_map(found), map_numbers(found)
+    figure, numbers = sm.plot_map(found, backend="plotly"), map_numbers(found)
     shown = {name: names_in(new["z"][0], numbers.names) for name, new in menu(figure).items()}
     assert shown == WANTED
     whole = np.array(menu(figure)["all pairs (6)"]["z"][0], dtype=float)
@@ -136,11 +130,11 @@ def test_a_choice_shows_its_cells_of_a_map() -> None:
     np.testing.assert_array_equal(values, np.where(numbers.values < 0, numbers.values, NAN))
     # A cell that is hidden does not tell its value all the same.
     gaps = {name: new["hoverongaps"] for name, new in menu(figure).items()}
-    assert gaps == {name: [name == "all pairs (6)"] for name in WANTED}
+    assert gaps == {name: [name == "all pairs (6)", False] for name in WANTED}
 
 
 def test_a_choice_goes_to_the_pairs_of_two_layers() -> None:
-    ranges = menu(sm.interactive_map(a_result()), 1)
+    ranges = menu(sm.plot_map(a_result(), backend="plotly"), 1)
     assert list(ranges) == ["all layers", "L0 x L0", "L0 x L1", "L1 x L1"]
     assert ranges["L0 x L1"] == {"xaxis.range": [2.5, 5.5], "yaxis.range": [2.5, -0.5]}
     assert ranges["all layers"] == {"xaxis.range": [-0.5, 5.5], "yaxis.range": [5.5, -0.5]}
@@ -148,13 +142,13 @@ def test_a_choice_goes_to_the_pairs_of_two_layers() -> None:
 
 def test_a_choice_adds_up_its_pairs_of_a_layer_map() -> None:
     found = a_result()
-    by_layer = menu(sm.interactive_map(found, by="layer"))["OR-like (2)"]
+    by_layer = menu(sm.plot_map(found, by="layer", backend="plotly"))["OR-like (2)"]
     across = -np.sqrt(20)
     np.testing.assert_allclose(np.array(by_layer["z"][0], float), [[NAN, across], [across, NAN]])
-    heat = sm.interactive_map(found, by="layer").data[0]
+    heat = sm.plot_map(found, by="layer", backend="plotly").data[0]
     assert heat.hovertext[0][1] == "L0 x L1<br>energy, signed by the sum: "
     assert heat.text[0][1] == "-4.5" and by_layer["text"][0][0][1] == "-4.47"
-    energy = menu(sm.interactive_layers(found))["OR-like (2)"]
+    energy = menu(sm.plot_layers(found, backend="plotly"))["OR-like (2)"]
     share = 100 * 20 / layer_energy(found).total
     np.testing.assert_allclose(np.array(energy["z"][0], float), [[NAN, share], [share, NAN]])
     assert energy["hovertext"][0][1][0].endswith("<br>energy 20, 2 pairs")
@@ -162,7 +156,10 @@ def test_a_choice_adds_up_its_pairs_of_a_layer_map() -> None:
 
 def test_a_choice_adds_up_its_pairs_of_folded_neurons() -> None:
     found = a_result()
-    figure, numbers = sm.interactive_neurons(found, most=1), folded_numbers(found, most=1)
+    figure, numbers = (
+        sm.plot_neurons(found, most=1, backend="plotly"),
+        folded_numbers(found, most=1),
+    )
     assert numbers.names == ["L0H0", "L0N5", "L0, 1 N", "L1H2", "L1, 2 N"]
     z = np.array(menu(figure)["q at most 0.05 (2)"]["z"][0], dtype=float)
     assert z[0, 3] == pytest.approx(-4) and z[4, 4] == pytest.approx(1)
@@ -185,7 +182,7 @@ def shown_edges(figure: Any, new: dict[str, Any], key: str, on: Any) -> set[str]
 
 def test_a_choice_shows_its_edges_of_a_network() -> None:
     # Of its five pairs: what is noise is no edge.
-    figure = sm.interactive_network(a_result())
+    figure = sm.plot_network(a_result(), backend="plotly")
     clear = set(VALUES) - {("L0N5", "L0N6")}
     for name, new in menu(figure).items():
         wanted = next(
@@ -199,7 +196,7 @@ def test_a_choice_shows_its_edges_of_a_network() -> None:
 
 
 def test_a_choice_of_layers_fades_the_other_edges() -> None:
-    figure = sm.interactive_network(a_result())
+    figure = sm.plot_network(a_result(), backend="plotly")
     new = menu(figure, 1)["L0 x L1 (3)"]
     pairs = {"L0H0 x L1H2", "L0N6 x L1N8", "L0N6 x L1H2"}
     assert shown_edges(figure, new, "opacity", 1.0) == pairs
@@ -214,7 +211,7 @@ def test_a_choice_of_layers_fades_the_other_edges() -> None:
 
 
 def test_the_legend_groups_by_reading_and_strength() -> None:
-    figure = sm.interactive_network(a_result())
+    figure = sm.plot_network(a_result(), backend="plotly")
     groups = {
         trace.hovertext[0].split("<br>")[0]: trace.legendgroup
         for trace in figure.data
@@ -222,17 +219,17 @@ def test_the_legend_groups_by_reading_and_strength() -> None:
     }
     assert groups == {
         "L0H0 x L1H2": "OR-like, strong",
-        "L0H0 x L0N5": "AND-like, strong",
-        "L0N6 x L1N8": "OR-like, strong",  # half of the strongest
         "L1N7 x L1N8": "AND-like, weaker",
-        "L0N6 x L1H2": "AND-like, weaker",
+        "L0H0 x L0N5": "positive, not significant",  # large, but so is its error
+        "L0N6 x L1N8": "negative, not significant",
+        "L0N6 x L1H2": "positive, not significant",
     }
     listed = [trace.name for trace in figure.data if trace.showlegend is not False]
     assert listed == sorted(set(groups.values()))
 
 
 def test_what_a_click_lists() -> None:
-    figure = sm.interactive_layers(a_result())
+    figure = sm.plot_layers(a_result(), backend="plotly")
     notes = {(note.yclick, note.xclick): note for note in figure.layout.annotations}
     assert set(notes) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert not any(note.visible for note in notes.values())
@@ -244,20 +241,32 @@ def test_what_a_click_lists() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "draw", [sm.interactive_map, sm.interactive_layers, sm.interactive_network]
-)
+@pytest.mark.parametrize("draw", [sm.plot_map, sm.plot_layers, sm.plot_network])
 def test_one_pair_needs_no_menu_that_chooses_nothing(draw: Any) -> None:
     found = replace(a_result(), units=np.array([[0, 3]]), values=np.zeros((1, 4)), noise_floor=0.0)
-    for drop_down in draw(found).layout.updatemenus:
+    for drop_down in draw(found, backend="plotly").layout.updatemenus:
         assert len(drop_down.buttons) > 1
 
 
 def test_names_in_menus_and_lists_are_no_tags() -> None:
     found = a_result()
     found = replace(found, labels=[f"<b>{name}" for name in UNITS])
-    assert "<b>L0" not in sm.interactive_map(found).to_json()
-    assert "<b>L0" not in sm.interactive_network(found).to_json()
+    assert "<b>L0" not in sm.plot_map(found, backend="plotly").to_json()
+    assert "<b>L0" not in sm.plot_network(found, backend="plotly").to_json()
+
+
+@pytest.mark.parametrize("name", ["map", "layers", "neurons", "network"])
+def test_the_old_names_warn_and_draw_the_same(name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f'call plot_{name}.found, backend="plotly"'):
+        old = getattr(sm, f"interactive_{name}")(a_result())
+    assert old.to_json() == getattr(sm, f"plot_{name}")(a_result(), backend="plotly").to_json()
+    assert f"interactive_{name}" not in sm.__all__
+
+
+@pytest.mark.parametrize("draw", [sm.plot_map, sm.plot_layers, sm.plot_neurons, sm.plot_network])
+def test_another_backend_is_refused(draw: Any) -> None:
+    with pytest.raises(ValueError, match="backend is 'bokeh'; choose 'matplotlib' or 'plotly'"):
+        draw(a_result(), backend="bokeh")
 
 
 # -- in a browser ---------------------------------------------------------------------------------
@@ -304,7 +313,7 @@ def click_cell(page: Any, row: int, column: int) -> None:
 @pytest.mark.slow
 def test_a_saved_network_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "network.html"
-    sm.interactive_network(a_result()).write_html(path)
+    sm.plot_network(a_result(), backend="plotly").write_html(path)
     at = opened(path)
     page = at.page
     lines = page.locator(".scatterlayer .trace:has(path.js-line)")
@@ -332,7 +341,7 @@ def test_a_saved_network_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_click_on_a_saved_map_lists_the_pairs_of_a_cell(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "layers.html"
-    sm.interactive_layers(a_result()).write_html(path)
+    sm.plot_layers(a_result(), backend="plotly").write_html(path)
     at = opened(path)
     notes = at.page.locator(".annotation")
     assert notes.count() == 0
@@ -348,7 +357,7 @@ def test_a_click_on_a_saved_map_lists_the_pairs_of_a_cell(opened: Open, tmp_path
 @pytest.mark.slow
 def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "map.html"
-    sm.interactive_map(a_result()).write_html(path)
+    sm.plot_map(a_result(), backend="plotly").write_html(path)
     at = opened(path)
     shown = (
         "n => document.querySelector('.js-plotly-plot').calcdata[0][0].z.flat()"
@@ -364,7 +373,7 @@ def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_cell_of_many_pairs_tells_the_value_that_is_chosen(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "map.html"
-    sm.interactive_map(a_result(), by="layer").write_html(path)
+    sm.plot_map(a_result(), by="layer", backend="plotly").write_html(path)
     at = opened(path)
     assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: -4.5"
     choose(at.page, 0, "AND-like")

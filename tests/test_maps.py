@@ -9,17 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 
 import spex_mech as sm
-from spex_mech.plots.interactive import edge_text, with_error
-from spex_mech.plots.numbers import (
-    Edge,
-    Node,
-    edge_curve,
-    folded_numbers,
-    layer_energy,
-    map_numbers,
-    metric_unit,
-    network_numbers,
-)
+from spex_mech.plots.interactive import edge_text
+from spex_mech.plots.network import Edge, Node, edge_curve, network_numbers
+from spex_mech.plots.numbers import folded_numbers, layer_energy, map_numbers, metric_unit
+from spex_mech.plots.words import with_error
 
 NAN = np.nan
 UNITS = ["L0H0", "L0N5", "L0N6", "L1H2", "L1N7", "L1N8"]
@@ -86,13 +79,29 @@ def test_a_network_leaves_noise_out_unless_there_is_nothing_else() -> None:
     assert len(network_numbers(noise).edges) == 5
 
 
-def test_edges_bend_more_within_a_layer() -> None:
-    a, b, c = (
+def test_edges_within_a_layer_are_arcs_on_both_sides() -> None:
+    a, b, c, d = (
         Node(n, 0, x, y, -1.0, 0.0)
-        for n, x, y in (("a", 0.0, 0.0), ("b", 0.0, 1.0), ("c", 1.0, 0.0))
+        for n, x, y in (("a", 0.0, 0.0), ("b", 0.0, 1.0), ("c", 1.0, 0.0), ("d", 0.0, 0.5))
     )
-    assert edge_curve(a, b) == ((0, 0), (0.35, 0.5), (0, 1))
-    assert edge_curve(a, c) == ((0, 0), (0.5, -0.08), (1, 0))
+    # Positive to the right, negative to the left, and the further apart the wider.
+    assert edge_curve(a, b, 2.0) == ((0, 0), (0.8, 0.5), (0, 1))
+    assert edge_curve(a, b, -2.0) == ((0, 0), (-0.8, 0.5), (0, 1))
+    assert edge_curve(a, d, 1.0)[1] == (0.5, 0.25)
+    assert edge_curve(a, c, 1.0) == ((0, 0), (0.5, -0.08), (1, 0))
+
+
+def test_pairs_of_one_layer_do_not_lie_on_each_other() -> None:
+    """All pairs of eight heads of one layer: the middles, where the marks are, stay apart."""
+    heads = [f"L5H{head}" for head in range(8)]
+    pairs = {(a, b): 1.0 + i for i, a in enumerate(heads) for b in heads[i + 1 :]}
+    signed = {pair: value * (-1) ** i for i, (pair, value) in enumerate(pairs.items())}
+    numbers = network_numbers(a_result(signed, heads), k=28)
+    at = {node.label: node for node in numbers.nodes}
+    curves = [edge_curve(at[edge.a], at[edge.b], edge.value) for edge in numbers.edges]
+    middles = np.array([[(a[i] + 2 * c[i] + b[i]) / 4 for i in (0, 1)] for a, c, b in curves])
+    apart = np.linalg.norm(middles[:, None] - middles, axis=-1) + np.eye(len(middles))
+    assert apart.min() > 0.05
 
 
 def test_folded_neurons() -> None:
@@ -172,7 +181,7 @@ def test_interactive_map_has_the_same_numbers() -> None:
     plotly = pytest.importorskip("plotly", reason="plotly is not installed")
     assert plotly.__version__
     found = a_result(VALUES, UNITS)
-    heat = sm.interactive_map(found).data[0]
+    heat = sm.plot_map(found, backend="plotly").data[0]
     np.testing.assert_array_equal(np.array(heat.z, float), map_numbers(found).values)
     texts = np.array(heat.hovertext)
     assert texts[0, 1] == "L0H0 x L0N5<br>+3 +- 1.5<br>AND-like<br>q = 0.3"
@@ -181,8 +190,18 @@ def test_interactive_map_has_the_same_numbers() -> None:
 
 def test_interactive_network_has_an_edge_and_a_badge_a_pair() -> None:
     pytest.importorskip("plotly", reason="plotly is not installed")
-    figure = sm.interactive_network(a_result(VALUES, UNITS), k=2)
+    figure = sm.plot_network(a_result(VALUES, UNITS), k=2, backend="plotly")
     dashes = {line.name: line.line.dash for line in figure.data if line.mode == "lines"}
+    pale = {"positive, not significant": "solid", "negative, not significant": "dash"}
+    assert dashes == pale
+    one_prompt = replace(
+        a_result(VALUES, UNITS),
+        values=np.array(list(VALUES.values()))[:, None],
+        main_effects_by_prompt=-np.ones((len(UNITS), 1)),
+        intact_by_prompt=np.ones(1),
+    )
+    clear = sm.plot_network(one_prompt, k=2, backend="plotly")
+    dashes = {line.name: line.line.dash for line in clear.data if line.mode == "lines"}
     assert dashes == {"AND-like, strong": "solid", "OR-like, strong": "dash"}
     badges = [trace.hovertext[0] for trace in figure.data if trace.hovertext is not None]
     assert badges[0].startswith("L0H0 x L0N5<br>+3 +- 1.5")
@@ -192,9 +211,9 @@ def test_interactive_network_has_an_edge_and_a_badge_a_pair() -> None:
 def test_interactive_layers_and_neurons() -> None:
     pytest.importorskip("plotly", reason="plotly is not installed")
     found = a_result(VALUES, UNITS)
-    share = np.array(sm.interactive_layers(found).data[0].z, float)
+    share = np.array(sm.plot_layers(found, backend="plotly").data[0].z, float)
     np.testing.assert_allclose(share, layer_energy(found).energy / 0.3025)
-    heat = sm.interactive_neurons(found, share=0.7).data[0]
+    heat = sm.plot_neurons(found, share=0.7, backend="plotly").data[0]
     np.testing.assert_array_equal(np.array(heat.z, float), folded_numbers(found, 0.7).values)
     # A cell of one pair tells of it, also where it stands for a layer's folded neurons.
     assert heat.hovertext[2][4] == "L0N6 x L1N8<br>-2 +- 1<br>OR-like<br>q = 0.3"
@@ -208,9 +227,9 @@ def test_plotly_reads_no_tag_in_a_name() -> None:
 
 @pytest.mark.parametrize(
     "draw",
-    [sm.interactive_map, sm.interactive_layers, sm.interactive_network, sm.interactive_neurons],
+    [sm.plot_map, sm.plot_layers, sm.plot_network, sm.plot_neurons],
 )
 def test_without_plotly_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, draw: Any) -> None:
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(ImportError, match=r"need plotly: pip install 'spex_mech\[viz\]'"):
-        draw(a_result(VALUES, UNITS))
+        draw(a_result(VALUES, UNITS), backend="plotly")

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import spex_mech as sm
-from spex_mech.plots.numbers import map_numbers, network_positions
+from spex_mech.plots.network import network_positions
+from spex_mech.plots.numbers import map_numbers
 
 NAN = np.nan
 
@@ -222,7 +223,7 @@ def test_a_network_tells_signs_apart_without_colour() -> None:
     texts = texts_of(figure)
     assert "L1H0" in texts and "L2H5" not in texts
     assert "AND-like" in texts and "OR-like" in texts and "the 2 strongest pairs" in texts
-    assert "neither fits" not in texts
+    assert "no reading fits" not in texts
 
 
 def test_a_pair_that_is_neither_is_dotted() -> None:
@@ -231,7 +232,7 @@ def test_a_pair_that_is_neither_is_dotted() -> None:
     assert hurting.readings == ["mixed"]
     figure = sm.plot_network(hurting)
     assert lines_of(figure)[0][1] == ":"
-    assert "neither fits (mixed or noise)" in texts_of(figure)
+    assert "dotted: no reading fits" in texts_of(figure)
 
 
 def test_main_effects_that_were_not_measured_do_not_matter(tmp_path: Path) -> None:
@@ -258,6 +259,13 @@ def test_drawing_leaves_matplotlib_as_it_is(tmp_path: Path) -> None:
     assert plt.get_fignums() == []
 
 
+def test_a_figure_shows_itself_without_a_magic_word() -> None:
+    """IPython asks for ``_repr_png_`` where no one told it about matplotlib's figures."""
+    formatters = pytest.importorskip("IPython.core.formatters", reason="IPython is not installed")
+    shown, _ = formatters.DisplayFormatter().format(sm.plot_map(a_result(VALUES, HEADS)))
+    assert shown["image/png"].startswith(b"\x89PNG")
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 
@@ -271,6 +279,18 @@ def test_no_pair_to_draw(draw: Any) -> None:
 def test_a_map_by_layer_needs_layers() -> None:
     with pytest.raises(ValueError, match="needs labels such as L9H6 or L3N1024"):
         map_numbers(a_result({("L0H0", "word"): 1.0}, ["L0H0", "word"]), by="layer")
+
+
+@pytest.mark.parametrize("by", ["layers", "bogus"])
+@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
+def test_a_map_by_something_else_is_refused(by: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=f"by is '{by}'; choose 'unit' or 'layer'"):
+        sm.plot_map(a_result(VALUES, HEADS), by=by, backend=backend)
+
+
+def test_a_network_of_no_pairs_is_refused() -> None:
+    with pytest.raises(ValueError, match="k is 0; a network needs at least 1 pair"):
+        sm.plot_network(a_result(VALUES, HEADS), k=0)
 
 
 @pytest.mark.parametrize("most", [1, 0, -3])

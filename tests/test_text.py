@@ -46,8 +46,8 @@ def test_words_are_text_and_arcs_are_pairs() -> None:
 def test_colours_tell_help_from_harm() -> None:
     root = ElementTree.fromstring(sm.plot_text(a_result()).svg)
     fills = [box.attrib["fill"] for box in root.iter(f"{SVG}rect")]
-    assert fills[0] == fills[1] == "rgba(33,102,172,0.85)"  # without it: 2 less
-    assert fills[4].startswith("rgba(178,24,43,0.2")  # without it: 0.5 more
+    assert fills[0] == fills[1] == "rgba(27,120,55,0.85)"  # without it: 2 less
+    assert fills[4].startswith("rgba(118,42,131,0.2")  # without it: 0.5 more
     assert fills[2].endswith(",0.00)")
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spex_mech.circuits.circuit import Circuit, Curve, Link
-from spex_mech.plots.numbers import in_columns, layer_of
-from spex_mech.plots.static import BLUE, RED, new_figure
+from spex_mech.plots.network import in_columns
+from spex_mech.plots.numbers import layer_of
+from spex_mech.plots.static import new_figure
+from spex_mech.plots.style import BLUE, RED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

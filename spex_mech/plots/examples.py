@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.plots.text import COLOURS, write_page
+from spex_mech.plots.style import colour_of
+from spex_mech.plots.text import write_page
 from spex_mech.results.interactions import Interactions
 
 _SIZE, _THUMB, _RING = 420, 34, 165  # pixels
 _MOST_TEXT = 160  # characters of an example in the table
-_TOGETHER, _AGAINST = COLOURS["AND-like"], COLOURS["OR-like"]
 _STYLE = (
     "<style>.sm-examples{font:14px sans-serif;display:flex;flex-wrap:wrap;gap:16px}"
     ".sm-examples table{border-collapse:collapse}.sm-examples td,.sm-examples th"
@@ -82,8 +82,8 @@ def plot_examples(
 ) -> ExamplesPicture:
     """The k strongest pairs of a ``TrainingGame`` as a network and a table.
 
-    An edge is solid and green where two examples pull together (the interaction is positive: each
-    is worth more with the other), dashed and purple where they pull against one another (negative:
+    An edge is solid and red where two examples pull together (the interaction is positive: each
+    is worth more with the other), dashed and blue where they pull against one another (negative:
     each is worth less with the other, as duplicates are), and as thick as it is strong.
 
     Args:
@@ -125,7 +125,8 @@ def _network(
     for pair in reversed(pairs):  # the strongest on top
         (x1, y1), (x2, y2) = (at[u] for u in pair.units)
         share = abs(pair.value) / largest
-        colour, dash = (_TOGETHER, "") if pair.value > 0 else (_AGAINST, ' stroke-dasharray="7 4"')
+        colour = colour_of(pair.value)
+        dash = "" if pair.value > 0 else ' stroke-dasharray="7 4"'
         names = escape(" x ".join(found.labels[u] for u in pair.units))
         parts.append(
             f'<path d="M {x1:.1f} {y1:.1f} Q {middle} {middle}, {x2:.1f} {y2:.1f}" fill="none" '

@@ -1,81 +1,68 @@
-"""Interactive pictures (plotly), drawn from the numbers of ``maps``: hovering gives labels, values
-and errors, menus choose which pairs are shown, and a click opens a cell of many pairs.
+"""Pictures of interactions that answer to the pointer (plotly), drawn from the numbers of
+``numbers`` and ``network`` in the colours of ``style``.
 
-Colours and styles are those of ``plots``. A figure shows itself in a notebook;
-``figure.write_html("map.html")`` writes a page. Menus and clicks are plotly's own: they need
-no Python behind them.
+Hovering gives labels, values and errors, menus choose which pairs are shown, and a click opens a
+cell of many pairs. Menus and clicks are plotly's own: they need no Python behind them.
 """
 
 from html import escape
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from spex_mech.plots.numbers import (
+from spex_mech.plots import style
+from spex_mech.plots.filters import filtered_values, layer_filters, pair_filters, pairs_by_cell
+from spex_mech.plots.network import (
     Edge,
+    Network,
+    Node,
+    edge_curve,
+    network_numbers,
+    strongest_pairs,
+)
+from spex_mech.plots.numbers import (
     Folded,
     LayerEnergy,
     MapNumbers,
-    edge_curve,
-    filtered_values,
     folded_numbers,
     layer_energy,
-    layer_filters,
     layer_of,
     map_numbers,
     metric_unit,
-    network_numbers,
-    pair_filters,
-    pairs_by_cell,
-    strongest_pairs,
+    pale_cells,
 )
-from spex_mech.plots.static import BLUE, RED
+from spex_mech.plots.words import PALE, heading, with_error
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_UNMEASURED, _NO_GREY = "#cccccc", "#dce6f2"  # where cells are colours, and where they are greys
 _DASHES = {"AND-like": "solid", "OR-like": "dash"}
 _STRONG = 0.5  # of the strongest pair: from there on the legend calls a pair strong
-_BAR, _BESIDE = 120, 360  # pixels beside a map: its colours, and what a click opens
+_MANY = 40  # units: a map of more shows some of the names, and more of them when one zooms in
+# Pixels: above a map for its heading, menus and colours; from its top to the upper menu; from one
+# menu to the next; for names beside it; and under it for what a click opens.
+_TOP, _MENUS, _LINE, _NAMES, _LIST = 230, 90, 38, 70, 190
 
 
-def interactive_map(
-    found: Interactions, by: Literal["unit", "layer"] = "unit", most: int = 64
-) -> "Figure":
-    """:func:`spex_mech.plot_map` with the value, its error and reading where the pointer is.
-
-    One menu shows only some of the pairs (a reading, above the noise floor, q at most 0.05, kinds
-    of units). By unit, another one goes to the pairs of two layers; by layer, a click on a cell
-    lists its strongest pairs.
-
-    Raises:
-        ImportError: plotly is missing (the extra ``viz``).
-        ValueError: no pairs were measured, or units carry no layer.
-    """
+def draw_map(found: Interactions, by: str, most: int) -> "Figure":
+    """What :func:`spex_mech.plot_map` draws by plotly."""
     numbers = map_numbers(found, by, most)
     figure = _map(found, numbers)
     for border in numbers.borders:
         figure.add_hline(border - 0.5, line={"color": "black", "width": 0.7})
         figure.add_vline(border - 0.5, line={"color": "black", "width": 0.7})
     if by == "layer":
-        return figure.update_layout(title="Pair interactions by layer: click a cell for its pairs")
+        return _headed(figure, found, "By layer: click a cell for its pairs")
     _add_zoom(figure, found, numbers)
-    return figure.update_layout(title="Pair interactions")
+    n, n_all = len(numbers.names), len(found.labels)
+    return _headed(figure, found, f"the {n} strongest of {n_all:,} units" if n < n_all else "")
 
 
-def interactive_layers(found: Interactions) -> "Figure":
-    """:func:`spex_mech.plot_layers`: the energy of the pairs between any two layers, in per cent of
-    that of all pairs. A menu shows the energy of some of the pairs; a click on a cell lists its
-    strongest pairs.
-
-    Raises:
-        ImportError: plotly is missing (the extra ``viz``).
-        ValueError: no pairs were measured, or units carry no layer.
-    """
+def draw_layers(found: Interactions) -> "Figure":
+    """What :func:`spex_mech.plot_layers` draws by plotly."""
     numbers, graph = layer_energy(found), _plotly()
     pairs = found.top(len(found), order=2)
     heat = graph.Heatmap(
@@ -84,7 +71,7 @@ def interactive_layers(found: Interactions) -> "Figure":
         zmin=0,
         zmax=100 * numbers.energy.max() / (numbers.total or 1.0) or 1.0,
         hoverinfo="text",
-        colorbar={"title": "% of energy"},
+        colorbar=_colour_bar("% of energy"),
     )
     figure = _square(graph.Figure(heat), numbers.names)
     choices = {}
@@ -94,50 +81,52 @@ def interactive_layers(found: Interactions) -> "Figure":
         choices[f"{name} ({int(shown.sum()):,})"] = [new]
     _add_menu(figure, choices, "restyle")
     _add_clicks(figure, pairs_by_cell(numbers.row_of, pairs), numbers.names)
-    title = f"Energy by layer: {100 * numbers.share_within:.0f} % within layers"
-    return figure.update_layout(title=f"{title}. Click a cell for its pairs", plot_bgcolor=_NO_GREY)
+    what = f"{100 * numbers.share_within:.0f} % within layers. Click a cell for its pairs"
+    figure.update_layout(plot_bgcolor=style.UNMEASURED_IN_GREYS)
+    return _headed(figure, found, what, "Energy by layer")
 
 
-def interactive_neurons(found: Interactions, share: float = 0.9, most: int = 24) -> "Figure":
-    """:func:`spex_mech.plot_neurons`, with the value and its error where the pointer is. A menu
-    shows only some of the pairs; a click on a cell of folded neurons lists its strongest pairs.
-
-    Raises:
-        ImportError: plotly is missing (the extra ``viz``).
-        ValueError: there are no pairs or no neurons.
-    """
+def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
+    """What :func:`spex_mech.plot_neurons` draws by plotly."""
     numbers = folded_numbers(found, share, most)
     figure = _map(found, numbers)
-    title = f"Rows of their own hold {100 * numbers.kept:.0f} % of the neurons' energy"
+    what = f"Rows of their own hold {100 * numbers.kept:.0f} % of the neurons' energy"
     click = ". Click a folded cell for its pairs" if numbers.is_block.any() else ""
-    return figure.update_layout(title=title + click)
+    return _headed(figure, found, what + click)
 
 
-def interactive_network(found: Interactions, k: int = 20) -> "Figure":
-    """:func:`spex_mech.plot_network`; an edge is told by hovering over its middle.
-
-    One menu shows only some of the pairs (a reading, above the noise floor, q at most 0.05, kinds
-    of units), another one those of two layers, and the legend hides and shows them by reading and
-    strength (strong: from half of the strongest on). The three go together, but for the first
-    menu, which shows again what the legend hid.
-
-    Raises:
-        ImportError: plotly is missing (the extra ``viz``).
-        ValueError: no pairs were measured.
-    """
+def draw_network(found: Interactions, k: int) -> "Figure":
+    """What :func:`spex_mech.plot_network` draws by plotly."""
     numbers, graph = network_numbers(found, k), _plotly()
     nodes = {node.label: node for node in numbers.nodes}
     largest = max(abs(edge.value) for edge in numbers.edges) or 1.0
     figure = graph.Figure()
-    groups = {_group(edge, largest): edge for edge in reversed(numbers.edges)}
+    groups = {_group(edge, largest) for edge in numbers.edges}
     for name in sorted(groups):  # the legend, which no menu changes
-        style = _line(groups[name], 0.75 * largest if "strong" in name else 0.25 * largest, largest)
         figure.add_scatter(
-            x=[None], y=[None], mode="lines", line=style, name=name, legendgroup=name
+            x=[None], y=[None], mode="lines", line=_legend_line(name), name=name, legendgroup=name
         )
-    n_groups = len(groups)
     for edge in reversed(numbers.edges):
-        _add_edge(figure, edge, edge_curve(nodes[edge.a], nodes[edge.b]), largest)
+        _add_edge(figure, edge, edge_curve(nodes[edge.a], nodes[edge.b], edge.value), largest)
+    _add_nodes(figure, numbers)
+    _add_choices(figure, strongest_pairs(found, k), len(groups))
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False, autorange="reversed")
+    figure.update_layout(
+        template="plotly_white",
+        height=max(520, 160 + 50 * _most_in_column(numbers)),
+        legend={"orientation": "h", "y": -0.02, "yanchor": "top"},
+        margin={"t": 170, "l": 20, "r": 20, "b": 20},
+    )
+    return _headed(figure, found, f"the {len(numbers.edges)} strongest pairs")
+
+
+def _most_in_column(numbers: Network) -> int:
+    places = np.array([round(node.x, 6) for node in numbers.nodes if node.layer >= 0])
+    return int(np.unique(places, return_counts=True)[1].max(initial=0))
+
+
+def _add_nodes(figure: "Figure", numbers: Network) -> None:
     mains = np.nan_to_num(np.array([node.main_effect for node in numbers.nodes]))
     figure.add_scatter(
         x=[node.x for node in numbers.nodes],
@@ -151,17 +140,22 @@ def interactive_network(found: Interactions, k: int = 20) -> "Figure":
         },
         text=[escape(node.label) for node in numbers.nodes],
         textposition="bottom center",
-        hovertext=[
-            f"{escape(node.label)}<br>main effect {with_error(node.main_effect, node.stderr)}"
-            for node in numbers.nodes
-        ],
+        hovertext=[_node_text(node) for node in numbers.nodes],
         hoverinfo="text",
         showlegend=False,
     )
-    pairs = strongest_pairs(found, k)
+
+
+def _node_text(node: Node) -> str:
+    effect = with_error(node.main_effect, node.stderr)
+    return f"{escape(node.label)}<br>main effect {effect}"
+
+
+def _add_choices(figure: "Figure", pairs: Interactions, n_groups: int) -> None:
+    """The two menus of a network: which pairs, and of which layers."""
 
     def traces(of_edges: np.ndarray, others: Any) -> list[Any]:
-        """One entry a trace: the legend's, each edge's line and badge, the nodes'."""
+        """One entry per trace: the legend's, each edge's line and badge, the nodes'."""
         return [others] * n_groups + np.repeat(of_edges[::-1], 2).tolist() + [others]
 
     which, where = {}, {}
@@ -174,26 +168,40 @@ def interactive_network(found: Interactions, k: int = 20) -> "Figure":
             {"opacity": traces(shown.astype(float), 1.0), "hoverinfo": hover}
         ]
     _add_menu(figure, which, "restyle")
-    _add_menu(figure, where, "restyle", x=0.4)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False, autorange="reversed")
-    return figure.update_layout(
-        template="plotly_white", title=f"The {len(numbers.edges)} strongest pairs", margin_t=120
-    )
+    _add_menu(figure, where, "restyle")
 
 
 def _group(edge: Edge, largest: float) -> str:
     """The legend's entry of a pair."""
+    if edge.pale:
+        return f"{'positive' if edge.value > 0 else 'negative'}, not significant"
     strength = "strong" if abs(edge.value) >= _STRONG * largest else "weaker"
-    return f"{edge.reading if edge.reading in _DASHES else 'neither'}, {strength}"
+    sign = "positive" if edge.value > 0 else "negative"
+    return f"{edge.reading if edge.reading in _DASHES else f'{sign}, no reading'}, {strength}"
 
 
-def _line(edge: Edge, size: float, largest: float) -> dict[str, Any]:
+def _legend_line(group: str) -> dict[str, Any]:
+    positive = group.startswith(("AND-like", "positive"))
+    reading = group.split(",")[0]
+    colour = style.colour_of(1.0 if positive else -1.0)
     return {
-        "color": RED if edge.value > 0 else BLUE,
-        "dash": _DASHES.get(edge.reading, "dot"),
-        "width": 0.6 + 4.4 * size / largest,
+        "color": _faded(colour) if "not significant" in group else colour,
+        "dash": _DASHES.get(reading, "dot"),
+        "width": 4 if group.endswith("strong") else 1.7,
     }
+
+
+def _line(edge: Edge, largest: float) -> dict[str, Any]:
+    colour = style.colour_of(edge.value)
+    return {
+        "color": _faded(colour) if edge.pale else colour,
+        "dash": _DASHES.get(edge.reading, "dot"),
+        "width": 0.6 + 4.4 * abs(edge.value) / largest,
+    }
+
+
+def _faded(colour: str) -> str:
+    return f"rgba{(*style.rgb(colour), style.PALE_OPACITY)}"
 
 
 def _add_edge(
@@ -202,7 +210,7 @@ def _add_edge(
     """A curve, and a badge on its middle that tells of it."""
     (x0, y0), (xc, yc), (x1, y1) = curve
     t = np.linspace(0, 1, 25)
-    line, group = _line(edge, abs(edge.value), largest), _group(edge, largest)
+    line, group = _line(edge, largest), _group(edge, largest)
     figure.add_scatter(
         x=(1 - t) ** 2 * x0 + 2 * t * (1 - t) * xc + t**2 * x1,
         y=(1 - t) ** 2 * y0 + 2 * t * (1 - t) * yc + t**2 * y1,
@@ -218,20 +226,13 @@ def _add_edge(
         y=[(y0 + 2 * yc + y1) / 4],
         mode="markers+text",
         marker={"size": 13, "color": "white", "line": {"color": line["color"], "width": 1}},
-        text="+" if edge.value > 0 else "\N{MINUS SIGN}",
+        text=style.sign_of(edge.value),
         textfont={"color": line["color"]},
         legendgroup=group,
         showlegend=False,
         hovertext=[edge_text(edge)],
         hoverinfo="text",
     )
-
-
-def with_error(value: float, stderr: float) -> str:
-    """A value with its standard error: ``+5.3 +- 0.088``."""
-    if np.isnan(value):
-        return "not measured"
-    return f"{value:+.3g}" if np.isnan(stderr) else f"{value:+.3g} +- {stderr:.2g}"
 
 
 def edge_text(edge: Edge) -> str:
@@ -258,20 +259,42 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
         hovertext=_cell_texts(numbers.names, cells, many),
         text=_sums(numbers.values, many),
         hovertemplate="%{hovertext}%{text}<extra></extra>",
-        colorbar={"title": metric_unit(found)},
+        colorbar=_colour_bar(metric_unit(found)),
     )
-    figure = _square(graph.Figure(heat), numbers.names)
+    figure = _square(graph.Figure([heat, _veil(numbers.pale, numbers.values)]), numbers.names)
     choices = {}
     for name, shown in pair_filters(pairs).items():
         values = filtered_values(numbers, pairs, shown)
         # What is not measured says so; what a choice hides says nothing.
-        new: dict[str, Any] = {"z": [_plain(values)], "hoverongaps": [bool(shown.all())]}
+        over = _veil(pale_cells(numbers.row_of, pairs, len(numbers.names), shown), values)
+        new: dict[str, Any] = {"z": [_plain(values), _plain(np.array(over.z, dtype=float))]}
+        new["hoverongaps"] = [bool(shown.all()), False]
         if many:
-            new["text"] = [_sums(values, many)]
+            new["text"] = [_sums(values, many), ""]
         choices[f"{name} ({int(shown.sum()):,})"] = [new]
     _add_menu(figure, choices, "restyle")
     _add_clicks(figure, many, numbers.names)
     return figure
+
+
+def _veil(pale: Bool[np.ndarray, "row row"], values: Float[np.ndarray, "row row"]) -> Any:
+    """A white veil over the cells of which no pair is significant."""
+    white = f"rgba(255,255,255,{1 - style.PALE_OPACITY})"
+    return _plotly().Heatmap(
+        z=np.where(pale & ~np.isnan(values), 1.0, np.nan),
+        colorscale=[[0, white], [1, white]],
+        showscale=False,
+        hoverinfo="skip",
+        hoverongaps=False,
+    )
+
+
+def _colour_bar(title: str) -> dict[str, Any]:
+    """Above the picture: beside it a narrow page has no room."""
+    return {
+        "title": {"text": title, "side": "right"}, "orientation": "h", "thickness": 10, "ypad": 4,
+        "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 260, "lenmode": "pixels",
+    }  # fmt: skip
 
 
 Cells = dict[tuple[int, int], tuple[list[Edge], int]]
@@ -318,16 +341,18 @@ def _plain(values: Float[np.ndarray, "row row"]) -> list[list[float | None]]:
     return [[None if np.isnan(value) else value for value in row] for row in values.tolist()]
 
 
-def _add_menu(figure: Any, choices: dict[str, list[Any]], method: str, x: float = 0.0) -> None:
-    """A drop-down menu above the picture, unless there is nothing to choose from."""
+def _add_menu(figure: Any, choices: dict[str, list[Any]], method: str) -> None:
+    """A drop-down menu above the picture, under those that are there already, unless there is
+    nothing to choose from. One menu per line: side by side they overlap on a narrow page."""
     if len(choices) < 2:
         return
     buttons = [
         {"label": name, "method": method, "args": arguments} for name, arguments in choices.items()
     ]
-    place = {"x": x, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-    menus = [*figure.layout.updatemenus, {"buttons": buttons, "showactive": True, **place}]
-    figure.update_layout(updatemenus=menus)
+    line = len(figure.layout.updatemenus)
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
+    menu = {"buttons": buttons, "showactive": True, "pad": {"b": _MENUS - _LINE * line}, **place}
+    figure.update_layout(updatemenus=[*figure.layout.updatemenus, menu])
 
 
 def _add_zoom(figure: "Figure", found: Interactions, numbers: MapNumbers) -> None:
@@ -346,7 +371,7 @@ def _add_zoom(figure: "Figure", found: Interactions, numbers: MapNumbers) -> Non
         low, high = span.get(rows, whole)
         ranges = {"xaxis.range": [*span.get(columns, whole)], "yaxis.range": [high, low]}
         choices[name] = [ranges]
-    _add_menu(figure, choices, "relayout", x=0.45)
+    _add_menu(figure, choices, "relayout")
 
 
 def _add_clicks(figure: Any, cells: Cells, names: list[str]) -> None:
@@ -366,33 +391,45 @@ def _add_clicks(figure: Any, cells: Cells, names: list[str]) -> None:
         notes.append(
             {
                 "text": "<br>".join(lines), "visible": False, "clicktoshow": "onout",
-                "xclick": column, "yclick": row, "x": len(names) - 0.5, "y": -0.5,
-                "xref": "x", "yref": "y", "xanchor": "left", "yanchor": "top", "xshift": _BAR,
+                "xclick": column, "yclick": row, "x": -0.5, "y": len(names) - 0.5,
+                "xref": "x", "yref": "y", "xanchor": "left", "yanchor": "top", "yshift": -_NAMES,
                 "align": "left", "showarrow": False, "bgcolor": "white", "bordercolor": "black",
             }
         )  # fmt: skip
-    figure.update_layout(
-        annotations=notes, width=figure.layout.width + _BESIDE, margin_r=_BAR + _BESIDE
-    )
+    figure.update_layout(annotations=notes, height=figure.layout.height + _LIST)
+    figure.update_layout(margin_b=figure.layout.margin.b + _LIST)
 
 
 def _square(figure: Any, names: list[str]) -> "Figure":
     n_names = len(names)
-    side = 460 + 10 * n_names
     # Places with names beside them, not categories: two units may bear one name. Ranges of their
-    # own: what a click opens beside the map must not make room for itself in it.
-    ticks = {"tickvals": [*range(n_names)], "ticktext": [escape(name) for name in names]}
-    same = {"showgrid": False, "zeroline": False, "constrain": "domain", **ticks}
-    side_by_side = {"constraintoward": "right"}  # the colours and lists beside it stay near
-    figure.update_xaxes(tickangle=-90, range=[-0.5, n_names - 0.5], **side_by_side, **same)
-    figure.update_yaxes(range=[n_names - 0.5, -0.5], scaleanchor="x", **same)
+    # own: what a click opens under the map must not make room for itself in it.
+    same: dict[str, Any] = {"showgrid": False, "zeroline": False, "constrain": "domain"}
+    same["tickfont"] = {"size": 12 if n_names <= 16 else 8}
+    if n_names <= _MANY:
+        same |= {"tickvals": [*range(n_names)], "ticktext": [escape(name) for name in names]}
+    else:  # as many names as there is room for, more when one zooms in
+        same |= {"labelalias": {str(row): escape(name) for row, name in enumerate(names)}}
+        same |= {"tickformat": "d", "nticks": _MANY}
+    figure.update_xaxes(tickangle=-90, range=[-0.5, n_names - 0.5], constraintoward="left", **same)
+    figure.update_yaxes(range=[n_names - 0.5, -0.5], scaleanchor="x", constraintoward="top", **same)
     return figure.update_layout(
         template="plotly_white",
-        plot_bgcolor=_UNMEASURED,
-        width=side + 90,
-        height=side + 40,
-        margin_t=120,
+        plot_bgcolor=style.UNMEASURED,
+        height=min(400 + 12 * n_names, 800) + _TOP + _NAMES,
+        margin={"t": _TOP, "l": _NAMES, "r": 20, "b": _NAMES},
     )
+
+
+def _headed(
+    figure: Any, found: Interactions, what: str, subject: str = "Pair interactions"
+) -> "Figure":
+    """With a heading, and under it what is pale or grey in the picture."""
+    lines = escape(heading(found, what, subject)).split("\n")
+    lines += [f"<span style='font-size:11px'>{escape(PALE)}; grey: not measured</span>"]
+    lines[0] = f"<b>{lines[0]}</b>"
+    title = {"text": "<br>".join(lines), "font": {"size": 13}, "x": 0, "xref": "paper"}
+    return figure.update_layout(title=title | {"y": 1, "yanchor": "top", "pad": {"t": 10}})
 
 
 def _plotly() -> Any:

@@ -1,159 +1,145 @@
-"""Static pictures of interactions (matplotlib), drawn from the numbers of ``maps``.
+"""Still pictures of interactions (matplotlib), drawn from the numbers of ``numbers`` and
+``network`` in the colours of ``style``.
 
-Colours diverge around 0: red for positive interactions (damage overlaps, AND-like for units that
-help), blue for negative ones (damage compounds, OR-like). The two also differ without colour: a
-plus or a minus in a cell of a map, a solid or a dashed line, marked with a plus or a minus, in a
-network.
+The figures belong to no window and no global state of matplotlib, and show themselves in a notebook
+without ``%matplotlib``.
 """
 
+from functools import cache
+from io import BytesIO
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
+from spex_mech.plots import style
+from spex_mech.plots.network import Edge, Network, Node, edge_curve, network_numbers
 from spex_mech.plots.numbers import (
-    Edge,
-    Node,
-    edge_curve,
+    LayerEnergy,
     folded_numbers,
     layer_energy,
     layer_of,
     map_numbers,
     metric_unit,
-    network_numbers,
 )
+from spex_mech.plots.words import MEANING, PALE, heading
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RED, BLUE = "#b2182b", "#2166ac"
+_ROOMY = 16  # a map of at most this many units has numbers in its cells
 
 
-def plot_map(
-    found: Interactions, by: Literal["unit", "layer"] = "unit", most: int = 64
-) -> "Figure":
-    """A heat map of the pair interactions, unit by unit or layer by layer.
-
-    Args:
-        by: "unit", or "layer": the energy between two layers, signed by the sum.
-        most: units that are shown, those of most energy.
-
-    Returns:
-        A matplotlib figure; save it with ``.savefig("map.png")`` or ``"map.svg"``.
-
-    Raises:
-        ValueError: no pairs were measured, units without layers for "layer", ``most`` under 2.
-        ImportError: matplotlib is missing (the extra ``viz``).
-    """
+def draw_map(found: Interactions, by: str, most: int) -> "Figure":
+    """What :func:`spex_mech.plot_map` draws by matplotlib."""
     numbers = map_numbers(found, by, most)
     n_names = len(numbers.names)
-    figure, axes = new_figure(max(6.4, 2.4 + (0.42 if n_names <= 16 else 0.2) * n_names))
+    figure, axes = new_figure(max(6.4, 2.4 + (0.42 if n_names <= _ROOMY else 0.2) * n_names))
     what = "interaction" if by == "unit" else "energy between layers, signed by the sum"
-    _heat(figure, axes, numbers.values, numbers.names, f"{what} ({metric_unit(found)})")
+    label = f"{what} ({metric_unit(found)})"
+    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label)
     _borders(axes, numbers.borders)
     marked = by == "unit" and len(numbers.borders) > 0
     if marked:
         _layer_marks(axes, numbers.names, numbers.borders)
+    if by == "unit":
+        _diagonal(axes, n_names)
     cut = f"the {n_names} strongest of {len(found.labels)} units"
     is_cut = by == "unit" and n_names < len(found.labels)
-    axes.set_title(_title(found, cut if is_cut else ""), fontsize=10, pad=18 if marked else 6)
+    axes.set_title(heading(found, cut if is_cut else ""), fontsize=10, pad=18 if marked else 6)
     return figure
 
 
-def plot_layers(found: Interactions) -> "Figure":
-    """Where the energy of the pair interactions lies: between which two layers (left, in per cent
-    of the total), and within and across layers (right; half of what two layers share goes to each).
-
-    Raises:
-        ImportError: matplotlib is missing (the extra ``viz``).
-        ValueError: no pairs were measured, or units carry no layer.
-    """
+def draw_layers(found: Interactions) -> "Figure":
+    """What :func:`spex_mech.plot_layers` draws by matplotlib."""
     numbers = layer_energy(found)
-    n, total = len(numbers.names), numbers.total or 1.0
+    n = len(numbers.names)
     figure, (left, right) = new_figure(max(8.4, 3.5 + 0.8 * n), max(3.9, 1.6 + 0.4 * n), n_axes=2)
+    _energy_map(figure, left, numbers)
+    _energy_bars(right, numbers)
+    figure.suptitle(heading(found, "", "Energy of the pair interactions"), fontsize=10)
+    return figure
+
+
+def _energy_map(figure: "Figure", axes: Any, numbers: LayerEnergy) -> None:
+    n, total = len(numbers.names), numbers.total or 1.0
     share = np.where(numbers.n_pairs > 0, 100 * numbers.energy / total, np.nan)
     largest = np.nan_to_num(share).max() or 1.0
-    image = left.imshow(share, cmap="Greys", vmin=0, vmax=largest)
-    left.set_facecolor("#dce6f2")  # not measured: no grey
+    image = axes.imshow(share, cmap="Greys", vmin=0, vmax=largest)
+    axes.set_facecolor(style.UNMEASURED_IN_GREYS)
     for row, column in np.argwhere(share >= 0.5):
         dark = share[row, column] > 0.55 * largest
-        left.text(
+        axes.text(
             column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=8,
             color="white" if dark else "black",
         )  # fmt: skip
-    left.set_xticks(range(n), numbers.names)
-    left.set_yticks(range(n), numbers.names)
-    figure.colorbar(image, ax=left, shrink=0.8).set_label("per cent of the energy")
-    left.set_title("between two layers", fontsize=10)
+    axes.set_xticks(range(n), numbers.names)
+    axes.set_yticks(range(n), numbers.names)
+    if np.isnan(share).any():
+        axes.set_xlabel("blue-grey: no pair was measured", fontsize=8, color="#555555")
+    figure.colorbar(image, ax=axes, shrink=0.8).set_label("per cent of the energy")
+    axes.set_title("between two layers", fontsize=10)
+
+
+def _energy_bars(axes: Any, numbers: LayerEnergy) -> None:
+    n, total = len(numbers.names), numbers.total or 1.0
     within, across = 100 * numbers.within / total, 100 * numbers.across / total
-    right.bar(range(n), within, color="#404040", label="within the layer")
-    right.bar(
+    axes.bar(range(n), within, color="#404040", label="within the layer")
+    axes.bar(
         range(n), across, bottom=within, color="white", edgecolor="#404040", hatch="///",
         label="across layers",
     )  # fmt: skip
-    right.set_xticks(range(n), numbers.names)
-    right.set_ylabel("per cent of the energy")
-    right.spines[["top", "right"]].set_visible(False)
-    right.margins(y=0.25)
-    right.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
-    right.set_title(f"{100 * numbers.share_within:.0f} % within layers", fontsize=10)
-    figure.suptitle(_title(found, "").replace("Pair", "Energy of the pair"), fontsize=10)
-    return figure
+    axes.set_xticks(range(n), numbers.names)
+    axes.set_ylabel("per cent of the energy")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.25)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
+    axes.set_title(f"{100 * numbers.share_within:.0f} % within layers", fontsize=10)
 
 
-def plot_neurons(found: Interactions, share: float = 0.9, most: int = 24) -> "Figure":
-    """A map of the heads and the neurons that matter; each layer's other neurons are folded into
-    one row, whose cells are energies signed by the sum (as in ``plot_map(found, by="layer")``).
-
-    Args:
-        share: the part of the neurons' energy that gets rows of its own.
-        most: so many neurons get them at most.
-
-    Raises:
-        ImportError: matplotlib is missing (the extra ``viz``).
-        ValueError: there are no pairs or no neurons.
-    """
+def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
+    """What :func:`spex_mech.plot_neurons` draws by matplotlib."""
     numbers = folded_numbers(found, share, most)
     n_names = len(numbers.names)
-    figure, axes = new_figure(max(6.4, 2.8 + (0.42 if n_names <= 16 else 0.22) * n_names))
+    figure, axes = new_figure(max(6.4, 2.8 + (0.42 if n_names <= _ROOMY else 0.22) * n_names))
     label = f"interaction; energy for blocks ({metric_unit(found)})"
-    _heat(figure, axes, numbers.values, numbers.names, label)
+    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label)
     _borders(axes, numbers.borders)
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         for tick, block in zip(ticks, numbers.is_block, strict=True):
             tick.set_style("italic" if block else "normal")
     what = f"rows of their own hold {100 * numbers.kept:.0f} % of the neurons' energy"
-    axes.set_title(_title(found, what), fontsize=10)
+    axes.set_title(heading(found, what), fontsize=10)
     return figure
 
 
-def plot_network(found: Interactions, k: int = 20) -> "Figure":
-    """The k strongest pairs as a network, layers from left to right (units without layers stand in
-    a circle). Positive interactions are solid red lines marked with a plus, negative ones dashed
-    blue lines marked with a minus, as wide as they are strong; where the units do not jointly help,
-    so that neither AND-like nor OR-like fits, lines are dotted. A node is as large as its main
-    effect.
-
-    Args:
-        k: pairs that are drawn; those under the noise floor are left out.
-
-    Raises:
-        ValueError: no pairs were measured.
-        ImportError: matplotlib is missing (the extra ``viz``).
-    """
+def draw_network(found: Interactions, k: int) -> "Figure":
+    """What :func:`spex_mech.plot_network` draws by matplotlib."""
     numbers = network_numbers(found, k)
     nodes = {node.label: node for node in numbers.nodes}
-    x, y = (np.array([getattr(node, axis) for node in numbers.nodes]) for axis in "xy")
-    columns, in_column = np.unique(x.round(6), return_counts=True)
+    places = np.array([node.x for node in numbers.nodes])
+    columns, in_column = np.unique(places.round(6), return_counts=True)
     layered = any(node.layer >= 0 for node in numbers.nodes)
-    width, height = max(7.5, 0.9 * len(columns)), max(5.5, 1.5 + 0.55 * in_column.max())
+    width, height = max(7.5, 1.3 * len(columns)), max(5.5, 1.5 + 0.55 * in_column.max())
     figure, axes = new_figure(width, height) if layered else new_figure(7.5, 7.5)
     largest = max(abs(edge.value) for edge in numbers.edges) or 1.0
     for edge in reversed(numbers.edges):  # the strongest on top
         _draw_edge(axes, edge, nodes[edge.a], nodes[edge.b], largest)
+    _draw_nodes(axes, numbers)
+    _network_legend(axes, numbers)
+    axes.set_axis_off()
+    axes.margins(0.12)
+    axes.invert_yaxis()  # the first unit of a layer on top, as in a map
+    axes.set_title(heading(found, f"the {len(numbers.edges)} strongest pairs"), fontsize=10)
+    return figure
+
+
+def _draw_nodes(axes: Any, numbers: Network) -> None:
     mains = np.nan_to_num(np.array([node.main_effect for node in numbers.nodes]))
     sizes = 60 + 540 * abs(mains) / (abs(mains).max() or 1.0)
+    x, y = [node.x for node in numbers.nodes], [node.y for node in numbers.nodes]
     axes.scatter(x, y, s=sizes, color="white", edgecolor="black", zorder=3)
     for node, size in zip(numbers.nodes, sizes, strict=True):
         axes.annotate(
@@ -161,60 +147,90 @@ def plot_network(found: Interactions, k: int = 20) -> "Figure":
             textcoords="offset points", ha="center", va="top", fontsize=8, zorder=5,
             bbox={"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.7, "linewidth": 0},
         )  # fmt: skip
-    axes.plot([], [], color=RED, marker="+", label="positive: damage overlaps (AND-like)")
-    axes.plot(
-        [], [], color=BLUE, marker="_", linestyle="--",
-        label="negative: damage compounds (OR-like)",
-    )  # fmt: skip
-    if any(edge.reading not in ("AND-like", "OR-like") for edge in numbers.edges):
-        axes.plot([], [], color="black", linestyle=":", label="neither fits (mixed or noise)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False, fontsize=8)
-    axes.set_axis_off()
-    axes.margins(0.12)
-    axes.invert_yaxis()  # the first unit of a layer on top, as in a map
-    axes.set_title(_title(found, f"the {len(numbers.edges)} strongest pairs"), fontsize=10)
-    return figure
 
 
 def _draw_edge(axes: Any, edge: Edge, start: Node, end: Node, largest: float) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
-    (x0, y0), (xc, yc), (x1, y1) = curve = edge_curve(start, end)
+    (x0, y0), (xc, yc), (x1, y1) = curve = edge_curve(start, end, edge.value)
     clear = edge.reading in ("AND-like", "OR-like")
-    style = ":" if not clear else "-" if edge.value > 0 else (0, (4, 2))
-    colour = RED if edge.value > 0 else BLUE
+    line = ":" if not clear else "-" if edge.value > 0 else (0, (4, 2))
+    colour, opacity = style.colour_of(edge.value), style.PALE_OPACITY if edge.pale else 0.85
     axes.add_patch(
         PathPatch(
             Path(curve, [Path.MOVETO, Path.CURVE3, Path.CURVE3]), fill=False, edgecolor=colour,
-            linestyle=style, linewidth=0.6 + 4.4 * abs(edge.value) / largest, alpha=0.85,
+            linestyle=line, linewidth=0.6 + 4.4 * abs(edge.value) / largest, alpha=opacity,
         )
     )  # fmt: skip
     middle = (x0 + 2 * xc + x1) / 4, (y0 + 2 * yc + y1) / 4
+    mark = "+" if edge.value > 0 else "_"
     axes.scatter(*middle, s=70, color="white", edgecolor=colour, linewidth=0.8, zorder=4)
-    axes.scatter(*middle, s=30, color=colour, marker="+" if edge.value > 0 else "_", zorder=4)
+    axes.scatter(*middle, s=30, color=colour, marker=mark, zorder=4, alpha=opacity)
 
 
-def _heat(figure: "Figure", axes: Any, values: np.ndarray, names: list[str], label: str) -> None:
+def _network_legend(axes: Any, numbers: Network) -> None:
+    """A line of the legend for each kind of line that is drawn."""
+    readings = {edge.reading for edge in numbers.edges}
+    for reading, colour, mark, line in (
+        ("AND-like", style.RED, "+", "-"), ("OR-like", style.BLUE, "_", "--"),
+    ):  # fmt: skip
+        if reading in readings:
+            label = f"{reading}: {MEANING[reading]}"
+            axes.plot([], [], color=colour, marker=mark, linestyle=line, label=label)
+    if readings - {"AND-like", "OR-like"}:
+        axes.plot([], [], color="black", linestyle=":", label="dotted: no reading fits")
+        for value in (1.0, -1.0):
+            label = "positive" if value > 0 else "negative"
+            colour, mark = style.colour_of(value), "+" if value > 0 else "_"
+            axes.plot([], [], color=colour, marker=mark, linestyle=":", label=label)
+    if any(edge.pale for edge in numbers.edges):
+        axes.plot([], [], color="black", alpha=style.PALE_OPACITY, label=PALE)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False, fontsize=8)
+
+
+def _heat(
+    figure: "Figure",
+    axes: Any,
+    values: Float[np.ndarray, "row row"],
+    pale: Bool[np.ndarray, "row row"],
+    names: list[str],
+    label: str,
+) -> None:
     """A diverging map with a plus or a minus in its strong cells."""
     n_names = len(names)
-    roomy = n_names <= 16
+    roomy = n_names <= _ROOMY
     largest = np.nan_to_num(abs(values)).max() or 1.0
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
-    axes.set_facecolor("#cccccc")  # not measured: neither 0 nor a colour
+    opacity = np.where(pale, style.PALE_OPACITY, 1.0)
+    opacity = np.where(pale, style.PALE_OPACITY, 1.0)
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=opacity)
     size = 9 if roomy else 7
     axes.set_xticks(range(n_names), names, rotation=90, fontsize=size)
     axes.set_yticks(range(n_names), names, fontsize=size)
     digits = max(0, 1 - int(np.floor(np.log10(largest))))
-    for row, column in np.argwhere(abs(values) > 0.25 * largest):
-        value = values[row, column]
-        sign = "+" if value > 0 else "\N{MINUS SIGN}"
+    for row, column in np.argwhere((abs(values) > 0.25 * largest) & ~pale):
+        value = float(values[row, column])
+        sign = style.sign_of(value)
         axes.text(
             column, row, f"{sign}{abs(value):.{digits}f}" if roomy and digits < 4 else sign,
             ha="center", va="center", fontsize=7,
             color="white" if abs(value) > 0.6 * largest else "black",
         )  # fmt: skip
     figure.colorbar(image, ax=axes, shrink=0.8).set_label(label)
+    _explain(axes, values, pale)
+
+
+def _explain(axes: Any, values: np.ndarray, pale: np.ndarray) -> None:
+    """Says under the map what is grey and what is pale, where there is any of it."""
+    off_diagonal = np.isnan(values) & ~np.eye(len(values), dtype=bool)
+    words = ["grey: not measured"] if off_diagonal.any() else []
+    words += [PALE] if (pale & ~np.isnan(values)).any() else []
+    axes.set_xlabel("; ".join(words), fontsize=8, color="#555555")
+
+
+def _diagonal(axes: Any, n: int) -> None:
+    """A line through the cells of a unit with itself, which are no pairs."""
+    axes.plot([-0.5, n - 0.5], [-0.5, n - 0.5], color="#999999", linewidth=0.5)
 
 
 def _borders(axes: Any, borders: list[int]) -> None:
@@ -246,11 +262,18 @@ def new_figure(width: float, height: float | None = None, n_axes: int = 1) -> tu
     except ImportError as error:
         raise ImportError("drawing needs matplotlib: pip install 'spex_mech[viz]'") from error
     # A figure of its own, not pyplot's: no global state, and no window on a server.
-    figure = Figure(figsize=(width, height or width * 0.86), layout="constrained")
+    figure = _shown(Figure)(figsize=(width, height or width * 0.86), layout="constrained")
     return figure, figure.subplots(1, n_axes)
 
 
-def _title(found: Interactions, what: str) -> str:
-    words = [str(found.about[key]) for key in ("model", "task", "ablation") if key in found.about]
-    where = f"{', '.join(words)} ablation" if len(words) == 3 else ""
-    return "\n".join(["Pair interactions", *(line for line in (where, what) if line)])
+@cache
+def _shown(figure: Any) -> Any:
+    """Figures that a notebook shows, also one that no ``%matplotlib`` has told about figures."""
+
+    class Picture(figure):
+        def _repr_png_(self) -> bytes:
+            file = BytesIO()
+            self.savefig(file, format="png", dpi=110)
+            return file.getvalue()
+
+    return Picture

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from spex_mech.plots.style import colour_of, main_colour, rgb
 from spex_mech.results.interactions import Interactions
 
 _CHARACTER, _GAP, _ROW = 8.4, 6, 22  # pixels
-_HELPS, _HURTS = "33,102,172", "178,24,43"  # blue, red
-COLOURS = {"AND-like": "#1b7837", "OR-like": "#762a83"}  # green, purple
-UNCLEAR = "#666"
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,10 @@ def write_page(path: str | Path, title: str, body: str) -> None:
 def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     """The units of a ``TokenGame`` in their order, with the k strongest pairs as arcs.
 
-    A unit is blue where the text loses by masking it (it helps) and red where it gains. An arc is
-    green where the damage of its two units overlaps (AND-like), purple where it compounds
-    (OR-like, dashed), and as thick as the interaction is strong; its exact value is its tooltip.
+    A unit is green where the text loses by masking it (the unit helps) and purple where it gains.
+    An arc is red where the interaction is positive (the damage of the two units overlaps) and blue
+    and dashed where it is negative (the damage compounds). An arc is as thick as its interaction is
+    strong, and its exact value is its tooltip.
 
     Args:
         found: pairs; of larger sets only the pairs are drawn.
@@ -68,7 +67,7 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     for unit, text in enumerate(texts):
         effect = found.main_effects[unit]
         known = np.isfinite(effect)
-        colour = _HELPS if known and effect < 0 else _HURTS
+        colour = ",".join(map(str, rgb(main_colour(effect))))
         alpha = abs(effect) / largest if known else 0
         parts.append(
             f"<g><title>{escape(found.labels[unit])}: "
@@ -94,8 +93,8 @@ def _arc(pairs: Interactions, row: int, reading: str, middle: np.ndarray, height
     share = abs(value) / (abs(pairs.mean[0]) or 1.0)
     left, right = sorted((middle[a], middle[b]))
     top = height - min(height - 8, 10 + (right - left) / 3)
-    colour = COLOURS.get(reading, UNCLEAR)
-    dash = ' stroke-dasharray="7 4"' if reading == "OR-like" else ""
+    colour = colour_of(value)
+    dash = "" if value > 0 else ' stroke-dasharray="7 4"'
     names = escape(f"{pairs.labels[a]} x {pairs.labels[b]}")
     return (
         f'<path d="M {left:.1f} {height:.1f} C {left:.1f} {top:.1f}, {right:.1f} {top:.1f}, '

@@ -1,0 +1,71 @@
+"""Which pairs a choice of an interactive picture shows, and which pairs a cell of a map holds."""
+
+from itertools import combinations_with_replacement, islice
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spex_mech.plots.network import Edge, edges_of
+from spex_mech.plots.numbers import Folded, MapNumbers, kind_of, layer_of, signed_energy
+from spex_mech.results.interactions import Interactions
+
+
+def pair_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
+    """Which pairs each choice of an interactive picture shows: all, those of each reading, those
+    above the noise floor, those with a q-value of 0.05 at most, and, where there are units of
+    several kinds, those of each two kinds. Choices that would show nothing are left out."""
+    readings = np.array(pairs.readings, dtype=object)
+    chosen = {"all pairs": np.ones(len(pairs), dtype=bool)}
+    chosen |= {reading: readings == reading for reading in sorted({*readings} - {"noise"})}
+    chosen["above the noise floor"] = ~pairs.is_noise
+    chosen["q at most 0.05"] = pairs.q_value <= 0.05
+    kinds = sorted({kind_of(label) for label in pairs.labels})
+    if len(kinds) > 1:
+        of_unit = np.array([kinds.index(kind_of(label)) for label in pairs.labels])
+        of_pair = np.sort(of_unit[pairs.units[:, :2]], axis=1)
+        for a, b in combinations_with_replacement(range(len(kinds)), 2):
+            chosen[f"{kinds[a]} x {kinds[b]}"] = (of_pair == (a, b)).all(axis=1)
+    return {name: rows for name, rows in chosen.items() if rows.any()}
+
+
+def layer_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
+    """Which pairs join which two layers (``L0 x L2``); nothing but all of them where units have no
+    layers or all pairs join the same two."""
+    chosen = {"all layers": np.ones(len(pairs), dtype=bool)}
+    of_unit = np.array([layer_of(label) for label in pairs.labels])
+    layers = np.sort(of_unit[pairs.units[:, :2]], axis=1)
+    both = np.unique(layers, axis=0)
+    if (layers < 0).any() or len(both) < 2:
+        return chosen
+    return chosen | {f"L{a} x L{b}": (layers == (a, b)).all(axis=1) for a, b in both.tolist()}
+
+
+def filtered_values(
+    numbers: MapNumbers | Folded, pairs: Interactions, shown: Bool[np.ndarray, " pair"]
+) -> Float[np.ndarray, "row row"]:
+    """A map's values by some of the pairs alone; NaN where there are none of them."""
+    places = numbers.row_of[pairs.units[shown][:, :2]]
+    return signed_energy(places, pairs.mean[shown], len(numbers.names))
+
+
+def pairs_by_cell(
+    row_of: Int[np.ndarray, " unit"], pairs: Interactions, most: int = 8
+) -> dict[tuple[int, int], tuple[list[Edge], int]]:
+    """Of every cell of a map (row and column, both ways round): its strongest pairs, strongest
+    first, ``most`` at most, and how many pairs it has."""
+    ranked = pairs.top(len(pairs))
+    places = np.sort(row_of[ranked.units[:, :2]], axis=1)
+    inside = np.flatnonzero(places[:, 0] >= 0)
+    found, cell_of, counts = np.unique(
+        places[inside], axis=0, return_inverse=True, return_counts=True
+    )
+    by_cell = inside[np.argsort(cell_of.ravel(), kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    shown = [
+        by_cell[start : start + min(most, n)] for start, n in zip(starts, counts, strict=False)
+    ]
+    edges = iter(edges_of(ranked.take(np.concatenate([*shown, np.empty(0, dtype=int)]))))
+    cells = {}
+    for (row, column), rows, count in zip(found.tolist(), shown, counts.tolist(), strict=True):
+        cells[row, column] = cells[column, row] = list(islice(edges, len(rows))), count
+    return cells

@@ -1,0 +1,64 @@
+"""How to reproduce a result: the command or the call that made it, and what is known of it."""
+
+import shlex
+from typing import Any
+
+from spex_mech.plots.numbers import layer_of
+from spex_mech.results.interactions import Interactions
+
+_PROXIES = ("distilled", "trees")  # that can be named
+
+
+def command_of(found: Interactions) -> str:
+    about = found.about
+    search = {key: about[key] for key in ("method", "proxy", "budget", "order", "seed")
+              if about.get(key) is not None}  # fmt: skip
+    told = about.get("options", {})
+    sayable = (
+        {"model", "task", "ablation", "n_prompts"} <= set(about)
+        and len(found.labels) <= 64
+        and not told.keys() - {"proxy"}
+        and about.get("proxy", "distilled") in _PROXIES
+        and about["ablation"] != "given"  # as tensors
+        and about.get("precision", "float32") == "float32"
+    )
+    search |= told
+    if sayable:
+        options = {"model": about["model"], "task": about["task"], **search}
+        options |= {"n-prompts": about["n_prompts"], "ablation": about["ablation"]}
+        heads = all(layer_of(u) >= 0 and "H" in u for u in found.labels)
+        options["units"] = ",".join(found.labels)
+        words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        return shlex.join(["spex-mech", "discover", *words]) if heads else _call(search)
+    return _call(search)
+
+
+def _call(search: dict[str, Any]) -> str:
+    words = {key: repr(value) for key, value in search.items()}
+    if search.get("proxy", "distilled") not in _PROXIES:
+        words["proxy"] = "..."  # an object, or a smaller game
+    arguments = ", ".join(f"{key}={value}" for key, value in words.items())
+    return f"sm.discover(game, {arguments})" if arguments else "sm.discover(game)"
+
+
+def command_note(found: Interactions, command: str | None) -> str:
+    hashes = [key for key in ("weights_sha256", "tokens_sha256") if key in found.about]
+    worked_out = (
+        ""
+        if command
+        else "Worked out from the result: where the model or the task came from a file, or the "
+        "task was drawn with another seed, give what you gave. "
+    )
+    same = f"It is the same run if {' and '.join(hashes)} come out as below." if hashes else ""
+    return f"{worked_out}{same}".strip()
+
+
+def facts(found: Interactions) -> list[tuple[str, str]]:
+    facts = []
+    for key, value in found.about.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {of}" for name, of in value.items())
+        if value is not None:
+            facts.append((key, str(value)))
+    facts += [(key, f"{value:.6g}") for key, value in found.cost.items()]
+    return [*facts, ("noise_floor", f"{found.noise_floor:.3g}")]
