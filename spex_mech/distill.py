@@ -2,7 +2,8 @@
 
 ``discover(method="proxyspex")`` does this on its way to measured interactions. Here the proxy
 itself is the result, for those who want predictions, or the Fourier, Banzhaf and Shapley indices
-of masks that ablate half of the units. All that it says is an estimate.
+of masks that ablate half of the units. What it says is an estimate, unless every mask was
+evaluated: then the indices are exact.
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import as_game, drive, proxy_named
+from spex_mech.proxies.gaussian_process import GaussianProcess
+from spex_mech.proxies.table import CompleteTable
+from spex_mech.proxies.trees import Trees
 from spex_mech.search.proxyspex import Proxy, r_squared
 from spex_mech.search.random_masks import MaskSample, half_masks
 from spex_mech.setfunctions import KINDS, convert
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHARE_HELD = 0.1
-_FEW_UNITS = 40  # so that the same mask may be drawn twice
+_FEW_UNITS = 40  # units: fewer, and the same mask may be drawn twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +36,8 @@ class Distillation:
     Args:
         proxy: the small model, fitted.
         labels: the name of each unit.
-        r2: of the prompt mean, on masks that it did not learn from; None where all are alike.
+        r2: of the prompt mean, on masks that it did not learn from; 1.0 where it knows every mask;
+            None where all values are alike.
         n_masks: that it learned from.
         cost: evaluations and seconds that the game took.
     """
@@ -42,36 +48,58 @@ class Distillation:
     n_masks: int
     cost: dict[str, int | float]
 
+    @property
+    def exact(self) -> bool:
+        """Whether every mask was evaluated, so that nothing is an estimate."""
+        return isinstance(self.proxy, CompleteTable)
+
     def predict(self, masks: Any) -> Float[np.ndarray, "mask ..."]:
-        """Values of masks (True = kept), on each prompt (distilled) or on average (trees)."""
-        return self.proxy.predict(np.asarray(masks, dtype=bool))
+        """Values of masks (True = kept), on each prompt (distilled) or on average (trees).
+
+        Raises:
+            ValueError: masks of another number of units, or that hold something else than True and
+                False, 1 and 0.
+        """
+        return self.proxy.predict(mask_array("masks", masks, len(self.labels)))
 
     def frame(self, k: int = 20, order: int = 2, kind: str = "fourier") -> "pd.DataFrame":
         """The k largest estimated coefficients of 2 to ``order`` units: ``units estimate``.
 
+        They are those of the proxy's predictions, for every kind and order. "mobius" is about masks
+        that ablate nearly all and "intact" about masks that ablate nearly nothing, where a proxy
+        that learned from masks of half of the units extrapolates; ``r2`` does not speak of these.
+
         Args:
+            order: the largest number of units; 1: the single units instead.
             kind: "fourier", "banzhaf", "shapley", "mobius" or "intact" (``setfunctions``).
 
         Raises:
-            ValueError: if a kind is unknown, or the proxy has no Fourier coefficients.
+            ValueError: if ``k``, ``order`` or ``kind`` is none, or the proxy cannot give the kind.
         """
         import pandas as pd
 
         if kind not in KINDS:
             raise ValueError(f"no kind {kind!r}: choose from {', '.join(KINDS)}")
-        terms = convert(self._terms(), "fourier", kind, order)
-        ranked = sorted((s for s in terms if len(s) > 1), key=lambda s: (-abs(terms[s]), s))[:k]
+        for name, value in (("k", k), ("order", order)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 on")
+        terms = self._terms(kind, min(int(order), len(self.labels)), int(k))
+        sizes = {1} if order == 1 else range(2, order + 1)
+        ranked = sorted((s for s in terms if len(s) in sizes), key=lambda s: (-abs(terms[s]), s))
+        ranked = ranked[:k]
         names = [" x ".join(self.labels[u] for u in s) for s in ranked]
         return pd.DataFrame({"units": names, "estimate": [terms[s] for s in ranked]})
 
-    def _terms(self) -> dict[tuple[int, ...], float]:
-        fourier = getattr(self.proxy, "fourier", None)
-        if fourier is None:
+    def _terms(self, kind: str, order: int, k: int) -> dict[tuple[int, ...], float]:
+        if isinstance(self.proxy, GaussianProcess | Trees | CompleteTable):
+            return self.proxy.indices(kind, order, k)
+        own: Any = getattr(self.proxy, "fourier", None)  # a user's own
+        if own is None:
             raise ValueError(
                 f"the proxy {type(self.proxy).__name__} has no Fourier coefficients; use 'trees' "
                 "or 'distilled'"
             )
-        return fourier if isinstance(fourier, dict) else fourier()
+        return convert(own if isinstance(own, dict) else own(), "fourier", kind, order)
 
 
 def distill(
@@ -86,7 +114,8 @@ def distill(
 ) -> Distillation:
     """Fit a proxy to masks that ablate half of the units, in pairs of complements.
 
-    A tenth of the masks is held out, for the R² that the result states.
+    A tenth of the masks is held out, for the R² that the result states. Where the budget is enough
+    for all masks (``2^n``), all are evaluated and none is held out: the result is then exact.
 
     Args:
         game: as for ``discover``.
@@ -108,16 +137,11 @@ def distill(
     game = as_game(game, n, labels)
     if budget < 20:
         raise ValueError(f"a budget of {budget} masks is too small to learn from: give at least 20")
-    fitted = proxy_named(proxy, seed, game)
-    rng = np.random.default_rng(seed)
-    drawn = half_masks(len(game), 2 * budget if len(game) < _FEW_UNITS else budget, rng)
-    sample = MaskSample(_different(drawn)[:budget])
+    sample = MaskSample(_drawn(len(game), budget, np.random.default_rng(seed)))
     cost = drive(game, sample, progress)
-    masks, values = sample.masks, sample.values
-    n_held = max(2, int(_SHARE_HELD * len(masks)) // 2 * 2)
-    fitted.fit(masks[n_held:], values[n_held:])
-    r2 = r_squared(masks[:n_held], values[:n_held], fitted)
-    return Distillation(fitted, list(game.labels), r2, len(masks) - n_held, cost)
+    # They come in pairs of complements, which stay together.
+    held = np.arange(len(sample.masks)) < max(2, int(_SHARE_HELD * len(sample.masks)) // 2 * 2)
+    return _fitted(sample.masks, sample.values, proxy, seed, game, held, cost)
 
 
 def explain(
@@ -131,23 +155,27 @@ def explain(
     """Fit a proxy to masks whose values are already known, such as the subsets and margins of a
     datamodels release; nothing is evaluated.
 
-    A tenth of the masks is held out, for the R² that the result states.
+    A tenth of the different masks is held out, with all their copies, for the R² that the result
+    states; none where they are all masks that there are.
 
     Args:
-        masks: ``[mask unit]``, True = kept (trained on).
+        masks: ``[mask unit]``, True or 1 = kept (trained on). Like ``values`` a numpy array, a
+            torch tensor, a pandas table, a sparse matrix or lists.
         values: ``[mask]`` or ``[mask point]``.
         proxy, seed: as of :func:`distill`.
         labels: the name of each unit; default: the numbers.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite, fewer than 20 masks.
+        TypeError: masks or values that are no numbers.
+        ValueError: shapes that do not fit, masks of other numbers than 0 and 1, values that are not
+            finite, fewer than 20 masks, or too few different ones.
 
     >>> masks = np.random.default_rng(0).random((400, 6)) < 0.5
     >>> explain(masks, masks[:, 0] & masks[:, 1]).frame(1, kind="banzhaf").units.tolist()
     ['0 x 1']
     """
-    masks, values = np.asarray(masks, dtype=bool), np.asarray(values, dtype=np.float64)
-    if masks.ndim != 2 or values.ndim not in (1, 2) or len(values) != len(masks):
+    masks, values = mask_array("masks", masks), numbers("values", values)
+    if values.ndim not in (1, 2) or len(values) != len(masks) or not values.size:
         raise ValueError(
             f"masks of shape {masks.shape} and values of shape {values.shape}; they must be "
             "[mask unit] and [mask] or [mask point]"
@@ -156,16 +184,46 @@ def explain(
         raise ValueError(f"{len(masks)} masks are too few to learn from: give at least 20")
     game = as_game(lambda _: None, masks.shape[1], labels)
     values = values.reshape(len(masks), -1)
-    order = np.random.default_rng(seed).permutation(len(masks))
-    n_held = max(2, int(_SHARE_HELD * len(masks)))
-    held, learned = order[:n_held], order[n_held:]
-    fitted = proxy_named(proxy, seed, game)
+    _, which = np.unique(np.packbits(masks, axis=1), axis=0, return_inverse=True)
+    which = which.ravel()
+    n_different = int(which.max()) + 1
+    order = np.random.default_rng(seed).permutation(n_different)
+    held = np.isin(which, order[: max(2, int(_SHARE_HELD * n_different))])
+    return _fitted(masks, values, proxy, seed, game, held, {"evaluations": 0})
+
+
+def _fitted(
+    masks: Bool[np.ndarray, "mask unit"],
+    values: Float[np.ndarray, "mask prompt"],
+    proxy: Any,
+    seed: int,
+    game: Any,
+    held: Bool[np.ndarray, " mask"],
+    cost: dict[str, int | float],
+) -> Distillation:
+    """A proxy of what is not held out; of a complete table, that table."""
+    fitted, labels = proxy_named(proxy, seed, game), list(game.labels)
+    if isinstance(proxy, str) and CompleteTable.holds(masks, values):
+        table = CompleteTable()
+        table.fit(masks, values)
+        r2 = r_squared(masks, values, table)
+        return Distillation(table, labels, r2, int(table.about["n_masks"]), cost)
+    learned: Int[np.ndarray, " _"] = np.flatnonzero(~held)
+    if not len(learned):
+        raise ValueError(
+            f"the masks are {len(np.unique(masks, axis=0))} different ones only: give more, some "
+            "to learn from and some to hold out"
+        )
     fitted.fit(masks[learned], values[learned])
     r2 = r_squared(masks[held], values[held], fitted)
-    return Distillation(fitted, game.labels, r2, len(learned), {"evaluations": 0})
+    return Distillation(fitted, labels, r2, len(learned), cost)
 
 
-def _different(masks: Bool[np.ndarray, "mask unit"]) -> Bool[np.ndarray, "some unit"]:
-    """Each mask once, in their order."""
-    _, first = np.unique(np.packbits(masks, axis=1), axis=0, return_index=True)
-    return masks[np.sort(first)]
+def _drawn(n: int, budget: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:
+    """Different masks, each followed by its complement; all that there are where they are few."""
+    if n < _FEW_UNITS and 2**n <= budget:
+        half = np.arange(2**n // 2)[:, None] >> np.arange(n) & 1 == 1
+        return np.stack([half, ~half], axis=1).reshape(-1, n)
+    drawn = half_masks(n, 2 * budget if n < _FEW_UNITS else budget, rng)
+    _, first = np.unique(np.packbits(drawn, axis=1), axis=0, return_index=True)
+    return drawn[np.sort(first)][:budget]

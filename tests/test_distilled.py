@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from spex_mech.proxies.gaussian_process import Distilled
+from spex_mech.proxies import closed_forms
+from spex_mech.proxies.gaussian_process import GaussianProcess
 from spex_mech.search.screening import Rows
 from spex_mech.setfunctions import parities
 from tests.planted import planted_game
@@ -23,11 +24,11 @@ def values_of(masks: np.ndarray) -> np.ndarray:
     return np.stack([first, np.tanh(main) - lost[:, 0] * lost[:, 7]], axis=1)
 
 
-def learned(seed: int, share: float, n_masks: int = 150) -> Distilled:
+def learned(seed: int, share: float, n_masks: int = 150) -> GaussianProcess:
     rng = np.random.default_rng(seed)
     masks = rng.random((n_masks, N)) > share
     masks[0] = True
-    proxy = Distilled()
+    proxy = GaussianProcess()
     proxy.fit(masks, values_of(masks))
     return proxy
 
@@ -75,7 +76,7 @@ def test_the_planted_pair_is_the_strongest_proposal() -> None:
 def test_uncertainty_is_larger_far_from_what_was_learned() -> None:
     rng = np.random.default_rng(0)
     masks = rng.random((80, 30)) > 0.05
-    proxy = Distilled()
+    proxy = GaussianProcess()
     proxy.fit(masks, (~masks) @ rng.standard_normal(30))
     near, far = masks[:20], rng.random((20, 30)) > 0.6
     assert proxy.uncertainty(near).max() < proxy.uncertainty(far).min()
@@ -86,12 +87,12 @@ def test_scales_tell_units_that_matter() -> None:
     rng = np.random.default_rng(0)
     masks = rng.random((200, 200)) > 0.5
     game = lambda m: 4.0 * (~m[:, 3]) * (~m[:, 90]) + (~m[:, 3])  # noqa: E731
-    proxy = Distilled()
+    proxy = GaussianProcess()
     proxy.fit(masks, game(masks))
     fresh = rng.random((200, 200)) > 0.5
     assert r2(game(fresh), proxy.predict(fresh)[:, 0]) > 0.99
     assert proxy.propose(1)[0][0] == (3, 90)
-    flat = Distilled(steps=0)
+    flat = GaussianProcess(steps=0)
     flat.fit(masks, game(masks))
     assert r2(game(fresh), flat.predict(fresh)[:, 0]) < 0.9
     assert set(proxy.about) == {"n_masks", "main", "pairs", "rest", "noise"}
@@ -112,7 +113,7 @@ def test_rows_of_slopes_take_the_place_of_pair_effects() -> None:
     for unit in range(40):
         rows.add(unit, slopes(unit))
     masks = np.ones((1, 40), dtype=bool)
-    proxy = Distilled()
+    proxy = GaussianProcess()
     proxy.fit(masks, game(torch.from_numpy(masks)).numpy(), rows)
     top = dict(proxy.propose(12))
     assert set(top) == set(pairs)
@@ -133,7 +134,7 @@ def test_the_same_seed_gives_the_same_fit() -> None:
 def test_a_constant_game(value: float) -> None:
     rng = np.random.default_rng(0)
     masks = rng.random((30, 6)) > 0.5
-    proxy = Distilled()
+    proxy = GaussianProcess()
     proxy.fit(masks, np.full(30, value))
     assert proxy.about["constant"] and proxy.propose(10, order=3) == []
     np.testing.assert_array_equal(proxy.predict(masks[:4]), np.full((4, 1), value))
@@ -145,7 +146,7 @@ def test_few_masks_and_one_unit(n_masks: int) -> None:
     rng = np.random.default_rng(0)
     for n in (1, 12):
         masks = rng.random((n_masks, n)) > 0.5
-        proxy = Distilled()
+        proxy = GaussianProcess()
         proxy.fit(masks, rng.standard_normal(n_masks))
         assert np.isfinite(proxy.predict(masks)).all()
         assert all(len(s) == 2 for s, _ in proxy.propose(5))
@@ -153,13 +154,11 @@ def test_few_masks_and_one_unit(n_masks: int) -> None:
 
 def test_many_units_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan over all pairs in several blocks finds what one block finds."""
-    from spex_mech.proxies import gaussian_process as distilled
-
     proxy = learned(6, 0.5)
-    whole = proxy.propose(28)
-    monkeypatch.setattr(distilled, "_AT_ONCE", 9)
-    monkeypatch.setattr(distilled, "_EXACT_ENTRIES", 64)
-    assert [s for s, _ in proxy.propose(28)] == [s for s, _ in whole]
+    whole = proxy.propose(60, order=3)
+    monkeypatch.setattr(closed_forms, "_AT_ONCE", 9)
+    monkeypatch.setattr(closed_forms, "_EXACT_ENTRIES", 64)
+    assert [s for s, _ in proxy.propose(60, order=3)] == [s for s, _ in whole]
 
 
 @pytest.mark.slow
@@ -169,7 +168,7 @@ def test_forty_thousand_units_stay_in_memory() -> None:
 
     rng = np.random.default_rng(0)
     masks = rng.random((200, 40_000)) > 0.5
-    proxy = Distilled(steps=5)
+    proxy = GaussianProcess(steps=5)
     proxy.fit(masks, 5.0 * masks[:, 7] * masks[:, 39_999] + masks[:, 7])
     found = proxy.propose(20)
     assert len(found) == 20
@@ -179,8 +178,8 @@ def test_forty_thousand_units_stay_in_memory() -> None:
 def test_errors_name_the_value_and_the_cure() -> None:
     masks = np.ones((4, 3), dtype=bool)
     with pytest.raises(ValueError, match=r"learned nothing yet: call fit\(masks, values\) first"):
-        Distilled().predict(masks)
+        GaussianProcess().predict(masks)
     with pytest.raises(ValueError, match="value of mask 2 is nan: leave out"):
-        Distilled().fit(masks, np.array([0.0, 1.0, np.nan, 2.0]))
+        GaussianProcess().fit(masks, np.array([0.0, 1.0, np.nan, 2.0]))
     with pytest.raises(ValueError, match=r"nothing to learn from: masks have the shape \(0, 3\)"):
-        Distilled().fit(masks[:0], np.zeros(0))
+        GaussianProcess().fit(masks[:0], np.zeros(0))

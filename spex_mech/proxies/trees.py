@@ -141,6 +141,16 @@ class Trees:
         found = [(s, v) for s, v in intact.items() if len(s) >= 2 and abs(v) > _ROUNDING * scale]
         return sorted(found, key=lambda term: (-abs(term[1]), term[0]))[:k]
 
+    def indices(self, kind: str, order: int = 2, k: int | None = None) -> dict[Set, float]:
+        """The coefficients of a kind (``setfunctions``) of what it predicts, exactly: all that are
+        not zero up to ``order`` units; ``k`` is not needed, as the terms are few.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        self._check_fitted()
+        return convert(self.fourier, "fourier", kind, order)
+
     def uncertainty(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, " mask"]:
         """Standard deviation over the trees fitted without one fold each; zero for a constant."""
         self._check_fitted()

@@ -1,0 +1,162 @@
+"""The one door for numbers, masks and classes that a user brings.
+
+It takes numpy arrays (memory maps and masked arrays too), torch tensors, pandas tables and columns
+(nullable ones too; their index is not read, as rows are taken in order), scipy's sparse matrices,
+whatever has ``__array__``, and lists of numbers. All else is refused by name, and so are words,
+dates, complex numbers and rows of unequal length.
+"""
+
+from collections.abc import Sequence
+from numbers import Number
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+_PLACES = ("row", "column")
+
+
+def own_array(name: str, value: Any) -> np.ndarray:
+    """An array of numbers in its own type: integers stay integers. A value that is missing (None,
+    pandas' NA, a masked entry) becomes NaN.
+
+    Args:
+        name: what the argument is called, for the error.
+
+    Raises:
+        TypeError: what holds the numbers is none of the kinds that are known here, or holds
+            something else than real numbers.
+        ValueError: rows of unequal length.
+    """
+    array = _plain(name, value)
+    if array.dtype.kind == "O":
+        return _of_objects(name, array)
+    if array.dtype.kind not in "biuf":
+        raise _not_numbers(name, array.ravel()[0].item() if array.size else array.dtype)
+    return array
+
+
+def numbers(
+    name: str, value: Any, axes: Sequence[str] = (), *, finite: bool = True
+) -> Float[np.ndarray, "..."]:
+    """An array of numbers in float64.
+
+    Args:
+        axes: what each axis is called; default: any number of axes.
+        finite: refuse NaN and infinities.
+
+    Raises:
+        TypeError: as of :func:`own_array`.
+        ValueError: another number of axes, or a number that is missing or infinite, with its place.
+
+    >>> numbers("x", [[1, 2], [3, 4]], ["example", "feature"]).dtype
+    dtype('float64')
+    """
+    array = own_array(name, value).astype(np.float64)
+    if axes and array.ndim != len(axes):
+        raise ValueError(f"{name} has shape {array.shape}; it must be [{' '.join(axes)}]")
+    if finite and not (good := np.isfinite(array)).all():
+        place = np.argwhere(~good)[0].tolist()
+        names = axes or [*_PLACES[: array.ndim], *("axis" for _ in range(array.ndim - 2))]
+        where = ", ".join(f"{axis} {at}" for axis, at in zip(names, place, strict=True))
+        raise ValueError(
+            f"{name} is {array[tuple(place)]} at {where or 'its only place'}; leave it out or fill "
+            "it in"
+        )
+    return array
+
+
+def mask_array(name: str, value: Any, n_units: int | None = None) -> Bool[np.ndarray, "mask unit"]:
+    """Masks, True = kept: booleans, or the numbers 0 and 1. Nothing else is taken for a mask: of -1
+    and 1, or words, every entry would count as kept.
+
+    Raises:
+        TypeError: as of :func:`own_array`.
+        ValueError: another shape, or an entry that is neither 0 nor 1.
+
+    >>> mask_array("masks", [[1, 0]]).tolist()
+    [[True, False]]
+    """
+    array = own_array(name, value)
+    if array.ndim != 2 or (n_units is not None and array.shape[1] != n_units):
+        units = "" if n_units is None else f" with {n_units} units"
+        raise ValueError(f"{name} have shape {array.shape}; they need [mask unit]{units}")
+    if array.dtype.kind == "b":
+        return array
+    good = (array == 0) | (array == 1)
+    if not good.all():
+        row, unit = np.argwhere(~good)[0].tolist()
+        raise ValueError(
+            f"{name} hold {array[row, unit]} at mask {row}, unit {unit}; they must be True and "
+            "False, or 1 (kept) and 0 (ablated)"
+        )
+    return array == 1
+
+
+def same_length(**arrays: np.ndarray) -> None:
+    """Raises:
+    ValueError: two arrays have not as many rows.
+    """
+    (first, one), *rest = arrays.items()
+    for name, other in rest:
+        if len(other) != len(one):
+            raise ValueError(f"{first} has {len(one)} rows and {name} has {len(other)}")
+
+
+def _plain(name: str, value: Any) -> np.ndarray:
+    """An array of whatever holds it, in its own type."""
+    if isinstance(value, np.ma.MaskedArray):
+        return np.where(np.ma.getmaskarray(value), np.nan, value.data.astype(np.float64))
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    if isinstance(value, list | tuple):
+        try:
+            return np.asarray([_plain(name, v) if _holds(v) else v for v in value])
+        except ValueError as error:
+            raise ValueError(f"{name} has rows of unequal length; give a table of one width") from (
+                error
+            )
+    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, on any device
+        value = value.detach().cpu()
+        value = value if str(value.layout) == "torch.strided" else value.to_dense()
+        short = value.is_floating_point() and value.dtype.itemsize < 4  # bfloat16 is not numpy's
+        return (value.float() if short else value).resolve_conj().numpy()
+    if hasattr(value, "toarray"):  # scipy's sparse matrices
+        return np.asarray(value.toarray())
+    if hasattr(value, "to_numpy"):  # pandas
+        return np.asarray(value.to_numpy())
+    if hasattr(value, "__array__"):
+        return np.asarray(value)
+    if isinstance(value, Number):
+        return np.asarray(value)
+    raise TypeError(
+        f"{name} is a {type(value).__name__}; give a numpy array, a torch tensor, a pandas table "
+        "or column, a scipy sparse matrix or a list of numbers"
+    )
+
+
+def _holds(value: Any) -> bool:
+    """Whether an element of a list is a container itself."""
+    return not isinstance(value, Number | str | bytes | type(None))
+
+
+def _of_objects(name: str, array: np.ndarray) -> np.ndarray:
+    """Numbers that pandas or numpy keep as objects, in the narrowest type that has them all."""
+    flat = array.ravel().tolist()
+    missing = [v is None or type(v).__name__ == "NAType" for v in flat]
+    for value, gone in zip(flat, missing, strict=True):
+        real = isinstance(value, Number | np.bool_) and not isinstance(value, complex)
+        if not gone and not real:
+            raise _not_numbers(name, value)
+    flat = [np.nan if gone else v for v, gone in zip(flat, missing, strict=True)]
+    found = np.array(flat)
+    if found.dtype.kind == "O" and not all(isinstance(v, int) for v in flat):
+        found = found.astype(np.float64)  # whole numbers beyond 64 bits stay Python's own
+    return found.reshape(array.shape)
+
+
+def _not_numbers(name: str, value: Any) -> TypeError:
+    return TypeError(
+        f"{name} holds {value!r}, a {type(value).__name__}; it must hold real numbers (encode "
+        "words and dates as numbers first)"
+    )
