@@ -237,9 +237,9 @@ def test_what_is_no_mask_is_not_explained() -> None:
     masks = np.random.default_rng(0).random((300, 6)) < 0.5
     values = (masks[:, 0] & masks[:, 1]) + 0.5 * masks[:, 2]
     for given in (2 * masks - 1, masks + 1, np.where(masks, 1.0, np.nan)):
-        with pytest.raises(ValueError, match="masks hold .* they must be True and False, or 1"):
+        with pytest.raises(ValueError, match=r"masks hold .* they must be True and False, or 1"):
             sm.explain(given, values)
-    with pytest.raises(TypeError, match="masks holds '(True|False)', a str"):
+    with pytest.raises(TypeError, match=r"masks holds '(True|False)', a str"):
         sm.explain(np.where(masks, "True", "False"), values)
     found = sm.explain(masks.astype(int).tolist(), values)
     with pytest.raises(ValueError, match="masks hold -1"):
