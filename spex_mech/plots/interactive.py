@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 _DASHES = {"AND-like": "solid", "OR-like": "dash"}
 _STRONG = 0.5  # of the strongest pair: from there on the legend calls a pair strong
 _MANY = 40  # units: a map of more shows some of the names, and more of them when one zooms in
-# Pixels: above a map for its heading, menus and colours; from its top to the upper menu; from one
-# menu to the next; for names beside it; and under it for what a click opens.
-_TOP, _MENUS, _LINE, _NAMES, _LIST = 230, 90, 38, 70, 190
+# Pixels: for the colours above a map, from one menu to the next, for the names beside a map, and
+# under it for what a click opens.
+_COLOURS, _LINE, _NAMES, _LIST = 55, 38, 70, 190
+_GREY = "grey: not measured"
 
 
 def draw_map(found: Interactions, by: str, most: int) -> "Figure":
@@ -114,9 +115,9 @@ def draw_network(found: Interactions, k: int) -> "Figure":
     figure.update_yaxes(visible=False, autorange="reversed")
     figure.update_layout(
         template="plotly_white",
-        height=max(520, 160 + 50 * _most_in_column(numbers)),
+        height=max(480, 140 + 50 * _most_in_column(numbers)),  # without its heading
         legend={"orientation": "h", "y": -0.02, "yanchor": "top"},
-        margin={"t": 170, "l": 20, "r": 20, "b": 20},
+        margin={"l": 20, "r": 20, "b": 20},
     )
     return _headed(figure, found, f"the {len(numbers.edges)} strongest pairs")
 
@@ -278,11 +279,15 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
 
 
 def _veil(pale: Bool[np.ndarray, "row row"], values: Float[np.ndarray, "row row"]) -> Any:
-    """A white veil over the cells of which no pair is significant."""
-    white = f"rgba(255,255,255,{1 - style.PALE_OPACITY})"
+    """A white veil over the cells of which no pair is significant, and white over those of a unit
+    with itself, which are no pairs and not to be taken for unmeasured ones."""
+    veiled = np.where(pale & ~np.isnan(values), 1.0, np.nan)
+    itself = np.eye(len(values), dtype=bool) & np.isnan(values)
     return _plotly().Heatmap(
-        z=np.where(pale & ~np.isnan(values), 1.0, np.nan),
-        colorscale=[[0, white], [1, white]],
+        z=np.where(itself, 0.0, veiled),
+        zmin=0,
+        zmax=1,
+        colorscale=[[0, "white"], [1, f"rgba(255,255,255,{1 - style.PALE_OPACITY})"]],
         showscale=False,
         hoverinfo="skip",
         hoverongaps=False,
@@ -349,9 +354,8 @@ def _add_menu(figure: Any, choices: dict[str, list[Any]], method: str) -> None:
     buttons = [
         {"label": name, "method": method, "args": arguments} for name, arguments in choices.items()
     ]
-    line = len(figure.layout.updatemenus)
     place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
-    menu = {"buttons": buttons, "showactive": True, "pad": {"b": _MENUS - _LINE * line}, **place}
+    menu = {"buttons": buttons, "showactive": True, **place}
     figure.update_layout(updatemenus=[*figure.layout.updatemenus, menu])
 
 
@@ -416,20 +420,30 @@ def _square(figure: Any, names: list[str]) -> "Figure":
     return figure.update_layout(
         template="plotly_white",
         plot_bgcolor=style.UNMEASURED,
-        height=min(400 + 12 * n_names, 800) + _TOP + _NAMES,
-        margin={"t": _TOP, "l": _NAMES, "r": 20, "b": _NAMES},
+        height=min(340 + 10 * n_names, 680) + _NAMES,  # without its heading
+        margin={"l": _NAMES, "r": 20, "b": _NAMES},
     )
 
 
 def _headed(
     figure: Any, found: Interactions, what: str, subject: str = "Pair interactions"
 ) -> "Figure":
-    """With a heading, and under it what is pale or grey in the picture."""
-    lines = escape(heading(found, what, subject)).split("\n")
-    lines += [f"<span style='font-size:11px'>{escape(PALE)}; grey: not measured</span>"]
-    lines[0] = f"<b>{lines[0]}</b>"
+    """With a heading, under it what is pale or grey in the picture, then the menus and colours."""
+    lines = [escape(line) for line in heading(found, what, subject).split("\n")]
+    lines = [f"<b>{lines[0]}</b>", *lines[1:]]
+    lines += [f"<span style='font-size:11px'>{escape(line)}</span>" for line in (*PALE, _GREY)]
+    menus = [menu.to_plotly_json() for menu in figure.layout.updatemenus]
+    room = _COLOURS if any(trace.type == "heatmap" for trace in figure.data) else 10
+    for line, menu in enumerate(reversed(menus)):
+        menu["pad"] = {"b": room + _LINE * line}
+    top = 40 + 17 * len(lines) + _LINE * len(menus) + room
     title = {"text": "<br>".join(lines), "font": {"size": 13}, "x": 0, "xref": "paper"}
-    return figure.update_layout(title=title | {"y": 1, "yanchor": "top", "pad": {"t": 10}})
+    return figure.update_layout(
+        title=title | {"y": 1, "yanchor": "top", "pad": {"t": 26}},
+        updatemenus=menus,
+        margin_t=top,
+        height=figure.layout.height + top,
+    )
 
 
 def _plotly() -> Any:

@@ -178,14 +178,13 @@ def _network_legend(axes: Any, numbers: Network) -> None:
         if reading in readings:
             label = f"{reading}: {MEANING[reading]}"
             axes.plot([], [], color=colour, marker=mark, linestyle=line, label=label)
-    if readings - {"AND-like", "OR-like"}:
-        axes.plot([], [], color="black", linestyle=":", label="dotted: no reading fits")
-        for value in (1.0, -1.0):
-            label = "positive" if value > 0 else "negative"
+    for value, word in ((1.0, "positive"), (-1.0, "negative")):
+        if any(e.reading not in MEANING and e.value * value > 0 for e in numbers.edges):
             colour, mark = style.colour_of(value), "+" if value > 0 else "_"
+            label = f"{word}, no reading fits"
             axes.plot([], [], color=colour, marker=mark, linestyle=":", label=label)
     if any(edge.pale for edge in numbers.edges):
-        axes.plot([], [], color="black", alpha=style.PALE_OPACITY, label=PALE)
+        axes.plot([], [], color="black", alpha=style.PALE_OPACITY, label=" ".join(PALE))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False, fontsize=8)
 
 
@@ -224,7 +223,7 @@ def _explain(axes: Any, values: np.ndarray, pale: np.ndarray) -> None:
     """Says under the map what is grey and what is pale, where there is any of it."""
     off_diagonal = np.isnan(values) & ~np.eye(len(values), dtype=bool)
     words = ["grey: not measured"] if off_diagonal.any() else []
-    words += [PALE] if (pale & ~np.isnan(values)).any() else []
+    words += [" ".join(PALE)] if (pale & ~np.isnan(values)).any() else []
     axes.set_xlabel("; ".join(words), fontsize=8, color="#555555")
 
 

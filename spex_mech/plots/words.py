@@ -5,7 +5,7 @@ import numpy as np
 from spex_mech.plots.numbers import pairs_of
 from spex_mech.results.interactions import Interactions
 
-PALE = "pale: not significant (q above 0.05) or under the noise floor"
+PALE = ("pale: not significant (q above 0.05)", "or under the noise floor")
 MEANING = {
     "AND-like": "positive, damage overlaps",
     "OR-like": "negative, damage compounds",
