@@ -23,6 +23,7 @@ from spex_mech.masks import names_of
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
+from spex_mech.results.confirmation import Confirmation, confirmation, shared_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs.store import Answer, Looked, Run, opened
 from spex_mech.search.adaptive import Adaptive, Strategy
@@ -258,19 +259,30 @@ def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) 
     return _drive(game, search, {"method": "listed sets"}, progress)
 
 
-def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = True) -> Interactions:
+def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = True) -> Confirmation:
     """Measure the k strongest interactions again on another game of the same units: other prompts,
     another ablation. What was selected on some prompts is a finding only if it holds on others.
 
+    It warns where the game's prompts are those of the search, on which everything is found again.
+
+    Returns:
+        the interactions as they are now, in the order of the search, with what the search had said
+        of each (``searched``), and what ``holds``. ``found.confirmed_by(again)`` keeps it.
+
     Raises:
-        ValueError: the other game lacks a unit.
+        ValueError: the other game lacks a unit, or k is under 1.
     """
-    labels = np.append(found.labels, "")
-    sets = [[name for name in labels[row] if name] for row in found.top(k).units]
-    again = measure(game, sets, progress=progress)
-    wanted = {frozenset(names) for names in sets}
-    kept = [r for r, row in enumerate(again.units) if frozenset(labels[row]) - {""} in wanted]
-    return again.take(np.array(kept))
+    if k < 1:
+        raise ValueError(f"k is {k}; give at least 1 interaction to measure again")
+    top = found.top(k)
+    again = confirmation(top, measure(game, top.names, progress=progress))
+    if again.n_shared:
+        warnings.warn(
+            f"{shared_text(again.n_shared, again.values.shape[1])}, on which every value is found "
+            "again: this confirms nothing; give a game with other prompts",
+            stacklevel=2,
+        )
+    return again
 
 
 def as_game(game: Any, n: int | None, labels: Sequence[str] | None) -> Any:

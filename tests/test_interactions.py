@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 
 import spex_mech as sm
+from spex_mech.discover import as_game
+from spex_mech.results.confirmation import confirmation
+from spex_mech.results.verdicts import stand_out
 
 LABELS = ["L0H0", "L0H1", "L1H0", "L1H1"]
 PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)]  # (1, 3) was not measured
@@ -111,7 +115,7 @@ def test_frame() -> None:
     frame = found.frame()
     assert list(frame) == [
         "unit_a", "unit_b", "value", "stderr", "q_value", "main_a", "main_b", "reading",
-        "is_noise",
+        "is_noise", "verdict", "is_significant", "confirmed",
     ]  # fmt: skip
     pairs = list(zip(frame.unit_a, frame.unit_b, strict=True))
     assert pairs == [
@@ -132,7 +136,17 @@ def test_frame_of_triples() -> None:
     assert list(frame)[:3] == ["unit_a", "unit_b", "unit_c"]
     assert frame[["unit_a", "unit_b", "unit_c"]].to_numpy().tolist() == [LABELS[:3]]
     np.testing.assert_array_equal(frame[["main_a", "main_b", "main_c"]], [MAINS[:3]])
-    assert len(a_result(triple=True).frame()) == 5
+    assert len(a_result(triple=True).frame(order=2)) == 5
+
+
+def test_a_frame_leaves_no_order_out() -> None:
+    found = a_result(triple=True)
+    frame = found.frame()
+    assert len(frame) == len(found) == 6
+    units = frame[["unit_a", "unit_b", "unit_c"]].to_numpy().tolist()
+    assert units[:2] == [["L0H0", "L0H1", "L1H0"], ["L0H0", "L1H0", ""]]
+    assert frame.main_c.tolist()[0] == 0.25 and frame.main_c.isna().sum() == 5
+    assert frame.value.tolist() == sorted(frame.value, key=abs, reverse=True)
 
 
 @pytest.mark.parametrize("order", [1, 3])
@@ -247,23 +261,179 @@ def test_three_units_are_not_read_by_their_sign() -> None:
         assert found.readings[-1] == "beyond pairs"
 
 
-def test_repr() -> None:
-    text = repr(a_result(triple=True))
-    lines = text.splitlines()
+def test_printed() -> None:
+    """q, and a reading for what is significant alone; +- is that of ``intervals``."""
+    found = a_result(triple=True)
+    lines = repr(found).splitlines()
     assert lines[0] == (
-        "6 interactions among 4 units, 1,234 evaluations (listed sets), noise floor 2.0e-02"
+        "6 interactions among 4 units, 1,234 evaluations (listed sets), noise floor 2.0e-02; "
+        "5 significant (q <= 0.05)"
     )
-    assert lines[1].split() == ["L0H0", "x", "L0H1", "x", "L1H0", "+2", "+-", "0.0011", "beyond",
-                                "pairs"]  # fmt: skip
-    assert lines[2].split() == ["L0H0", "x", "L1H0", "-0.5", "+-", "0.018", "mixed"]
-    assert lines[3].split()[-1] == "AND-like" and lines[-1].split()[-1] == "noise"
-    assert len(lines) == 7
+    half = (found.intervals()[1, 1] - found.intervals()[1, 0]) / 2
+    q = f"{found.q_value[1]:.2g}"
+    want = ["L0H0", "x", "L1H0", "-0.5", "+-", f"{half:.2g}", "q", q, "mixed"]
+    assert lines[2].split() == want
+    assert lines[3].split()[-1] == "AND-like" and lines[6].split()[-1] == "noise"
+    assert lines[7:] == ["  +-: half of a 90 % interval over the prompts"]
 
 
-def test_repr_of_many_names_the_rest() -> None:
+def noisy(n_prompts: int = 8, seed: int = 0) -> sm.Interactions:
+    """Nothing but noise, far over the noise floor."""
+    values = np.random.default_rng(seed).standard_normal((5, n_prompts))
+    return replace(
+        a_result(n_prompts), values=values, main_effects_by_prompt=-np.ones((4, n_prompts))
+    )
+
+
+def test_where_nothing_is_significant_that_comes_first() -> None:
+    found = noisy()
+    assert set(found.readings) & {"AND-like", "OR-like"}  # by their signs they would be
+    assert found.verdicts == ["not significant"] * 5
+    for text in (repr(found), repr(found.top(2)), found._repr_html_()):
+        start = text.removeprefix("<div><b>")
+        assert start.startswith("Nothing is significant: no q is 0.05 or less over 8 prompts.")
+        assert "-like" not in text
+    silent = replace(found, noise_floor=99.0)
+    assert repr(silent).startswith("Nothing was found: every value is at or under the noise floor.")
+    one = replace(
+        found, values=found.values[:, :1], main_effects_by_prompt=-np.ones((4, 1)),
+        intact_by_prompt=np.ones(1),
+    )  # fmt: skip
+    assert repr(one).startswith("Nothing stands out: of one prompt, no pair is larger than")
+    assert one.verdicts == ["does not stand out"] * 5
+
+
+def test_a_part_says_what_it_is_a_part_of(tmp_path: Path) -> None:
+    found = a_result(triple=True, audit=None)
+    top = found.top(2)
+    for part in (top, sm.Interactions.load(top.save(tmp_path / "top.npz"))):
+        assert repr(part).startswith("the 2 strongest of 6 interactions among 4 units")
+        assert part.verdicts == found.top(2).verdicts
+    assert repr(top.top(1)).startswith("the strongest of 6 interactions")
+    assert repr(found.top(2, order=2)).startswith("the 2 strongest of 5 interactions")
+    audited = a_result(audit={"n_tested": 1, "k": 1, "recall": 1.0, "recall_low": 0.5,
+                              "recall_high": 1.0, "energy_found": 1.0, "energy_missed": 0.0,
+                              "energy_low": 0.0, "energy_high": 1.0})  # fmt: skip
+    assert "audit" in repr(audited) and "audit" not in repr(audited.top(2))
+
+
+def test_printing_many_names_the_rest() -> None:
     found = sm.discover(lambda masks: masks.all(dim=1).double(), n=6)
-    assert repr(found).splitlines()[-1] == "  ... 5 more: .frame(), .top(k), .matrix()"
-    assert len(repr(found).splitlines()) == 12
+    lines = repr(found).splitlines()
+    assert "  ... 5 more: .frame(), .top(k), .matrix()" in lines
+    assert lines[-1] == "  one prompt: no standard error and no q; other prompts may differ"
+    assert len(lines) == 14  # all pairs are equal: none stands out
+
+
+def test_a_table_for_a_notebook() -> None:
+    found = replace(a_result(triple=True), labels=["<b>", "L0H1", "L1H0", "L1H1"])
+    html = found._repr_html_()
+    assert "&lt;b&gt; x L1H0" in html and "<b> x" not in html
+    assert html.count("<tr") == 7 and f"q {found.q_value[1]:.2g}" in html
+    widths = [float(width) for width in re.findall(r"width:(\d+)px;background", html)]
+    assert widths[:2] == [80, 20]  # 2 and 0.5
+
+
+def test_looking_up() -> None:
+    found = a_result(triple=True)
+    assert found["L1H0", "L0H0"] == found.value("L0H0", "L1H0") == pytest.approx(-0.5)
+    assert found["L0H0", "L0H1", "L1H0"] == pytest.approx(2)
+    assert found["L0H1"] == found.main_effect("L0H1") == -0.5
+    of = found.pairs_of("L0H1")
+    assert of.names == [("L0H0", "L0H1"), ("L0H1", "L1H0")]
+    assert len(found.pairs_of("L1H1")) == 2
+    assert dict(found)[("L0H0", "L1H0")] == pytest.approx(-0.5) and len(list(found)) == 6
+    for look in (found.pairs_of, found.main_effect, found.__getitem__):
+        with pytest.raises(KeyError, match="no unit is called 'L9H9'"):
+            look("L9H9")
+
+
+@pytest.mark.parametrize("k", [-1, -3, True])
+def test_a_top_of_no_size_is_refused(k: Any) -> None:
+    with pytest.raises(ValueError, match=f"k is {k}; give a whole number of interactions"):
+        a_result().top(k)
+
+
+# -- what stands out, of one prompt ---------------------------------------------------------------
+
+
+def test_one_value_stands_out_of_many() -> None:
+    sizes = np.array([1.0, 0.9, 1.1, 0.8, 1.2, 40.0])
+    assert stand_out(sizes, np.zeros(6)).tolist() == [False] * 5 + [True]
+    sparse = np.array([0.0, 1e-17, 0.3, 0.0, 0.2])  # all others are rounding
+    assert stand_out(sparse, np.full(5, 1e-15)).tolist() == [False, False, True, False, True]
+    assert stand_out(np.array([5.0]), np.zeros(1)).tolist() == [False]
+    assert stand_out(np.array([5.0, 0.0]), np.zeros(2)).tolist() == [True, False]
+    assert stand_out(np.zeros(0), np.zeros(0)).tolist() == []
+
+
+@pytest.mark.parametrize("n", [2, 6, 66, 500])
+def test_noise_stands_out_of_noise_as_rarely_as_said(n: int) -> None:
+    rng = np.random.default_rng(n)
+    wrong = [stand_out(abs(rng.standard_normal(n)), np.zeros(n)).any() for _ in range(300)]
+    assert np.mean(wrong) <= 0.09
+
+
+# -- confirmation ---------------------------------------------------------------------------------
+
+
+def planted(seed: int, n_prompts: int = 40, pair: float = 1.0) -> Any:
+    """A game of four units with one pair, which differs by prompt; another seed, other prompts."""
+    size = pair + 0.3 * np.random.default_rng(seed).standard_normal(n_prompts)
+    noise = np.random.default_rng(100 + seed).standard_normal((16, n_prompts))
+
+    def value(masks: Any) -> Any:
+        kept = masks.numpy()
+        row = kept @ (2 ** np.arange(4))
+        return (kept[:, :2].all(axis=1))[:, None] * size + 0.2 * noise[row]
+
+    return as_game(value, None, LABELS)
+
+
+def test_confirmation_says_what_holds() -> None:
+    found = sm.discover(planted(0), method="exhaustive", progress=False)
+    again = sm.confirm(found, planted(1), k=3, progress=False)
+    assert again.names == found.top(3).names  # in the order of the search
+    assert again.holds.tolist() == [True, False, False] and again.n_shared == 0
+    assert again.same_sign[0] and again.within_error[0]
+    frame = again.frame()
+    assert frame.searched.tolist()[0] == found.top(1).mean[0] and frame.holds.tolist()[0]
+    lines = repr(again).splitlines()
+    assert lines[0].startswith("1 of 3 hold on 40 other prompts: the same sign and q <= 0.05;")
+    assert f"searched {found.top(1).mean[0]:+.3g}, now +" in lines[1] and lines[1].endswith("holds")
+    assert lines[2].endswith(("other sign", "not significant"))
+    assert again.top(1).searched.names == again.names[:1]
+    # What is confirmed is part of the result, in tables and on disk.
+    both = found.confirmed_by(again)
+    assert both.top(3).confirmed.tolist() == [1, 0, 0] and (both.confirmed == -1).sum() == 3
+    assert "AND-like, confirmed" in repr(both)
+    saved = sm.Interactions.from_bytes(both.to_bytes())
+    np.testing.assert_array_equal(saved.confirmed, both.confirmed)
+    assert both.frame().confirmed.tolist()[0] == 1
+    assert (found.confirmed == -1).all()
+
+
+@pytest.mark.parametrize("shared", ["all", "some"])
+def test_confirming_on_the_prompts_of_the_search_warns(shared: str) -> None:
+    found = sm.discover(planted(0), method="exhaustive", progress=False)
+    one, other = planted(0), planted(1)
+    some = as_game(lambda m: np.concatenate([other(m), one(m)[:, :10]], axis=1), None, LABELS)
+    game, text = {"all": (one, "the prompts"), "some": (some, "10 of 50 prompts")}[shared]
+    with pytest.warns(UserWarning, match=f"{text} are those of the search.*confirms nothing"):
+        again = sm.confirm(found, game, k=2, progress=False)
+    assert repr(again).startswith(f"Nothing is confirmed: {text} are those of the search.")
+    assert (found.confirmed_by(again).confirmed == -1).all()
+
+
+def test_confirming_nothing_is_refused() -> None:
+    found = sm.discover(planted(0), method="exhaustive", progress=False)
+    with pytest.raises(ValueError, match="k is -1; give at least 1 interaction"):
+        sm.confirm(found, planted(1), k=-1)
+    other = sm.measure(planted(1), [("L1H0", "L1H1")], progress=False)
+    with pytest.raises(ValueError, match="L0H0 x L0H1 was not measured again"):
+        confirmation(found.top(1), other)
+    with pytest.raises(ValueError, match="none of these interactions was measured again"):
+        found.top(1).confirmed_by(confirmation(other, other))
 
 
 # -- on disk --------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 CLAIMS = {
     "1_quick_start": [
         r"interaction: +\+5\.\d+",
-        r"\(spex\), noise floor .*\n +L0H3 x L1H0 +\+5\.\d+ \+- \S+ +AND-like",
-        r"L1H0 x L1H1 +-0\.3\d* \+- \S+ +OR-like",
-        r"\(listed sets\), noise floor .*\n +L0H3 x L1H0 +\+5\.\d+ \+- \S+ +AND-like",
-        r"L0H3 x L1H0 x L1H1 +\+0\.\d+ \+- \S+ +beyond pairs",
+        r"\(spex\), noise floor .*\n +L0H3 x L1H0 +\+5\.\d+ \+- \S+ +(?:q \S+ +)?AND-like",
+        r"L1H0 x L1H1 +-0\.3\d* \+- \S+ +(?:q \S+ +)?OR-like",
+        r"\(listed sets\), noise floor .*\n +L0H3 x L1H0 +\+5\.\d+ \+- \S+ +(?:q \S+ +)?AND-like",
+        r"L0H3 x L1H0 x L1H1 +\+0\.\d+ \+- \S+ +(?:q \S+ +)?beyond pairs",
     ],
     "2_circuit_discovery": [
         r"right on 9\d% of the prompts",

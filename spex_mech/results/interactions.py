@@ -1,33 +1,31 @@
 """Interactions: what a search measured, with errors, cost and where it came from."""
 
-import json
 import os
-import zipfile
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from io import BufferedIOBase, BytesIO
+from io import BytesIO
 from math import comb
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int8
 
 from spex_mech.results.files import write_whole
+from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
+from spex_mech.results.printed import as_html, printed
 from spex_mech.results.statistics import intervals, p_values, q_values, standard_errors
+from spex_mech.results.tables import as_frame, as_matrix, row_of, strongest_rows, unit_of
+from spex_mech.results.verdicts import is_finding, is_significant, stand_out, verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = 1
-_ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
-_OF_WHOLE = ("q_value", "n_choices")  # of all that was tested, not of the part shown or kept
-# What reading a file that is no npz, or a damaged one, is seen to raise.
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, EOFError,
-    OSError, NotImplementedError,
-)  # fmt: skip
+    from spex_mech.results.confirmation import Confirmation
+
+_Found = TypeVar("_Found", bound="Interactions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +119,45 @@ class Interactions:
         return abs(self.mean) <= self.noise_floor * 2.0 ** (self.order - 2)
 
     @cached_property
+    def is_significant(self) -> Bool[np.ndarray, " interaction"]:
+        """True where a value is over the noise floor and its q is at most 0.05."""
+        return is_significant(self)
+
+    @cached_property
+    def stands_out(self) -> Bool[np.ndarray, " interaction"]:
+        """True where a value is too large to belong with the others of its order
+        (``results.verdicts``): what can be said of a single prompt, which has no q."""
+        floor = self.noise_floor * 2.0 ** (self.order - 2)
+        out = np.zeros(len(self), dtype=bool)
+        for order in np.unique(self.order):
+            rows = self.order == order
+            out[rows] = stand_out(abs(self.mean[rows]), floor[rows])
+        return out
+
+    @cached_property
+    def is_finding(self) -> Bool[np.ndarray, " interaction"]:
+        """True where an interaction may be given a reading: it is significant or, of a single
+        prompt, stands out."""
+        return is_finding(self)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What every table and picture says of each interaction: its reading where it is a finding,
+        otherwise why not ("noise", "not significant", "too few prompts", "does not stand out")."""
+        return verdicts(self)
+
+    @cached_property
+    def confirmed(self) -> Int8[np.ndarray, " interaction"]:
+        """Whether an interaction held on other prompts (``confirmed_by``): 1 if it did, 0 if it did
+        not, -1 where it was not measured again."""
+        return np.full(len(self), -1, dtype=np.int8)
+
+    @cached_property
+    def n_measured(self) -> int:
+        """How many interactions the whole result has, of which these may be a part."""
+        return len(self)
+
+    @cached_property
     def order(self) -> Int[np.ndarray, " interaction"]:
         """How many units each interaction has."""
         return (self.units >= 0).sum(axis=1)
@@ -155,33 +192,31 @@ class Interactions:
         return bool(self.about.get("less_is_better", self.about.get("metric") == "loss"))
 
     def top(self, k: int = 20, order: int | None = None) -> "Interactions":
-        """The k strongest by absolute value (of one order, if asked)."""
-        rows = np.arange(len(self)) if order is None else np.flatnonzero(self.order == order)
-        strongest = rows[np.argsort(-abs(self.mean[rows]), kind="stable")[:k]]
-        return self.take(strongest)
+        """The k strongest by absolute value (of one order, if asked).
 
-    def frame(self, order: int = 2) -> "pd.DataFrame":
-        """A pandas table with a row an interaction, strongest first: ``unit_a unit_b value stderr
-        q_value main_a main_b reading is_noise`` (``unit_c main_c`` too for order 3).
+        Raises:
+            ValueError: k is not a whole number of at least 0.
+        """
+        if not isinstance(k, Integral) or isinstance(k, bool) or k < 0:
+            raise ValueError(f"k is {k!r}; give a whole number of interactions, 0 or more")
+        rows = strongest_rows(self, order)
+        part = self.take(rows[:k])
+        return part if order is None else as_part(part, n_measured=len(rows))
+
+    def frame(self, order: int | None = None) -> "pd.DataFrame":
+        """A pandas table with a row per interaction, strongest first: ``unit_a unit_b value stderr
+        q_value main_a main_b reading is_noise verdict is_significant confirmed``; with
+        ``unit_c main_c`` and so on where there are interactions of more units.
+
+        ``reading`` is what the signs say. ``verdict`` is what may be said (:attr:`verdicts`).
+
+        Args:
+            order: only interactions of this many units; default: all of them.
 
         Raises:
             ValueError: no interaction of this order was measured.
         """
-        import pandas as pd
-
-        if not 2 <= order <= self.units.shape[1]:
-            raise ValueError(f"no interaction of order {order} was measured")
-        rows = np.flatnonzero(self.order == order)
-        rows = rows[np.argsort(-abs(self.mean[rows]), kind="stable")]
-        letters, labels = "abcdefgh"[:order], np.array(self.labels)
-        readings = np.array(self.readings)
-        data: dict[str, Any] = {
-            f"unit_{c}": labels[self.units[rows, i]] for i, c in enumerate(letters)
-        }
-        data |= {"value": self.mean[rows], "stderr": self.stderr[rows]}
-        data |= {"q_value": self.q_value[rows]}
-        data |= {f"main_{c}": self.main_effects[self.units[rows, i]] for i, c in enumerate(letters)}
-        return pd.DataFrame(data | {"reading": readings[rows], "is_noise": self.is_noise[rows]})
+        return as_frame(self, order)
 
     @property
     def names(self) -> list[tuple[str, ...]]:
@@ -190,10 +225,7 @@ class Interactions:
 
     def matrix(self) -> Float[np.ndarray, "unit unit"]:
         """The pairs as a symmetric matrix; NaN on the diagonal and where none was measured."""
-        full = np.full((len(self.labels), len(self.labels)), np.nan)
-        pairs = self.units[self.order == 2][:, :2]
-        full[pairs[:, 0], pairs[:, 1]] = full[pairs[:, 1], pairs[:, 0]] = self.mean[self.order == 2]
-        return full
+        return as_matrix(self)
 
     def value(self, *labels: str) -> float:
         """The interaction of the units with these labels.
@@ -201,42 +233,55 @@ class Interactions:
         Raises:
             KeyError: it was not measured, or a label is unknown.
         """
-        if unknown := [label for label in labels if label not in self.labels]:
-            raise KeyError(f"no unit is called {unknown[0]!r}")
-        wanted = sorted(self.labels.index(label) for label in labels)
-        row = wanted + [-1] * (self.units.shape[1] - len(wanted))
-        fits = len(row) == self.units.shape[1]
-        hits = np.flatnonzero((self.units == row).all(axis=1)) if fits else []
-        if not len(hits):
-            raise KeyError(f"the interaction of {' and '.join(labels)} was not measured")
-        return float(self.mean[hits[0]])
+        return float(self.mean[row_of(self, labels)])
+
+    def main_effect(self, label: str) -> float:
+        """The main effect of the unit with this label (NaN where it was not measured).
+
+        Raises:
+            KeyError: no unit has this label.
+        """
+        return float(self.main_effects[unit_of(self, label)])
+
+    def __getitem__(self, labels: str | tuple[str, ...]) -> float:
+        """``found["L0H3", "L1H0"]`` is an interaction, ``found["L0H3"]`` a main effect.
+
+        Raises:
+            KeyError: it was not measured, or a label is unknown.
+        """
+        return self.main_effect(labels) if isinstance(labels, str) else self.value(*labels)
+
+    def __iter__(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """The labels and the value of each interaction."""
+        return iter(zip(self.names, self.mean.tolist(), strict=True))
+
+    def pairs_of(self, label: str) -> "Interactions":
+        """The pairs that the unit with this label is in, strongest first.
+
+        Raises:
+            KeyError: no unit has this label.
+        """
+        rows = strongest_rows(self, 2)
+        return self.take(rows[(self.units[rows] == unit_of(self, label)).any(axis=1)])
+
+    def confirmed_by(self, again: "Confirmation") -> "Interactions":
+        """This result with what another one said of it: ``again`` is what ``confirm`` returned.
+        Tables, pictures and the report then show what was confirmed.
+
+        Raises:
+            ValueError: ``again`` measured none of these interactions.
+        """
+        return as_part(self.take(np.arange(len(self))), confirmed=again.said_of(self))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything into one npz file (arrays and JSON, no pickles), all or nothing."""
-        return write_whole(path, self._write)
+        return write_whole(path, lambda file: write(self, file))
 
     def to_bytes(self) -> bytes:
         """What :meth:`save` writes."""
         file = BytesIO()
-        self._write(file)
+        write(self, file)
         return file.getvalue()
-
-    def _write(self, file: BufferedIOBase) -> None:
-        about = {
-            "format": _FORMAT,
-            "labels": self.labels,
-            "noise_floor": self.noise_floor,
-            "cost": self.cost,
-            "audit": self.audit,
-            "about": self.about,
-        }
-        # Numbers of numpy, such as a budget, become plain ones.
-        plain = lambda value: value.tolist() if hasattr(value, "tolist") else str(value)  # noqa: E731
-        as_json = json.dumps(about, default=plain)
-        text = np.frombuffer(as_json.encode(), dtype=np.uint8)
-        np.savez_compressed(
-            file, about=text, **{k: getattr(self, k) for k in (*_ARRAYS, *_OF_WHOLE)}
-        )
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Interactions":
@@ -247,58 +292,30 @@ class Interactions:
             ValueError: it is not a result, or of a newer format.
         """
         with Path(path).open("rb") as raw:
-            return Interactions._read(raw, path)
+            about, of_whole = read(raw, path)
+        return as_part(Interactions(**about), **of_whole)
 
     @staticmethod
     def from_bytes(data: bytes, name: str = "the data") -> "Interactions":
         """Read what :meth:`to_bytes` gave; ``name`` is what an error calls it."""
-        return Interactions._read(BytesIO(data), name)
-
-    @staticmethod
-    def _read(raw: BufferedIOBase, path: Any) -> "Interactions":
-        try:
-            with np.load(raw, allow_pickle=False) as file:
-                about = json.loads(file["about"].tobytes())
-                newer = about.pop("format") > _FORMAT
-                arrays = {} if newer else {name: file[name] for name in _ARRAYS}
-                of_whole = {name: file[name] for name in _OF_WHOLE if name in file and not newer}
-        except _DAMAGED as error:
-            raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
-        if newer:
-            raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
-        if "n_choices" in of_whole:
-            of_whole["n_choices"] = int(of_whole["n_choices"])
-        return _as_part(Interactions(**about, **arrays), **of_whole)
+        about, of_whole = read(BytesIO(data), name)
+        return as_part(Interactions(**about), **of_whole)
 
     def __repr__(self) -> str:
-        spent = f"{self.cost.get('evaluations', 0):,.0f} evaluations"
-        lines = [
-            f"{len(self):,} interactions among {len(self.labels):,} units, {spent} "
-            f"({self.about.get('method', 'unknown method')}), noise floor {self.noise_floor:.1e}"
-        ]
-        shown = self.top(10)
-        names = [" x ".join(units) for units in shown.names]
-        width = max((len(n) for n in names), default=0)
-        for i, name in enumerate(names):
-            error = "" if np.isnan(shown.stderr[i]) else f" +- {shown.stderr[i]:.2g}"
-            lines.append(f"  {name:<{width}}  {shown.mean[i]:+.3g}{error}  {shown.readings[i]}")
-        if self.audit:
-            a = self.audit
-            lines.append(
-                f"  audit of {a['n_tested']} random untested pairs: recall of the top {a['k']} "
-                f"{a['recall']:.2f} ({a['recall_low']:.2f} to {a['recall_high']:.2f}), energy "
-                f"{a['energy_found']:.3g} found, {a['energy_missed']:.3g} "
-                f"({a['energy_low']:.3g} to {a['energy_high']:.3g}) missed"
-            )
-        if len(self) > len(names):
-            lines.append(f"  ... {len(self) - len(names):,} more: .frame(), .top(k), .matrix()")
-        return "\n".join(lines)
+        return printed(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def take(self, rows: Int[np.ndarray, " interaction"]) -> "Interactions":
-        """Those in these rows, in this order. q-values and ``n_choices`` stay those of the whole
-        result, from which they were chosen."""
+        """Those in these rows, in this order. What was worked out over the whole result stays:
+        q-values, ``n_choices``, ``n_measured``, what stands out, and what was confirmed."""
         part = replace(self, units=self.units[rows], values=self.values[rows])
-        return _as_part(part, q_value=self.q_value[rows], n_choices=self.n_choices)
+        return as_part(part, **self._of_whole(rows))
+
+    def _of_whole(self, rows: Int[np.ndarray, " interaction"]) -> dict[str, Any]:
+        by_row = {name: getattr(self, name)[rows] for name in OF_WHOLE_BY_ROW}
+        return by_row | {"n_choices": self.n_choices, "n_measured": self.n_measured}
 
 
 def readings_of(found: Interactions, less_is_better: bool) -> list[str]:
@@ -317,7 +334,7 @@ def readings_of(found: Interactions, less_is_better: bool) -> list[str]:
     return np.select(list(cases.values()), list(cases), "mixed").tolist()
 
 
-def _as_part(found: Interactions, **of_whole: Any) -> Interactions:
+def as_part(found: _Found, **of_whole: Any) -> _Found:
     """What belongs to the whole set that was tested, not to the part that is shown or kept."""
     for name, value in of_whole.items():
         object.__setattr__(found, name, value)

@@ -1,0 +1,66 @@
+"""A result as an npz file: arrays and JSON, no pickles."""
+
+import json
+import zipfile
+import zlib
+from io import BufferedIOBase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from spex_mech.results.interactions import Interactions
+
+_FORMAT = 1
+_ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
+# What belongs to all that was tested, not to the part that is shown or kept.
+OF_WHOLE_BY_ROW = ("q_value", "stands_out", "confirmed")
+_OF_WHOLE = (*OF_WHOLE_BY_ROW, "n_choices", "n_measured")
+# What reading a file that is no npz, or a damaged one, is seen to raise.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, EOFError,
+    OSError, NotImplementedError,
+)  # fmt: skip
+
+
+def write(found: "Interactions", file: BufferedIOBase) -> None:
+    """Write a result into an open file."""
+    about = {
+        "format": _FORMAT,
+        "labels": found.labels,
+        "noise_floor": found.noise_floor,
+        "cost": found.cost,
+        "audit": found.audit,
+        "about": found.about,
+    }
+    # Numbers of numpy, such as a budget, become plain ones.
+    plain = lambda value: value.tolist() if hasattr(value, "tolist") else str(value)  # noqa: E731
+    text = np.frombuffer(json.dumps(about, default=plain).encode(), dtype=np.uint8)
+    arrays = {name: getattr(found, name) for name in (*_ARRAYS, *_OF_WHOLE)}
+    arrays["stands_out"] = arrays["stands_out"].astype(np.uint8)
+    np.savez_compressed(file, about=text, **arrays)
+
+
+def read(raw: BufferedIOBase, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file holds: the fields of a result, and what belongs to the whole that it may be a
+    part of.
+
+    Raises:
+        ValueError: it is not a result, or of a newer format; ``path`` is what the error calls it.
+    """
+    try:
+        with np.load(raw, allow_pickle=False) as file:
+            about = json.loads(file["about"].tobytes())
+            newer = about.pop("format") > _FORMAT
+            arrays = {} if newer else {name: file[name] for name in _ARRAYS}
+            of_whole = {name: file[name] for name in _OF_WHOLE if name in file and not newer}
+    except _DAMAGED as error:
+        raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
+    if newer:
+        raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
+    for name in ("n_choices", "n_measured"):
+        if name in of_whole:
+            of_whole[name] = int(of_whole[name])
+    if "stands_out" in of_whole:
+        of_whole["stands_out"] = of_whole["stands_out"].astype(bool)
+    return about | arrays, of_whole

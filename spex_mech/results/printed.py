@@ -1,0 +1,137 @@
+"""A result as text for a terminal and as a table for a notebook."""
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
+
+if TYPE_CHECKING:
+    from spex_mech.results.interactions import Interactions
+
+_SHOWN = 10
+_RED, _BLUE = "#b2182b", "#2166ac"  # as in plots.style: damage overlaps, damage compounds
+
+
+def printed(found: "Interactions") -> str:
+    """What ``print(found)`` shows: the strongest interactions with their q and what may be said of
+    them. Where nothing is significant, that comes first."""
+    shown = found.top(_SHOWN)
+    lines = [*_nothing(found), heading(found)]
+    names = [" x ".join(units) for units in shown.names]
+    width = max((len(name) for name in names), default=0)
+    values, verdicts = value_texts(shown), shown.verdicts
+    wide = max((len(value) for value in values), default=0)
+    for row, name in enumerate(names):
+        q = f"{q_text(float(shown.q_value[row])):<9}" if found.values.shape[1] > 1 else ""
+        told = f"{verdicts[row]}{confirmed_text(int(shown.confirmed[row]))}"
+        lines.append(f"  {name:<{width}}  {values[row]:<{wide}}  {q}{told}")
+    if len(found) > len(names):
+        lines.append(f"  ... {len(found) - len(names):,} more: .frame(), .top(k), .matrix()")
+    lines += [f"  {line}" for line in notes(found)]
+    return "\n".join(lines)
+
+
+def heading(found: "Interactions") -> str:
+    """How many interactions of which units these are, what they cost, and the noise floor."""
+    n, n_units = len(found), len(found.labels)
+    kind = "interaction" if found.n_measured == 1 else "interactions"
+    of = f"strongest of {found.n_measured:,}"
+    many = f"{n:,}" if n == found.n_measured else f"the {of}" if n == 1 else f"the {n:,} {of}"
+    spent = f"{found.cost.get('evaluations', 0):,.0f} evaluations"
+    method = found.about.get("method", "unknown method")
+    floor = f"noise floor {found.noise_floor:.1e}"
+    text = f"{many} {kind} among {n_units:,} units, {spent} ({method}), {floor}"
+    if found.values.shape[1] < 2 or not n:
+        return text
+    return f"{text}; {int(found.is_significant.sum()):,} significant (q <= {SIGNIFICANT})"
+
+
+def _nothing(found: "Interactions") -> list[str]:
+    """The first sentence, where nothing was found."""
+    n_prompts = found.values.shape[1]
+    if not len(found) or found.is_finding.any():
+        return []
+    if found.is_noise.all():
+        return ["Nothing was found: every value is at or under the noise floor."]
+    if n_prompts < 2:
+        return ["Nothing stands out: of one prompt, no pair is larger than the others make it."]
+    if TOO_FEW in found.verdicts:
+        return [f"Nothing is significant: {n_prompts} prompts are too few to tell."]
+    return [f"Nothing is significant: no q is {SIGNIFICANT} or less over {n_prompts:,} prompts."]
+
+
+def notes(found: "Interactions") -> list[str]:
+    """What +- means, that one prompt has no q, and the audit of a whole result."""
+    lines, shown = [], min(_SHOWN, len(found))
+    if found.values.shape[1] < 2:
+        lines.append("one prompt: no standard error and no q; other prompts may differ")
+    elif shown:
+        chosen = f", widened for the choice of {shown} among {found.n_choices:,}"
+        wide = chosen if found.n_choices > shown else ""
+        lines.append(f"+-: half of a 90 % interval over the prompts{wide}")
+    if found.audit and len(found) == found.n_measured:
+        a = found.audit
+        lines.append(
+            f"audit of {a['n_tested']} random untested pairs: recall of the top {a['k']} "
+            f"{a['recall']:.2f} ({a['recall_low']:.2f} to {a['recall_high']:.2f}), energy "
+            f"{a['energy_found']:.3g} found, {a['energy_missed']:.3g} "
+            f"({a['energy_low']:.3g} to {a['energy_high']:.3g}) missed"
+        )
+    return lines
+
+
+def value_texts(found: "Interactions") -> list[str]:
+    """Each value with half of its 90 % interval, which is wider where the shown were chosen."""
+    halves = np.diff(found.intervals(0.9), axis=1)[:, 0] / 2
+    return [
+        f"{value:+.3g}" + ("" if np.isnan(half) else f" +- {half:.2g}")
+        for value, half in zip(found.mean, halves, strict=True)
+    ]
+
+
+def q_text(q: float) -> str:
+    """A q-value in few characters."""
+    if np.isnan(q):
+        return "q -"
+    return "q <1e-9" if q < 1e-9 else f"q {q:.2g}"
+
+
+def confirmed_text(confirmed: int) -> str:
+    """Whether it held on other prompts; nothing where that was not tried."""
+    return {1: ", confirmed", 0: ", not confirmed"}.get(confirmed, "")
+
+
+def as_html(found: "Interactions") -> str:
+    """What a notebook shows: :func:`printed` as a table, with a bar for the size of each value."""
+    shown = found.top(_SHOWN)
+    largest = abs(shown.mean).max(initial=0.0) or 1.0
+    verdicts, values, left = shown.verdicts, value_texts(shown), "style='text-align:left'"
+    rows = "".join(
+        f"<tr style='opacity:{1 if shown.is_finding[row] else 0.5}'>"
+        f"<td {left}>{escape(' x '.join(shown.names[row]))}</td>"
+        f"<td style='text-align:left;min-width:90px'>{_bar(shown, row, largest)}</td>"
+        f"<td>{values[row]}</td><td>{q_text(float(shown.q_value[row]))}</td>"
+        f"<td {left}>{verdicts[row]}{confirmed_text(int(shown.confirmed[row]))}</td></tr>"
+        for row in range(len(shown))
+    )
+    first = "".join(f"<b>{escape(line)}</b><br>" for line in _nothing(found))
+    more = len(found) - len(shown)
+    below = [f"{more:,} more: .frame(), .top(k), .matrix()"] if more else []
+    below = "<br>".join(escape(line) for line in [*below, *notes(found)])
+    heads = "".join(f"<th>{name}</th>" for name in ("units", "", "value", "q", "verdict"))
+    return (
+        f"<div>{first}{escape(heading(found))}<table><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{rows}</tbody></table><small>{below}</small></div>"
+    )
+
+
+def _bar(found: "Interactions", row: int, largest: float) -> str:
+    value = float(found.mean[row])
+    overlaps = (value > 0) != found.less_is_better
+    colour, width = _RED if overlaps else _BLUE, 80 * abs(value) / largest
+    return (
+        f"<span style='display:inline-block;height:10px;width:{width:.0f}px;"
+        f"background:{colour}'></span>"
+    )
