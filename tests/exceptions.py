@@ -1,0 +1,45 @@
+"""Where the code is not yet as ``test_hygiene.py`` wants it. The list only shrinks: a test fails if
+one of these is no longer needed, and whoever mended it takes it out.
+"""
+
+# "file > module" of imports that do not run downwards.
+UPWARD = {
+    "circuits.circuit > plots.numbers",
+    #
+    "fingerprints > engine.prompts",
+    #
+    "proxies.gaussian_process > search.ledger",
+    "proxies.gaussian_process > search.screening",
+    "proxies.trees > search.ledger",
+    #
+    "runs.workers > discover",
+    #
+    "setfunctions > search.ledger",
+}
+
+# "file > module" of imports by which the module comes back to the file.
+CIRCLES = {"discover > runs.workers", "runs.workers > discover"}
+
+# "file: name" of classes over 300 lines and functions over 60.
+LONG = {
+    "circuits.find: find_circuit",
+    #
+    "cli: _parser",
+    #
+    "games.model_game: ModelGame",
+    #
+    "search.group_tests: split",
+}
+
+# How often a file asks hasattr, or getattr with a default, about a type of the package.
+ASKED = {
+    "circuits.find": 7,
+    #
+    "discover": 16,
+    "distill": 1,
+    "runs.store": 6,
+    "runs.workers": 4,
+    #
+    "proxies.student": 1,
+    "search.proxyspex": 4,
+}
