@@ -8,8 +8,11 @@ UPWARD = {
     #
     "fingerprints > engine.prompts",
     #
+    "proxies.closed_forms > search.ledger",
+    "proxies.closed_forms > search.screening",
     "proxies.gaussian_process > search.ledger",
     "proxies.gaussian_process > search.screening",
+    "proxies.table > search.ledger",
     "proxies.trees > search.ledger",
     #
     "runs.workers > discover",

@@ -103,7 +103,7 @@ LAYERS = (
     ("__main__",), ("cli",), ("sweep",), ("report",), ("plots",), ("circuits", "distill"),
     ("discover",), ("driver",), ("runs",), ("games", "tasks"), ("models",), ("engine",),
     ("results", "proxies", "search"), ("game",), ("fingerprints", "setfunctions", "units"),
-    ("masks",),
+    ("arrays", "masks"),
 )  # fmt: skip
 # These know less than stands below them.
 KNOW = {
