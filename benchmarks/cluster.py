@@ -19,6 +19,7 @@ import torch
 
 import spex_mech as sm
 from benchmarks.common import Options, Row, script, show
+from spex_mech.game import Answer, as_game
 from spex_mech.runs.store import opened
 from spex_mech.runs.workers import RemoteGame, started
 from spex_mech.search.contract import Question
@@ -51,7 +52,7 @@ class Threads:
     """Simulated workers, which share one game."""
 
     def __init__(self, game: Sleeping, n_workers: int) -> None:
-        self.game, self.n_workers = game, n_workers
+        self.game, self.n_workers = as_game(game), n_workers
         self.executor = ThreadPoolExecutor(n_workers)
         self.busy = 0.0
 
@@ -110,7 +111,7 @@ def flat_memory(folder: Path, batches: int) -> Row:
         for batch in range(batches):
             lost = rng.integers(0, 1000, (16, 3))
             question = Question(np.sort(lost, axis=1))
-            run.answer(question, lambda rest: (game.ablating(rest.ablated).numpy(), None))
+            run.answer(question, lambda rest: Answer(game.ablating(rest.ablated).numpy()))
             if batch in (batches // 10, batches - 1):
                 held.append(memory_mb())
     return {"batches": batches, "mb_after_a_tenth": held[0], "mb_after": held[1]}

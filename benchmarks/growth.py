@@ -42,8 +42,10 @@ import torch
 
 import spex_mech as sm
 from benchmarks.common import HERE, Options, options_of, parser, plain, provenance
+from spex_mech.game import Answer, Game, as_game
+from spex_mech.masks import MaskBatch
 from spex_mech.search import adaptive, exhaustive, ledger, spex
-from spex_mech.search.contract import GRADIENT_COST, Question
+from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.screening import Strengths
 
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -195,37 +197,37 @@ def scan(options: Options) -> list[Row]:
 # -- 3. how many workers a search can use ----------------------------------------------------------
 
 
-class Batches:
+class Batches(Game):
     """A game whose driver sends all batches of a question ahead: it counts them by question."""
 
     n_ahead = 1_000_000
+    masks_per_batch = PER_BATCH
 
     def __init__(self, game: Any) -> None:
-        self.game, self.labels = game, game.labels
-        self.masks_per_batch = PER_BATCH
+        self.game = as_game(game)
+        self.units = self.game.units
         self.questions: list[list[int]] = []  # evaluations of each batch
+        self._sent: list[tuple[MaskBatch, bool]] = []
         self._open = False
-        if hasattr(game, "gradient"):
-            self.gradient = game.gradient
 
-    def __len__(self) -> int:
-        return len(self.game)
+    @property
+    def has_slopes(self) -> bool:
+        return self.game.has_slopes
 
-    def submit(self, question: Question) -> "Batches":
+    def start(self, masks: MaskBatch, slopes: bool, tick: Any) -> "Batches":
         if not self._open:
             self.questions.append([])
         self._open = True
-        self.questions[-1].append(question.cost)
-        self._sent = [*getattr(self, "_sent", []), question]
+        self.questions[-1].append(len(masks) * (GRADIENT_COST if slopes else 1))
+        self._sent.append((masks, slopes))
         return self
 
-    def result(self) -> Any:
+    def result(self) -> Answer:
         self._open = False
-        question = self._sent.pop(0)
-        if not question.gradient:
-            return np.asarray(self.game.ablating(question.ablated)), None
-        values, slopes = self.game.value_and_slopes(torch.from_numpy(question.masks(len(self))))
-        return np.asarray(values), np.asarray(slopes, dtype=np.float64)
+        return self.evaluate(*self._sent.pop(0))
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = None) -> Answer:
+        return self.game.evaluate(masks, slopes)
 
 
 def share_busy(questions: list[list[int]], workers: int) -> float:

@@ -49,7 +49,7 @@ from sklearn.linear_model import LassoCV
 
 import spex_mech as sm
 from benchmarks.common import Options, Part, Row, script, versions
-from spex_mech.discover import as_table
+from spex_mech.game import as_table
 from spex_mech.results.statistics import ratios, standard_errors
 from spex_mech.search.contract import GRADIENT_COST
 

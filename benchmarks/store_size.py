@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import Options, provenance, script
-from spex_mech.runs.store import Answer, opened
+from spex_mech.game import Answer
+from spex_mech.runs.store import opened
 from spex_mech.search.contract import Question
 
 UNITS, PROMPTS, BLOCKS, BATCH = 10_000, 8, 8, 1024
@@ -45,9 +46,9 @@ def answer(question: Question, rng: np.random.Generator) -> Answer:
     """As of a model that computes in float32."""
     values = rng.standard_normal((len(question), PROMPTS), dtype=np.float32).astype(np.float64)
     if not question.gradient:
-        return values, None
+        return Answer(values)
     shape = (len(question), BLOCKS, UNITS)
-    return values, rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
+    return Answer(values, rng.standard_normal(shape, dtype=np.float32).astype(np.float64))
 
 
 def measured(kind: str, count: int, folder: Path) -> dict[str, Any]:

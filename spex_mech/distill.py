@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spex_mech.arrays import mask_array, numbers
-from spex_mech.discover import as_game, drive, proxy_named
+from spex_mech.discover import proxy_named
+from spex_mech.driver import drive
+from spex_mech.game import as_game
 from spex_mech.proxies.gaussian_process import GaussianProcess
 from spex_mech.proxies.table import CompleteTable
 from spex_mech.proxies.trees import Trees

@@ -1,12 +1,112 @@
-"""What games of every lens do with masks."""
+"""What passes between a search, its driver, a store and a game: masks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MaskBatch:
+    """Masks over n units, each as the list of the units that it ablates.
+
+    Almost all masks of a search ablate few units of many, so this is the short form, and the only
+    one between search, store, driver and game. :meth:`kept` gives the long form at the end.
+
+    Args:
+        ablated: one row per mask: the units that it ablates in ascending order, none twice, padded
+            with -1 on the right. A row of -1 alone is the intact model.
+        n_units: how many units there are.
+
+    >>> batch = MaskBatch.of_kept(np.array([[True, False, False], [True, True, True]]))
+    >>> batch.ablated.tolist()
+    [[1, 2], [-1, -1]]
+    >>> batch.kept().tolist()
+    [[True, False, False], [True, True, True]]
+    """
+
+    ablated: Int[np.ndarray, "mask slot"]
+    n_units: int
+
+    @staticmethod
+    def of_kept(kept: Bool[np.ndarray, "mask unit"]) -> "MaskBatch":
+        """Masks from the long form, True = kept."""
+        row, unit = np.nonzero(~kept)
+        counts = np.bincount(row, minlength=len(kept))
+        ablated = np.full((len(kept), int(counts.max(initial=0))), -1)
+        first = np.cumsum(counts) - counts
+        ablated[row, np.arange(len(row)) - first[row]] = unit
+        return MaskBatch(ablated, kept.shape[1])
+
+    @staticmethod
+    def of_sets(sets: Sequence[Iterable[int]], n_units: int) -> "MaskBatch":
+        """Masks that ablate these sets of units, which may come in any order.
+
+        Raises:
+            ValueError: a set names a unit twice, or one that does not exist.
+        """
+        rows = [sorted(units) for units in sets]
+        ablated = np.full((len(rows), max(map(len, rows), default=0)), -1)
+        for row, units in zip(ablated, rows, strict=True):
+            if units and not (0 <= units[0] and units[-1] < n_units):
+                raise ValueError(f"a mask ablates {units}; the units are 0 to {n_units - 1}")
+            if len(set(units)) < len(units):
+                raise ValueError(f"a mask ablates {units}, which names a unit twice")
+            row[: len(units)] = units
+        return MaskBatch(ablated, n_units)
+
+    @staticmethod
+    def of_rows(rows: Int[np.ndarray, "mask slot"], n_units: int) -> "MaskBatch":
+        """Masks from rows of units in any order, padded with -1 anywhere."""
+        ordered = np.sort(np.where(rows < 0, n_units, rows), axis=1)
+        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < n_units)
+        if twice.any():  # once is enough to be ablated
+            ordered[:, 1:][twice] = n_units
+            ordered.sort(axis=1)
+        return MaskBatch(np.where(ordered == n_units, -1, ordered), n_units)
+
+    def __len__(self) -> int:
+        return len(self.ablated)
+
+    def kept(self) -> Bool[np.ndarray, "mask unit"]:
+        """The long form, True = kept."""
+        kept = np.ones((len(self), self.n_units + 1), dtype=bool)
+        kept[np.arange(len(self))[:, None], self.ablated] = False  # -1 hits the spare column
+        return kept[:, :-1]
+
+    def keys(self) -> list[bytes]:
+        """Each mask as bytes that tell it from any other, in the shorter of two forms, which the
+        first byte tells apart: 0 and the units that it ablates (two bytes each, four from 65,537
+        units on), or 1 and one bit per unit, 1 = ablated."""
+        narrow = np.dtype("<u2" if self.n_units <= 2**16 else "<u4")
+        shorter = -(-self.n_units // 8)
+        keys = []
+        for row, count in zip(self.ablated, (self.ablated >= 0).sum(axis=1), strict=True):
+            units = row[:count]
+            if count * narrow.itemsize <= shorter:
+                keys.append(b"\0" + units.astype(narrow).tobytes())
+            else:
+                lost = np.zeros(self.n_units, dtype=bool)
+                lost[units] = True
+                keys.append(b"\1" + np.packbits(lost).tobytes())
+        return keys
+
+    def part(self, start: int, stop: int) -> "MaskBatch":
+        """The masks from ``start`` up to ``stop``."""
+        return MaskBatch(self.ablated[start:stop], self.n_units)
+
+    def rows(self, rows: Sequence[int]) -> "MaskBatch":
+        """The masks in these rows, in this order."""
+        return MaskBatch(self.ablated[list(rows)], self.n_units)
+
+    def split(self, size: int) -> Iterator["MaskBatch"]:
+        """All masks in parts of at most ``size``."""
+        for start in range(0, len(self), size):
+            yield self.part(start, start + size)
 
 
 def mask_table(masks: Any, n_units: int) -> Tensor:

@@ -15,15 +15,11 @@ UPWARD = {
     "proxies.table > search.ledger",
     "proxies.trees > search.ledger",
     #
-    "runs.workers > discover",
-    #
     "setfunctions > search.ledger",
 }
 
 # "file > module" of imports by which the module comes back to the file.
 CIRCLES = {
-    "discover > runs.workers",
-    #
     "results.confirmation > results.interactions",
     "results.confirmation > results.printed",
     "results.confirmation > results.tables",
@@ -37,8 +33,6 @@ CIRCLES = {
     "results.printed > results.verdicts",
     "results.tables > results.interactions",
     "results.verdicts > results.interactions",
-    #
-    "runs.workers > discover",
 }
 
 # "file: name" of classes over 300 lines and functions over 60.
@@ -54,16 +48,11 @@ LONG = {
 
 # How often a file asks hasattr, or getattr with a default, about a type of the package.
 ASKED = {
-    "circuits.find": 7,
+    "circuits.find": 3,
     #
-    "discover": 16,
+    "discover": 2,
     #
     "distill": 1,
-    #
-    "proxies.student": 1,
-    #
-    "runs.store": 6,
-    "runs.workers": 4,
     #
     "search.proxyspex": 4,
 }

@@ -18,8 +18,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import spex_mech as sm
-import spex_mech.discover
-from spex_mech.runs.store import Answer, Run, mask_keys
+import spex_mech.game
+from spex_mech.game import Answer, Game, Pending
+from spex_mech.masks import MaskBatch
+from spex_mech.runs.store import Run
 from spex_mech.search.contract import Question
 
 MOMENTS = ("any time", "computed", "committing", "committed")
@@ -66,6 +68,16 @@ def planted() -> Callable[[Tensor], Tensor]:
     return values
 
 
+@dataclass(frozen=True)
+class Done:
+    """An answer that is there."""
+
+    answer: Answer
+
+    def result(self) -> Answer:
+        return self.answer
+
+
 def demo() -> sm.ModelGame:
     """The bundled model: its heads and some neurons, with gradients."""
     model = sm.load_model("demo")
@@ -81,19 +93,19 @@ def work(job: Job, ready: Connection | None = None) -> None:
     """Run the search, and save its result."""
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is of all processes, and is left by a killed one
-    driver: Any = import_module("spex_mech.discover")
-    ask, commit = driver.answer_to, Run._commit
+    driver: Any = import_module("spex_mech.driver")
+    begin, commit = driver._begin, Run._commit
     n_commits = 0
 
-    def logged(game: Any, question: Question, bar: Any) -> Answer:
+    def logged(game: Game, question: Question, watcher: Any) -> Pending:
         kind = "gradient" if question.gradient else "value"
-        keys = [[kind, key.hex()] for key in mask_keys(question, len(game))]
+        keys = [[kind, key.hex()] for key in MaskBatch.of_rows(question.ablated, len(game)).keys()]
         with job.asked.open("a") as file:
             file.write(json.dumps(keys) + "\n")
         time.sleep(job.pause / 2)
-        answer = ask(game, question, bar)
+        answer = begin(game, question, watcher).result()
         time.sleep(job.pause / 2)
-        return answer
+        return Done(answer)
 
     def committing(run: Run, *of: Any) -> None:
         nonlocal n_commits
@@ -107,8 +119,8 @@ def work(job: Job, ready: Connection | None = None) -> None:
         if now and job.moment == "committed":
             die()
 
-    driver.answer_to = logged
-    driver._MASKS_PER_BATCH = 16
+    driver._begin = logged
+    spex_mech.game.MASKS_PER_BATCH = 16
     sm.ModelGame.masks_per_batch = property(lambda game: 8)  # type: ignore[assignment]
     Run._commit = committing  # type: ignore[method-assign]
     game = GAMES[job.game]()

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import spex_mech as sm
-from spex_mech.discover import drive
+from spex_mech.driver import drive
+from spex_mech.game import as_game
 from spex_mech.runs.store import Run, opened
 from spex_mech.runs.workers import ProcessPool, RemoteGame, started
 from spex_mech.search.random_masks import MaskSample
@@ -106,7 +107,7 @@ class Ahead:
     """A pool that notes how many batches are on their way."""
 
     def __init__(self, n_workers: int) -> None:
-        self.n_workers, self.game = n_workers, Planted()
+        self.n_workers, self.game = n_workers, as_game(Planted())
         self.waiting, self.most = 0, 0
 
     def submit(self, function: Any, *arguments: Any) -> Any:
@@ -148,7 +149,7 @@ def test_with_a_store_each_batch_is_looked_up_once_and_no_mask_is_asked_twice(
     masks = np.random.default_rng(0).random((24, 30)) < 0.7
     masks[[9, 17, 18]] = masks[[1, 2, 10]]
     values = []
-    for name, game in {"ahead": RemoteGame(Ahead(2)), "alone": Planted()}.items():
+    for name, game in {"ahead": RemoteGame(Ahead(2)), "alone": as_game(Planted())}.items():
         sample = MaskSample(masks)
         with opened(tmp_path / f"{name}.sqlite", game) as store:
             drive(game, sample, False, store.search({"of": "test"}, game, 8))

@@ -367,7 +367,7 @@ def test_a_slow_run_shows_where_it_is(monkeypatch: Any, capfd: Any) -> None:
     def at_once(*arguments: Any, **options: Any) -> Any:
         return tqdm.auto.tqdm(*arguments, **{**options, "delay": 0, "mininterval": 0})
 
-    monkeypatch.setattr(sys.modules["spex_mech.discover"], "tqdm", at_once)
+    monkeypatch.setattr(sys.modules["spex_mech.driver"], "tqdm", at_once)
     exhaustive(series, n=6)
     shown = capfd.readouterr().err
     assert "22/22" in shown and "sets of 2" in shown and "x" in shown

@@ -286,12 +286,12 @@ def test_the_bar_counts_what_was_kept_without_letting_it_into_the_rate(
 ) -> None:
     bars: list[Any] = []
 
-    class Bar(sys.modules["spex_mech.discover"].tqdm):
+    class Bar(sys.modules["spex_mech.driver"].tqdm):
         def set_postfix_str(self, *of: Any, **options: Any) -> None:
             super().set_postfix_str(*of, **options)
             bars.append((self.n, self.initial))
 
-    monkeypatch.setattr(sys.modules["spex_mech.discover"], "tqdm", Bar)
+    monkeypatch.setattr(sys.modules["spex_mech.driver"], "tqdm", Bar)
     store = tmp_path / "run.sqlite"
     sm.discover(Watched(), method="exhaustive", budget=150, store=store)
     assert bars[-1] == (150, 0)
@@ -510,7 +510,7 @@ def test_a_second_run_in_the_same_process_is_told_too(tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, game = tmp_path / "run.sqlite", Watched()
     whole = run(Watched(), tmp_path / "whole.sqlite", method="exhaustive")
-    monkeypatch.setattr(sys.modules["spex_mech.discover"], "_MASKS_PER_BATCH", 8)
+    monkeypatch.setattr(sys.modules["spex_mech.game"], "MASKS_PER_BATCH", 8)
     prepare = stores._prepare
 
     def small(connection: sqlite3.Connection, path: Path) -> None:
@@ -538,7 +538,7 @@ import resource, sys
 import spex_mech as sm
 from pathlib import Path
 from tests.test_store import Watched
-sys.modules["spex_mech.discover"]._MASKS_PER_BATCH = 8
+sys.modules["spex_mech.game"].MASKS_PER_BATCH = 8
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     sm.discover(Watched(), "exhaustive", progress=False, store=sys.argv[1])

@@ -125,7 +125,7 @@ def test_own_training_function_without_gradients() -> None:
         return torch.stack([w.sum() * torch.ones(2) for w in weights])
 
     game = sm.TrainingGame(train, 4, differentiable=False, labels=["a", "b", "c", "d"])
-    assert not hasattr(game, "gradient")
+    assert not game.has_slopes
     found = sm.discover(game, progress=False)
     assert abs(found.mean).max() == 0
     assert found.about["lens"] == "data"
@@ -213,7 +213,7 @@ def test_networks_of_many_masks_are_those_trained_alone(targets: str) -> None:
             steps.step()
         want = -losses(torch.from_numpy(X_TEST).float(), torch.from_numpy(y_test))
         torch.testing.assert_close(values, want.double(), rtol=1e-4, atol=1e-5)
-    assert not hasattr(game, "gradient")
+    assert not game.has_slopes
 
 
 def test_groups_of_equal_examples_and_clusters() -> None:

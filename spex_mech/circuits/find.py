@@ -24,7 +24,9 @@ from spex_mech.circuits.search import (
     prefixes,
     search_kept_sets,
 )
-from spex_mech.discover import as_game, finite_table, masks_per_batch
+from spex_mech.driver import evaluate_batch
+from spex_mech.game import Game, as_game, is_game
+from spex_mech.masks import MaskBatch
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.statistics import ratios, standard_errors
 from spex_mech.search.contract import GRADIENT_COST
@@ -41,16 +43,16 @@ _BOOTSTRAPS = 200
 class _Runs:
     """A game's values of masks, with what they cost."""
 
-    def __init__(self, game: Any, progress: bool, total: int = 0) -> None:
+    def __init__(self, game: Game, progress: bool, total: int = 0) -> None:
         self.game, self.evaluations = game, 0
         self.bar = tqdm(total=total or None, unit="eval", delay=2, disable=not progress)
-        self.batch = masks_per_batch(game)
+        self.batch = game.masks_per_batch
 
     def __call__(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, "mask prompt"]:
         parts = []
         for start in range(0, len(masks), self.batch):
-            part = torch.from_numpy(masks[start : start + self.batch])
-            parts.append(finite_table(self.game(part), part, self.game.labels))
+            part = MaskBatch.of_kept(masks[start : start + self.batch])
+            parts.append(evaluate_batch(self.game, part).values)
             self.bar.update(len(part))
         self.evaluations += len(masks)
         return np.concatenate(parts)
@@ -243,9 +245,9 @@ def _wanted(faithfulness: float | None, size: int | None, n: int) -> float:
 def _checked(game: Any, found: Interactions, held_out: Any, aim: str) -> tuple[Any, Any, Aim]:
     if aim not in _AIMS:
         raise ValueError(f"unknown aim {aim!r}; choose 'match' or 'recover'")
-    game = as_game(game, None, None if hasattr(game, "labels") else found.labels)
+    game = as_game(game, None, None if is_game(game) else found.labels)
     other = game if held_out is None else held_out
-    other = as_game(other, None, None if hasattr(other, "labels") else found.labels)
+    other = as_game(other, None, None if is_game(other) else found.labels)
     for one, name in ((game, "game"), (other, "held-out game")):
         if list(one.labels) != list(found.labels):
             odd = next(iter(set(one.labels) ^ set(found.labels)), "in another order")
@@ -286,7 +288,7 @@ def _about(game: Any, found: Interactions, held: bool, aim: str) -> dict[str, An
         "found": found.about,
     }
     named = ("model", "weights_sha256", "task", "metric", "ablation", "tokens_sha256")
-    described = game.describe() if hasattr(game, "describe") else {}
+    described = game.provenance()
     about |= {key: described[key] for key in named if key in described}
     if config := _config(game):
         about["config"] = config
@@ -317,7 +319,7 @@ def _search(
 ) -> tuple[KeptSets, Surrogate, int]:
     n = len(found.labels)
     # A smaller budget than the attribution's price is spent on ablations alone.
-    attributed = hasattr(game, "gradient") and budget >= n + 2 + GRADIENT_COST * _IG_STEPS
+    attributed = game.has_slopes and budget >= n + 2 + GRADIENT_COST * _IG_STEPS
     gradients = _IG_STEPS if attributed else 0
     sets = KeptSets(runs, n, aim, budget - GRADIENT_COST * gradients)
     effects = found.main_effects / sets.span

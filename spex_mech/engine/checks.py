@@ -24,7 +24,7 @@ from spex_mech.engine.metrics import (
 from spex_mech.engine.passes import answers_of, first_tensor, forward
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.replay import Replay
-from spex_mech.masks import lists_of
+from spex_mech.masks import MaskBatch
 
 # What a replay may hold: of states, of intact activations, of logits.
 _CPU_BYTES = (512 * 2**20, 2**30, 16 * 2**20)
@@ -128,7 +128,9 @@ def compared_replay(
         return sketch(output, prompts)
 
     masks = _masks_to_compare(unit_layer)
-    got = torch.from_numpy(make(prompts[:_COMPARED], sketch).values(lists_of(masks)))
+    got = torch.from_numpy(
+        make(prompts[:_COMPARED], sketch).values(MaskBatch.of_kept(masks.numpy()).ablated)
+    )
     want = plain(masks, sketch_of_plain, _COMPARED)
     off = ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

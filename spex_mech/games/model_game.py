@@ -44,7 +44,9 @@ from spex_mech.fingerprints import (
     sha256_of,
     tokens_sha256,
 )
-from spex_mech.masks import lists_of, mask_table, names_of
+from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
+from spex_mech.masks import MaskBatch, names_of
+from spex_mech.units import Unit, Units
 
 # A batch on the CPU: large enough to feed the matrix products, small enough for the caches.
 _CPU_TOKENS = 2048
@@ -52,10 +54,10 @@ _CPU_BYTES = 256 * 2**20
 _CUDA_SHARE = 0.33  # of the free memory; a replay holds more beside it
 _SELF_TEST_ROWS = 4
 _MOST_BLOCKS = 8  # of prompts, in slopes by block
-_MANY, _MOST_SLOTS = 100_000, 20_000_000
+_MANY = 100_000
 
 
-class ModelGame:
+class ModelGame(Game):
     """Masks over a model's components -> metric values.
 
     Args:
@@ -134,13 +136,24 @@ class ModelGame:
         if replay is not False:
             self._try_replay("compile" if compile else "replay" if replay else "")
 
-    def __len__(self) -> int:
-        return len(self.components)
+    @cached_property
+    def _units(self) -> Units:
+        return Units(Unit(c.label, c.kind, c.layer) for c in self.components)
 
     @property
-    def labels(self) -> list[str]:
-        """The label of each unit, in mask order."""
-        return self.components.labels
+    def units(self) -> Units:
+        """What the columns of a mask are."""
+        return self._units
+
+    @property
+    def has_slopes(self) -> bool:
+        return True
+
+    @property
+    def coarse(self) -> Coarse | None:
+        if self.precision == "float32":
+            return None
+        return Coarse(f"precision={self.precision!r}", "use precision='float32'")
 
     @property
     def masks_per_batch(self) -> int:
@@ -149,33 +162,31 @@ class ModelGame:
             return self._replay.shape(_MANY)[0]
         return max(1, 4 * self._rows_per_batch() // len(self.prompts))
 
+    def pass_size(self) -> int | None:
+        return self.batch_size
+
+    def limit_pass_size(self, rows: int) -> None:
+        """Run passes of at most so many rows."""
+        if self.batch_size is None or self.batch_size > rows:
+            self.batch_size = rows
+
     @property
     def hook_points(self) -> list[str]:
         """The hook points of this game, in the order of the forward pass."""
         return [self.architecture.name(s.kind, s.layer) for s in self._sites]
 
-    def __call__(self, masks: Any) -> Float[Tensor, "mask prompt"]:
-        """The metric of each prompt with what is not kept ablated.
-
-        Args:
-            masks: ``Bool[Tensor, "mask unit"]`` (True = kept), or the like in numpy or lists.
-
-        Returns:
-            ``Float[Tensor, "mask prompt"]`` on the CPU; float64, whatever the model computes in.
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
+        """The metric of each prompt; float64, whatever the model computes in.
 
         Raises:
-            ValueError: masks of the wrong width or type, or a metric that is NaN or of the wrong
-                shape.
+            ValueError: a metric that is NaN or of the wrong shape.
         """
-        keep = self._check_masks(masks)
-        if self._replay is None:
-            return self._values(keep)
-        # In parts, as lists of what dense masks of many units ablate are long.
-        parts = keep.split(max(1, _MOST_SLOTS // len(self)))
-        return torch.cat([self.ablating(lists_of(part)) for part in parts])
+        if slopes:
+            return self.slopes_at(torch.from_numpy(masks.kept()))
+        return Answer(self.ablating(masks.ablated, tick).numpy())
 
     def ablating(
-        self, lost: Int[np.ndarray, "mask k"], tick: Callable[[float], None] = lambda done: None
+        self, lost: Int[np.ndarray, "mask slot"], tick: Tick = no_tick
     ) -> Float[Tensor, "mask prompt"]:
         """The same for masks given as lists of the units that they ablate, padded with -1.
 
@@ -186,9 +197,7 @@ class ModelGame:
             ValueError: as a call.
         """
         if self._replay is None:
-            keep = torch.ones(len(lost), len(self) + 1, dtype=torch.bool)
-            keep[torch.arange(len(lost))[:, None], torch.from_numpy(lost)] = False
-            values = self._values(keep[:, :-1])
+            values = self._values(torch.from_numpy(MaskBatch.of_rows(lost, len(self)).kept()))
             tick(float(len(lost)))
             return values
         # A store sets the batches of a run that goes on: never larger ones.
@@ -201,39 +210,24 @@ class ModelGame:
             self._not_finite(values[mask, prompt].item(), prompt, units)
         return values
 
-    def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
-        """The prompt mean in numpy: what shapiq's approximators take as a game."""
-        return self(masks).mean(dim=1).numpy()
-
-    def gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
-        """The derivative of the prompt mean with respect to every unit's gate.
+    def slopes_at(self, gates: Tensor) -> Answer:
+        """Values, and slopes by block of prompts (at most 8).
 
         The gate of a unit scales its activation from the reference (0) to itself (1):
         ``reference + gate * (act - reference)``. One backward pass gives all units.
 
-        Args:
-            masks: as in a call; or ``Float[Tensor, "mask unit"]``, gates between 0 and 1.
+        Raises:
+            ValueError: gates that are no numbers between 0 and 1, or a metric that is NaN.
         """
-        return self.value_and_gradient(masks)[1]
+        if gates.dtype != torch.bool:
+            if not gates.dtype.is_floating_point:
+                raise ValueError(f"gates are {gates.dtype}; they must be bool or float numbers")
+            if not ((gates >= 0) & (gates <= 1)).all():
+                raise ValueError("gates must lie between 0 (ablated) and 1 (kept)")
+        values, slopes = self._values_and_slopes(gates)
+        return Answer(values.numpy(), slopes.numpy())
 
-    def value_and_gradient(
-        self, masks: Any
-    ) -> tuple[Float[Tensor, "mask prompt"], Float[Tensor, "mask unit"]]:
-        """Both at once, at the price of the gradient (which runs the forward pass anyway)."""
-        values, slopes = self.value_and_slopes(masks)
-        return values, slopes.mean(1)
-
-    def value_and_slopes(
-        self, masks: Any
-    ) -> tuple[Float[Tensor, "mask prompt"], Float[Tensor, "mask block unit"]]:
-        """The same, by block of prompts: the gradient is the mean over the (at most 8) blocks.
-
-        It costs no more. Where slopes of different prompts cancel, a search that sees blocks still
-        sees that something changed.
-        """
-        return self._values_and_slopes(self._check_masks(masks, gates=True))
-
-    @cached_property
+    @property
     def noise_floor(self) -> float:
         """The size under which an interaction cannot be told from rounding, in the metric's unit.
 
@@ -242,9 +236,13 @@ class ModelGame:
         sqrt(2). An interaction adds four such values (2 sigma); the floor is three times that, and
         at least four roundings of the metric.
         """
+        return self._measured_floor
+
+    @cached_property
+    def _measured_floor(self) -> float:
         return _noise_floor(self)
 
-    def describe(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
         return {
             "model": name_of(self.model),
@@ -263,7 +261,7 @@ class ModelGame:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What else fixes its values: with :meth:`describe`, what a store tells games apart by."""
+        """What else fixes its values: with ``provenance()``, what a store tells games apart by."""
         given = self._given
         return {
             "config_sha256": config_sha256(self.model),
@@ -278,16 +276,6 @@ class ModelGame:
         return sha256_of(_parameters(self.model))
 
     # -- rows and batches ---------------------------------------------------------------------
-
-    def _check_masks(self, masks: Any, gates: bool = False) -> Tensor:
-        masks = mask_table(masks, len(self))
-        if masks.dtype == torch.bool:
-            return masks
-        if gates and masks.dtype.is_floating_point:
-            if not ((masks >= 0) & (masks <= 1)).all():
-                raise ValueError("gates must lie between 0 (ablated) and 1 (kept)")
-            return masks
-        raise ValueError(f"masks are {masks.dtype}; they must be bool, True = kept: masks.bool()")
 
     def _values(
         self, keep: Bool[Tensor, "mask unit"], batch_size: int | None = None

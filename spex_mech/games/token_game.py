@@ -24,13 +24,15 @@ from spex_mech.fingerprints import (
     prompts_sha256,
     sha256_of,
 )
-from spex_mech.masks import mask_table, names_of, spread, unit_of_places
+from spex_mech.game import Answer, Game, Tick, no_tick
+from spex_mech.masks import MaskBatch, names_of, spread, unit_of_places
+from spex_mech.units import Unit, Units
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")
 _CPU_TOKENS = 2048
 
 
-class TokenGame:
+class TokenGame(Game):
     """Masks over the tokens of one text -> metric values ``[mask 1]``.
 
     Args:
@@ -51,8 +53,8 @@ class TokenGame:
         labels: the name of each unit; default: position and text.
         batch_size: masks a forward pass.
 
-    With "mean" and "zero" it has ``gradient(masks)``, the slopes of the gates (from masked, 0, to
-    the token's own embedding, 1), ``[mask unit]``, and ``value_and_gradient(masks)``, both at once.
+    With "mean" and "zero" it has slopes, by gates that go from masked (0) to the token's own
+    embedding (1).
 
     Raises:
         ValueError: more than one prompt, spans that overlap or do not exist, a masking that lacks
@@ -80,10 +82,14 @@ class TokenGame:
         self.prompt = task.prompts.to(self.device)
         check_tokens(model, self.prompt)
         self.spans = _checked_spans(self.prompt, spans, tokenizer)
-        self.labels = list(labels) if labels is not None else _labels(self, tokenizer)
-        different = len(set(self.labels))
+        names = list(labels) if labels is not None else _labels(self, tokenizer)
+        different = len(set(names))
         if different != len(self.spans):
             raise ValueError(f"{different} different labels for {len(self.spans)} units")
+        self._units = Units(
+            Unit(name, "token", slots=tuple(map(str, span)))
+            for name, span in zip(names, self.spans, strict=True)
+        )
         own = getattr(tokenizer, "mask_token_id", None)
         self.mask_id = own if mask_id is None else mask_id
         self.masking = masking or ("attention" if self.mask_id is None else "token")
@@ -94,27 +100,31 @@ class TokenGame:
         n_pos = self.prompt.tokens.shape[1]
         self._unit_of = unit_of_places(self.spans, n_pos).to(self.device)
         self.batch_size = batch_size or max(1, _CPU_TOKENS // n_pos)
-        if self.masking in ("mean", "zero"):
-            self.gradient = self._gradient
-            self.value_and_gradient = self._value_and_gradient
 
-    def __len__(self) -> int:
-        return len(self.spans)
+    @property
+    def units(self) -> Units:
+        return self._units
+
+    @property
+    def has_slopes(self) -> bool:
+        return self.masking in ("mean", "zero")
 
     @property
     def masks_per_batch(self) -> int:
         """How many masks a driver should ask at a time."""
         return 4 * self.batch_size
 
-    def __call__(self, masks: Any) -> Float[Tensor, "mask 1"]:
-        """The metric with what is not kept masked; float64, on the CPU.
+    def pass_size(self) -> int | None:
+        return self.batch_size
 
-        Args:
-            masks: ``Bool[Tensor, "mask unit"]``, True = kept.
-        """
-        keep = mask_table(masks, len(self))
-        if keep.dtype != torch.bool:
-            raise ValueError(f"masks are {keep.dtype}; they must be bool, True = kept")
+    def limit_pass_size(self, rows: int) -> None:
+        self.batch_size = min(self.batch_size, rows)
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
+        """The metric with what is not kept masked."""
+        keep = torch.from_numpy(masks.kept())
+        if slopes:
+            return self.slopes_at(keep)
         values = torch.empty(len(keep), 1, dtype=torch.float64)
 
         def run(part: slice) -> None:
@@ -129,22 +139,16 @@ class TokenGame:
                 f"the metric {self.task.metric_name} is {values[row].item()} with "
                 f"{names_of(self.labels, lost)} masked; it must be finite"
             )
-        return values
+        return Answer(values.numpy())
 
-    def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
-        """In numpy: what shapiq's approximators take as a game."""
-        return self(masks)[:, 0].numpy()
+    def slopes_at(self, gates: Tensor) -> Answer:
+        """Values and slopes; a text is one block.
 
-    def _gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
-        """The derivative with respect to every unit's gate, which goes from the masked embedding
-        (0) to its own (1)."""
-        return self._value_and_gradient(masks)[1]
-
-    def _value_and_gradient(
-        self, masks: Any
-    ) -> tuple[Float[Tensor, "mask 1"], Float[Tensor, "mask unit"]]:
-        """Both at once."""
-        gates = mask_table(masks, len(self))
+        Raises:
+            ValueError: a masking that has no slopes.
+        """
+        if not self.has_slopes:
+            return super().slopes_at(gates)
         values = torch.empty(len(gates), 1, dtype=torch.float64)
         slopes = torch.empty(gates.shape, dtype=torch.float64)
 
@@ -157,9 +161,9 @@ class TokenGame:
             slopes[part] = slope.double().cpu()
 
         in_batches(len(gates), max(1, self.batch_size // 4), run)
-        return values, slopes
+        return Answer(values.numpy(), slopes.numpy()[:, None])
 
-    def describe(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
         return {
             "lens": "tokens",
@@ -172,7 +176,7 @@ class TokenGame:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What else fixes its values: with :meth:`describe`, what a store tells games apart by."""
+        """What else fixes its values: with ``provenance()``, what a store tells games apart by."""
         return {
             "model": name_of(self.model),
             "weights_sha256": sha256_of([*self.model.parameters(), *self.model.buffers()]),

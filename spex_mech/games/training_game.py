@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from spex_mech.engine.device import in_batches, is_out_of_memory
 from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
-from spex_mech.masks import mask_table, names_of, spread, unit_of_places
+from spex_mech.game import Answer, Game, Tick, no_tick
+from spex_mech.masks import MaskBatch, names_of, spread, unit_of_places
+from spex_mech.units import Unit, Units
 
 # Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
 Train = Callable[[Float[Tensor, "mask example"]], Float[Tensor, "mask point"]]
@@ -26,7 +28,7 @@ _MOST_BLOCKS = 8  # of test points, in slopes by block
 _MASKS, _NETWORKS = 64, 32  # that are trained at a time
 
 
-class TrainingGame:
+class TrainingGame(Game):
     """Masks over training examples, or groups of them -> values ``[mask point]``.
 
     Args:
@@ -43,9 +45,7 @@ class TrainingGame:
         batch_size: masks at a time.
         name: of the task, for results.
 
-    Where autograd can go through ``train`` it has ``gradient(masks)``, the slopes of the examples'
-    weights, ``[mask unit]``, and ``value_and_slopes(masks)``, values and slopes by block of test
-    points, ``[mask block unit]``.
+    Where autograd can go through ``train`` it has slopes, by the weights of the examples.
 
     Raises:
         ValueError: groups that overlap or hold examples that do not exist.
@@ -75,14 +75,15 @@ class TrainingGame:
             raise ValueError(f"there is no example {wrong} among {n_examples}")
         self._unit_of = unit_of_places(groups, n_examples)
         numbers = ["+".join(map(str, group)) for group in groups]
-        self.labels = numbers if labels is None else list(labels)
-        if len(self.labels) != len(groups) or len(set(self.labels)) < len(groups):
-            raise ValueError(f"{len(set(self.labels))} different labels for {len(groups)} units")
+        names = numbers if labels is None else list(labels)
+        if len(names) != len(groups) or len(set(names)) < len(groups):
+            raise ValueError(f"{len(set(names))} different labels for {len(groups)} units")
+        self._units = Units(
+            Unit(name, "example", slots=tuple(str(int(i)) for i in group))
+            for name, group in zip(names, groups, strict=True)
+        )
         self.batch_size, self.failed = batch_size, failed
-        self._n_points = 0
-        if differentiable:
-            self.gradient = self._gradient
-            self.value_and_slopes = self._value_and_slopes
+        self._n_points, self._differentiable = 0, differentiable
 
     @classmethod
     def ridge(
@@ -125,42 +126,47 @@ class TrainingGame:
         defaults = {"name": "network", "differentiable": False, "batch_size": _NETWORKS}
         return cls(train, len(x), **{**defaults, **options})
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def units(self) -> Units:
+        return self._units
+
+    @property
+    def has_slopes(self) -> bool:
+        return self._differentiable
 
     @property
     def masks_per_batch(self) -> int:
         """How many masks a driver should ask at a time."""
         return 4 * self.batch_size
 
-    def __call__(self, masks: Any) -> Float[Tensor, "mask point"]:
-        """The values of the model that is trained on what each mask keeps; float64.
+    def pass_size(self) -> int | None:
+        return self.batch_size
 
-        Args:
-            masks: ``Bool[Tensor, "mask unit"]``, True = trained on.
-        """
-        keep, parts = mask_table(masks, len(self)), []
+    def limit_pass_size(self, rows: int) -> None:
+        self.batch_size = min(self.batch_size, rows)
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
+        """The values of the model that is trained on what each mask keeps."""
+        keep, parts = torch.from_numpy(masks.kept()), []
+        if slopes:
+            return self.slopes_at(keep)
 
         def run(part: slice) -> None:
             with torch.no_grad():
                 parts.append(self._values(keep[part].double()))
 
         self.batch_size = in_batches(len(keep), self.batch_size, run)
-        return torch.cat(parts)
+        return Answer(torch.cat(parts).numpy())
 
-    def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
-        """The mean over test points in numpy: what shapiq's approximators take as a game."""
-        return self(masks).mean(dim=1).numpy()
+    def slopes_at(self, gates: Tensor) -> Answer:
+        """Values, and slopes by block of test points (at most 8).
 
-    def _gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
-        """The derivative of the mean over test points with respect to each unit's weight."""
-        return self._value_and_slopes(masks)[1].mean(dim=1)
-
-    def _value_and_slopes(
-        self, masks: Any
-    ) -> tuple[Float[Tensor, "mask point"], Float[Tensor, "mask block unit"]]:
-        """Values, and the gradient by block of test points (at most 8), whose mean it is."""
-        gates = mask_table(masks, len(self)).double()
+        Raises:
+            ValueError: a training that autograd cannot go through.
+        """
+        if not self.has_slopes:
+            return super().slopes_at(gates)
+        gates = gates.double()
         values, slopes = [], []
 
         def run(part: slice) -> None:
@@ -175,14 +181,14 @@ class TrainingGame:
             slopes.append(torch.stack(rows, dim=1))
 
         in_batches(len(gates), max(1, self.batch_size // 4), run)
-        return torch.cat(values), torch.cat(slopes)
+        return Answer(torch.cat(values).numpy(), torch.cat(slopes).numpy())
 
-    def describe(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
         return {"lens": "data", "task": self.name, "n_examples": self.n_examples}
 
     def identity(self) -> dict[str, Any]:
-        """What else fixes its values: with :meth:`describe`, what a store tells games apart by."""
+        """What else fixes its values: with ``provenance()``, what a store tells games apart by."""
         return {
             "train": name_of_function(self.train),
             "train_sha256": function_sha256(self.train),  # with the data that it holds

@@ -31,8 +31,7 @@ class Student:
         self, game: Any, found: list[tuple[tuple[int, ...], float]], cost: dict[str, Any]
     ) -> None:
         self.game, self._found = game, sorted(found, key=lambda item: -abs(item[1]))
-        described = game.describe() if hasattr(game, "describe") else {}
-        self.about = {**described, "evaluations_of_student": cost.get("evaluations")}
+        self.about = {**game.provenance(), "evaluations_of_student": cost.get("evaluations")}
         self._known: dict[bytes, float] = {}
         self._offset, self._scale = 0.0, 1.0
 

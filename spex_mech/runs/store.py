@@ -48,6 +48,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spex_mech.fingerprints import function_identity
+from spex_mech.game import Answer, Game, as_game
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.contract import GRADIENT_COST, Question
 
@@ -74,10 +75,6 @@ CREATE TABLE gradients (
     gradient BLOB NOT NULL);
 CREATE INDEX gradients_by_hash ON gradients (hash);
 """
-
-Values = Float[np.ndarray, "mask prompt"]
-Gradients = Float[np.ndarray, "mask block unit"]
-Answer = tuple[Values, Gradients | None]
 
 
 @contextmanager
@@ -113,17 +110,17 @@ def opened(path: str | os.PathLike[str], game: Any) -> Iterator["Store"]:
 def identity_of(game: Any) -> dict[str, Any]:
     """What tells this game's values from those of any other, as far as it can be known.
 
-    A game says it by ``describe()`` and ``identity()``, which those of this package have. Of a
-    function or a game without ``identity()`` the code and what it holds are hashed
-    (``games.fingerprint``): what it reads from files or asks of a server is not seen, and a list
-    that it fills as it goes makes it another game.
+    A game says it by ``provenance()`` and ``identity()``. Of a function or a game without an
+    ``identity()`` of its own, the code and what it holds are hashed (``fingerprints``): what it
+    reads from files or asks of a server is not seen, and a list that it fills as it goes makes it
+    another game.
     """
-    own = game.identity() if hasattr(game, "identity") else function_identity(game)
-    described = game.describe() if hasattr(game, "describe") else {}
-    labels = blake2b(json.dumps(list(game.labels)).encode(), digest_size=8).hexdigest()
+    game = as_game(game)
+    labels = blake2b(json.dumps(game.labels).encode(), digest_size=8).hexdigest()
     units = {"n_units": len(game), "labels_hash": labels}
     versions = {f"version of {name}": version(name) for name in _VERSIONS}
-    return json.loads(json.dumps({**described, **own, **units, **versions}, default=str))
+    own = {**game.provenance(), **game.identity()}
+    return json.loads(json.dumps({**own, **units, **versions}, default=str))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +148,9 @@ class Store:
                 row = self._search_row(text)
         assert row is not None
         number, batch, size, seconds = row
-        own = getattr(game, "batch_size", None)
-        # Memory ran out then and made batches smaller: they stay so, and are never made larger.
-        if isinstance(size, int) and hasattr(game, "batch_size") and (own is None or own > size):
-            game.batch_size = size
+        game = as_game(game)
+        if isinstance(size, int):  # what memory left room for then; never more
+            game.limit_pass_size(size)
         return Run(self, number, batch, seconds, game)
 
     def _search_row(self, text: str) -> tuple[int, int, int | None, float] | None:
@@ -215,7 +211,7 @@ class Run:
     """
 
     def __init__(
-        self, store: Store, number: int, masks_per_batch: int, seconds: float, game: Any
+        self, store: Store, number: int, masks_per_batch: int, seconds: float, game: Game
     ) -> None:
         self.store, self.number, self.masks_per_batch = store, number, masks_per_batch
         self.reused = 0
@@ -257,7 +253,7 @@ class Run:
             new = ask(question if len(missing) == len(keys) else question.rows(missing))
             for at, row in enumerate(missing):  # a mask that is asked twice has its first answer
                 at = first.setdefault(keys[row], at)
-                found[row] = (new[0][at], None if new[1] is None else new[1][at])
+                found[row] = (new.values[at], None if new.slopes is None else new.slopes[at])
         rows = [missing[at] for at in first.values()]
         answers = [known for known in found if known is not None]
         if rows or self._batch >= self._logged:
@@ -266,8 +262,8 @@ class Run:
         self._batch += 1
         values = np.stack([value for value, _ in answers])
         if not question.gradient:
-            return values, None
-        return values, np.stack([gradient for _, gradient in answers if gradient is not None])
+            return Answer(values)
+        return Answer(values, np.stack([slopes for _, slopes in answers if slopes is not None]))
 
     def result(self) -> Interactions | None:
         """The finished result, if there is one."""
@@ -330,10 +326,8 @@ class Run:
                 len(rows),
                 _digest(question, hashes),
             )
-            size = getattr(self._game, "batch_size", None)
-            size = size if isinstance(size, int) else None
             changed = "UPDATE searches SET seconds = ?, batch_size = ? WHERE id = ?"
-            self._write(changed, seconds, size, self.number)
+            self._write(changed, seconds, self._game.pass_size(), self.number)
         self.seconds, self._since = seconds, now
 
     def _check_log(self, question: Question, hashes: list[int]) -> None:
@@ -400,7 +394,7 @@ def option_identity(value: Any) -> Any:
     """What tells a search's option from others that is no plain value: a student, a proxy."""
     if isinstance(value, np.generic):
         return value.item()
-    return identity_of(value) if hasattr(value, "labels") else function_identity(value)
+    return identity_of(value) if isinstance(value, Game) else function_identity(value)
 
 
 def _hash(key: bytes) -> int:

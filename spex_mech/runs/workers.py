@@ -12,7 +12,7 @@ Ray's own documentation tells how to start a cluster (``ray start --head``, then
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from spex_mech.discover import answer_to, masks_per_batch
-from spex_mech.masks import lists_of, mask_table
-from spex_mech.runs.store import Answer, identity_of
-from spex_mech.search.contract import Question
+from spex_mech.driver import evaluate_batch
+from spex_mech.game import Answer, Coarse, Game, Pending, Tick, as_game, is_game, no_tick
+from spex_mech.masks import MaskBatch, mask_table
+from spex_mech.runs.store import identity_of
+from spex_mech.units import Units
 
 Factory = Callable[[], Any]
 _AHEAD = 3  # batches on their way, for each worker
@@ -38,23 +38,15 @@ _MOST_LOSSES = 5  # of workers, without an answer between them
 
 
 @dataclass(frozen=True)
-class About:
-    """What the driver must know of a game that it does not hold."""
+class GameInfo:
+    """What a game that is elsewhere declares of itself."""
 
-    labels: list[str]
+    units: Units
     masks_per_batch: int
-    gradients: bool
-    described: dict[str, Any]
+    has_slopes: bool
+    coarse: Coarse | None
+    provenance: dict[str, Any]
     identity: dict[str, Any]
-
-
-@runtime_checkable
-class Pending(Protocol):
-    """An answer on its way."""
-
-    def result(self) -> Any:
-        """Wait for it; raises what the game raised."""
-        ...
 
 
 @runtime_checkable
@@ -68,7 +60,7 @@ class Pool(Protocol):
         ...
 
 
-class RemoteGame:
+class RemoteGame(Game):
     """A game whose batches are computed by workers: ``discover`` takes it like any other.
 
     Args:
@@ -77,93 +69,100 @@ class RemoteGame:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._about: About = pool.submit(about).result()
-        self.labels = self._about.labels
-        self.masks_per_batch = self._about.masks_per_batch
-        self.n_ahead = _AHEAD * pool.n_workers
-        if self._about.gradients:
-            self.gradient = self._gradient
-            self.value_and_slopes = self._value_and_slopes
+        self._info: GameInfo = pool.submit(info_of).result()
+        self.n_ahead, self.n_workers = _AHEAD * pool.n_workers, pool.n_workers
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def units(self) -> Units:
+        return self._info.units
 
-    def submit(self, question: Question) -> Pending:
+    @property
+    def masks_per_batch(self) -> int:
+        return self._info.masks_per_batch
+
+    @property
+    def has_slopes(self) -> bool:
+        return self._info.has_slopes
+
+    @property
+    def coarse(self) -> Coarse | None:
+        return self._info.coarse
+
+    @property
+    def noise_floor(self) -> float | None:
+        """The game's own, measured by one worker; None if it has none."""
+        return self._noise_floor
+
+    @cached_property
+    def _noise_floor(self) -> float | None:
+        return self.pool.submit(noise_floor).result()
+
+    def start(self, masks: MaskBatch, slopes: bool, tick: Tick) -> Pending:
         """One batch, as one worker will compute it."""
-        return self.pool.submit(answered, question)
+        return self.pool.submit(evaluate_batch, masks, slopes)
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
+        """The same, by all workers: in batches as a driver would ask them."""
+        parts = list(masks.split(self.masks_per_batch))
+        return joined(self._gathered(evaluate_batch, [(part, slopes) for part in parts]))
 
     def __call__(self, masks: Any) -> Float[Tensor, "mask prompt"]:
         """The values of masks (True = kept), computed by all workers."""
-        return torch.from_numpy(self._all(masks, gradient=False)[0])
-
-    def _gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
-        """The gradient with respect to every unit's gate, at masks or gates."""
-        gates = mask_table(masks, len(self))
-        if _are_masks(gates):
-            return self._value_and_slopes(gates)[1].mean(dim=1)
-        return torch.cat(self._gathered(slopes_at, gates.split(self.masks_per_batch)))
-
-    def _value_and_slopes(
-        self, masks: Any
-    ) -> tuple[Float[Tensor, "mask prompt"], Float[Tensor, "mask block unit"]]:
-        """Values, and gradients by block of prompts."""
-        values, slopes = self._all(masks, gradient=True)
-        assert slopes is not None
-        return torch.from_numpy(values), torch.from_numpy(slopes)
-
-    def _gathered(self, function: Callable[..., Any], parts: Iterable[Any]) -> list[Any]:
-        """A function of a worker's game at each part; all are sent before one is awaited."""
-        return [pending.result() for pending in [self.pool.submit(function, p) for p in parts]]
-
-    def _all(self, masks: Any, gradient: bool) -> Answer:
         table = mask_table(masks, len(self))
         if not _are_masks(table):
             raise ValueError("masks hold gates between 0 and 1; True = kept, False = ablated")
-        whole = Question(lists_of(table.bool()), gradient)
-        step = self.masks_per_batch
-        parts = [whole.part(at, at + step) for at in range(0, len(whole), step)]
-        answers = self._gathered(answered, parts)
-        values = np.concatenate([value for value, _ in answers])
-        return values, np.concatenate([slope for _, slope in answers]) if gradient else None
+        return super().__call__(table.bool())
 
-    @cached_property
-    def noise_floor(self) -> float | None:
-        """The game's own, measured by one worker; None if it has none."""
-        return self.pool.submit(noise_floor).result()
+    def slopes_at(self, gates: Tensor) -> Answer:
+        if _are_masks(gates):
+            return self.evaluate(MaskBatch.of_kept(gates.bool().numpy()), slopes=True)
+        parts = gates.split(self.masks_per_batch)
+        return joined(self._gathered(slopes_at, [(part,) for part in parts]))
 
-    def describe(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What the game says of itself, and how many workers computed it."""
-        return {**self._about.described, "workers": self.pool.n_workers}
+        return {**self._info.provenance, "workers": self.pool.n_workers}
 
     def identity(self) -> dict[str, Any]:
         """The game's own: a store may be filled by any number of workers."""
-        return {**self._about.identity, "workers": None}
+        return {**self._info.identity, "workers": None}
+
+    def _gathered(self, function: Callable[..., Any], calls: Iterable[Any]) -> list[Any]:
+        """A function of a worker's game at each part; all are sent before one is awaited."""
+        return [pending.result() for pending in [self.pool.submit(function, *c) for c in calls]]
 
 
-def about(game: Any) -> About:
+def info_of(game: Game) -> GameInfo:
     """What a worker says of its game."""
-    described = game.describe() if hasattr(game, "describe") else {}
-    gradients = hasattr(game, "gradient")
-    return About(list(game.labels), masks_per_batch(game), gradients, described, identity_of(game))
+    return GameInfo(
+        game.units,
+        game.masks_per_batch,
+        game.has_slopes,
+        game.coarse,
+        game.provenance(),
+        identity_of(game),
+    )
 
 
-def answered(game: Any, question: Question) -> Answer:
-    """A batch, on a worker."""
-    return answer_to(game, question, tqdm(disable=True))
+def slopes_at(game: Game, gates: Tensor) -> Answer:
+    """Values and slopes at gates, on a worker."""
+    return game.slopes_at(gates)
 
 
-def slopes_at(game: Any, gates: Float[Tensor, "mask unit"]) -> Float[Tensor, "mask unit"]:
-    """A gradient at gates, on a worker."""
-    return torch.as_tensor(game.gradient(gates)).double().cpu()
+def noise_floor(game: Game) -> float | None:
+    """Of a worker's game; None if it has none."""
+    return game.noise_floor
+
+
+def joined(answers: Sequence[Answer]) -> Answer:
+    """Answers to the parts of a batch as one."""
+    slopes = [answer.slopes for answer in answers if answer.slopes is not None]
+    values = np.concatenate([answer.values for answer in answers])
+    return Answer(values, np.concatenate(slopes) if slopes else None)
 
 
 def _are_masks(table: Tensor) -> bool:
     return table.dtype == torch.bool or bool(((table == 0) | (table == 1)).all())
-
-
-def noise_floor(game: Any) -> float | None:
-    """Of a worker's game; None if it has none."""
-    return getattr(game, "noise_floor", None)
 
 
 @contextmanager
@@ -182,7 +181,7 @@ def started(
         ValueError: no factory, or no workers.
         ImportError: an address without Ray.
     """
-    if hasattr(factory, "labels") or not callable(factory):
+    if is_game(factory) or not callable(factory):
         raise ValueError(
             "workers make their own games: give a factory, such as "
             "sm.GameFactory('demo', 'induction'), not a game"
@@ -286,7 +285,7 @@ def _make_game(factory: Factory, counter: Any) -> None:
         number = counter.value
         counter.value += 1
     _alone(number)
-    _GAME[:] = [factory()]
+    _GAME[:] = [as_game(factory())]
 
 
 def _alone(number: int) -> None:
@@ -307,7 +306,7 @@ class _Actor:
 
     def __init__(self, factory: Factory) -> None:
         _alone(0)  # Ray shows each actor its own GPU only
-        self._game = factory()
+        self._game = as_game(factory())
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(self._game, *arguments)

@@ -1,0 +1,288 @@
+"""The driver: the only loop that carries a search's questions to a game and the answers back.
+
+1. The search asks. Its masks are cut into batches of a fixed size, so that which masks share a
+   batch depends neither on how fast the machine is nor on how many workers there are.
+2. Of each batch, what the store holds is taken from there; the game is asked for the rest. A game
+   of workers gets some batches ahead (``Game.n_ahead``).
+3. A store commits a batch before its answer is passed on.
+4. The search is told all answers of its question at once.
+
+Budget is the search's business, cost is counted here, and a progress bar only listens.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from spex_mech.game import Answer, Game, Pending, Tick, no_tick
+from spex_mech.masks import MaskBatch, names_of
+from spex_mech.search.contract import Question, Search
+
+_ROUNDINGS = 4  # that a value of a function is allowed
+
+
+@runtime_checkable
+class Kept(Protocol):
+    """A search's part of a store (``runs.store.Run``)."""
+
+    masks_per_batch: int
+    reused: int  # evaluations that other searches left
+    seconds: float  # of all sittings
+
+    def look(self, question: Question) -> Any:
+        """What of a batch is there."""
+        ...
+
+    def answer(
+        self, question: Question, ask: Callable[[Question], Answer], looked: Any = None
+    ) -> Answer:
+        """The whole answer to a batch, once it is committed; ``ask`` gives what is missing."""
+        ...
+
+
+class Watcher:
+    """Hears what a driver does; this one only listens. ``Bar`` shows it."""
+
+    def asked(self, question: Question, game: Game) -> None:
+        """A search asks."""
+
+    def kept(self, cost: int) -> None:
+        """So many evaluations of the present batch were there already."""
+
+    def worked(self, cost: float) -> None:
+        """About so many evaluations more were done of the present batch."""
+
+    def answered(self, cost: int) -> None:
+        """A batch is over; what was not there already cost so much."""
+
+    def told(self, values: Float[np.ndarray, "mask prompt"], game: Game, search: Search) -> None:
+        """The search was told the answer to its question."""
+
+
+@dataclass
+class Rounding(Watcher):
+    """How finely the values that were seen can be told apart, by their size and precision."""
+
+    largest: float = 0.0
+    single: bool = True  # whether all are float32 numbers
+
+    def told(self, values: Float[np.ndarray, "mask prompt"], game: Game, search: Search) -> None:
+        self.largest = max(self.largest, float(abs(values).max(initial=0.0)))
+        with np.errstate(over="ignore"):
+            self.single = self.single and bool((values.astype(np.float32) == values).all())
+
+    @property
+    def precision(self) -> str:
+        """Of the values."""
+        return "float32" if self.single else "float64"
+
+    def floor(self) -> float:
+        """The size below which the interaction of a pair may be nothing but rounding: 4 roundings
+        of the largest value for each of its 4 terms."""
+        return _ROUNDINGS * 4 * float(np.finfo(self.precision).eps) * self.largest
+
+
+class Bar(Watcher):
+    """A progress bar, which appears once a run takes more than a few seconds.
+
+    Args:
+        planned: evaluations in all; None: not known.
+        progress: False: show nothing.
+    """
+
+    def __init__(self, planned: int | None, progress: bool) -> None:
+        # A line a minute in a log file, where a bar cannot be redrawn.
+        often = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 60
+        self.bar = tqdm(
+            total=planned or None,
+            unit="eval",
+            delay=2,
+            disable=not progress,
+            dynamic_ncols=True,
+            mininterval=often,
+            maxinterval=often,
+        )
+        self._before, self._in_batch = 0, 0.0
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def asked(self, question: Question, game: Game) -> None:
+        workers = f" ({game.n_workers} workers)" if game.n_workers else ""
+        self.bar.set_description(question.stage + workers, refresh=False)
+
+    def kept(self, cost: int) -> None:
+        """Go on without counting it into the rate, and so into the time left."""
+        self._before += cost
+        if not self.bar.disable:
+            self.bar.n += cost
+            self.bar.initial += cost
+            self.bar.last_print_n += cost
+
+    def worked(self, cost: float) -> None:
+        self._in_batch += cost
+        self.bar.update(self._before + int(self._in_batch) - self.bar.n)
+
+    def answered(self, cost: int) -> None:
+        self._before, self._in_batch = self._before + cost, 0.0
+        self.bar.update(self._before - self.bar.n)
+
+    def told(self, values: Float[np.ndarray, "mask prompt"], game: Game, search: Search) -> None:
+        labels = game.units
+        best = ", ".join(
+            f"{'x'.join(labels[u].label for u in units)} {value:+.3g}"
+            for units, value in search.best(2)
+        )
+        self.bar.set_postfix_str(best, refresh=False)
+
+
+@dataclass
+class Watchers(Watcher):
+    """Several that listen."""
+
+    all: Sequence[Watcher] = field(default_factory=tuple)
+
+    def asked(self, question: Question, game: Game) -> None:
+        for one in self.all:
+            one.asked(question, game)
+
+    def kept(self, cost: int) -> None:
+        for one in self.all:
+            one.kept(cost)
+
+    def worked(self, cost: float) -> None:
+        for one in self.all:
+            one.worked(cost)
+
+    def answered(self, cost: int) -> None:
+        for one in self.all:
+            one.answered(cost)
+
+    def told(self, values: Float[np.ndarray, "mask prompt"], game: Game, search: Search) -> None:
+        for one in self.all:
+            one.told(values, game, search)
+
+
+def drive(
+    game: Game,
+    search: Search,
+    progress: bool = True,
+    run: Kept | None = None,
+    watcher: Watcher | None = None,
+) -> dict[str, int | float]:
+    """Carry all of a search's questions to the game and the answers back.
+
+    Anything with ``ask`` and ``tell`` can be driven, a search of circuits as well as one of
+    interactions.
+
+    Args:
+        progress: show a progress bar once it takes more than a few seconds.
+        run: the search's part of a store, which is asked first and told what is new.
+        watcher: hears what happens.
+
+    Returns:
+        what it cost: evaluations, gradients, seconds; with a store, what was reused of others.
+    """
+    started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
+    # A fixed size: which masks share a batch must not depend on how fast the machine is.
+    size = game.masks_per_batch if run is None else run.masks_per_batch
+    with Bar(search.planned, progress) as bar:
+        heard = Watchers((bar,) if watcher is None else (bar, watcher))
+        while (question := search.ask()) is not None:
+            heard.asked(question, game)
+            answers = list(_answers(game, question, size, run, heard))
+            values = np.concatenate([answer.values for answer in answers])
+            slopes = [answer.slopes for answer in answers if answer.slopes is not None]
+            cost["evaluations"] += question.cost
+            cost["gradients"] += len(question) if question.gradient else 0
+            search.tell(values, np.concatenate(slopes) if slopes else None)
+            heard.told(values, game, search)
+    if run is not None:
+        return {**cost, "reused": run.reused, "seconds": round(run.seconds, 3)}
+    return {**cost, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _answers(
+    game: Game, question: Question, size: int, run: Kept | None, watcher: Watcher
+) -> Iterator[Answer]:
+    """The answer to each batch of a question, in order; some batches are begun ahead."""
+    parts = [question.part(at, at + size) for at in range(0, len(question), size)]
+    begun: deque[tuple[Any, Question, Any]] = deque()
+    for at, part in enumerate(parts):
+        for new in parts[at + len(begun) : at + game.n_ahead]:
+            looked = None if run is None else run.look(new)
+            rest = new if looked is None else new.rows(looked.missing)
+            begun.append((looked, rest, _begin(game, rest, watcher) if len(rest) else None))
+        looked, rest, pending = begun.popleft()
+        watcher.kept(part.cost - rest.cost)
+
+        def ask(rest: Question, pending: Any = pending) -> Answer:
+            return checked(pending.result(), _masks(game, rest), rest.gradient, game)
+
+        answer = ask(rest) if run is None else run.answer(part, ask, looked)
+        watcher.answered(rest.cost)
+        yield answer
+
+
+def _begin(game: Game, rest: Question, watcher: Watcher) -> Pending:
+    each = rest.cost / len(rest)
+    return game.start(_masks(game, rest), rest.gradient, lambda n: watcher.worked(n * each))
+
+
+def _masks(game: Game, question: Question) -> MaskBatch:
+    return MaskBatch.of_rows(question.ablated, len(game))
+
+
+def evaluate_batch(
+    game: Game, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick
+) -> Answer:
+    """A game's answer to a batch, as a driver takes it.
+
+    Raises:
+        ValueError: a value or slope that is not finite, or of another shape.
+    """
+    return checked(game.evaluate(masks, slopes, tick), masks, slopes, game)
+
+
+def checked(answer: Answer, masks: MaskBatch, slopes: bool, game: Game) -> Answer:
+    """An answer as it is.
+
+    Raises:
+        ValueError: a value or slope that is not finite (the text names the units that were
+            ablated), or of another shape.
+    """
+    values, found = answer
+    if values.ndim != 2 or len(values) != len(masks):
+        raise ValueError(
+            f"{type(game).__name__} answered values of shape {list(values.shape)} for "
+            f"{len(masks)} masks; they must be [mask prompt]"
+        )
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
+        lost = [unit for unit in masks.ablated[row].tolist() if unit >= 0]
+        raise ValueError(
+            f"the game's value is {values[row][~finite[row]][0]} with "
+            f"{names_of(game.labels, lost)} ablated; it must be finite for every mask"
+        )
+    if not slopes:
+        return Answer(values)
+    if found is None or found.ndim != 3 or found.shape[::2] != (len(masks), len(game)):
+        shape = None if found is None else list(found.shape)
+        raise ValueError(
+            f"{type(game).__name__} answered slopes of shape {shape} for {len(masks)} masks of "
+            f"{len(game)} units; they must be [mask block unit]"
+        )
+    if not np.isfinite(found).all():
+        raise ValueError("a slope of the game is not finite; pass gradients=False to do without")
+    return answer

@@ -1,0 +1,385 @@
+"""Game: what every search runs on. A set function over named units, with one way in.
+
+A driver asks a game by :meth:`Game.evaluate` and by nothing else: masks in, an ``Answer`` out. What
+a game can do besides (slopes, a noise floor, workers of its own) it declares; nobody feels for it.
+The game of a model, of a text's tokens, of training examples and of workers derive from ``Game``;
+``as_game`` makes one of a function, or of an object that brings the methods without the type.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from spex_mech.fingerprints import function_identity
+from spex_mech.masks import MaskBatch, mask_table
+from spex_mech.units import Units
+
+MASKS_PER_BATCH = 256  # that a game is asked at a time where it does not say
+_MOST_SLOTS = 20_000_000  # masks times units of one call, as dense masks make long lists
+
+Tick = Callable[[float], None]  # is told how many more masks' worth of work was done
+
+
+class Answer(NamedTuple):
+    """What a game says of a batch of masks.
+
+    Args:
+        values: the metric on each prompt, float64, in the metric's own unit.
+        slopes: the derivative of the prompt mean by each unit's gate, by block of prompts: their
+            mean over blocks is that of all prompts. None where they were not asked for.
+    """
+
+    values: Float[np.ndarray, "mask prompt"]
+    slopes: Float[np.ndarray, "mask block unit"] | None = None
+
+
+@runtime_checkable
+class Pending(Protocol):
+    """An answer on its way."""
+
+    def result(self) -> Any:
+        """Wait for it; raises what the game raised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """Why a game's values are less exact than float32, and what to do against it.
+
+    Args:
+        cause: what a warning begins with, such as "precision='bfloat16'".
+        cure: what it ends with, such as "use precision='float32'".
+    """
+
+    cause: str
+    cure: str
+
+
+def no_tick(masks: float) -> None:
+    """Nobody watches."""
+
+
+class Game(ABC):
+    """A set function over named units: masks in, one value per prompt out.
+
+    To make one, derive from it and write :attr:`units` and :meth:`evaluate`. A game with slopes
+    says ``has_slopes = True`` and writes :meth:`slopes_at` too. All else has a default:
+
+    | member | says | default |
+    |---|---|---|
+    | ``masks_per_batch`` | masks that a driver asks at a time | 256 |
+    | ``pass_size``, ``limit_pass_size`` | the size of its passes, as far as memory made it smaller | not known |
+    | ``noise_floor`` | the size below which an interaction may be rounding | worked out from values |
+    | ``coarse`` | why values are less exact than float32 | they are not |
+    | ``provenance``, ``identity`` | what fixes the values, for results and for stores | the code |
+    | ``device`` | where a proxy of it may compute | the CPU |
+    | ``n_ahead``, ``n_workers``, ``start`` | batches that may be on their way at a time | one |
+
+    >>> class Both(Game):
+    ...     units = Units.of_labels(["a", "b", "c"])
+    ...     def evaluate(self, masks, slopes=False, tick=no_tick):
+    ...         return Answer(masks.kept()[:, :2].all(axis=1)[:, None].astype(float))
+    >>> game = Both()
+    >>> game([[True, True, False], [True, False, True]]).tolist()
+    [[1.0], [0.0]]
+    """  # noqa: E501
+
+    device: torch.device = torch.device("cpu")
+    n_ahead: int = 1
+    n_workers: int | None = None  # processes that compute; None: this one
+
+    @property
+    @abstractmethod
+    def units(self) -> Units:
+        """What the columns of a mask are."""
+
+    @abstractmethod
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
+        """Values, and with ``slopes`` the slopes at the same masks: the one way in.
+
+        Raises:
+            ValueError: a value that is not finite, or slopes of a game that has none.
+        """
+
+    # -- what a game declares -------------------------------------------------------------------
+
+    @property
+    def has_slopes(self) -> bool:
+        """Whether :meth:`slopes_at` and ``evaluate(..., slopes=True)`` answer."""
+        return False
+
+    def slopes_at(self, gates: Tensor) -> Answer:
+        """Values and slopes at gates ``[mask unit]`` from 0 (ablated) to 1 (kept), or at masks.
+
+        Raises:
+            ValueError: this game has no slopes.
+        """
+        raise ValueError(f"{type(self).__name__} has no slopes; give gradients=False")
+
+    @property
+    def masks_per_batch(self) -> int:
+        """How many masks a driver should ask at a time."""
+        return MASKS_PER_BATCH
+
+    def pass_size(self) -> int | None:
+        """Rows per pass (one mask on one prompt each), as far as is known by now: memory may have
+        made it smaller than it began. A store keeps it with a search."""
+        return None
+
+    def limit_pass_size(self, rows: int) -> None:
+        """Run passes of at most so many rows: a search that goes on is told what it came to."""
+        del rows  # by default nothing is known of its passes
+
+    @property
+    def noise_floor(self) -> float | None:
+        """The size below which an interaction cannot be told from rounding, in the metric's unit;
+        None: not known, to be worked out from the values."""
+        return None
+
+    @property
+    def coarse(self) -> Coarse | None:
+        """Why values are less exact than float32; None: they are not."""
+        return None
+
+    def provenance(self) -> dict[str, Any]:
+        """What fixes the game's values: recorded with every result. Plain values, for JSON."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What else fixes its values: with :meth:`provenance`, what a store tells games apart by.
+        By default a hash of the code and of what the object holds."""
+        return dict(function_identity(self))
+
+    def start(self, masks: MaskBatch, slopes: bool, tick: Tick) -> Pending:
+        """Begin with a batch; a game of workers has it computed by one of them."""
+        return _Later(self, masks, slopes, tick)
+
+    # -- for users ------------------------------------------------------------------------------
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each unit, in mask order."""
+        return self.units.labels
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __call__(self, masks: Any) -> Float[Tensor, "mask prompt"]:
+        """The metric of each prompt with what is not kept ablated.
+
+        Args:
+            masks: ``Bool[Tensor, "mask unit"]`` (True = kept), or the like in numpy or lists.
+
+        Returns:
+            ``Float[Tensor, "mask prompt"]`` on the CPU, in float64.
+
+        Raises:
+            ValueError: masks of the wrong width or type, or a value that is not finite.
+        """
+        kept = self._bool_masks(masks)
+        parts = kept.split(max(1, _MOST_SLOTS // len(self)))
+        return torch.cat(
+            [torch.from_numpy(self.evaluate(MaskBatch.of_kept(p.numpy())).values) for p in parts]
+        )
+
+    def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
+        """The prompt mean in numpy: what shapiq's approximators take as a game."""
+        return self(masks).mean(dim=1).numpy()
+
+    def gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
+        """The derivative of the prompt mean by every unit's gate, at masks or at gates between 0
+        (ablated) and 1 (kept).
+
+        Raises:
+            ValueError: this game has no slopes.
+        """
+        return self.value_and_slopes(masks)[1].mean(dim=1)
+
+    def value_and_gradient(
+        self, masks: Any
+    ) -> tuple[Float[Tensor, "mask prompt"], Float[Tensor, "mask unit"]]:
+        """Values and gradient at once, at the price of the gradient."""
+        values, slopes = self.value_and_slopes(masks)
+        return values, slopes.mean(dim=1)
+
+    def value_and_slopes(
+        self, masks: Any
+    ) -> tuple[Float[Tensor, "mask prompt"], Float[Tensor, "mask block unit"]]:
+        """The same by block of prompts: the gradient is the mean over blocks.
+
+        It costs no more. Where slopes of different prompts cancel, a search that sees blocks still
+        sees that something changed.
+        """
+        values, slopes = self.slopes_at(mask_table(masks, len(self)))
+        assert slopes is not None
+        return torch.from_numpy(values), torch.from_numpy(slopes)
+
+    def describe(self) -> dict[str, Any]:
+        """:meth:`provenance`, by its old name."""
+        return self.provenance()
+
+    def _bool_masks(self, masks: Any) -> Bool[Tensor, "mask unit"]:
+        table = mask_table(masks, len(self))
+        if table.dtype != torch.bool:
+            raise ValueError(
+                f"masks are {table.dtype}; they must be bool, True = kept: masks.bool()"
+            )
+        return table
+
+
+@dataclass(frozen=True)
+class _Later:
+    """An answer that is worked out when it is asked for."""
+
+    game: Game
+    masks: MaskBatch
+    slopes: bool
+    tick: Tick
+
+    def result(self) -> Answer:
+        return self.game.evaluate(self.masks, self.slopes, self.tick)
+
+
+class FunctionGame(Game):
+    """Any function of masks as a game: ``Bool[mask unit]`` (True = kept) -> ``[mask]`` or
+    ``[mask prompt]``, as tensor, array or list.
+
+    Args:
+        function: the function.
+        labels: the name of each unit, or a table of units.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], labels: Sequence[str] | Units) -> None:
+        self.function = function
+        self._units = labels if isinstance(labels, Units) else Units.of_labels(labels)
+
+    @property
+    def units(self) -> Units:
+        return self._units
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
+        if slopes:
+            raise ValueError("a plain function has no slopes; give gradients=False")
+        answer = self.function(torch.from_numpy(masks.kept()))
+        return Answer(as_table(answer, len(masks)))
+
+    def identity(self) -> dict[str, Any]:
+        """What a store tells functions apart by."""
+        return dict(function_identity(self.function))
+
+
+class _Foreign(Game):
+    """An object that is a game in all but its type."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+        self._units = Units.of_labels(own.labels)
+        self._values_and_slopes = next(
+            (getattr(own, name) for name in _WITH_SLOPES if hasattr(own, name)),
+            (lambda masks: (own(masks), own.gradient(masks))) if hasattr(own, "gradient") else None,
+        )
+
+    @property
+    def units(self) -> Units:
+        return self._units
+
+    @property
+    def has_slopes(self) -> bool:
+        return self._values_and_slopes is not None
+
+    @property
+    def masks_per_batch(self) -> int:
+        return int(getattr(self.own, "masks_per_batch", MASKS_PER_BATCH))
+
+    @property
+    def noise_floor(self) -> float | None:
+        return getattr(self.own, "noise_floor", None)
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
+        if slopes:
+            return self.slopes_at(torch.from_numpy(masks.kept()))
+        if hasattr(self.own, "ablating"):
+            return Answer(as_table(self.own.ablating(masks.ablated, tick), len(masks)))
+        return Answer(as_table(self.own(torch.from_numpy(masks.kept())), len(masks)))
+
+    def slopes_at(self, gates: Tensor) -> Answer:
+        if self._values_and_slopes is None:
+            return super().slopes_at(gates)
+        values, slopes = self._values_and_slopes(gates)
+        if isinstance(slopes, Tensor):
+            slopes = slopes.detach().double().cpu().numpy()
+        slopes = np.asarray(slopes, dtype=np.float64)
+        if slopes.ndim == 2:
+            slopes = slopes[:, None]
+        if slopes.ndim != 3 or slopes.shape[::2] != tuple(gates.shape):
+            raise ValueError(
+                f"the game's gradient has shape {list(slopes.shape)} for masks of shape "
+                f"{list(gates.shape)}; pass gradients=False to do without"
+            )
+        return Answer(as_table(values, len(gates)), slopes)
+
+    def provenance(self) -> dict[str, Any]:
+        return self.own.describe() if hasattr(self.own, "describe") else {}
+
+    def identity(self) -> dict[str, Any]:
+        if hasattr(self.own, "identity"):
+            return self.own.identity()
+        return dict(function_identity(self.own))
+
+
+_WITH_SLOPES = ("value_and_slopes", "value_and_gradient")
+
+
+def is_game(value: Any) -> bool:
+    """Whether it is a game, by its type or by ``len`` and ``labels``."""
+    return isinstance(value, Game) or (hasattr(value, "__len__") and hasattr(value, "labels"))
+
+
+def as_game(game: Any, n: int | None = None, labels: Sequence[str] | None = None) -> Game:
+    """A game as it is, a function of ``n`` units (or of those with these labels) as one, or an
+    object of one's own with ``len``, ``labels`` and a call.
+
+    Such an object may have, besides: ``gradient(masks)`` ``[mask unit]``,
+    ``value_and_gradient(masks)``, or ``value_and_slopes(masks)`` with slopes ``[mask block unit]``;
+    ``masks_per_batch``, ``noise_floor``, ``describe()`` and ``identity()``, as ``Game`` has them.
+
+    Raises:
+        ValueError: it is neither, or ``n`` and ``labels`` do not fit it.
+    """
+    if is_game(game):
+        if n not in (None, len(game)) or (labels is not None and list(labels) != list(game.labels)):
+            raise ValueError(
+                f"this game brings its own {len(game)} units: leave out n= and labels="
+            )
+        return game if isinstance(game, Game) else _Foreign(game)
+    if not callable(game):
+        raise ValueError(f"{type(game).__name__} is not a game: it cannot be called with masks")
+    if n is None and labels is None:
+        raise ValueError("a plain function has no length: give n=, the number of its units")
+    names = list(labels) if labels is not None else [str(unit) for unit in range(n or 0)]
+    if n is not None and len(names) != n:
+        raise ValueError(f"{len(names)} labels for {n} units")
+    return FunctionGame(game, names)
+
+
+def as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
+    """A function's answer, tensor or array or list, [mask] or [mask prompt], in float64.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().double().cpu()
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim not in (1, 2) or len(table) != n_masks or not table.size:
+        raise ValueError(
+            f"the game returned shape {list(table.shape)} for {n_masks} masks; it must return "
+            "[mask] or [mask prompt]"
+        )
+    return table.reshape(n_masks, -1)

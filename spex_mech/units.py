@@ -1,0 +1,116 @@
+"""Units: what the columns of a mask are, as a table that games declare and results carry.
+
+Nothing else in the package reads a label to learn a layer or a kind.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+# What results that were written before they had a table can mean: L9H6, L3N1024, L9G1.
+_LABEL = re.compile(r"L(\d+)([HNG])(\d+)")
+_KINDS = {"H": "head", "N": "neuron", "G": "kv_group"}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One column of a mask.
+
+    Args:
+        label: its name, which no other unit of the game has.
+        kind: "head", "neuron", "kv_group", "group", "token", "example", or "unit", where nothing
+            more is known.
+        layer: the layer that it lies in; None where it lies in none, or in several.
+        slots: the places that it covers, by name: heads and neurons, positions, examples.
+    """
+
+    label: str
+    kind: str = "unit"
+    layer: int | None = None
+    slots: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.slots:
+            object.__setattr__(self, "slots", (self.label,))
+
+
+class Units(Sequence[Unit]):
+    """The units of a game, in the order of a mask's columns.
+
+    Args:
+        units: one per column.
+
+    Raises:
+        ValueError: two units have one label.
+
+    >>> units = Units.of_labels(["L0H1", "L2N7", "the"])
+    >>> [(unit.kind, unit.layer) for unit in units]
+    [('head', 0), ('neuron', 2), ('unit', None)]
+    >>> units.layers.tolist()
+    [0, 2, -1]
+    """
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._units = tuple(units)
+        if len(self.column) < len(self._units):
+            labels = self.labels
+            twice = next(label for label in labels if labels.count(label) > 1)
+            raise ValueError(f"two units are called {twice!r}; a label must name one")
+
+    @staticmethod
+    def of_labels(labels: Iterable[str]) -> "Units":
+        """Units of which labels are all that is known: a function's, or those of a result that was
+        written before results had a table. ``L9H6``, ``L3N1024`` and ``L9G1`` are taken for heads,
+        neurons and key-value groups; any other label says nothing of layer and kind."""
+        return Units(_unit_of(str(label)) for label in labels)
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(self._units)
+
+    def __getitem__(self, key: Any) -> Any:
+        """One unit by its column, or a slice of them."""
+        return Units(self._units[key]) if isinstance(key, slice) else self._units[key]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Units) and self._units == other._units
+
+    def __hash__(self) -> int:
+        return hash(self._units)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:4]) + (", ..." if len(self) > 4 else "")
+        return f"Units({len(self)}: {shown})"
+
+    @cached_property
+    def column(self) -> dict[str, int]:
+        """The column of each label."""
+        return {unit.label: number for number, unit in enumerate(self._units)}
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each unit, in a new list."""
+        return [unit.label for unit in self._units]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each unit."""
+        return [unit.kind for unit in self._units]
+
+    @cached_property
+    def layers(self) -> Int[np.ndarray, " unit"]:
+        """The layer of each unit; -1 where it lies in none, or in several."""
+        return np.array([-1 if u.layer is None else u.layer for u in self._units], dtype=np.int64)
+
+
+def _unit_of(label: str) -> Unit:
+    if match := _LABEL.fullmatch(label):
+        return Unit(label, _KINDS[match[2]], int(match[1]))
+    return Unit(label)
