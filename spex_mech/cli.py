@@ -51,8 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="spex-mech", description="Find which parts of a neural network interact.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    demo = commands.add_parser("demo", help="find the pair of heads that makes induction")
-    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
+    demo = commands.add_parser(
+        "demo", help="find the pair of heads that makes induction, or search a real language model"
+    )
+    demo.add_argument(
+        "--model",
+        default="demo",
+        choices=["demo", "smollm2"],
+        help="smollm2: all heads and neurons of SmolLM2-135M, some minutes on a CPU",
+    )
+    demo.add_argument("--out", type=Path, help="folder for the results; default: out/MODEL")
     demo.set_defaults(command=_demo)
 
     discover = commands.add_parser("discover", help="measure the interactions of a model on a task")
@@ -133,7 +141,11 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> None:
     import spex_mech as sm
 
+    options.out = options.out or Path("out") / options.model
     _check_folder(options.out)
+    if options.model == "smollm2":
+        _demo_smollm2(options)
+        return
     model = sm.load_model("demo")
     task = sm.load_task("induction", model)
     game = sm.ModelGame(model, task)
@@ -148,6 +160,34 @@ def _demo(options: argparse.Namespace) -> None:
     again = sm.confirm(found, sm.ModelGame(model, sm.load_task("induction", model, seed=1)), k=1)
     print(f"On 64 other prompts: {again.mean[0]:+.2f} +- {again.stderr[0]:.2f}.")
     _write(found, options, task)
+
+
+# Of the demo on SmolLM2: what takes about two minutes on two CPU cores.
+_SMOLLM2_PROMPTS, _SMOLLM2_BUDGET, _SMOLLM2_CONFIRMED = 8, 1200, 10
+
+
+def _demo_smollm2(options: argparse.Namespace) -> None:
+    """Indirect object identification: all heads and neurons are searched on some prompts, and the
+    strongest pairs are measured again on others."""
+    import spex_mech as sm
+
+    model = sm.load_model("smollm2")
+    task = sm.load_task("ioi", model, 3 * _SMOLLM2_PROMPTS)
+    searched, fresh = task.split(_SMOLLM2_PROMPTS)
+    units = sm.Components.heads(model) + sm.Components.neurons(model)
+    n_pairs = len(units) * (len(units) - 1) // 2
+    print(f"SmolLM2-135M: {len(units):,} heads and neurons, {n_pairs:,} pairs")
+    game = sm.ModelGame(model, searched, units)
+    print(f"Indirect object identification. {game.accuracy}", flush=True)
+    found = sm.discover(game, budget=_SMOLLM2_BUDGET)
+    best = found.top(_SMOLLM2_CONFIRMED)
+    print(f"\n{best}")
+    names = dict.fromkeys(name for pair in best.names for name in pair)
+    again = sm.confirm(best, sm.ModelGame(model, fresh, units[tuple(names)]), k=len(best))
+    print(f"\nThe same pairs on {len(fresh.prompts)} other prompts:\n{again}")
+    _write(found, options, searched)
+    sm.plot_network(found).savefig(options.out / "network.png")
+    print("and network.png, the strongest pairs as a network")
 
 
 def _discover(options: argparse.Namespace) -> None:
@@ -166,6 +206,8 @@ def _discover(options: argparse.Namespace) -> None:
     )
     far = bool(options.workers or options.address)  # then workers make the game, and no one here
     game = factory if far else factory()
+    if not far and game.accuracy is not None:
+        print(game.accuracy, flush=True)
     found = _found(game, options)
     print(found)
     _write(found, options, None if far else game.task)

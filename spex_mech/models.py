@@ -74,11 +74,11 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
             f"{folder} holds no model: it has no config.json; give a folder that "
             "save_pretrained wrote"
         )
+    if folder.suffix in (".gguf", ".whl") and not folder.is_file():
+        raise ValueError(f"no file {folder} ({_CURE})")
     # A relative path such as "out/model" looks like a hub name, "owner/model": the folder wins.
     if not folder.is_dir() and (folder.is_absolute() or str(model).count("/") > 1):
         raise ValueError(f"no folder {folder} ({_CURE})")
-    if folder.suffix in (".gguf", ".whl") and not folder.is_file():
-        raise ValueError(f"no file {folder} ({_CURE})")
     if bridge and not folder.is_dir():
         from transformer_lens.model_bridge import TransformerBridge
 
@@ -110,10 +110,12 @@ def _tokenizer_named(source: str) -> Any:
         and not (Path(source) / "vocab.json").is_file()
     ):
         return None
+    file = _gguf_file(source)
+    if file is not None:
+        _check_reads_gguf(source)
     from transformers import AutoTokenizer
 
-    if (file := _gguf_file(source)) is not None:
-        _check_reads_gguf(source)
+    if file is not None:
         given = {"gguf_file": file.name, "padding_side": "right"}
         return _or_explain(str(file.parent), AutoTokenizer.from_pretrained, **given)
     if source == SMOLLM2:
@@ -203,15 +205,16 @@ def _check_reads_gguf(name: str) -> None:
 
 def _from_gguf(file: Path, name: str) -> Any:
     """A causal model in float32 from a GGUF file."""
+    _check_reads_gguf(name)
     from transformers import AutoModelForCausalLM
 
-    _check_reads_gguf(name)
     given = {"gguf_file": file.name, "dtype": "float32"}
     loaded = _or_explain(str(file.parent), AutoModelForCausalLM.from_pretrained, **given)
     # The weights are plain float32 numbers from here on; a config that says otherwise would make
     # save_pretrained write a folder that cannot be read back.
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config
+    loaded.hf_quantizer, loaded.is_quantized = None, False
     loaded.config._name_or_path = name if name == SMOLLM2 else str(file)
     return loaded
 

@@ -44,7 +44,7 @@ def log_prob(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
             f"log_prob needs answers here: the output has shape {tuple(logits.shape)}, not "
             "[row pos d_vocab]; give Prompts(answers=...)"
         )
-    scored = _targets(prompts)
+    scored = scored_positions(prompts)
     log_probs = logits[:, :-1].float().log_softmax(-1)
     of_next = log_probs.gather(-1, prompts.tokens[:, 1:, None])[..., 0]
     return (of_next * scored).sum(-1) / scored.sum(-1)
@@ -73,7 +73,7 @@ class KL:
             return -(intact.exp() * (intact - log_probs)).sum(-1)
         log_probs = logits_of(output).float().log_softmax(-1)
         per_pos = (intact.exp() * (intact - log_probs)).sum(-1)[:, :-1]
-        scored = _targets(prompts)
+        scored = scored_positions(prompts)
         return -(per_pos * scored).sum(-1) / scored.sum(-1)
 
     @staticmethod
@@ -107,7 +107,7 @@ def read_positions(metric: Metric | str, prompts: Prompts) -> Int[Tensor, "promp
         return prompts.last[:, None]
     if metric == "kl":
         return prompts.last[:, None] if prompts.target_mask is None else None
-    scored = _targets(prompts).any(dim=0).nonzero()[:, 0]
+    scored = scored_positions(prompts).any(dim=0).nonzero()[:, 0]
     if not 0 < len(scored) < n_pos - 1:
         return None
     # One more, since a metric leaves out the last position, which predicts nothing.
@@ -147,7 +147,7 @@ def narrowed(prompts: Prompts, positions: Int[Tensor, "prompt k"]) -> Prompts:
             answer_pos=torch.zeros_like(prompts.last),
         )
     nexts = torch.cat([positions[:, :1], positions[:, :-1] + 1], dim=1)
-    scored = _targets(prompts).gather(1, positions[:, :-1])
+    scored = scored_positions(prompts).gather(1, positions[:, :-1])
     return prompts.replaced(
         tokens=prompts.tokens.gather(1, nexts),
         attention_mask=None,
@@ -222,7 +222,7 @@ def answer_logits(output: Any, prompts: Prompts) -> Float[Tensor, "row d_vocab"]
     return logits.float() if logits.dtype.itemsize < 4 else logits
 
 
-def _targets(prompts: Prompts) -> Bool[Tensor, "row pos_but_last"]:
+def scored_positions(prompts: Prompts) -> Bool[Tensor, "row pos_but_last"]:
     """Where the next token is scored: it and the position before it must be real."""
     scored = prompts.real[:, 1:]
     return scored if prompts.target_mask is None else scored & prompts.target_mask[:, :-1]

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from spex_mech.engine import references as references_by
+from spex_mech.engine.accuracy import Accuracy, accuracy_of
 from spex_mech.engine.architectures import Architecture, architecture_of, is_hooked
 from spex_mech.engine.blocks import CannotReplay
 from spex_mech.engine.checks import compared_replay
@@ -251,6 +252,7 @@ class ModelGame(Game):
             "task": self.task.name,
             "metric": self.task.metric_name,
             "n_prompts": len(self.prompts),
+            **({} if self.accuracy is None else {"accuracy": self.accuracy.recorded()}),
             "tokens_sha256": tokens_sha256(self.prompts),
             "ablation": self.ablation,
             "precision": self.precision,
@@ -270,6 +272,11 @@ class ModelGame(Game):
             "reference_sha256": prompts_sha256(given) if isinstance(given, Prompts) else given,
             "hook_points": self.hook_points,
         }
+
+    @cached_property
+    def accuracy(self) -> Accuracy | None:
+        """How often the intact model is right on the prompts; None where that cannot be told."""
+        return accuracy_of(self.model, self.prompts, self.task.metric_name)
 
     @cached_property
     def _weights_hash(self) -> str:
