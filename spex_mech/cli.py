@@ -19,7 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "budget": None,
     "order": 2,
     "seed": 0,
-    "n_prompts": 64,
+    "n_prompts": None,
     "ablation": "mean",
     "batch_size": None,
 }
@@ -84,7 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     discover.add_argument("--penalty", type=float, default=1.0, help="of --learner")
     discover.add_argument("--task", default="induction", help="a task, or a .csv/.json prompt file")
     discover.add_argument("--file", help="the text file of the task 'text'")
-    discover.add_argument("--n-prompts", type=int, default=DEFAULTS["n_prompts"])
+    discover.add_argument(
+        "--n-prompts",
+        type=int,
+        default=DEFAULTS["n_prompts"],
+        help="default: 64, and of a file all rows",
+    )
     discover.add_argument(
         "--units",
         default="heads",

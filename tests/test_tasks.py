@@ -1,5 +1,6 @@
 """The named tasks on real tokenizers, and the readers of the field's prompt files."""
 
+import codecs
 import csv
 import json
 from functools import lru_cache
@@ -8,12 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import transformers as tf
 
 import spex_mech as sm
 from spex_mech.engine.metrics import METRICS
 from spex_mech.tasks import TASKS, text_task
+from spex_mech.tasks.readers import read_rows
 
 SPECIAL = (3, 4, 5)
 
@@ -49,7 +52,7 @@ class Words:
         return {"input_ids": [self.ids.setdefault(p, len(self.ids) + 1) for p in pieces]}
 
     def decode(self, ids: list[int]) -> str:
-        return "".join({i: w for w, i in self.ids.items()}[int(i)] for i in ids)
+        return "".join({i: w for w, i in self.ids.items()}.get(int(i), "?") for i in ids)
 
 
 def text_of(task: sm.Task, row: int, field: str = "tokens") -> str:
@@ -252,7 +255,7 @@ def written(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def load(path: Any, n_prompts: int = 1, tokenizer: Any = None, **options: Any) -> sm.Task:
+def load(path: Any, n_prompts: int | None = 1, tokenizer: Any = None, **options: Any) -> sm.Task:
     return sm.load_task(str(path), a_model(), n_prompts, tokenizer=tokenizer or Words(), **options)
 
 
@@ -291,17 +294,34 @@ def test_greater_than_csv_with_a_wrong_label(tmp_path: Path, label: str) -> None
         load(path)
 
 
-def test_reads_the_ioi_csv_of_another_tokenizer(shared_data: Path) -> None:
-    # Its ids are Llama's: they are taken as they are, and the texts are tokenised by the model's.
+def test_token_ids_of_another_tokenizer_are_not_taken_for_words(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """Its ids are Llama's: some are outside GPT-2's vocabulary, and the others are other words."""
     path = shared_data / "circuits" / "ioi_llama.csv"
-    task = load(path, 3, gpt2(shared_data))
+    with pytest.raises(ValueError, match=r"ioi_llama: row \d+: the answer is token \d+, and this"):
+        load(path, None, gpt2(shared_data))
     with path.open(newline="") as file:
-        rows = {row["clean"]: row for row in csv.DictReader(file)}
-    for i in range(3):
-        n_real = int(task.prompts.real[i].sum())
-        assert task.decode is not None and task.prompts.answers is not None
-        row = rows["".join(task.decode(task.prompts.tokens[i, :n_real].tolist()))]
-        assert task.prompts.answers[i].tolist() == [int(row["correct_idx"])]
+        rows = [r for r in csv.DictReader(file) if int(r["incorrect_idx"]) < 50_257]
+    inside = [r for r in rows if int(r["correct_idx"]) < 50_257][:5]
+    again = written(tmp_path / "some.csv", inside)
+    with pytest.warns(UserWarning, match=r"some: the answers are token ids.*row \d reads .* -> '"):
+        task = load(again, 3, gpt2(shared_data))
+    assert task.prompts.answers is not None  # the ids are what the file says, whatever they mean
+    assert {int(i) for i in task.prompts.answers[:, 0]} <= {int(r["correct_idx"]) for r in inside}
+
+
+def test_token_ids_that_are_words_of_the_prompts_are_believed(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    tokenizer = gpt2(shared_data)
+    ids = [tokenizer(f" {name}")["input_ids"][0] for name in ("Mary", "John")]
+    text = "Then, Mary and John sat. John gave a book to"
+    row = {"clean": text, "corrupted": text.replace("John gave", "Anna gave")}
+    path = written(
+        tmp_path / "w.csv", [{**row, "clean_answer_idx": ids[0], "corrupted_answer_idx": ids[1]}]
+    )
+    assert answers_of(load(path, None, tokenizer), 0) == [" Mary"]
 
 
 def test_reads_auto_circuit_json(tmp_path: Path) -> None:
@@ -370,15 +390,29 @@ def test_a_files_prompts_are_shuffled_by_seed(tmp_path: Path) -> None:
     assert len({*firsts[0]}) == 5
 
 
+COLUMNS = "clean,corrupted,correct_idx,incorrect_idx"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("a.csv", "clean,wrong\nx,y\n", "a.csv is not a prompt file.*KeyError: 'corrupted'"),
-        ("a.json", '[{"text": "x"}]', "a.json is not a prompt file.*KeyError: 'prompt'"),
-        ("b.json", "{oops", "b.json is not a prompt file.*JSONDecodeError"),
-        ("c.json", "3", "c.json is not a prompt file.*TypeError"),
-        ("d.jsonl", '{"clean": "x"}', "d.jsonl is not a prompt file.*KeyError: 'answers'"),
-        ("e.csv", "clean,corrupted,correct_idx,incorrect_idx\nx,y,q,2\n", "e.csv is not a prompt"),
+        ("a.csv", "clean,wrong\nx,y\n", "a.csv has the columns clean, wrong, which tell no ans"),
+        ("a.json", '[{"text": "x"}]', "a.json: row 1: no 'answer'; a .csv has the columns"),
+        ("b.json", "{oops", "b.json is not JSON: Expecting property name"),
+        ("b.json", '{"prompt": 1}\n{oops', "b.json is not JSON: line 2: Expecting property name"),
+        ("c.json", "3", "c.json holds int, not rows"),
+        ("c.json", "[]", "c.json holds no rows"),
+        ("c.json", "[3]", "c.json: row 1: it is int, not an object with names"),
+        ("d.jsonl", '{"clean": "x"}', "d.jsonl: row 1: no 'answers'"),
+        ("d.json", '[{"clean": "x", "answers": "a", "wrong_answers": ["b"]}]', "answers are 'a'"),
+        ("d.json", '[{"prompt": 3, "answer": "a", "distractor": "b"}]', "row 1: a prompt is 3"),
+        ("e.csv", f"{COLUMNS}\nx,y,1,2\nx,y,q,2\n", "e.csv: row 2: its 'correct_idx' is 'q'"),
+        ("e.csv", f"{COLUMNS}\nx,y,1,-2\n", "row 1: its 'incorrect_idx' is '-2'; it must be a"),
+        ("e.csv", f"{COLUMNS}\nx,y,1\n", "e.csv: row 1: its 'incorrect_idx' is empty"),
+        ("e.csv", f"{COLUMNS}\n,y,1,2\n", "e.csv: row 1: its 'clean' is empty"),
+        ("e.csv", f"{COLUMNS}\nx,y,1,2,3\n", "row 1: it has more fields than there are columns"),
+        ("e.csv", f"{COLUMNS}\n", "e.csv holds no rows"),
+        ("e.csv", "", "e.csv holds no rows"),
     ],
 )
 def test_files_that_hold_something_else(tmp_path: Path, name: str, text: str, match: str) -> None:
@@ -389,7 +423,7 @@ def test_files_that_hold_something_else(tmp_path: Path, name: str, text: str, ma
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "z.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"z.json is not a prompt file.*UnicodeDecodeError"):
+    with pytest.raises(ValueError, match=r"z.json is not a text file in UTF-8 or UTF-16"):
         load(tmp_path / "z.json")
 
 
@@ -403,6 +437,70 @@ def test_pairs_of_unequal_length_are_left_out(tmp_path: Path) -> None:
     path.write_text(json.dumps([{**good, "corrupt": "e"}]), encoding="utf-8")
     with pytest.raises(ValueError, match=r"0 usable prompts, not 1 .*look at its rows"):
         load(path)
+    path.write_text(json.dumps([good, {**good, "corrupt": "e"}, good]), encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"r: 1 rows are left out, .*as many tokens \(row 2\)"):
+        assert len(load(path, None).prompts) == 2
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-bom"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_as_other_programs_write_it(tmp_path: Path, encoding: str, end: str) -> None:
+    """A byte-order mark, Windows line ends, empty lines, quotes, a line break inside a field."""
+    lines = [COLUMNS, '"a ""b"" c",d e c,5,6', "", ",,,", '"a\nb",c d,7,8', ""]
+    text = end.join(lines)
+    held = codecs.BOM_UTF16_BE + text.encode("utf-16-be")
+    (tmp_path / "f.csv").write_bytes(held if "bom" in encoding else text.encode(encoding))
+    rows = read_rows(tmp_path / "f.csv", None)
+    assert [row.clean for row in rows] == ['a "b" c', "a\nb"]
+    assert [row.answers for row in rows] == [[5], [7]]
+    assert [row.place for row in rows] == ["row 1", "row 3"]
+    rows = [{"prompt": "a\u2028b", "answer": " c", "distractor": " d"}] * 2
+    text = (end + end).join(json.dumps(row, ensure_ascii=False) for row in rows)
+    held = codecs.BOM_UTF16_BE + text.encode("utf-16-be")
+    (tmp_path / "f.jsonl").write_bytes(held if "bom" in encoding else text.encode(encoding))
+    assert [row.clean for row in read_rows(tmp_path / "f.jsonl", None)] == ["a\u2028b"] * 2
+
+
+def test_a_file_of_100_000_rows_gives_what_is_asked(tmp_path: Path) -> None:
+    with (tmp_path / "many.csv").open("w", encoding="utf-8") as file:
+        file.write(COLUMNS + "\n" + "".join(f"a{i % 7} b,c b,7,8\n" for i in range(100_000)))
+    assert len(read_rows(tmp_path / "many.csv", None)) == 100_000
+
+
+def test_answers_that_begin_with_the_same_token_are_refused(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "in the city of", "answer": " Paris", "distractor": " New Jersey"},
+        {"prompt": "in the city of", "answer": " New York", "distractor": " New Jersey"},
+    ]
+    (tmp_path / "p.json").write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"p: row 2: the answer ' New York' and a wrong answer"):
+        load(tmp_path / "p.json", None)
+    twice = [{"clean": "a b", "answers": [" c", " c"], "wrong_answers": [" d"]}]
+    (tmp_path / "q.json").write_text(json.dumps({"prompts": twice}), encoding="utf-8")
+    task = load(tmp_path / "q.json", None)
+    assert task.prompts.answers is not None and task.prompts.answers.shape == (1, 1)
+
+
+def test_an_end_token_behind_a_prompt_is_left_off(tmp_path: Path) -> None:
+    """Some tokenizers append one: the answer would be read as what follows the end of the text."""
+    words = "<bos> <eos> he she lives in the city of Rome Paris".split()
+    raw = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<bos>")
+    )
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 0), ("<eos>", 1)]
+    )
+    ends = tf.PreTrainedTokenizerFast(tokenizer_object=raw)
+    path = tmp_path / "p.json"
+    row = {"prompt": "he lives in", "corrupt": "she lives in", "answer": " Rome"}
+    path.write_text(json.dumps([{**row, "distractor": " Paris"}]), encoding="utf-8")
+    task = load(path, None, ends)
+    assert task.prompts.tokens.tolist() == [[0, 2, 4, 5]]
+    assert task.prompts.answers is not None and task.prompts.answers.tolist() == [[9]]
 
 
 def test_an_answer_that_merges_with_the_prompt(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ class GameFactory:
         task: a task's name, or a prompt file.
         units: "heads", "neurons", "heads+neurons", "kv_groups", or labels and patterns
             ("L1H*,L0N17").
-        n_prompts, seed: of the task.
+        n_prompts, seed: of the task (by default 64 prompts, and of a file all rows).
         file: the text file of the task "text".
         ablation, precision, batch_size: as of ``ModelGame``.
         bridge: load it as a TransformerBridge.
@@ -26,7 +26,7 @@ class GameFactory:
     model: str
     task: str = "induction"
     units: str = "heads"
-    n_prompts: int = 64
+    n_prompts: int | None = None
     seed: int = 0
     file: str | None = None
     ablation: str = "mean"

@@ -54,14 +54,16 @@ class YearTokens:
         """The tokens of a year's last two digits."""
         return [self.ids[d] for d in divmod(year, 10)] if self.by_digit else [self.ids[year]]
 
-    def row(self, clean: str, corrupted: str, year: int) -> Row | None:
+    def row(self, clean: str, corrupted: str, year: int, place: str = "") -> Row | None:
         """A prompt that ends with the century, for the start year ``year``; None where no next
         token is later, or none is earlier."""
         if self.by_digit:
             right, wrong = self.ids[year // 10 + 1 :], self.ids[: year // 10]
         else:
             right, wrong = self.ids[year + 1 :], self.ids[: year + 1]
-        return Row(clean, corrupted, right, wrong, "prob_diff") if right and wrong else None
+        if not right or not wrong:
+            return None
+        return Row(clean, corrupted, right, wrong, "prob_diff", place)
 
 
 def greater_than_rows(tokenizer: Any, rng: np.random.Generator) -> Iterator[Row]:

@@ -25,13 +25,14 @@ TASKS = {
     "(of a tokenizer of single digits: a digit above 3)",
 }
 
+N_PROMPTS = 64  # of a named task, where nothing else is said
 _OPTIONS = {"induction": ("seq_len",), "text": ("file", "n_tokens")}
 
 
 def load_task(
     name: str,
     model: Any,
-    n_prompts: int = 64,
+    n_prompts: int | None = None,
     seed: int = 0,
     *,
     metric: Any = None,
@@ -42,12 +43,14 @@ def load_task(
 
     Args:
         name: one of ``TASKS``, or the path of a prompt file: EAP-IG's CSV (``clean, corrupted,
-            correct_idx, incorrect_idx``, or ``clean, corrupted, label`` for greater-than),
+            correct_idx, incorrect_idx`` with token ids, or ``clean, corrupted, label`` for
+            greater-than),
             auto-circuit's JSON (``{"prompts": [{"clean", "corrupt", "answers",
             "wrong_answers"}]}``), or JSON rows ``prompt, answer, distractor, corrupt`` or
             ``clean_prefix, patch_prefix, clean_answer, patch_answer``.
         model: a loaded model.
-        n_prompts: how many prompts; of a file, the first so many after shuffling by ``seed``.
+        n_prompts: how many prompts. Default: 64 of a named task, and all rows of a file; of a file,
+            the first so many after shuffling by ``seed``.
         seed: of the prompts drawn; another seed gives others.
         metric: instead of the task's own.
         tokenizer: instead of the model's own.
@@ -56,15 +59,16 @@ def load_task(
     Raises:
         ValueError: an unknown task, or one that this model's tokenizer cannot express.
     """
-    if n_prompts < 1:
+    if n_prompts is not None and n_prompts < 1:
         raise ValueError(f"n_prompts is {n_prompts}; it must be at least 1")
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must not be negative")
     if unknown := set(options) - set(_OPTIONS.get(name, ())):
         raise ValueError(f"the task {name!r} takes no option {min(unknown)!r}")
     rng = np.random.default_rng(seed)
+    n_named = N_PROMPTS if n_prompts is None else n_prompts
     if name == "induction":
-        task = _induction(model, n_prompts, rng, **options)
+        task = _induction(model, n_named, rng, **options)
     elif name in TASKS or Path(name).suffix in (".csv", ".json", ".jsonl"):
         tokenizer = tokenizer or load_tokenizer(model)
         if tokenizer is None:
@@ -72,15 +76,16 @@ def load_task(
                 f"the task {name!r} needs a tokenizer and this model brings none; give tokenizer="
             )
         if name == "text":
-            task = _text(tokenizer, n_prompts, rng, **options)
+            task = _text(tokenizer, n_named, rng, **options)
         elif name in TASKS:
             rows = {"ioi": _ioi_rows, "greater_than": greater_than_rows}[name](tokenizer, rng)
             # They never end: where almost none is usable, say so.
-            task = task_from_rows(islice(rows, 50 * n_prompts), tokenizer, n_prompts, name)
+            task = task_from_rows(islice(rows, 50 * n_named), tokenizer, n_named, name)
         else:
             rows = read_rows(Path(name), tokenizer)
             rows = [rows[i] for i in rng.permutation(len(rows))]
-            task = task_from_rows(rows, tokenizer, n_prompts, Path(name).stem)
+            ids = isinstance(rows[0].answers[0], int) and rows[0].metric == "logit_diff"
+            task = task_from_rows(rows, tokenizer, n_prompts, Path(name).stem, ids)
         task = replace(task, decode=lambda ids: [tokenizer.decode([int(i)]) for i in ids])
     else:
         raise ValueError(

@@ -1,71 +1,175 @@
-"""Readers of the field's prompt files."""
+"""Readers of the field's prompt files, each row with its number."""
 
+import codecs
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from spex_mech.tasks.greater_than import YearTokens
 from spex_mech.tasks.rows import Row
 
+FORMATS = (
+    "a .csv has the columns clean, corrupted and either token ids (correct_idx and incorrect_idx) "
+    "or label (a start year of two digits); a .json has "
+    '{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}, or rows with prompt, answer, '
+    "distractor (and corrupt), or with clean_prefix, patch_prefix, clean_answer, patch_answer"
+)
+# Columns of token ids: the right answers', the wrong ones'.
+_ID_COLUMNS = (
+    ("correct_idx", "incorrect_idx"),
+    ("clean_answer_idx", "corrupted_answer_idx"),
+    ("answers_idx", "corrupted_answers_idx"),
+    ("country_idx", "corrupted_country_idx"),
+)
+_MOST_CHARACTERS = 10_000_000  # of one field
+
 
 def read_rows(path: Path, tokenizer: Any) -> list[Row]:
-    """The rows of a prompt file, whichever of the field's formats it has."""
+    """The rows of a prompt file, whichever of the field's formats it has.
+
+    Raises:
+        ValueError: there is no such file, it has another format, or a row cannot be read; the text
+            names the row (the first one is row 1).
+    """
     if not path.is_file():
         raise ValueError(f"no prompt file {path}")
+    text = _text_of(path)
+    rows = _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
+    if not rows:
+        raise ValueError(f"{path} holds no rows; {FORMATS}")
+    read = _reader_for(path, rows[0][1], tokenizer)
+    made = []
+    for number, row in rows:
+        try:
+            made.append(read(row, f"row {number}"))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path}: row {number}: {what}; {FORMATS}") from error
+    return [row for row in made if row is not None]
+
+
+def _text_of(path: Path) -> str:
+    """A file's text: UTF-8, with a byte-order mark or without, or UTF-16 with one."""
+    held = path.read_bytes()
+    is_utf_16 = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix != ".csv":
-            return [_json_row(row) for row in _json_rows(text)]
-        rows = list(csv.DictReader(io.StringIO(text)))
-        by_year = bool(rows) and "label" in rows[0] and "correct_idx" not in rows[0]
-        if not by_year:
-            return [_csv_row(row) for row in rows]
-        tokens = YearTokens.of(tokenizer)
-        return [made for row in rows if (made := _year_row(row, tokens)) is not None]
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not a prompt file that is known here ({type(error).__name__}: {error}); "
-            "see load_task for the formats"
-        ) from error
+        return held.decode("utf-16" if is_utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8 or UTF-16: {error}") from error
 
 
-def _json_rows(text: str) -> list[Any]:
+def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
+    before = csv.field_size_limit(_MOST_CHARACTERS)
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a .csv file that can be read: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+    return [(n, row) for n, row in enumerate(rows, start=1) if any(row.values())]
+
+
+def _json_rows(path: Path, text: str) -> list[tuple[int, Any]]:
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError:
-        # Some of the field's .json files hold a row a line.
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as whole:
+        # Some of the field's .json files hold a row per line.
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        rows = []
+        for number, line in lines:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                where = whole if number == lines[0][0] else f"line {number}: {error}"
+                raise ValueError(f"{path} is not JSON: {where}") from error
     if isinstance(rows, dict):
         rows = rows.get("prompts", [rows])
     if not isinstance(rows, list):
-        raise TypeError(f"rows expected, not {type(rows).__name__}")
-    return rows
+        raise ValueError(f"{path} holds {type(rows).__name__}, not rows; {FORMATS}")
+    return list(enumerate(rows, start=1))
 
 
-def _csv_row(row: dict[str, str]) -> Row:
-    return Row(row["clean"], row["corrupted"], _ids(row["correct_idx"]), _ids(row["incorrect_idx"]))
+def _reader_for(path: Path, row: Any, tokenizer: Any) -> Callable[[Any, str], Row | None]:
+    """What reads each row, by the columns of the first."""
+    if path.suffix != ".csv":
+        return _json_row
+    for right, wrong in _ID_COLUMNS:
+        if right in row and wrong in row:
+            return lambda row, place: _id_row(row, place, right, wrong)
+    if "label" in row:
+        tokens = YearTokens.of(tokenizer)
+        return lambda row, place: _year_row(row, place, tokens)
+    held = ", ".join(str(name) for name in row)
+    raise ValueError(f"{path} has the columns {held}, which tell no answers; {FORMATS}")
 
 
-def _year_row(row: dict[str, str], tokens: YearTokens) -> Row | None:
-    label = row["label"] or ""
+def _id_row(row: dict[str, Any], place: str, right: str, wrong: str) -> Row:
+    return Row(_field(row, "clean"), _field(row, "corrupted"), _ids(row, right), _ids(row, wrong),
+               place=place)  # fmt: skip
+
+
+def _year_row(row: dict[str, Any], place: str, tokens: YearTokens) -> Row | None:
+    label = _field(row, "label")
     if not label.isdecimal() or int(label) > 98:
         raise ValueError(f"the label {label!r} is no start year: two digits, 00 to 98")
-    return tokens.row(row["clean"], row["corrupted"], int(label))
+    return tokens.row(_field(row, "clean"), _field(row, "corrupted"), int(label), place)
 
 
-def _json_row(row: dict[str, Any]) -> Row:
-    if "clean" in row:
-        return Row(row["clean"], row.get("corrupt"), row["answers"], row["wrong_answers"])
-    if "clean_prefix" in row:
-        return Row(
-            row["clean_prefix"], row["patch_prefix"], [row["clean_answer"]], [row["patch_answer"]]
-        )
-    return Row(row["prompt"], row.get("corrupt"), [row["answer"]], [row["distractor"]])
+def _field(row: dict[str, Any], name: str) -> str:
+    """A field's text.
+
+    Raises:
+        ValueError: it is missing, or there are more fields than columns.
+    """
+    if None in row:
+        raise ValueError("it has more fields than there are columns (a comma without quotes?)")
+    if not (row[name] or "").strip():
+        raise ValueError(f"its {name!r} is empty")
+    return row[name]
 
 
-def _ids(text: str) -> list[int]:
+def _ids(row: dict[str, Any], name: str) -> list[int]:
     """One token id, or a list of them as JSON."""
-    value = json.loads(text)
-    return [int(v) for v in value] if isinstance(value, list) else [int(value)]
+    text = _field(row, name)
+    try:
+        value = json.loads(text)
+        ids = value if isinstance(value, list) else [value]
+        if not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"its {name!r} is {text!r}; it must be a token id, or a list of them"
+        ) from None
+    return ids
+
+
+def _json_row(row: Any, place: str) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError(f"it is {type(row).__name__}, not an object with names")
+    if "clean" in row:
+        right, wrong = row["answers"], row["wrong_answers"]
+        return _worded(row["clean"], row.get("corrupt"), right, wrong, place)
+    if "clean_prefix" in row:
+        right, wrong = [row["clean_answer"]], [row["patch_answer"]]
+        return _worded(row["clean_prefix"], row["patch_prefix"], right, wrong, place)
+    right, wrong = [row["answer"]], [row["distractor"]]
+    return _worded(row["prompt"], row.get("corrupt"), right, wrong, place)
+
+
+def _worded(clean: Any, corrupted: Any, right: Any, wrong: Any, place: str) -> Row:
+    """A row of texts.
+
+    Raises:
+        ValueError: something in it is no text.
+    """
+    for value in (clean, *([] if corrupted is None else [corrupted])):
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"a prompt is {value!r}; it must be a text")
+    for answers in (right, wrong):
+        listed = isinstance(answers, list) and answers
+        if not listed or not all(isinstance(a, str) and a for a in answers):
+            raise ValueError(f"answers are {answers!r}; they must be texts, at least one")
+    return Row(clean, corrupted, right, wrong, place=place)

@@ -1,5 +1,6 @@
 """Rows of prompts in words, and the task that they make for a tokenizer."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,61 +10,161 @@ import torch
 from spex_mech.engine.metrics import Task
 from spex_mech.engine.prompts import Prompts
 
+_IN_PROMPT = 0.5  # the least share of rows whose answers' words are in the prompt, to believe ids
+
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt in words, or its answers already as token ids."""
+    """One prompt in words, with answers in words or already as token ids."""
 
     clean: str
     corrupted: str | None
     answers: Sequence[str | int]
     wrong_answers: Sequence[str | int]
     metric: str = "logit_diff"
+    place: str = ""  # where it stands, for messages
 
 
-def task_from_rows(rows: Iterable[Row], tokenizer: Any, n_prompts: int, name: str) -> Task:
-    encode: Callable[[str], list[int]] = lambda text: tokenizer(text)["input_ids"]  # noqa: E731
-    kept = []
+@dataclass(frozen=True)
+class _Encoded:
+    row: Row
+    clean: list[int]
+    corrupted: list[int] | None
+    answers: list[int]
+    wrong_answers: list[int]
+
+
+def task_from_rows(
+    rows: Iterable[Row], tokenizer: Any, n_prompts: int | None, name: str, ids: bool = False
+) -> Task:
+    """The task of the first ``n_prompts`` usable rows (None: of all rows).
+
+    A row whose corrupted prompt has another number of tokens cannot be used, since resampling goes
+    position by position; it is left out.
+
+    Args:
+        ids: the answers were read as token ids, which are of one tokenizer only: they are checked.
+
+    Raises:
+        ValueError: too few rows can be used, or the answers of one cannot be told apart.
+
+    Warns:
+        UserWarning: rows of a file were left out, or its token ids may be of another tokenizer.
+    """
+    encode = encoder(tokenizer)
+    kept: list[_Encoded] = []
+    left_out: list[Row] = []
     for row in rows:
         clean = encode(row.clean)
         corrupted = None if row.corrupted is None else encode(row.corrupted)
-        # Resampling goes position by position: a pair of unequal length cannot be used.
         if corrupted is None or len(corrupted) == len(clean):
-            kept.append((row, clean, corrupted))
+            kept.append(_encoded(row, clean, corrupted, tokenizer, name))
+        else:
+            left_out.append(row)
         if len(kept) == n_prompts:
             break
-    if len(kept) < n_prompts:
-        cure = f"ask for n_prompts={len(kept)} or fewer" if kept else "look at its rows"
+    _check_count(kept, left_out, n_prompts, name)
+    if ids:
+        _check_ids(kept, tokenizer, name)
+    return Task(_prompts(kept), kept[0].row.metric, name)
+
+
+def _encoded(
+    row: Row, clean: list[int], corrupted: list[int] | None, tokenizer: Any, name: str
+) -> _Encoded:
+    place = f"{name}: {row.place}: " if row.place else f"{name}: "
+    answers: list[list[int]] = []
+    for given in (row.answers, row.wrong_answers):
+        try:
+            found = [a if isinstance(a, int) else answer_id(tokenizer, row.clean, a) for a in given]
+        except ValueError as error:
+            raise ValueError(f"{place}{error}") from error
+        answers.append(list(dict.fromkeys(found)))  # an answer that is listed twice counts once
+    right, wrong = answers
+    if both := set(right) & set(wrong):
+        token = next(iter(both))
+        a, b = row.answers[_first(row.answers, right, token)], row.wrong_answers[0]
         raise ValueError(
-            f"{name}: {len(kept)} usable prompts, not {n_prompts} (a prompt and its corrupted "
-            f"version must have as many tokens); {cure}"
+            f"{place}the answer {a!r} and a wrong answer ({b!r} is the first) have the same first "
+            f"token ({tokenizer.decode([token])!r}), and an answer is read by its first token; "
+            "leave the row out, or give answers that begin differently"
         )
-    width = max(len(clean) for _, clean, _ in kept)
+    return _Encoded(row, clean, corrupted, right, wrong)
+
+
+def _first(given: Sequence[str | int], ids: Sequence[int], token: int) -> int:
+    return min(list(ids).index(token), len(given) - 1)
+
+
+def _check_count(
+    kept: Sequence[_Encoded], left_out: Sequence[Row], n_prompts: int | None, name: str
+) -> None:
+    of_pairs = ""
+    if left_out:
+        which = ", ".join(row.place for row in left_out[:3] if row.place)
+        more = ", ..." if len(left_out) > 3 else ""
+        of_pairs = (
+            f"{len(left_out):,} rows are left out, as a prompt and its corrupted version must have "
+            f"as many tokens{f' ({which}{more})' if which else ''}"
+        )
+    if not kept or (n_prompts is not None and len(kept) < n_prompts):
+        cure = f"ask for n_prompts={len(kept)} or fewer" if kept else "look at its rows"
+        wanted = f", not {n_prompts}" if n_prompts is not None else ""
+        raise ValueError(
+            f"{name}: {len(kept)} usable prompts{wanted}"
+            f"{f' ({of_pairs})' if of_pairs else ''}; {cure}"
+        )
+    if of_pairs and n_prompts is None:
+        warnings.warn(f"{name}: {of_pairs}", stacklevel=4)
+
+
+def _check_ids(kept: Sequence[_Encoded], tokenizer: Any, name: str) -> None:
+    """Whether token ids of a file can be this tokenizer's.
+
+    Raises:
+        ValueError: an id is outside the vocabulary.
+    """
+    n_vocab = len(tokenizer) if hasattr(tokenizer, "__len__") else None
+    known = 0
+    for one in kept:
+        each = [*one.answers, *one.wrong_answers]
+        if n_vocab is not None and max(each) >= n_vocab:
+            raise ValueError(
+                f"{name}: {one.row.place}: the answer is token {max(each)}, and this tokenizer has "
+                f"{n_vocab:,}: the file's token ids are of another tokenizer; write the answers as "
+                "words instead"
+            )
+        words = [tokenizer.decode([i]).strip().casefold() for i in each]
+        known += any(word and word in one.row.clean.casefold() for word in words)
+    if known < _IN_PROMPT * len(kept):
+        one = kept[0]
+        right, wrong = (tokenizer.decode([i[0]]) for i in (one.answers, one.wrong_answers))
+        warnings.warn(
+            f"{name}: the answers are token ids, which mean the same only for the tokenizer that "
+            f"they were written with. With this one, {one.row.place} reads "
+            f"{one.row.clean[-40:]!r} -> {right!r} (wrong: {wrong!r}). If that is not what it "
+            "should say, write the answers as words.",
+            stacklevel=4,
+        )
+
+
+def _prompts(kept: Sequence[_Encoded]) -> Prompts:
+    width = max(len(one.clean) for one in kept)
 
     def padded(ids: Sequence[int]) -> list[int]:
         return [*ids, *[ids[-1]] * (width - len(ids))]
 
-    def answers_of(attribute: str) -> list[list[int]]:
-        return [
-            [
-                a if isinstance(a, int) else answer_id(tokenizer, row.clean, a)
-                for a in getattr(row, attribute)
-            ]
-            for row, _, _ in kept
-        ]
-
-    lengths = torch.tensor([len(clean) for _, clean, _ in kept])
+    lengths = torch.tensor([len(one.clean) for one in kept])
     mask = torch.arange(width) < lengths[:, None]
-    corrupted = [c for _, _, c in kept if c is not None]
+    corrupted = [one.corrupted for one in kept if one.corrupted is not None]
     all_corrupted = len(corrupted) == len(kept)
-    prompts = Prompts(
-        torch.tensor([padded(clean) for _, clean, _ in kept]),
+    return Prompts(
+        torch.tensor([padded(one.clean) for one in kept]),
         attention_mask=None if mask.all() else mask,
-        answers=_ragged(answers_of("answers")),
-        wrong_answers=_ragged(answers_of("wrong_answers")),
+        answers=_ragged([one.answers for one in kept]),
+        wrong_answers=_ragged([one.wrong_answers for one in kept]),
         corrupted=torch.tensor([padded(c) for c in corrupted]) if all_corrupted else None,
     )
-    return Task(prompts, kept[0][0].metric, name)
 
 
 def _ragged(rows: list[list[int]]) -> torch.Tensor:
@@ -71,11 +172,30 @@ def _ragged(rows: list[list[int]]) -> torch.Tensor:
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows])
 
 
+def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Text -> token ids, with what the tokenizer puts before a text and without what it appends:
+    an end token between a prompt and its answer would be read as the end of the text."""
+
+    def encode(text: str) -> list[int]:
+        ids = list(tokenizer(text)["input_ids"])
+        own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        for start in range(len(ids) - len(own) + 1):
+            if ids[start : start + len(own)] == own:
+                return ids[: start + len(own)]
+        return ids
+
+    return encode
+
+
 def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) -> int:
     """The first token of an answer as it follows the prompt (a tokenizer may write it otherwise
-    when it stands alone)."""
-    before = tokenizer(prompt)["input_ids"]
-    both = tokenizer(prompt + answer)["input_ids"]
+    when it stands alone).
+
+    Raises:
+        ValueError: the answer has no token of its own, or (``single``) more than one.
+    """
+    encode = encoder(tokenizer)
+    before, both = encode(prompt), encode(prompt + answer)
     if both[: len(before)] != before or len(both) == len(before):
         raise ValueError(
             f"the answer {answer!r} merges with the end of the prompt {prompt[-20:]!r} in this "
@@ -87,6 +207,7 @@ def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) ->
 
 
 def is_one_token(tokenizer: Any, prompt: str, answer: str) -> bool:
+    """Whether an answer is one token behind a prompt."""
     try:
         return answer_id(tokenizer, prompt, answer, single=True) >= 0
     except ValueError:
