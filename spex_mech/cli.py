@@ -25,6 +25,21 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+def say(text: object = "") -> None:
+    """Print, whatever becomes of it: a closed pipe, a full disk under the output or a terminal that
+    lacks a character must not cost a result."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        print(str(text).encode(encoding, "replace").decode(encoding), flush=True)
+    except BrokenPipeError:  # whoever read has read enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        print(f"spex-mech: nothing more can be printed: {error}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     words = sys.argv[1:] if arguments is None else [*arguments]
@@ -145,9 +160,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(options: argparse.Namespace) -> None:
     import spex_mech as sm
+    from spex_mech.report.folder import check_folder
 
     options.out = options.out or Path("out") / options.model
-    _check_folder(options.out)
+    check_folder(options.out)
     if options.model == "smollm2":
         _demo_smollm2(options)
         return
@@ -155,16 +171,16 @@ def _demo(options: argparse.Namespace) -> None:
     task = sm.load_task("induction", model)
     game = sm.ModelGame(model, task)
     found = sm.discover(game)
-    print(found)
+    again = sm.confirm(found, sm.ModelGame(model, sm.load_task("induction", model, seed=1)), k=1)
+    files = _write(found, options, task)
     a, b = (found.labels[u] for u in found.top(1).units[0])
-    print(
+    say(found)
+    say(
         f"\n{a} and {b} make induction: each alone costs "
         f"{_main(found, a):+.2f} and {_main(found, b):+.2f} nats, "
         f"and the damage overlaps by {found.value(a, b):+.2f}: they work in series."
     )
-    again = sm.confirm(found, sm.ModelGame(model, sm.load_task("induction", model, seed=1)), k=1)
-    print(f"On 64 other prompts: {again.mean[0]:+.2f} +- {again.stderr[0]:.2f}.")
-    _write(found, options, task)
+    say(f"On 64 other prompts: {again.mean[0]:+.2f} +- {again.stderr[0]:.2f}.\n\n{files}")
 
 
 # Of the demo on SmolLM2: what takes about two minutes on two CPU cores.
@@ -181,24 +197,48 @@ def _demo_smollm2(options: argparse.Namespace) -> None:
     searched, fresh = task.split(_SMOLLM2_PROMPTS)
     units = sm.Components.heads(model) + sm.Components.neurons(model)
     n_pairs = len(units) * (len(units) - 1) // 2
-    print(f"SmolLM2-135M: {len(units):,} heads and neurons, {n_pairs:,} pairs")
+    say(f"SmolLM2-135M: {len(units):,} heads and neurons, {n_pairs:,} pairs")
     game = sm.ModelGame(model, searched, units)
-    print(f"Indirect object identification. {game.accuracy}", flush=True)
+    say(f"Indirect object identification. {game.accuracy}")
     found = sm.discover(game, budget=_SMOLLM2_BUDGET)
     best = found.top(_SMOLLM2_CONFIRMED)
-    print(f"\n{best}")
+    files = _write(found, options, searched)
+    sm.plot_network(found).savefig(options.out / "network.png")
+    say(f"\n{best}")
     names = dict.fromkeys(name for pair in best.names for name in pair)
     again = sm.confirm(best, sm.ModelGame(model, fresh, units[tuple(names)]), k=len(best))
-    print(f"\nThe same pairs on {len(fresh.prompts)} other prompts:\n{again}")
-    _write(found, options, searched)
-    sm.plot_network(found).savefig(options.out / "network.png")
-    print("and network.png, the strongest pairs as a network")
+    say(f"\nThe same pairs on {len(fresh.prompts)} other prompts:\n{again}")
+    say(f"\n{files}\nand network.png, the strongest pairs as a network")
+
+
+# Options that only one lens reads.
+_OF_LENS = {
+    "tokens": ("text", "answer", "continuation", "masking", "student"),
+    "data": ("examples", "learner", "penalty"),
+    "model": ("task", "file", "n_prompts", "ablation"),
+}
+
+
+def _check_lens(options: argparse.Namespace) -> None:
+    """Raises:
+    ValueError: an option is given that this lens does not read.
+    """
+    given = {word.split("=")[0] for word in options.words if word.startswith("--")}
+    for lens, names in _OF_LENS.items():
+        for name in names if lens != options.lens else ():
+            if (option := f"--{name.replace('_', '-')}") in given:
+                raise ValueError(
+                    f"{option} goes with --lens {lens}, and this is --lens {options.lens}; leave "
+                    "it out, or give the other lens"
+                )
 
 
 def _discover(options: argparse.Namespace) -> None:
     import spex_mech as sm
+    from spex_mech.report.folder import check_folder
 
-    _check_folder(options.out)
+    _check_lens(options)
+    check_folder(options.out)
     if options.lens == "data":
         _discover_data(options)
         return
@@ -211,11 +251,10 @@ def _discover(options: argparse.Namespace) -> None:
     )
     far = bool(options.workers or options.address)  # then workers make the game, and no one here
     game = factory if far else factory()
-    if not far and game.accuracy is not None:
-        print(game.accuracy, flush=True)
     found = _found(game, options)
-    print(found)
-    _write(found, options, None if far else game.task)
+    files = _write(found, options, None if far else game.task)
+    accuracy = found.about.get("accuracy", {}).get("words", "")
+    say(f"{accuracy}\n{found}\n\n{files}".lstrip())
 
 
 def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
@@ -232,10 +271,9 @@ def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
     if options.student is not None:
         student = sm.TokenGame(sm.load_model(options.student), task, **given)
     found = _found(game, options, student)
-    print(found)
-    _write(found, options, task)
+    files = _write(found, options, task)
     sm.plot_text(found).save(options.out / "text.html")
-    print("and text.html, the text with its strongest pairs")
+    say(f"{found}\n\n{files}\nand text.html, the text with its strongest pairs")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -243,7 +281,7 @@ def _report(options: argparse.Namespace) -> None:
 
     found = sm.Interactions.load(options.result)
     out = options.out or options.result.with_name("report.html")
-    print(f"written to {sm.write_report(found, out, title=options.title)}")
+    say(f"written to {sm.write_report(found, out, title=options.title)}")
 
 
 def _discover_data(options: argparse.Namespace) -> None:
@@ -262,12 +300,11 @@ def _discover_data(options: argparse.Namespace) -> None:
         proxy = options.proxy or "distilled"
         known = sm.explain(held["masks"], held["values"], proxy, labels=labels)
         told = "of no held-out mask" if known.r2 is None else f"{known.r2:.2f} on held-out masks"
-        print(f"estimates from {known.n_masks:,} known masks, R² {told}")
         table = known.frame(20, options.order, kind="banzhaf")
-        print(table.to_string(index=False))
-        options.out.mkdir(parents=True, exist_ok=True)
         table.to_csv(options.out / "estimates.csv", index=False)
-        print(f"\nwritten to {options.out}: estimates.csv")
+        say(f"estimates from {known.n_masks:,} known masks, R² {told}")
+        say(table.to_string(index=False))
+        say(f"\nwritten to {options.out}: estimates.csv")
         return
     if lacking := [name for name in ("x", "y", "x_test", "y_test") if name not in held]:
         raise ValueError(f"{options.examples} has no {lacking[0]!r}; it holds {', '.join(held)}")
@@ -277,10 +314,10 @@ def _discover_data(options: argparse.Namespace) -> None:
     x, y, x_test, y_test = (held[name] for name in ("x", "y", "x_test", "y_test"))
     game = learners[options.learner](x, y, x_test, y_test, penalty=options.penalty)
     found = _found(game, options)
-    print(found)
-    _write(found, options, None)
+    files = _write(found, options, None)
     sm.plot_examples(found, texts).save(options.out / "examples.html")
-    print("and examples.html, the examples that pull together or against one another")
+    said = "and examples.html, the examples that pull together or against one another"
+    say(f"{found}\n\n{files}\n{said}")
 
 
 def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
@@ -299,9 +336,10 @@ def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from spex_mech.report.folder import check_folder
     from spex_mech.sweep import AXES, cells_from_toml, cells_of, sweep
 
-    _check_folder(options.out)
+    check_folder(options.out)
     axes = {name: getattr(options, name) for name in AXES if getattr(options, name) is not None}
     names = ("n_prompts", "seed", "budget", "order", "batch_size", "file")
     common = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
@@ -314,7 +352,7 @@ def _sweep(options: argparse.Namespace) -> None:
     given = {"workers": options.workers, "address": options.address}
     table = sweep(cells, options.out, resume=not options.fresh, **given)
     _print_status(table)
-    print(f"\nwritten to {options.out}: summary.csv")
+    say(f"\nwritten to {options.out}: summary.csv")
     if (table.state == "failed").any():
         raise ValueError(f"{int((table.state == 'failed').sum())} of {len(table)} cells failed")
 
@@ -329,44 +367,36 @@ def _print_status(table: Any) -> None:
     names = ("model", "task", "units", "ablation", "method", "state", "evaluations")
     shown = [n for n in (*names, "strongest", "value", "error") if n in table]
     words = table[shown].astype(object).where(table[shown].notna(), "")
-    print(words.to_string(index=False, max_colwidth=60))
+    say(words.to_string(index=False, max_colwidth=60))
 
 
 def _models(options: argparse.Namespace) -> None:
     from spex_mech.models import NAMED
 
     for name, what in NAMED.items():
-        print(f"{name:<14}{what}")
-    print(f"{'a folder':<14}that transformers' save_pretrained wrote, or a .gguf file")
-    print(f"{'a hub name':<14}such as gpt2 or EleutherAI/pythia-70m, where there is a network")
+        say(f"{name:<14}{what}")
+    say(f"{'a folder':<14}that transformers' save_pretrained wrote, or a .gguf file")
+    say(f"{'a hub name':<14}such as gpt2 or EleutherAI/pythia-70m, where there is a network")
 
 
 def _tasks(options: argparse.Namespace) -> None:
     from spex_mech.tasks import TASKS
 
     for name, what in TASKS.items():
-        print(f"{name:<14}{what}")
-    print(f"{'a file':<14}of prompts: EAP-IG's .csv, auto-circuit's .json, or rows of your own")
+        say(f"{name:<14}{what}")
+    say(f"{'a file':<14}of prompts: EAP-IG's .csv, auto-circuit's .json, or rows of your own")
 
 
 def _main(found: Any, label: str) -> float:
     return float(found.main_effects[found.labels.index(label)])
 
 
-def _check_folder(folder: Path) -> None:
-    """Before the work, not after it: can the folder be there at the end?"""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"--out {folder}: {nearest} is a file; give a folder")
-    if not os.access(nearest, os.W_OK):
-        raise ValueError(f"--out {folder}: no right to write in {nearest}; give another folder")
-
-
-def _write(found: Any, options: argparse.Namespace, task: Any) -> None:
-    from spex_mech.report.page import write_all
+def _write(found: Any, options: argparse.Namespace, task: Any) -> str:
+    """Write a result's files; what was written where, in words."""
+    from spex_mech.report.folder import write_all
 
     command = shlex.join(["spex-mech", *options.words])
     written, lacking = write_all(found, options.out, task=task, command=command)
     for reason in lacking:
         print(reason, file=sys.stderr)
-    print(f"\nwritten to {options.out}: {', '.join(written)}")
+    return f"written to {options.out}: {', '.join(written)}"

@@ -185,7 +185,7 @@ def summarise(folder: str | Path) -> "pd.DataFrame":
 
 def _run(cell: Cell, place: Path, workers: int | None, address: str | None, progress: bool) -> None:
     from spex_mech.discover import discover
-    from spex_mech.report.page import write_all
+    from spex_mech.report.folder import write_all
 
     _write(place, cell, _RUNNING, pid=os.getpid())
     _log(place, f"started, process {os.getpid()}")

