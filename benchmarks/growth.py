@@ -10,7 +10,7 @@ of an 8B and a 70B model.
    counts after which evaluation every planted pair and both its singles had been asked for. The
    host's time is that of one thread on the processor, less the game's own: others who use the
    machine do not count.
-2. ``scan``: the one step that looks at pairs by blocks (``screening.largest_products``), on
+2. ``scan``: the one step that looks at pairs by blocks (``largest_pairs.largest_products``), on
    strengths drawn at random and on equal ones.
 3. ``workers``: how many workers a search can keep busy, counted from the batches of its questions,
    not from time.
@@ -44,9 +44,10 @@ import spex_mech as sm
 from benchmarks.common import HERE, Options, options_of, parser, plain, provenance
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
-from spex_mech.search import adaptive, exhaustive, ledger, spex
+from spex_mech.search import exhaustive, ledger
 from spex_mech.search.contract import GRADIENT_COST
-from spex_mech.search.screening import Strengths
+from spex_mech.search.settings import DEFAULTS
+from spex_mech.search.strengths import Strengths
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from planted import Planted, planted_game
@@ -249,9 +250,9 @@ def questions_of(n: int, budget: int, per_batch: int = PER_BATCH) -> list[list[i
     rows = n_rows(n, budget)
     deep = n_deep(budget)
     sizes = [(1, GRADIENT_COST), (deep, GRADIENT_COST)]
-    sizes += [(len(part), GRADIENT_COST) for part in chunks(rows, spex._ROWS_AT_A_TIME)]
+    sizes += [(len(part), GRADIENT_COST) for part in chunks(rows, DEFAULTS.rows_at_once)]
     left = budget - GRADIENT_COST * (1 + deep + rows)
-    each = max(1, ceil(left / adaptive._ROUNDS))
+    each = max(1, ceil(left / DEFAULTS.n_rounds))
     for rest in range(left, 0, -each):
         sizes += [(len(part), 1) for part in chunks(min(each, rest), ledger.MASKS_PER_QUESTION)]
     return [[len(part) * cost for part in chunks(masks, per_batch)] for masks, cost in sizes]
@@ -269,15 +270,15 @@ def chunks(count: int, size: int) -> list[range]:
 
 
 def n_deep(budget: float) -> int:
-    """Gradients at random masks (``spex._deep_gradients``)."""
-    most = spex._SHARE_DEEP * budget / GRADIENT_COST
-    return int(np.clip(most, spex.LEAST_DEEP, spex._MOST_DEEP))
+    """Gradients at random masks (``gradient_rows``)."""
+    most = DEFAULTS.deep_share * budget / GRADIENT_COST
+    return int(np.clip(most, DEFAULTS.min_deep, DEFAULTS.max_deep))
 
 
 def n_rows(n: int, budget: float) -> int:
-    """Gradient rows, which the driver's memory bounds (``spex.gradient_rows``)."""
-    bounded = max(4, spex._MOST_ROW_ENTRIES // (n * BLOCKS))
-    return min(n, max(4, int(spex._SHARE_ROWS * budget) // GRADIENT_COST), bounded)
+    """Gradient rows, which the driver's memory bounds (``gradient_rows``)."""
+    bounded = max(4, DEFAULTS.memory_bytes // (8 * n * BLOCKS))
+    return min(n, max(4, int(DEFAULTS.row_share * budget) // GRADIENT_COST), bounded)
 
 
 def workers(options: Options) -> list[Row]:

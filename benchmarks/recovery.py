@@ -33,7 +33,7 @@ from benchmarks.circuits import Together
 from benchmarks.common import Options, Row, script, versions
 from benchmarks.truth import fresh_games, load_truth, story_game
 from spex_mech.search.adaptive import rank_correlation
-from spex_mech.search.random_masks import half_masks
+from spex_mech.search.random_masks import complementary_masks
 from tests.planted import Planted, planted_game
 from tests.test_real_models import tracr_games
 
@@ -299,7 +299,7 @@ def heads(options: Options) -> list[Row]:
 def half_mask_pairs(game: sm.ModelGame, n_masks: int = 20_000) -> np.ndarray:
     """The Banzhaf interaction of each pair (of ``np.triu_indices``): a regression on half masks."""
     n = len(game)
-    masks = half_masks(n, n_masks, np.random.default_rng(5))
+    masks = complementary_masks(n, n_masks, np.random.default_rng(5))
     x = np.where(masks, -1.0, 1.0)
     i, j = np.triu_indices(n, 1)
     design = np.concatenate([np.ones((n_masks, 1)), x, x[:, i] * x[:, j]], axis=1)

@@ -20,7 +20,7 @@ import numpy as np
 
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.ledger import Set
-from spex_mech.search.random_masks import half_masks
+from spex_mech.search.random_masks import complementary_masks
 from spex_mech.setfunctions import convert, parities
 
 Values = Callable[[np.ndarray], np.ndarray]  # Bool[mask unit] -> Float[mask]
@@ -172,7 +172,9 @@ def lasso(values: Values, n: int, budget: int, seed: int, half: bool) -> Reporte
     options = coarse if len(pairs) > MANY_PAIRS else {}
     rankings = []
     for lost in (None,) if half else (0.1, 0.3):
-        masks = half_masks(n, budget, rng) if lost is None else rng.random((budget, n)) > lost
+        masks = (
+            complementary_masks(n, budget, rng) if lost is None else rng.random((budget, n)) > lost
+        )
         design = _parities(masks, pairs) if lost is None else _indicators(~masks, pairs)
         model = LassoCV(random_state=seed, **options).fit(design, values(masks))
         sizes = dict(zip(map(tuple, pairs.tolist()), model.coef_[n:].tolist(), strict=True))

@@ -21,10 +21,11 @@ from spex_mech.results.confirmation import Confirmation, confirmation, shared_te
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs.store import Run, opened
 from spex_mech.runs.workers import started
-from spex_mech.search.adaptive import Adaptive, Strategy
+from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.contract import Findings, Search
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import Proxy, ProxySpex
+from spex_mech.search.rankers import CandidateSource
 from spex_mech.search.spex import Spex
 
 __all__ = ["CallableGame", "as_game", "confirm", "discover", "measure"]
@@ -139,7 +140,7 @@ def discover(
         return run.finish(_drive(game, search(), about, progress, run))
 
 
-def _strategy(game: Game, method: str, seed: int, options: dict[str, Any]) -> Strategy:
+def _strategy(game: Game, method: str, seed: int, options: dict[str, Any]) -> CandidateSource:
     has = game.has_slopes
     if options.get("gradients") and not has:
         raise ValueError("gradients=True, but this game has no gradient(masks)")

@@ -21,7 +21,7 @@ from spex_mech.proxies.gaussian_process import GaussianProcess
 from spex_mech.proxies.table import CompleteTable
 from spex_mech.proxies.trees import Trees
 from spex_mech.search.proxyspex import Proxy, r_squared
-from spex_mech.search.random_masks import MaskSample, half_masks
+from spex_mech.search.random_masks import EvaluateOnly, complementary_masks
 from spex_mech.setfunctions import KINDS, convert
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def distill(
     game = as_game(game, n, labels)
     if budget < 20:
         raise ValueError(f"a budget of {budget} masks is too small to learn from: give at least 20")
-    sample = MaskSample(_drawn(len(game), budget, np.random.default_rng(seed)))
+    sample = EvaluateOnly(_drawn(len(game), budget, np.random.default_rng(seed)))
     cost = drive(game, sample, progress)
     # They come in pairs of complements, which stay together.
     held = np.arange(len(sample.masks)) < max(2, int(_SHARE_HELD * len(sample.masks)) // 2 * 2)
@@ -226,6 +226,6 @@ def _drawn(n: int, budget: int, rng: np.random.Generator) -> Bool[np.ndarray, "m
     if n < _FEW_UNITS and 2**n <= budget:
         half = np.arange(2**n // 2)[:, None] >> np.arange(n) & 1 == 1
         return np.stack([half, ~half], axis=1).reshape(-1, n)
-    drawn = half_masks(n, 2 * budget if n < _FEW_UNITS else budget, rng)
+    drawn = complementary_masks(n, 2 * budget if n < _FEW_UNITS else budget, rng)
     _, first = np.unique(np.packbits(drawn, axis=1), axis=0, return_index=True)
     return drawn[np.sort(first)][:budget]

@@ -8,10 +8,10 @@ UPWARD = {
     #
     "fingerprints > engine.prompts",
     #
+    "proxies.closed_forms > search.largest_pairs",
     "proxies.closed_forms > search.ledger",
-    "proxies.closed_forms > search.screening",
+    "proxies.gaussian_process > search.gradient_rows",
     "proxies.gaussian_process > search.ledger",
-    "proxies.gaussian_process > search.screening",
     "proxies.table > search.ledger",
     "proxies.trees > search.ledger",
     #
@@ -42,8 +42,6 @@ LONG = {
     "cli: _parser",
     #
     "games.model_game: ModelGame",
-    #
-    "search.group_tests: split",
 }
 
 # How often a file asks hasattr, or getattr with a default, about a type of the package.

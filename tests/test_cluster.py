@@ -14,7 +14,7 @@ from spex_mech.driver import drive
 from spex_mech.game import as_game
 from spex_mech.runs.store import Run, opened
 from spex_mech.runs.workers import ProcessPool, RemoteGame, started
-from spex_mech.search.random_masks import MaskSample
+from spex_mech.search.random_masks import EvaluateOnly
 from tests.workers import Planted, failing_game, pid
 
 OPTIONS: dict[str, Any] = {"budget": 150, "seed": 0, "progress": False}
@@ -150,7 +150,7 @@ def test_with_a_store_each_batch_is_looked_up_once_and_no_mask_is_asked_twice(
     masks[[9, 17, 18]] = masks[[1, 2, 10]]
     values = []
     for name, game in {"ahead": RemoteGame(Ahead(2)), "alone": as_game(Planted())}.items():
-        sample = MaskSample(masks)
+        sample = EvaluateOnly(masks)
         with opened(tmp_path / f"{name}.sqlite", game) as store:
             drive(game, sample, False, store.search({"of": "test"}, game, 8))
         values.append(sample.values)

@@ -8,7 +8,7 @@ import torch
 
 from spex_mech.proxies import closed_forms
 from spex_mech.proxies.gaussian_process import GaussianProcess
-from spex_mech.search.screening import Rows
+from spex_mech.search.gradient_rows import GradientRows
 from spex_mech.setfunctions import parities
 from tests.planted import planted_game
 
@@ -109,7 +109,7 @@ def test_rows_of_slopes_take_the_place_of_pair_effects() -> None:
             extra[b] += value * (lost == a)
         return -(intact + extra)[None]  # with respect to the gates
 
-    rows = Rows(slopes(None))
+    rows = GradientRows(slopes(None))
     for unit in range(40):
         rows.add(unit, slopes(unit))
     masks = np.ones((1, 40), dtype=bool)

@@ -82,7 +82,7 @@ def test_shapiq_is_imported_only_when_asked_for(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("proxy", ["distilled", "trees"])
-def test_distill_predicts_half_masks_and_gives_their_indices(proxy: str) -> None:
+def test_distill_predicts_complementary_masks_and_gives_their_indices(proxy: str) -> None:
     game = planted_game(12, 8, seed=0)
     small = sm.distill(game, 400, proxy if proxy == "distilled" else trees(), progress=False)
     assert small.r2 is not None and small.r2 > 0.98

@@ -11,10 +11,15 @@ from torch import Tensor
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.trees import Trees
 from spex_mech.search.adaptive import Adaptive, rank_correlation
+from spex_mech.search.budget import Context
 from spex_mech.search.contract import Search
 from spex_mech.search.ledger import Answer, Ledger
 from spex_mech.search.proxyspex import ProxySpex, r_squared
-from spex_mech.search.random_masks import Examples, half_masks, telling_fraction
+from spex_mech.search.random_masks import (
+    EvaluatedMasks,
+    complementary_masks,
+    largest_informative_fraction,
+)
 from tests.planted import Planted, planted_game
 from tests.test_spex import EDGE_GAMES, Saturating, edge_game, run, values_of
 
@@ -227,7 +232,7 @@ def test_the_strategy_knows_integers_only() -> None:
 
 
 def test_complements_follow_each_other() -> None:
-    masks = half_masks(9, 6, np.random.default_rng(0))
+    masks = complementary_masks(9, 6, np.random.default_rng(0))
     assert masks.shape == (6, 9)
     np.testing.assert_array_equal(masks[::2], ~masks[1::2])
 
@@ -249,9 +254,9 @@ def test_sizes_that_tell_masks_apart_are_measured() -> None:
     rng = np.random.default_rng(0)
 
     def fraction(value: Any) -> float:
-        ledger, examples = Ledger(80, 100), Examples(80)
+        ledger, examples = Ledger(80, 100), EvaluatedMasks(80)
         drive(ledger.values_of([()], "intact"), value)
-        return drive(telling_fraction(ledger, rng, examples), value)[0]
+        return drive(largest_informative_fraction(Context(ledger, rng), examples, 2), value)[0]
 
     assert fraction(lambda s: -float(len(s))) == 0.5  # each unit counts as much
     assert fraction(lambda s: -float(min(len(s), 10))) == 0.125  # ten break it
@@ -259,7 +264,7 @@ def test_sizes_that_tell_masks_apart_are_measured() -> None:
 
 
 def test_examples_ask_nothing_twice_and_know_small_sets() -> None:
-    ledger, examples = Ledger(6, 100), Examples(6)
+    ledger, examples = Ledger(6, 100), EvaluatedMasks(6)
     value = lambda s: float(len(s) ** 2)  # noqa: E731
     drive(ledger.values_of([(), (2,)], "sets"), value)
     masks = np.ones((5, 6), dtype=bool)

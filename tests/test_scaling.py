@@ -11,7 +11,8 @@ import torch
 from planted import planted_game
 
 import spex_mech as sm
-from spex_mech.search import ledger, screening
+from spex_mech.search import ledger
+from spex_mech.search.largest_pairs import largest_products
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -114,8 +115,7 @@ def test_workers_wait_at_the_end_of_a_question() -> None:
     assert growth.share_busy([[3], [3], [3]], 4) == 0.25
 
 
-def test_units_that_are_alike_take_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screening, "_SCANNED_AT_ONCE", 100)
+def test_units_that_are_alike_take_one_block() -> None:
     calls = 0
 
     def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -123,16 +123,16 @@ def test_units_that_are_alike_take_one_block(monkeypatch: pytest.MonkeyPatch) ->
         calls += 1
         return a @ b.T
 
-    found = screening.largest_products(np.ones((200, 2)), product, 10)
+    found = largest_products(np.ones((200, 2)), product, 10, block_bytes=800)
     assert len({tuple(sorted(row)) for row in found.tolist()}) == 10
     assert calls < 5  # of 210 blocks of 10 x 10
     calls = 0
     uneven = np.random.default_rng(0).random((60, 2)) ** 4
-    found = screening.largest_products(uneven, product, 40)
+    found = largest_products(uneven, product, 40, block_bytes=800)
     sizes = uneven @ uneven.T
     best = np.sort(sizes[np.triu_indices(60, 1)])[::-1][:40]
     np.testing.assert_allclose(sizes[tuple(found.T)], best)
-    assert len(screening.largest_products(np.zeros((30, 2)), product, 5)) == 5
+    assert len(largest_products(np.zeros((30, 2)), product, 5)) == 5
 
 
 def test_questions_are_large_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 import spex_mech as sm
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.audit import _missed_by_score, _overlooked
+from spex_mech.search.budget import Context
 from spex_mech.search.contract import Question
 from spex_mech.search.ledger import Answer, Ledger
 from spex_mech.search.spex import Spex
@@ -480,7 +481,8 @@ def test_many_cells_are_halved_in_one_test() -> None:
         value = sums_of(planted)
         drive(ledger.values_of([()], "intact"), value)
         table = Partition(np.arange(256), 16)
-        steps = tree(ledger, np.random.default_rng(0), table, 10_000, 0.5)
+        context = Context(ledger, np.random.default_rng(0))
+        steps = tree(context, context.budget, table, 0.5)
         found, asked = drive(steps, value)
         assert found == pytest.approx(planted)
         assert len(asked) == len(set(asked))
@@ -503,10 +505,11 @@ def test_sets_without_strong_subsets_are_found_by_group_tests(order: int) -> Non
         for value in (1.5, -0.7, 2.2)
     }
     pairs = {(int(a), int(a) + 1): 1.0 for a in range(0, 60, 6)}
-    ledger = Ledger(200, 20_000)
+    context = Context(Ledger(200, 20_000), rng)
+    ledger = context.ledger
     value = sums_of({**planted, **pairs})
     drive(ledger.values_of([()], "intact"), value)
-    found, asked = drive(higher_tree(ledger, rng, order, 20_000, 0.6), value)
+    found, asked = drive(higher_tree(context, context.budget, order, 0.6), value)
     assert found == pytest.approx(planted)
     assert len(asked) < 3000  # of 1.3 or 65 million sets
 
@@ -516,10 +519,11 @@ def test_a_dense_truth_stops_group_tests_of_higher_order() -> None:
 
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((40, 3))
-    ledger = Ledger(40, 3000)
+    context = Context(Ledger(40, 3000), rng)
+    ledger = context.ledger
     value = lambda s: float(np.tanh(weights[list(s)].sum(0)).sum())  # noqa: E731
     drive(ledger.values_of([()], "intact"), value)
-    found, asked = drive(higher_tree(ledger, rng, 3, 3000, 0.5), value)
+    found, asked = drive(higher_tree(context, context.budget, 3, 0.5), value)
     assert found == {} and len(asked) < 1500
 
 
@@ -559,22 +563,22 @@ def measured(n: int, main: float, pairs: dict[tuple[int, int], list[float]]) -> 
 
 def test_what_was_measured_corrects_rows_by_unit_and_prompt() -> None:
     """Rows of units 0 and 1 predict 1 everywhere; those of unit 1 prove too small on a prompt."""
-    from spex_mech.search.screening import Rows, RowScreen
+    from spex_mech.search.gradient_rows import GradientRows, RowRanker
 
-    rows = Rows(np.zeros((2, 60)))
+    rows = GradientRows(np.zeros((2, 60)))
     for unit in (0, 1):
         rows.add(unit, -np.ones((2, 60)))
-    screen = RowScreen(rows)
+    ranker = RowRanker(rows)
     untested = np.array([[0, 50], [1, 50]])
-    assert np.ptp(screen.score(untested)) == 0
+    assert np.ptp(ranker.score(untested)) == 0
     pairs = {(0, j): [1.0, 1.0] for j in range(2, 40)}
-    screen.fit(measured(60, 0.0, {**pairs, **{(1, j): [1.0, 5.0] for j in range(2, 40)}}))
-    right, too_small = screen.score(untested)
+    ranker.fit(measured(60, 0.0, {**pairs, **{(1, j): [1.0, 5.0] for j in range(2, 40)}}))
+    right, too_small = ranker.score(untested)
     assert too_small > right + 0.2
 
 
 def test_strengths_learn_which_units_matter_on_which_prompt() -> None:
-    from spex_mech.search.screening import Strengths
+    from spex_mech.search.strengths import Strengths
 
     main = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.3, 0.3]])
     first = [tuple(p) for p in Strengths(main).strongest(10).tolist()]
@@ -591,16 +595,15 @@ def test_strengths_learn_which_units_matter_on_which_prompt() -> None:
     assert (strengths.strongest(5) == 0).any(axis=1).all()
 
 
-def test_largest_pairs_are_those_of_a_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spex_mech.search import screening
+def test_largest_pairs_are_those_of_a_full_sort() -> None:
+    from spex_mech.search.largest_pairs import largest_products
 
     rng = np.random.default_rng(0)
     factors = rng.gamma(0.3, size=(50, 3))
     full = np.triu(factors @ factors.T, 1)
     i, j = np.triu_indices(50, 1)
     wanted = np.argsort(-full[i, j], kind="stable")[:40]
-    for at_once in (4_000_000, 49):  # one block, and many that can be passed over
-        monkeypatch.setattr(screening, "_SCANNED_AT_ONCE", at_once)
-        found = screening.largest_products(factors, lambda a, b: a @ b.T, 40)
+    for pairs_at_once in (4_000_000, 49):  # one block, and many that can be passed over
+        found = largest_products(factors, lambda a, b: a @ b.T, 40, 8 * pairs_at_once)
         assert found.tolist() == np.stack([i[wanted], j[wanted]], 1).tolist()
-    assert screening.largest_products(factors, lambda a, b: a @ b.T, 0).shape == (0, 2)
+    assert largest_products(factors, lambda a, b: a @ b.T, 0).shape == (0, 2)

@@ -6,8 +6,8 @@ were learned from, so that a scan over all pairs is a blocked matrix product. Th
 wide network would be. ``closed_forms`` has the interaction indices of what it predicts.
 
 Where there are gradients, the one at the intact model stands for n single ablations more, as the
-tangent predicts them, and those at single ablations are rows of pair effects (``screening.Rows``)
-that take the place of the posterior means.
+tangent predicts them, and those at single ablations are rows of pair effects
+(``gradient_rows.GradientRows``) that take the place of the posterior means.
 
 1. *Scales.* a, b and the four sizes are learned by gradient descent on the marginal likelihood of
    some masks (at most 1,000) and all prompts, with a normal prior on the logarithms of a and b.
@@ -31,8 +31,8 @@ from torch import Tensor
 from spex_mech.proxies.closed_forms import PosteriorMean
 from spex_mech.proxies.inputs import check_examples
 from spex_mech.proxies.kernel import Kernel
+from spex_mech.search.gradient_rows import GradientRows
 from spex_mech.search.ledger import Set
-from spex_mech.search.screening import Rows, size
 
 _STEPS = 80
 _RATE = 0.1
@@ -62,14 +62,14 @@ class GaussianProcess:
     def __init__(self, seed: int = 0, device: str = "cpu", steps: int = _STEPS) -> None:
         self.seed, self.device, self.steps = seed, device, steps
         self.about: dict[str, Any] = {}
-        self.rows: Rows | None = None  # pair effects from gradients
+        self.rows: GradientRows | None = None  # pair effects from gradients
         self._fit: _Fit | None = None
 
     def fit(
         self,
         masks: Bool[np.ndarray, "mask unit"],
         values: Float[np.ndarray, "mask prompt"] | Float[np.ndarray, " mask"],
-        rows: Rows | None = None,
+        rows: GradientRows | None = None,
     ) -> None:
         """Learn from masks (True = kept), their values and, if there are any, rows of slopes (then
         the intact model must be among the masks).
@@ -240,13 +240,15 @@ Distilled = GaussianProcess  # its name of old
 
 
 def _with_tangent(
-    masks: Bool[np.ndarray, "mask unit"], values: Float[np.ndarray, "mask prompt"], rows: Rows
+    masks: Bool[np.ndarray, "mask unit"],
+    values: Float[np.ndarray, "mask prompt"],
+    rows: GradientRows,
 ) -> tuple[Bool[np.ndarray, "more unit"], Float[np.ndarray, "more prompt"]]:
     """Single ablations as the slopes at the intact model predict them, for the units of largest
     slope whose own is not among the masks."""
     n_lost = (~masks).sum(axis=1)
     known = (~masks[n_lost == 1]).any(axis=0)
-    ranked = np.argsort(-np.where(known, -1.0, size(rows.intact)), kind="stable")
+    ranked = np.argsort(-np.where(known, -1.0, rows.magnitude(rows.intact)), kind="stable")
     units = ranked[: min(int((~known).sum()), _MOST_TANGENT)]
     more = np.ones((len(units), masks.shape[1]), dtype=bool)
     more[np.arange(len(units)), units] = False

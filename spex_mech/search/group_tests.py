@@ -4,25 +4,22 @@ For two disjoint groups A and B of units,
 ``I(A, B) = f(N without A and B) - f(N without A) - f(N without B) + f(N)``
 is the sum of all interactions between them: main effects and all that is inside a group cancel.
 
-1. ``probe_groups``: 60 cells of a table of some 32 x 32 blocks. The ratio of their median to their
-   root mean square tells a sparse truth (few cells hold anything) from a dense tail (all do).
+1. ``probe_groups``: some cells of a table of some 32 x 32 blocks. The ratio of their median to
+   their root mean square tells a sparse truth (few cells hold anything) from a dense tail (all do).
 2. ``tree``, for a sparse truth: measure the whole table, halve the hot cells down to single pairs,
    then again with other blocks and what was found subtracted, against cancellation, until a pass
-   finds nothing new. Takes some ``K^2 / 2 + s (4 log2(n / K) + 1)`` evaluations for s pairs; a
-   floor of 4.5 robust standard deviations of the table hides weaker ones.
-3. ``split``, for a dense tail: all single ablations, if they take at most half of the budget (they
-   make what lies inside a block known for one evaluation); a table of b x b cells over about 40 %
-   of what is left; then best-first halving: always the cell that most probably holds a pair as
-   large as the budget can tell from the tail. The second half of a cell is the difference: free.
+   finds nothing new. Takes some ``K^2 / 2 + s (4 log2(n / K) + 1)`` evaluations for s pairs; the
+   table's floor, some robust standard deviations of its cells, hides weaker ones.
+3. ``higher_tree``: the same for sets of three units and more.
 
-The larger the groups, the further from the intact model; interactions of order three and more then
-leak in. Every pair that comes out is measured at the intact model before it counts.
+For a dense tail see ``halving``. The larger the groups, the further from the intact model;
+interactions of order three and more then leak in. Every pair that comes out is measured at the
+intact model before it counts.
 
-Best-first halving by a posterior index is ours; group tests with halving go back to learning hidden
-graphs with additive queries (Grebinski and Kucherov 2000).
+Group tests with halving go back to learning hidden graphs with additive queries (Grebinski and
+Kucherov 2000).
 """
 
-import heapq
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise, permutations, product
 from math import comb, prod
@@ -31,19 +28,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.search.ledger import Asking, Ledger, Set, pair, subsets
+from spex_mech.search.budget import Budget, Context
+from spex_mech.search.ledger import Asking, Ledger, Set, subsets
 
 Candidates = dict[Set, float]
 
-_PROBED = 60
-_SPARSE = 0.12  # median over root mean square of the probed cells
 _NOTHING = 1e-6  # of what ablating a block changes: rounding
-_MOST_PASSES = 6
-_MOST_POOLED = 8  # cells in one test
-_LEAST_RESIDUALS = 8
-_SURE = 4.5  # robust standard deviations that noise does not exceed
-_ROBUST = 1.4826  # standard deviation of a normal tail over its median size
+ROBUST = 1.4826  # standard deviation of a normal variable over its median size
 _ROUNDING = 1e-8
+_LEAST_AFTER_TABLE = 50  # evaluations, without which another table is not worth it
+_LEAST_INTACT = 1e-12  # of the intact value: rounding
+_UNDONE = 0.6  # of the tests of a halving, that pooling leaves over on average
 
 
 class Block(NamedTuple):
@@ -108,32 +103,33 @@ class Cell(NamedTuple):
 
 
 def probe_groups(
-    ledger: Ledger, rng: np.random.Generator, until: int, max_fraction: float
+    context: Context, budget: Budget, max_fraction: float
 ) -> Asking["Partition | None"]:
     """Whether the truth is sparse: the partition that the tree should start with; None if not.
 
     Args:
-        until: the search may spend until so many evaluations were spent in all.
         max_fraction: the largest share of the units that a test may ablate.
     """
+    ledger, rng, settings = context.ledger, context.rng, context.settings
     n = ledger.n
-    # The whole table, should it be wanted, may take 40 % of what there is to spend.
-    most = max(4, int(np.sqrt(0.8 * (until - ledger.spent))))
+    # The whole table, should it be wanted, may take this share of what there is to spend.
+    share = settings.split_table_share
+    most = max(4, int(np.sqrt(2 * share * budget.left)))
     n_blocks = min(max(32, int(np.ceil(2 / max_fraction))), max(2, n // 2), most)
     while True:
         table = Partition(rng.permutation(n), n_blocks)
         tests = table.tests()
-        some = [tests[i] for i in rng.permutation(len(tests))[:_PROBED]]
+        some = [tests[i] for i in rng.permutation(len(tests))[: settings.probed_cells]]
         sums = abs((yield from table.between(ledger, some, {}, "probing groups")))
         blocks = [table.units((block,)) for block in table.blocks]
         alone = yield from ledger.sums(blocks, "probing groups")
         spread = np.sqrt((sums**2).mean())
         nothing = spread <= _NOTHING * abs(alone - ledger.intact).max()
         ratio = 0.0 if nothing else np.median(sums) / spread
-        if ratio < _SPARSE:
+        if ratio < settings.sparse_ratio:
             return table
         # Of many sparse pairs each cell may hold some: smaller cells tell them from a dense tail.
-        if 2 * n_blocks > n // 2 or 2 * n_blocks**2 > 0.45 * (until - ledger.spent):
+        if 2 * n_blocks > n // 2 or 2 * n_blocks**2 > (share + 0.05) * budget.left:
             return None
         n_blocks *= 2
 
@@ -208,34 +204,30 @@ def _one_of_each(inside: Bool[np.ndarray, "group set unit"]) -> Bool[np.ndarray,
 
 
 def tree(
-    ledger: Ledger,
-    rng: np.random.Generator,
-    table: Partition,
-    until: int,
-    max_fraction: float,
+    context: Context, budget: Budget, table: Partition, max_fraction: float
 ) -> Asking[Candidates]:
     """Strong pairs of a sparse truth, each measured.
 
     A table in which most cells hold something has a floor that hides pairs like those that are
     known; finer ones then follow, until one is sparse.
     """
-    known: Candidates = {}
-    for n_pass in range(_MOST_PASSES):
-        new = yield from _one_pass(ledger, table, 2, known, until, max_fraction)
+    n, known = context.ledger.n, Candidates()
+    for n_pass in range(context.settings.max_passes):
+        new = yield from _one_pass(context, budget, table, 2, known, max_fraction)
         known |= new or {}
         sizes = [abs(value) for value in known.values()]
         crowded = bool(sizes) and table.floor > np.median(sizes)
         n_blocks = max(16, int(np.ceil(2 / max_fraction)))
-        n_blocks = min(2 * len(table.blocks) if crowded else n_blocks, ledger.n // 2)
-        dear = ledger.spent + n_blocks * (n_blocks + 1) // 2 + 50 > until
-        if dear or (n_pass and not new and not crowded):
+        n_blocks = min(2 * len(table.blocks) if crowded else n_blocks, n // 2)
+        too_expensive = n_blocks * (n_blocks + 1) // 2 + _LEAST_AFTER_TABLE > budget.left
+        if too_expensive or (n_pass and not new and not crowded):
             break
-        table = Partition(rng.permutation(ledger.n), n_blocks)
+        table = Partition(context.rng.permutation(n), n_blocks)
     return known
 
 
 def higher_tree(
-    ledger: Ledger, rng: np.random.Generator, order: int, until: int, max_fraction: float
+    context: Context, budget: Budget, order: int, max_fraction: float
 ) -> Asking[Candidates]:
     """Sets of three units and more that interact, whatever their subsets do, if they are few.
 
@@ -245,17 +237,18 @@ def higher_tree(
     two units in one block, which no test of that table sees, two tables in a row must hold nothing
     new before the search ends.
     """
-    n_blocks = min(max(int(np.ceil(order / max_fraction)), 2 * order + 2), ledger.n)
+    n = context.ledger.n
+    n_blocks = min(max(int(np.ceil(order / max_fraction)), 2 * order + 2), n)
     known: Candidates = {}
     done = empty = 0
-    while done < 2 * _MOST_PASSES and empty < 2:
+    while done < 2 * context.settings.max_passes and empty < 2:
         cost = sum(comb(n_blocks, size) for size in range(1, order + 1))
-        if ledger.spent + (1 if done else 2) * cost > until:
+        if (1 if done else 2) * cost > budget.left:
             break
-        table = Partition(rng.permutation(ledger.n), n_blocks)
-        new = yield from _one_pass(ledger, table, order, known, until, max_fraction)
-        if new is None and n_blocks < ledger.n:
-            n_blocks = min(n_blocks + (n_blocks + 1) // 2, ledger.n)
+        table = Partition(context.rng.permutation(n), n_blocks)
+        new = yield from _one_pass(context, budget, table, order, known, max_fraction)
+        if new is None and n_blocks < n:
+            n_blocks = min(n_blocks + (n_blocks + 1) // 2, n)
             continue
         known |= new or {}
         done += 1
@@ -264,52 +257,54 @@ def higher_tree(
 
 
 def _one_pass(
-    ledger: Ledger,
+    context: Context,
+    budget: Budget,
     table: Partition,
     order: int,
     known: Candidates,
-    until: int,
     max_fraction: float,
 ) -> Asking[Candidates | None]:
     """What one partition finds beyond what is known; None where the first table is not sparse."""
+    ledger, settings = context.ledger, context.settings
     tests = table.tests(order)
     if order > 2 and not known:
-        some = tests[:: max(1, len(tests) // _PROBED)]
+        some = tests[:: max(1, len(tests) // settings.probed_cells)]
         sums = yield from table.between(ledger, some, known, "probing groups")
-        if np.median(abs(sums)) > _SPARSE * np.sqrt((sums**2).mean()):
+        if np.median(abs(sums)) > settings.sparse_ratio * np.sqrt((sums**2).mean()):
             return None
     sums = yield from table.between(ledger, tests, known, "testing groups")
     largest = max([abs(sums).max(initial=0.0), *map(abs, known.values())])
-    floor = _SURE * _ROBUST * float(np.median(abs(sums)))
-    floor = table.floor = max(floor, _ROUNDING * largest, 1e-12 * abs(ledger.intact))
+    floor = settings.sure * ROBUST * float(np.median(abs(sums)))
+    floor = table.floor = max(floor, _ROUNDING * largest, _LEAST_INTACT * abs(ledger.intact))
     hot = [
         Cell(tuple(block for (block,) in test), float(total))
         for test, total in zip(tests, sums, strict=True)
         if abs(total) > floor
     ]
-    most = int(max_fraction * ledger.n)
-    leaves = yield from _halved(ledger, table, hot, known, floor, until, most)
+    leaves = yield from halved(context, budget, table, hot, known, floor, max_fraction)
     found = [s for s in dict.fromkeys(map(table.set_of, leaves)) if s not in known]
-    measured = yield from ledger.measure(found, "validating", max(0, ledger.budget - until))
+    measured = yield from ledger.measure(found, "validating", max(0, budget.reserved))
     sizes = {s: ledger.interaction[s] for s in measured}
     return {s: value for s, value in sizes.items() if abs(value) > floor / 2}
 
 
-def _halved(
-    ledger: Ledger,
+def halved(
+    context: Context,
+    budget: Budget,
     table: Partition,
     hot: list[Cell],
     known: Candidates,
     floor: float,
-    until: int,
-    most: int,
+    max_fraction: float,
 ) -> Asking[list[Cell]]:
     """Halve hot cells down to single sets, one side after the other, many cells in one test.
 
     Args:
-        floor: what a sum must exceed to be something; later floors come from how far sums were off.
-        most: units that one test may ablate.
+        floor: what a sum must exceed to be something; later floors come from how far the sums of
+            pooled tests were off.
+        max_fraction: of the units, that one test may ablate.
     """
+    ledger, settings = context.ledger, context.settings
     leaves: list[Cell] = []
     least = _ROUNDING * max((abs(c.total) for c in hot), default=0.0)
     while hot:
@@ -318,54 +313,81 @@ def _halved(
         turned = [c for c in turned if c.n_sets > 1]
         if not turned:
             break
-        # A test of halves takes so many evaluations; where not all cells can be halved to their
-        # end, the strongest are.
-        dear = 2 ** len(turned[0].blocks) - 1
-        levels = np.ceil(np.log2(max(c.n_sets for c in turned)))
-        affordable = int((until - ledger.spent) / (0.6 * dear * levels))
-        pools = _pools(turned, floor, most)
-        if len(pools) > max(1, affordable):
-            pools.sort(key=lambda pool: -sum(abs(c.total) for c in pool))
-            pools = pools[: max(1, affordable)]
-        if ledger.spent + dear * len(pools) > until:
+        cost_per_test = 2 ** len(turned[0].blocks) - 1
+        pools = _pools(turned, floor, int(max_fraction * ledger.n), settings.max_pooled)
+        pools = _affordable(pools, turned, cost_per_test, budget.left)
+        if cost_per_test * len(pools) > budget.left:
             break
         tests = [
             tuple(map(_each_once, zip(*(c.half_test for c in pool), strict=True))) for pool in pools
         ]
         sums = yield from table.between(ledger, tests, known, "halving groups")
-        hot, off = [], []
+        hot, residuals = [], []
         unclear: list[Cell] = []
         for pool, total in zip(pools, sums, strict=True):
-            inside = list(product((False, True), repeat=len(pool)))
-            errors = abs(np.array(inside) @ np.array([c.total for c in pool]) - total)
-            best = int(errors.argmin())
-            if errors[best] > floor:
+            in_first, residual = decode([c.total for c in pool], float(total))
+            if residual > floor:
                 unclear += pool
                 continue
-            off.append(errors[best])
-            for c, first in zip(pool, inside[best], strict=True):
+            residuals.append(residual)
+            for c, first in zip(pool, in_first, strict=True):
                 hot.append(c.with_first(c.blocks[0].halves()[not first], c.total))
         # What no subset explains: a cell of several sets that part, or an interaction of higher
         # order. Each of its cells is tested by itself.
-        unclear = unclear[: max(0, until - ledger.spent) // dear]
+        unclear = unclear[: max(0, budget.left) // cost_per_test]
         firsts = [c.half_test for c in unclear]
         sums = yield from table.between(ledger, firsts, known, "halving groups")
         for c, first in zip(unclear, sums.tolist(), strict=True):
             for half, total in zip(c.blocks[0].halves(), (first, c.total - first), strict=True):
                 if abs(total) > floor:
                     hot.append(c.with_first(half, total))
-        if len(off) >= _LEAST_RESIDUALS:
-            floor = min(floor, max(least, _SURE * _ROBUST * float(np.median(off))))
+        if len(residuals) >= settings.min_residuals:
+            spread = settings.sure * ROBUST * float(np.median(residuals))
+            floor = min(floor, max(least, spread))
     return leaves
+
+
+def decode(totals: Sequence[float], observed: float) -> tuple[tuple[bool, ...], float]:
+    """Which of several cells have their sum in the half that was tested, if each has it in one half
+    alone: those whose totals add up to what was observed, and by how much they are off.
+
+    >>> decode([1.0, -0.4, 3.0], 2.6)
+    ((False, True, True), 0.0)
+    """
+    inside = list(product((False, True), repeat=len(totals)))
+    residuals = abs(np.array(inside) @ np.array(totals) - observed)
+    best = int(residuals.argmin())
+    return inside[best], float(residuals[best])
+
+
+def _affordable(
+    pools: list[list[Cell]], cells: list[Cell], cost_per_test: int, left: int
+) -> list[list[Cell]]:
+    """Those of the pools whose cells can be halved to their end: the strongest."""
+    levels = np.ceil(np.log2(max(c.n_sets for c in cells)))
+    affordable = max(1, int(left / (_UNDONE * cost_per_test * levels)))
+    if len(pools) > affordable:
+        pools.sort(key=lambda pool: -sum(abs(c.total) for c in pool))
+    return pools[:affordable]
 
 
 def _each_once(groups: Iterable[Group]) -> Group:
     return tuple(dict.fromkeys(block for group in groups for block in group))
 
 
-def _pools(cells: list[Cell], floor: float, most: int) -> list[list[Cell]]:
-    """Cells whose first halves can be tested at once: no other hot cell lies between the units of
-    one and the partners of another, and the sums of any two subsets differ by more than noise."""
+def _pools(cells: list[Cell], floor: float, max_units: int, max_pooled: int) -> list[list[Cell]]:
+    """Cells whose first halves can be tested at once.
+
+    One test of the halves of cells ``A1 x B1`` and ``A2 x B2`` ablates ``A1 + A2`` and ``B1 + B2``,
+    so that it sees ``A1 x B2`` and ``A2 x B1`` too::
+
+             B1   B2
+        A1   hot   .      both dots must be cold: no other hot cell lies between the units of one
+        A2    .   hot     cell and the partners of another
+
+    and the sums of any two subsets of the cells must differ by more than noise, or what was
+    observed would not tell which of them have their sum in the first half.
+    """
     starts = np.array([[x.start for x in c.blocks] for c in cells])  # cell side
     stops = np.array([[x.stop for x in c.blocks] for c in cells])
     pools: list[list[Cell]] = []
@@ -380,113 +402,25 @@ def _pools(cells: list[Cell], floor: float, most: int) -> list[list[Cell]]:
             tested = sum(block.size for block in blocks)
             grown = np.concatenate([sums, sums + c.total])
             if pool:
-                if len(pool) == _MOST_POOLED or size + tested > most:
+                if len(pool) == max_pooled or size + tested > max_units:
                     continue
                 if np.diff(np.sort(grown)).min() <= 3 * floor:
                     continue
-            now = touched | np.stack([(starts < x.stop) & (stops > x.start) for x in blocks])
+            grown_touched = touched | np.stack(
+                [(starts < x.stop) & (stops > x.start) for x in blocks]
+            )
             # Those in the pool are crossed by their own test; no other may be.
             members = [*pool, i]
-            if _one_of_each(now).sum() > len(members) or (now[:, members].sum(axis=0) > 1).any():
+            if (
+                _one_of_each(grown_touched).sum() > len(members)
+                or (grown_touched[:, members].sum(axis=0) > 1).any()
+            ):
                 continue
             if not all(c.apart_from(cells[j]) for j in pool):
                 continue
             pool.append(i)
-            sums, size, touched = grown, size + tested, now
+            sums, size, touched = grown, size + tested, grown_touched
         pools.append([cells[i] for i in pool])
         chosen = set(pool)
         left = [i for i in left if i not in chosen]
     return pools
-
-
-def split(
-    ledger: Ledger, rng: np.random.Generator, until: int, max_fraction: float
-) -> Asking[Candidates]:
-    """Strong pairs over a dense tail, with sums of tests as estimates."""
-    n = ledger.n
-    n_pairs = n * (n - 1) / 2
-    room = until - ledger.spent
-    with_singles = room >= 2 * n or all(ledger.knows_single(u) for u in range(n))
-    if with_singles:
-        yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
-        room = until - ledger.spent
-    if room < 8:
-        return {}
-    b = max(2.0, np.sqrt(n_pairs / (0.4 * room)))
-    table = Partition(rng.permutation(n), max(2, round(n / b)))
-    tests = table.tests()
-    tests = [tests[i] for i in rng.permutation(len(tests))[: max(1, int(0.6 * room))]]
-    sums = yield from table.between(ledger, tests, {}, "testing groups")
-    cells = [Cell((x, y), s) for ((x,), (y,)), s in zip(tests, sums.tolist(), strict=True)]
-    # Without singles, pairs inside a block stay unseen: one in so many as there are blocks.
-    blocks = [block for block in table.blocks if block.size > 1 and with_singles]
-    sums = yield from table.inside(ledger, blocks, "testing groups")
-    cells += [Cell((x, x), s) for x, s in zip(blocks, sums.tolist(), strict=True)]
-
-    # The tail's standard deviation per pair, and the size of pair that this budget tells from it.
-    scaled = [abs(c.total) / np.sqrt(c.n_sets) for c in cells]
-    tail = np.median(scaled) / 0.6745 + 1e-12 * max(abs(c.total) for c in cells)
-    size = tail * np.sqrt(3 * n_pairs / room)
-
-    # What stands out clearly first, many cells in one test.
-    floor = _SURE * tail * np.sqrt(max(c.n_sets for c in cells))
-    hot = [c for c in cells if c.blocks[0] != c.blocks[1] and abs(c.total) > floor]
-    leaves = yield from _halved(ledger, table, hot, {}, floor, until, int(max_fraction * n))
-    sets = list(map(table.set_of, leaves))
-    measured = yield from ledger.measure(sets, "validating", max(0, ledger.budget - until))
-    known = {s: ledger.interaction[s] for s in measured}
-    if known:
-        lost = table.known_between([c.test for c in cells], known)  # none lies inside a block
-        cells = [c._replace(total=c.total - x) for c, x in zip(cells, lost, strict=True)]
-
-    def promise(c: Cell) -> float:
-        """Log odds that the cell holds a pair of that size, plus log of how many it might be."""
-        if tail == 0:
-            return 0.0
-        variance = c.n_sets * tail**2
-        x = size * abs(c.total) / variance
-        return float(x + np.log1p(np.exp(-2 * x)) - size**2 / (2 * variance) + np.log(c.n_sets))
-
-    heap = [(-promise(c), i, c) for i, c in enumerate(cells)]
-    heapq.heapify(heap)
-    count = len(heap)
-    found: Candidates = {}
-
-    def push(c: Cell) -> None:
-        nonlocal count
-        if c.n_sets:
-            count += 1
-            heapq.heappush(heap, (-promise(c), count, c))
-
-    while heap and ledger.spent + 3 < until:
-        batch: list[Cell] = []
-        squares: list[Cell] = []
-        most = min(64, (until - ledger.spent) // 3)
-        while heap and len(batch) + len(squares) < most:
-            c = heapq.heappop(heap)[2]
-            a, b = c.blocks
-            if c.n_sets == 1:
-                first, last = (a.start, a.stop - 1) if a == b else (a.start, b.start)
-                found[pair(int(table.order[first]), int(table.order[last]))] = c.total
-            elif a == b:
-                squares.append(c)
-            else:
-                batch.append(c.largest_first)
-        tests = [c.half_test for c in batch]
-        sums = yield from table.between(ledger, tests, known, "halving groups")
-        for c, first in zip(batch, sums.tolist(), strict=True):
-            left, right = c.blocks[0].halves()
-            push(c.with_first(left, first))
-            push(c.with_first(right, c.total - first))
-        halves = [half for c in squares for half in c.blocks[0].halves()]
-        sums = yield from table.inside(ledger, halves, "halving groups")
-        for i, c in enumerate(squares):
-            left, right = c.blocks[0].halves()
-            first, second = sums[2 * i : 2 * i + 2].tolist()
-            push(Cell((left, left), first))
-            push(Cell((right, right), second))
-            push(Cell((left, right), c.total - first - second))
-    for _, _, c in heap:
-        if c.n_sets == 1 and c.blocks[0] != c.blocks[1]:
-            found[table.set_of(c)] = c.total
-    return found

@@ -1,4 +1,4 @@
-"""ProxySPEX: a small distilled model screens interactions, the large one confirms them.
+"""ProxySPEX: a small distilled model rankers interactions, the large one confirms them.
 
 1. *Sizes.* Two masks each of several sizes tell how much may be ablated before the metric stops
    telling masks apart.
@@ -10,7 +10,7 @@
    budget, the later parts where it is least sure.
 3. *Distil*: the proxy is fitted; its R² on the held-out masks is part of the result, and so is the
    rank correlation of predicted with confirmed sizes, as predicted before they were measured.
-4. *Screen and confirm*, *higher orders*, *audit* (``adaptive``); what each round measured teaches
+4. *Rank and confirm*, *higher orders*, *audit* (``adaptive``); what each round measured teaches
    the proxy again.
 
 Costs the budget, by default 2 evaluations a unit with gradients, 4 without, 1 for a student (and
@@ -29,36 +29,22 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.search.adaptive import Screen
+from spex_mech.search.budget import Budget, Context
+from spex_mech.search.choose import Way, minimum_without_gradients, without_gradients
 from spex_mech.search.contract import GRADIENT_COST
+from spex_mech.search.gradient_rows import RowRanker, gradient_rows
 from spex_mech.search.ledger import Asking, Ledger, Set
 from spex_mech.search.random_masks import (
+    LEDGER_ORDER,
     MOST_SLOTS,
-    PER_SHARE,
-    SHARES,
-    SMALL,
-    Examples,
-    half_masks,
-    telling_fraction,
+    EvaluatedMasks,
+    complementary_masks,
+    largest_informative_fraction,
 )
-from spex_mech.search.screening import RowScreen, Strengths
-from spex_mech.search.spex import (
-    LEAST_DEEP,
-    SPARSE,
-    gradient_rows,
-    without_gradients,
-    without_gradients_least,
-)
-
-_SHARE_VALUES, _LEAST_VALUES, _MOST_VALUES = 0.025, 4, 200  # of masks to learn values from
-_SHARE_HELD, _LEAST_HELD, _MOST_HELD = 0.012, 6, 60
-_SHARE_LEARNED = 0.4  # of the budget, for a proxy that learns from masks alone
-_SHARE_FIRST = 0.6  # of those, at random
-_CANDIDATES = 8  # masks to choose one from where the proxy is unsure
-_MOST_CANDIDATES = 20_000
-_MOST_PROPOSED = 20_000
-_GROWN = 1.25  # a proxy is fitted again when it can learn from so many times as many masks
-_MOST_EXAMPLES = 1500  # singles and pairs that the distilled proxy learns from
+from spex_mech.search.rankers import PairRanker
+from spex_mech.search.settings import DEFAULTS, SearchSettings
+from spex_mech.search.spex import VALIDATED_AT_LEAST
+from spex_mech.search.strengths import Strengths
 
 
 @runtime_checkable
@@ -99,14 +85,18 @@ class ProxySpex:
     proxy: Proxy
     gradients: bool = False
     half: bool = False
-    max_fraction: float = field(default=0.15, init=False)  # of units ablated; measured
+    max_fraction: float = field(
+        default=DEFAULTS.max_fraction, init=False
+    )  # of units ablated; measured
     notes: dict[str, Any] = field(default_factory=dict)
     name: str = "proxyspex"
 
-    def higher_fraction(self, ledger: Ledger, rng: np.random.Generator) -> Asking[float]:
+    def higher_fraction(self, context: Context) -> Asking[float]:
         """Measured with the candidates, where there were any."""
         if "largest_share_ablated" not in self.notes:
-            self.max_fraction = yield from telling_fraction(ledger, rng, Examples(ledger.n))
+            self.max_fraction = yield from largest_informative_fraction(
+                context, EvaluatedMasks(context.ledger.n), context.settings.per_share
+            )
             self.notes["largest_share_ablated"] = self.max_fraction
         return self.max_fraction
 
@@ -115,13 +105,14 @@ class ProxySpex:
         name = getattr(self.proxy, "name", type(self.proxy).__name__)
         self.notes |= {"proxy": name, "proxy_r2": None, "rank_correlation": None}
 
-    def minimum_budget(self, n: int) -> int:
-        fixed = 1 + PER_SHARE * len(SHARES) + _LEAST_VALUES + _LEAST_HELD
+    def minimum_budget(self, n: int, settings: SearchSettings = DEFAULTS) -> int:
+        fixed = 1 + settings.per_share * len(settings.shares)
+        fixed += settings.min_values + settings.min_held
         if self._searched:
-            return fixed + 60
+            return fixed + VALIDATED_AT_LEAST
         if self.gradients:
-            return fixed + GRADIENT_COST * (1 + LEAST_DEEP) + 60
-        return fixed + without_gradients_least(n)
+            return fixed + GRADIENT_COST * (1 + settings.min_deep) + VALIDATED_AT_LEAST
+        return fixed + minimum_without_gradients(n)
 
     def default_budget(self, n: int) -> int:
         return (1 if self._searched else 2 if self.gradients else 4) * n + 100
@@ -130,25 +121,27 @@ class ProxySpex:
     def _searched(self) -> bool:
         return getattr(self.proxy, "searched", False)
 
-    def candidates(self, ledger: Ledger, rng: np.random.Generator, keep: int) -> Asking[Screen]:
+    def candidates(self, context: Context, budget: Budget) -> Asking[PairRanker]:
+        ledger, settings = context.ledger, context.settings
         yield from ledger.values_of([()], "intact model")
-        room = ledger.left - keep
-        examples, held = Examples(ledger.n), Examples(ledger.n)
-        self.max_fraction = yield from telling_fraction(ledger, rng, examples)
-        count = int(np.clip(_SHARE_HELD * room, _LEAST_HELD, _MOST_HELD))
-        yield from held.ask(ledger, self._masks(ledger.n, count, rng), "held-out masks")
+        room = budget.left
+        examples, held = EvaluatedMasks(ledger.n), EvaluatedMasks(ledger.n)
+        self.max_fraction = yield from largest_informative_fraction(
+            context, examples, settings.per_share
+        )
+        n_held = int(np.clip(settings.held_share * room, settings.min_held, settings.max_held))
+        yield from held.ask(ledger, self._masks(context, n_held), "held-out masks")
+        ranker: PairRanker
         if getattr(self.proxy, "learns_from_search", False):
-            screen = yield from self._distil(ledger, rng, keep, examples, self.proxy)
-        elif self._searched:
-            masks = self._masks(ledger.n, self._count_of_values(ledger.left - keep), rng)
-            yield from examples.ask(ledger, masks, "masks to learn from")
-            screen = ProposalScreen(self.proxy, examples)
-            screen.fit(ledger)
+            ranker = yield from self._distil(context, budget, examples, self.proxy)
         else:
-            until = ledger.budget - keep - int((1 - _SHARE_LEARNED) * room)
-            yield from self._learn(ledger, rng, until, examples)
-            screen = ProposalScreen(self.proxy, examples)
-            screen.fit(ledger)
+            if self._searched:
+                yield from self._ask_values(context, budget, examples)
+            else:
+                rest = int((1 - settings.learned_share) * room)
+                yield from self._learn(context, budget.reserve(rest), examples)
+            ranker = ProposalRanker(self.proxy, examples, settings)
+            ranker.fit(ledger)
         self.notes |= {
             "proxy_about": getattr(self.proxy, "about", {}),
             "proxy_r2": r_squared(*held.all(), self.proxy),
@@ -156,58 +149,59 @@ class ProxySpex:
             "largest_share_ablated": self.max_fraction,
             "evaluations_of_candidates": ledger.spent,
         }
-        return screen
+        return ranker
 
     def _distil(
-        self,
-        ledger: Ledger,
-        rng: np.random.Generator,
-        keep: int,
-        examples: "Examples",
-        proxy: Any,
-    ) -> Asking[Screen]:
+        self, context: Context, budget: Budget, examples: EvaluatedMasks, proxy: Any
+    ) -> Asking[PairRanker]:
         """Masks of all sizes for the values; for pairs, rows of slopes, or without gradients what
         group tests or single ablations tell."""
-        masks = self._masks(ledger.n, self._count_of_values(ledger.left - keep), rng)
-        yield from examples.ask(ledger, masks, "masks to learn from")
-        rows, screen = None, None
+        ledger, settings = context.ledger, context.settings
+        yield from self._ask_values(context, budget, examples)
+        rows, ranker = None, None
         if self.gradients:
-            rows = yield from gradient_rows(ledger, rng, keep, self.max_fraction)
-            screen = RowScreen(rows)
+            rows = yield from gradient_rows(context, budget, self.max_fraction)
+            ranker = RowRanker(rows)
             self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
         else:
-            way = yield from without_gradients(ledger, rng, keep, self.max_fraction)
-            screen = Strengths(ledger.main_effects_by_prompt(), complete=way == SPARSE)
-            self.notes["candidates"] = way
-        proxy.fit(*examples.all(ledger, _MOST_EXAMPLES), rows)
-        return screen
+            way = yield from without_gradients(context, budget, self.max_fraction)
+            main = ledger.main_effects_by_prompt()
+            ranker = Strengths(main, exhausted=way is Way.TREE, settings=settings)
+            self.notes["candidates"] = str(way)
+        proxy.fit(*examples.all(ledger, settings.max_examples), rows)
+        return ranker
 
-    def _count_of_values(self, room: int) -> int:
-        return int(np.clip(_SHARE_VALUES * room, _LEAST_VALUES, _MOST_VALUES))
-
-    def _learn(
-        self, ledger: Ledger, rng: np.random.Generator, until: int, examples: "Examples"
+    def _ask_values(
+        self, context: Context, budget: Budget, examples: EvaluatedMasks
     ) -> Asking[None]:
+        """A few masks of all sizes, for the values themselves."""
+        settings = context.settings
+        wanted = settings.value_share * budget.left
+        count = int(np.clip(wanted, settings.min_values, settings.max_values))
+        yield from examples.ask(context.ledger, self._masks(context, count), "masks to learn from")
+
+    def _learn(self, context: Context, budget: Budget, examples: EvaluatedMasks) -> Asking[None]:
         """Random masks, then those of many random ones where the proxy is least sure."""
-        room = until - ledger.spent
-        first = self._masks(ledger.n, int(_SHARE_FIRST * room), rng)
+        ledger, settings = context.ledger, context.settings
+        first = self._masks(context, int(settings.first_share * budget.left))
         yield from examples.ask(ledger, first, "masks to learn from")
-        rest = until - ledger.spent
+        rest = budget.left
         if rest < 2:
             return
         self.proxy.fit(*examples.all(ledger))
-        new = self._masks(ledger.n, min(_CANDIDATES * rest, _MOST_CANDIDATES), rng)
+        new = self._masks(context, min(settings.unsure_candidates * rest, settings.max_unsure))
         least_sure = np.argsort(-self.proxy.uncertainty(new), kind="stable")
         if self.half:  # with their complements
             chosen = list(dict.fromkeys((least_sure // 2).tolist()))[: rest // 2]
             least_sure = np.array([[2 * c, 2 * c + 1] for c in chosen], dtype=np.int64).ravel()
         yield from examples.ask(ledger, new[least_sure[:rest]], "masks to learn from")
 
-    def _masks(self, n: int, count: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:
+    def _masks(self, context: Context, count: int) -> Bool[np.ndarray, "mask unit"]:
+        n, rng = context.ledger.n, context.rng
         if self.half:
-            return half_masks(n, count, rng)
+            return complementary_masks(n, count, rng)
         # Small sets are for the validation, which must not meet one that was held out.
-        least = SMALL + 1.0
+        least = LEDGER_ORDER + 1.0
         most = max(least, self.max_fraction * n)
         sizes = np.exp(rng.uniform(np.log(least), np.log(most), count)).round().astype(int)
         masks = np.ones((count, n), dtype=bool)
@@ -228,30 +222,33 @@ def r_squared(
     return 1 - float(((truth - predicted.mean(axis=1)) ** 2).sum()) / spread
 
 
-class ProposalScreen:
+class ProposalRanker:
     """Ranks pairs by what a proxy proposes; the others behind, by the strengths of their units,
     which begin as the main effects that the proxy predicts."""
 
-    informed = False  # proposals say nothing of the pairs that are not among them
-    complete = False
+    calibrated = False  # proposals say nothing of the pairs that are not among them
+    exhausted = False
 
-    def __init__(self, proxy: Proxy, examples: Examples) -> None:
-        self.proxy, self._examples = proxy, examples
+    def __init__(
+        self, proxy: Proxy, examples: EvaluatedMasks, settings: SearchSettings = DEFAULTS
+    ) -> None:
+        self.proxy, self._examples, self._settings = proxy, examples, settings
         self._fitted_to = 0
         self._proposed: dict[Set, float] = {}
         self._main = np.zeros((examples.n, 1))
-        self._others = Strengths(self._main)
+        self._others = Strengths(self._main, settings=settings)
 
     def fit(self, ledger: Ledger) -> None:
         """Fit the proxy again where it can learn from many more masks."""
         count = len(self._examples) + len(ledger.value)
-        if count >= _GROWN * self._fitted_to:
+        if count >= self._settings.refit_factor * self._fitted_to:
             self._fitted_to = count
             self.proxy.fit(*self._examples.all(ledger))
             self._proposed = {}
             self._main = predicted_main_effects(self.proxy, ledger.n)
         known = ledger.main_effects_by_prompt()
-        self._others = Strengths(np.where(np.isnan(known), self._main, known))
+        main = np.where(np.isnan(known), self._main, known)
+        self._others = Strengths(main, settings=self._settings)
         self._others.fit(ledger)
 
     def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
@@ -270,13 +267,13 @@ class ProposalScreen:
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         return {}
 
-    def larger(self, order: int, count: int) -> list[Set]:
+    def higher_order(self, order: int, count: int) -> list[Set]:
         proposed = self._propose(count, order)
         found = [s for s in proposed if len(s) == order]
         return sorted(found, key=lambda s: -abs(proposed[s]))[:count]
 
     def _propose(self, count: int, order: int) -> dict[Set, float]:
-        new = self.proxy.propose(min(count, _MOST_PROPOSED), order)
+        new = self.proxy.propose(min(count, self._settings.max_unsure), order)
         self._proposed |= {check_set(s, self._examples.n): float(v) for s, v in new}
         return self._proposed
 

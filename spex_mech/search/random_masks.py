@@ -4,44 +4,49 @@ to learn from them."""
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.search.budget import Context
 from spex_mech.search.contract import Findings, Question
 from spex_mech.search.ledger import Asking, Ledger, Set, padded
 
 MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
-SMALL = 4  # units of a set that the ledger keeps
-SHARES = (0.5, 0.25, 0.125, 0.0625)  # of the units, ablated to see how much may be
-PER_SHARE = 2
-_TELLING = 1.2  # how much more twice as many must change the values
+LEDGER_ORDER = 4  # units of a set that the ledger keeps
 
 
-def telling_fraction(
-    ledger: Ledger, rng: np.random.Generator, examples: "Examples", per_share: int = PER_SHARE
+def largest_informative_fraction(
+    context: Context, examples: "EvaluatedMasks", per_share: int
 ) -> Asking[float]:
-    """The largest share of units whose ablation still tells masks apart: twice as many must change
-    the values more than half as many did. Where a model is broken, more ablation changes nothing.
+    """The largest fraction f of the units such that ablating f changes the values clearly more than
+    ablating f/2 does. Where a model is broken, more ablation changes nothing.
+
+    Args:
+        examples: gets the masks that are evaluated.
+        per_share: masks of each fraction.
     """
-    n = ledger.n
-    masks = np.ones((len(SHARES) * per_share, n), dtype=bool)
+    ledger, settings = context.ledger, context.settings
+    n, shares = ledger.n, settings.shares
+    masks = np.ones((len(shares) * per_share, n), dtype=bool)
     for row, mask in enumerate(masks):
-        size = max(1, round(SHARES[row // per_share] * n))
-        mask[rng.permutation(n)[:size]] = False
+        size = max(1, round(shares[row // per_share] * n))
+        mask[context.rng.permutation(n)[:size]] = False
     yield from examples.ask(ledger, masks, "how much can be ablated")
     values = np.array([examples.value_of(ledger, mask) for mask in masks])
-    changes = ((values - ledger.value[()]) ** 2).reshape(len(SHARES), -1).mean(axis=1) ** 0.5
-    for share, more, less in zip(SHARES, changes, changes[1:], strict=False):
-        if more >= _TELLING * less:
+    changes = ((values - ledger.value[()]) ** 2).reshape(len(shares), -1).mean(axis=1) ** 0.5
+    for share, more, less in zip(shares, changes, changes[1:], strict=False):
+        if more >= settings.informative_ratio * less:
             return share
-    return SHARES[-1]
+    return shares[-1]
 
 
-def half_masks(n: int, count: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:
+def complementary_masks(
+    n: int, count: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "mask unit"]:
     """Random masks, each followed by its complement: their mean holds no main effect and no other
     interaction of odd order."""
     kept = rng.random(((count + 1) // 2, n)) < 0.5
     return np.stack([kept, ~kept], axis=1).reshape(-1, n)[:count]
 
 
-class Examples:
+class EvaluatedMasks:
     """Masks and their values, none of them twice."""
 
     def __init__(self, n: int) -> None:
@@ -65,7 +70,7 @@ class Examples:
             lost = [tuple(np.flatnonzero(~new[key]).tolist()) for key in part]
             answer = yield from ledger.ask(Question(padded(lost), stage=stage))
             for key, s, value in zip(part, lost, answer.values, strict=True):
-                if len(s) <= SMALL:
+                if len(s) <= LEDGER_ORDER:
                     ledger.value[s] = value
                 else:
                     self._values[key] = value
@@ -74,7 +79,7 @@ class Examples:
         self, ledger: Ledger, mask: Bool[np.ndarray, " unit"]
     ) -> Float[np.ndarray, " prompt"] | None:
         lost = np.flatnonzero(~mask)
-        if len(lost) <= SMALL:
+        if len(lost) <= LEDGER_ORDER:
             return ledger.value.get(tuple(lost.tolist()))
         return self._values.get(np.packbits(mask).tobytes())
 
@@ -94,18 +99,18 @@ class Examples:
         return np.concatenate([masks, small]), np.array(values)
 
 
-class MaskSample:
+class EvaluateOnly:
     """A search that only has masks evaluated."""
 
     def __init__(self, masks: Bool[np.ndarray, "mask unit"]) -> None:
         self.masks, self.planned = masks, len(masks)
-        self._told: list[np.ndarray] = []
+        self._answers: list[np.ndarray] = []
         self._done = 0
         self._step = max(1, MOST_SLOTS // masks.shape[1])
 
     @property
     def values(self) -> Float[np.ndarray, "mask prompt"]:
-        return np.concatenate(self._told)
+        return np.concatenate(self._answers)
 
     def ask(self) -> Question | None:
         part = self.masks[self._done : self._done + self._step]
@@ -117,7 +122,7 @@ class MaskSample:
         values: Float[np.ndarray, "mask prompt"],
         gradients: Float[np.ndarray, "mask block unit"] | None = None,
     ) -> None:
-        self._told.append(values)
+        self._answers.append(values)
         self._done += len(values)
 
     def best(self, k: int) -> list[tuple[Set, float]]:
