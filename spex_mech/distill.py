@@ -39,7 +39,7 @@ class Distillation:
         proxy: the small model, fitted.
         labels: the name of each unit.
         r2: of the prompt mean, on masks that it did not learn from; 1.0 where it knows every mask;
-            None where all values are alike.
+            None where all values are alike, or no mask could be held out.
         n_masks: that it learned from.
         cost: evaluations and seconds that the game took.
     """
@@ -170,7 +170,7 @@ def explain(
     Raises:
         TypeError: masks or values that are no numbers.
         ValueError: shapes that do not fit, masks of other numbers than 0 and 1, values that are not
-            finite, fewer than 20 masks, or too few different ones.
+            finite, fewer than 20 masks.
 
     >>> masks = np.random.default_rng(0).random((400, 6)) < 0.5
     >>> explain(masks, masks[:, 0] & masks[:, 1]).frame(1, kind="banzhaf").units.tolist()
@@ -211,13 +211,10 @@ def _fitted(
         r2 = r_squared(masks, values, table)
         return Distillation(table, labels, r2, int(table.about["n_masks"]), cost)
     learned: Int[np.ndarray, " _"] = np.flatnonzero(~held)
-    if not len(learned):
-        raise ValueError(
-            f"the masks are {len(np.unique(masks, axis=0))} different ones only: give more, some "
-            "to learn from and some to hold out"
-        )
+    if not len(learned):  # one or two different masks: nothing can be held out
+        learned, held = np.arange(len(masks)), np.zeros(len(masks), dtype=bool)
     fitted.fit(masks[learned], values[learned])
-    r2 = r_squared(masks[held], values[held], fitted)
+    r2 = r_squared(masks[held], values[held], fitted) if held.any() else None
     return Distillation(fitted, labels, r2, len(learned), cost)
 
 

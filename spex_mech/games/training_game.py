@@ -1,31 +1,32 @@
 """TrainingGame: a training procedure as a set function of which examples it trains on.
 
 Data attribution on the same core as heads and neurons: a mask is a subset to train on, the value a
-measure of the trained model on each test point, so that test points take the place of prompts. The
-procedures here have closed forms (or a few Newton steps) that run for many masks at once, and their
-gradients with respect to the weight of each example, which are influence functions (Koh and Liang
-2017), screen the pairs.
+measure of the trained model on each test point, so that test points take the place of prompts.
+``learners`` has procedures that train on many subsets at once. Their gradients with respect to the
+weight of each example screen the pairs.
 """
 
-import copy
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from spex_mech.arrays import numbers, own_array
 from spex_mech.engine.device import in_batches, is_out_of_memory
 from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
 from spex_mech.game import Answer, Game, Tick, no_tick
+from spex_mech.games.learners import Train, kernel_ridge, logistic, network, ridge
 from spex_mech.masks import MaskBatch, names_of, spread, unit_of_places
 from spex_mech.units import Unit, Units
 
-# Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
-Train = Callable[[Float[Tensor, "mask example"]], Float[Tensor, "mask point"]]
 _MOST_BLOCKS = 8  # of test points, in slopes by block
 _MASKS, _NETWORKS = 64, 32  # that are trained at a time
+_STARTS = 50  # of k-means
+_ENOUGH = 20  # subsets that failed, and no other, tell that something is wrong
 
 
 class TrainingGame(Game):
@@ -33,15 +34,16 @@ class TrainingGame(Game):
 
     Args:
         train: trains on weighted examples and evaluates: ``Float[mask example] -> [mask point]``;
-            :func:`ridge`, :func:`kernel_ridge`, :func:`logistic`, or your own, which may loop over
-            its rows. Larger should mean better.
+            one of ``learners``, or your own, which may loop over its rows. Larger should mean
+            better.
         n_examples: how many there are.
         groups: the examples of each unit (such as duplicates, or a cluster); default: each alone.
             Examples in no group are always trained on.
         labels: the name of each unit; default: the numbers.
         differentiable: whether autograd can go through ``train``.
         failed: the value, at every test point, of subsets on which ``train`` raises an error or
-            gives what is not finite (such as the empty one). Default: that is an error.
+            gives what is not finite (such as the empty one). Default: that is an error. On all
+            examples it is an error anyway.
         batch_size: masks at a time.
         name: of the task, for results.
 
@@ -83,15 +85,19 @@ class TrainingGame(Game):
             for name, group in zip(names, groups, strict=True)
         )
         self.batch_size, self.failed = batch_size, failed
-        self._n_points, self._differentiable = 0, differentiable
+        self._differentiable = differentiable
+        self._n_points: int | None = None  # known from training on all examples, where it may fail
+        self._n_failed: int | None = 0  # subsets; None: one has not, or it was said
 
     @classmethod
     def ridge(
         cls, x: Any, y: Any, x_test: Any, y_test: Any, penalty: float = 1.0, **options: Any
     ) -> "TrainingGame":
-        """Of ridge regression (:func:`ridge`); ``options`` as of the class."""
-        train = ridge(x, y, x_test, y_test, penalty)
-        return cls(train, len(x), **{"name": "ridge", **options})
+        """Of ridge regression (``learners.ridge``, whose ``sample_weight`` and ``intercept`` may be
+        given too); other ``options`` as of the class."""
+        own = _own(options, "sample_weight", "intercept")
+        train = ridge(x, y, x_test, y_test, penalty, **own)
+        return cls(train, _length(x), **{"name": "ridge", **options})
 
     @classmethod
     def kernel_ridge(
@@ -103,28 +109,32 @@ class TrainingGame(Game):
         penalty: float = 1.0,
         **options: Any,
     ) -> "TrainingGame":
-        """Of kernel ridge regression (:func:`kernel_ridge`)."""
-        train = kernel_ridge(kernel, y, kernel_test, y_test, penalty)
-        return cls(train, len(kernel), **{"name": "kernel ridge", **options})
+        """Of kernel ridge regression (``learners.kernel_ridge``, whose ``sample_weight`` may be
+        given too)."""
+        own = _own(options, "sample_weight")
+        train = kernel_ridge(kernel, y, kernel_test, y_test, penalty, **own)
+        return cls(train, _length(kernel), **{"name": "kernel ridge", **options})
 
     @classmethod
     def logistic(
         cls, x: Any, y: Any, x_test: Any, y_test: Any, penalty: float = 1.0, **options: Any
     ) -> "TrainingGame":
-        """Of penalised logistic regression (:func:`logistic`)."""
-        train = logistic(x, y, x_test, y_test, penalty)
-        return cls(train, len(x), **{"name": "logistic", **options})
+        """Of penalised logistic regression (``learners.logistic``, whose ``steps``,
+        ``sample_weight`` and ``intercept`` may be given too)."""
+        own = _own(options, "steps", "sample_weight", "intercept")
+        train = logistic(x, y, x_test, y_test, penalty, **own)
+        return cls(train, _length(x), **{"name": "logistic", **options})
 
     @classmethod
     def network(
         cls, module: nn.Module, x: Any, y: Any, x_test: Any, y_test: Any, **options: Any
     ) -> "TrainingGame":
-        """Of a small network (:func:`network`, whose ``steps``, ``learning_rate`` and ``decay`` may
-        be given too)."""
-        own = {k: options.pop(k) for k in ("steps", "learning_rate", "decay") if k in options}
+        """Of a small network (``learners.network``, whose ``steps``, ``learning_rate``, ``decay``
+        and ``sample_weight`` may be given too)."""
+        own = _own(options, "steps", "learning_rate", "decay", "sample_weight")
         train = network(module, x, y, x_test, y_test, **own)
         defaults = {"name": "network", "differentiable": False, "batch_size": _NETWORKS}
-        return cls(train, len(x), **{**defaults, **options})
+        return cls(train, _length(x), **{**defaults, **options})
 
     @property
     def units(self) -> Units:
@@ -150,6 +160,7 @@ class TrainingGame(Game):
         keep, parts = torch.from_numpy(masks.kept()), []
         if slopes:
             return self.slopes_at(keep)
+        self._check_all()
 
         def run(part: slice) -> None:
             with torch.no_grad():
@@ -162,11 +173,17 @@ class TrainingGame(Game):
         """Values, and slopes by block of test points (at most 8).
 
         Raises:
-            ValueError: a training that autograd cannot go through.
+            ValueError: a training that autograd cannot go through, or gates outside 0 to 1.
         """
         if not self.has_slopes:
             return super().slopes_at(gates)
         gates = gates.double()
+        if (gates < 0).any() or (gates > 1).any():
+            raise ValueError(
+                f"gates go from {gates.min():.3g} to {gates.max():.3g}; they are weights of "
+                "examples, from 0 (left out) to 1 (kept)"
+            )
+        self._check_all()
         values, slopes = [], []
 
         def run(part: slice) -> None:
@@ -196,55 +213,93 @@ class TrainingGame(Game):
             "failed": self.failed,
         }
 
+    def _check_all(self) -> None:
+        """Train on all examples once, where failures have a value: they must not hide that.
+
+        Raises:
+            ValueError: it fails.
+        """
+        if self.failed is None or self._n_points is not None:
+            return
+        everything = torch.ones(1, len(self), dtype=torch.float64)
+        with torch.no_grad():
+            found = self._trained(everything)
+        if isinstance(found, Exception):
+            raise ValueError(
+                f"train fails when trained on everything: {type(found).__name__}: {found}; failed= "
+                "is for other subsets"
+            ) from found
+        if not found.isfinite().all():
+            raise self._not_finite(found, everything)
+        self._n_points = found.shape[1]
+
     def _values(self, gates: Float[Tensor, "mask unit"]) -> Float[Tensor, "mask point"]:
+        found = self._trained(gates)
+        if isinstance(found, Exception):
+            if len(gates) > 1:  # rows alone, so that one that fails takes no other with it
+                return torch.cat([self._values(gate[None]) for gate in gates])
+            if self.failed is None:
+                raise ValueError(
+                    f"train fails when trained {self._without(gates[0])}: "
+                    f"{type(found).__name__}: {found}; give failed=..., the value of such subsets"
+                ) from found
+            assert self._n_points is not None
+            self._count(torch.zeros(1, dtype=torch.bool), gates)
+            return torch.full((1, self._n_points), self.failed, dtype=torch.float64)
+        good = found.isfinite().all(dim=1)
+        if self.failed is None and not good.all():
+            raise self._not_finite(found, gates)
+        self._count(good, gates)
+        return found if good.all() else torch.where(good[:, None], found, self.failed or 0.0)
+
+    def _trained(
+        self, gates: Float[Tensor, "mask unit"]
+    ) -> Float[Tensor, "mask point"] | Exception:
+        """What ``train`` returns, or the error that it raises."""
         try:
             values = torch.as_tensor(self.train(spread(gates, self._unit_of)))
         except Exception as error:
             if is_out_of_memory(error):
                 raise  # then fewer are trained at a time
-            return self._one_by_one(gates, error)
-        if values.ndim != 2 or len(values) != len(gates):
+            return error
+        if values.ndim != 2 or len(values) != len(gates) or not values.shape[1]:
             raise ValueError(
                 f"train returned shape {tuple(values.shape)} for {len(gates)} rows of weights; it "
                 "must return [mask point]"
             )
-        values = values.double()
-        self._n_points = values.shape[1]
-        finite = values.isfinite()
-        if finite.all():
-            return values
-        if self.failed is not None:
-            return torch.where(finite.all(dim=1, keepdim=True), values, self.failed)
-        row, point = (~finite).nonzero()[0].tolist()
-        value = values[row, point].item()
-        raise ValueError(
-            f"train gives {value} at test point {point} when trained {self._without(gates[row])}; "
-            "it must be finite, or give failed=..., the value of such subsets"
+        if values.is_complex():
+            raise ValueError(f"train returned {values.dtype}; values must be real numbers")
+        return values.double()
+
+    def _not_finite(self, values: Tensor, gates: Tensor) -> ValueError:
+        row, point = (~values.isfinite()).nonzero()[0].tolist()
+        cure = (
+            "" if self._all_kept(gates[row]) else ", or give failed=..., the value of such subsets"
+        )
+        return ValueError(
+            f"train gives {values[row, point].item()} at test point {point} when trained "
+            f"{self._without(gates[row])}; it must be finite{cure}"
         )
 
-    def _one_by_one(
-        self, gates: Float[Tensor, "mask unit"], error: Exception
-    ) -> Float[Tensor, "mask point"]:
-        """Rows alone, so that one that fails takes no other with it."""
-        if len(gates) > 1:
-            rows: list[Tensor | None] = []
-            for gate in gates:
-                try:
-                    rows.append(self._values(gate[None]))
-                except _NoPoints:
-                    rows.append(None)
-            if not self._n_points:
-                raise _NoPoints(f"train fails on every subset so far: {error}") from error
-            none = torch.full((1, self._n_points), self.failed or 0.0, dtype=torch.float64)
-            return torch.cat([none if row is None else row for row in rows])
-        if self.failed is None:
-            raise ValueError(
-                f"train fails when trained {self._without(gates[0])}: "
-                f"{type(error).__name__}: {error}; give failed=..., the value of such subsets"
-            ) from error
-        if not self._n_points:
-            raise _NoPoints(f"train fails on every subset so far: {error}") from error
-        return torch.full((1, self._n_points), self.failed, dtype=torch.float64)
+    def _count(self, good: Bool[Tensor, " mask"], gates: Float[Tensor, "mask unit"]) -> None:
+        """Warn once where every subset so far has failed, but for that of all examples."""
+        if self.failed is None or self._n_failed is None:
+            return
+        subsets = (gates != 1).any(dim=1)
+        if bool((good & subsets).any()):
+            self._n_failed = None
+            return
+        self._n_failed += int(subsets.sum())
+        if self._n_failed >= _ENOUGH:
+            warnings.warn(
+                f"train has failed on all {self._n_failed} subsets so far, and all were given the "
+                f"value failed={self.failed}: interactions of such values mean nothing",
+                stacklevel=2,
+            )
+            self._n_failed = None
+
+    def _all_kept(self, gates: Float[Tensor, " unit"]) -> bool:
+        return bool((gates == 1).all())
 
     def _without(self, gates: Float[Tensor, " unit"]) -> str:
         lost = (gates == 0).nonzero()[:, 0].tolist()
@@ -253,165 +308,64 @@ class TrainingGame(Game):
         return f"without {names_of(self.labels, lost)}" if lost else "on everything"
 
 
-class _NoPoints(ValueError):
-    """It is not known yet how many test points there are."""
+def _own(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Options of the learner, taken out of those of the game."""
+    return {name: options.pop(name) for name in names if name in options}
 
 
-def ridge(x: Any, y: Any, x_test: Any, y_test: Any, penalty: float = 1.0) -> Train:
-    """Ridge regression in closed form; the value is minus the squared error at each test point.
-
-    ``(X' W X + penalty I)^-1 X' W y`` for all rows of weights at once: also a linear head on frozen
-    features.
-
-    Args:
-        x: features ``[example feature]``, without a column of ones unless you want one.
-        y: targets ``[example]``; for classes, one of -1 and 1.
-        x_test, y_test: the same of the test points, ``[point feature]`` and ``[point]``.
-        penalty: on the squared weights.
-    """
-    x, y, x_test, y_test = (torch.as_tensor(np.asarray(a)).double() for a in (x, y, x_test, y_test))
-    eye = penalty * torch.eye(x.shape[1], dtype=torch.float64)
-
-    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
-        scaled = weights[:, :, None] * x
-        solved = torch.linalg.solve(scaled.mT @ x + eye, (scaled.mT @ y)[:, :, None])
-        return -((solved[:, :, 0] @ x_test.T - y_test) ** 2)
-
-    return train
-
-
-def kernel_ridge(kernel: Any, y: Any, kernel_test: Any, y_test: Any, penalty: float = 1.0) -> Train:
-    """Kernel ridge regression in closed form; the value is minus the squared error.
-
-    Args:
-        kernel: between training examples, ``[example example]``.
-        y, y_test: targets, ``[example]`` and ``[point]``.
-        kernel_test: of test points with training examples, ``[point example]``.
-        penalty: added to the kernel's diagonal.
-    """
-    kernel, y, kernel_test, y_test = (
-        torch.as_tensor(np.asarray(a)).double() for a in (kernel, y, kernel_test, y_test)
-    )
-    eye = penalty * torch.eye(len(kernel), dtype=torch.float64)
-
-    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
-        # An example of weight 0 gets no coefficient: (W K + penalty I) a = W y.
-        solved = torch.linalg.solve(weights[:, :, None] * kernel + eye, (weights * y)[:, :, None])
-        return -((solved[:, :, 0] @ kernel_test.T - y_test) ** 2)
-
-    return train
-
-
-def logistic(
-    x: Any, y: Any, x_test: Any, y_test: Any, penalty: float = 1.0, steps: int = 12
-) -> Train:
-    """Penalised logistic regression by Newton's method; the value is the log-probability of the
-    right class at each test point.
-
-    Args:
-        x: features ``[example feature]``, without a column of ones unless you want one.
-        y: classes 0 and 1, ``[example]``.
-        x_test, y_test: the same of the test points, ``[point feature]`` and ``[point]``.
-        penalty: on half of the squared weights.
-        steps: of Newton's method, from zero weights.
-    """
-    x, y, x_test, y_test = (torch.as_tensor(np.asarray(a)).double() for a in (x, y, x_test, y_test))
-    eye = penalty * torch.eye(x.shape[1], dtype=torch.float64)
-
-    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
-        beta = weights.new_zeros(len(weights), x.shape[1])
-        for _ in range(steps):
-            p = (beta @ x.T).sigmoid()
-            slope = (weights * (y - p)) @ x - penalty * beta
-            curve = (weights * p * (1 - p))[:, :, None] * x
-            beta = beta + torch.linalg.solve(curve.mT @ x + eye, slope[:, :, None])[:, :, 0]
-        margin = (beta @ x_test.T) * (2 * y_test - 1)
-        return torch.nn.functional.logsigmoid(margin)
-
-    return train
-
-
-def network(
-    module: nn.Module,
-    x: Any,
-    y: Any,
-    x_test: Any,
-    y_test: Any,
-    *,
-    steps: int = 100,
-    learning_rate: float = 0.01,
-    decay: float = 0.0,
-) -> Train:
-    """A small network, trained for many masks at once (``torch.func.vmap``); the value at each test
-    point is the log-probability of its class, or minus the squared error where targets are floats.
-
-    Every mask starts at the module's own weights and takes the same full-batch steps of AdamW on
-    the mean loss of what it keeps; on nothing it stays where it starts. Dropout and batch norm are
-    as in evaluation.
-
-    Args:
-        module: ``[example ...]`` -> ``[example class]``, or for regression ``[example 1]``.
-        y: classes (integers) or targets (floats), ``[example]``.
-        decay: AdamW's weight decay.
-    """
-    x, x_test = (torch.as_tensor(a).float() for a in (x, x_test))
-    y, y_test = torch.as_tensor(y), torch.as_tensor(y_test)
-    start = {name: p.detach().clone() for name, p in module.named_parameters()}
-    buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
-    module = copy.deepcopy(module).eval()
-
-    def value(parameters: dict[str, Tensor], points: Tensor, targets: Tensor) -> Tensor:
-        out = torch.func.functional_call(module, (parameters, buffers), (points,))
-        if targets.dtype.is_floating_point:
-            return -((out[:, 0] - targets) ** 2)
-        return out.log_softmax(dim=1).gather(1, targets.long()[:, None])[:, 0]
-
-    values = torch.func.vmap(value, in_dims=(0, None, None))
-
-    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
-        n = len(weights)
-        # Its steps are taken number by number, so that stacked weights are trained apart.
-        stacked = {k: p.expand(n, *p.shape).clone().requires_grad_() for k, p in start.items()}
-        steps_of = torch.optim.AdamW(stacked.values(), lr=learning_rate, weight_decay=decay)
-        share = weights.float() / weights.float().sum(dim=1, keepdim=True).clamp(min=1e-12)
-        empty = ~(weights > 0).any(dim=1)
-        with torch.enable_grad():
-            for _ in range(steps):
-                steps_of.zero_grad()
-                (-values(stacked, x, y) * share).sum().backward()
-                steps_of.step()
-        with torch.no_grad():
-            for name, p in stacked.items():
-                p[empty] = start[name]
-            return values(stacked, x_test, y_test)
-
-    return train
+def _length(x: Any) -> int:
+    return len(own_array("x", x))
 
 
 def example_groups(x: Any, n_clusters: int | None = None, seed: int = 0) -> list[list[int]]:
     """Groups of examples for ``TrainingGame(groups=...)``: equal ones, or clusters by k-means.
 
     Args:
-        x: features ``[example ...]``.
+        x: features ``[example ...]``, in any container that ``arrays`` knows. Whole numbers are
+            compared as such, and a missing number (NaN) is equal to another.
         n_clusters: default: only what is exactly equal is grouped.
+        seed: of k-means.
 
     Raises:
-        ValueError: fewer than one cluster, or more than examples.
+        TypeError: something else than numbers.
+        ValueError: fewer than one cluster, or more than there are different examples; a missing
+            number, for k-means.
 
     >>> example_groups([[0.0, 1.0], [2.0, 2.0], [0.0, 1.0]])
     [[0, 2], [1]]
     """
-    flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
-    if n_clusters is None:
-        _, first, of = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-        of = np.argsort(np.argsort(first))[of.ravel()]
-    else:
-        if not 1 <= n_clusters <= len(flat):
-            raise ValueError(f"n_clusters is {n_clusters}; it must be 1 to {len(flat)}")
-        from scipy.cluster.vq import kmeans2
-
-        _, of = kmeans2(flat, n_clusters, minit="++", rng=seed)
+    held = own_array("x", x)
+    if not held.ndim:
+        raise ValueError("x is a single number; it must be [example ...]")
+    rows = held.reshape(len(held), -1)
+    if rows.dtype.kind == "f":
+        rows = np.where(np.isnan(rows), np.nan, rows + 0.0)  # one NaN, and no -0.0
+    keys = [row.tobytes() if rows.dtype.kind != "O" else tuple(row.tolist()) for row in rows]
+    which: dict[Any, int] = {}
+    of = np.array([which.setdefault(key, len(which)) for key in keys], dtype=np.int64)
+    if n_clusters is not None:
+        if not 1 <= n_clusters <= len(which):
+            raise ValueError(
+                f"n_clusters is {n_clusters}; it must be 1 to {len(which)}, the number of "
+                "different examples"
+            )
+        of = _clusters(numbers("x", held).reshape(len(held), -1), n_clusters, seed)
     groups: dict[int, list[int]] = {}
     for example, group in enumerate(of.tolist()):
         groups.setdefault(group, []).append(example)
     return sorted(groups.values())
+
+
+def _clusters(x: Float[np.ndarray, "example feature"], count: int, seed: int) -> np.ndarray:
+    """k-means; a start that leaves a cluster empty is drawn again."""
+    from scipy.cluster.vq import ClusterError, kmeans2
+
+    for draw in range(_STARTS):
+        try:
+            return kmeans2(x, count, minit="++", missing="raise", rng=seed + 1000 * draw)[1]
+        except ClusterError:
+            continue
+    raise ValueError(
+        f"k-means found no {count} clusters from {_STARTS} starts; ask for fewer: many examples "
+        "are nearly equal"
+    )

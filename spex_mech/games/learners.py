@@ -1,0 +1,461 @@
+"""Learners that train on many weighted subsets at once: what a ``TrainingGame`` is made of.
+
+Each takes examples, targets and test points, and gives a function from weights of the examples,
+``[mask example]``, to a value at each test point, ``[mask point]``; larger is better. A weight of 0
+leaves an example out. ``ridge``, ``kernel_ridge`` and ``logistic`` have gradients with respect to
+the weights, which are influence functions (Koh and Liang 2017); of ``logistic`` by the implicit
+function theorem, at the optimum that was found.
+
+Examples and targets come in any container that ``arrays`` knows, and are checked here, once:
+numbers that are missing, lengths that differ, classes that are none.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from spex_mech.arrays import numbers, own_array, same_length
+
+# Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
+Train = Callable[[Float[Tensor, "mask example"]], Float[Tensor, "mask point"]]
+
+_STEPS = 100  # of Newton's method, at most
+_MARGIN = 1e-8  # a converged step changes no log-odds by more than this share of them
+_HALVINGS = 40
+_ROUNDING = 1e-13  # of the loss: what its value cannot tell
+
+
+def ridge(
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    penalty: float = 1.0,
+    *,
+    sample_weight: Any = None,
+    intercept: bool = False,
+) -> Train:
+    """Ridge regression in closed form; the value is minus the squared error at each test point.
+
+    ``(X' W X + penalty I)^-1 X' W y`` for all rows of weights at once: also a linear head on frozen
+    features. The same as scikit-learn's ``Ridge(alpha=penalty, fit_intercept=intercept)``.
+
+    Args:
+        x: features ``[example feature]``.
+        y: targets ``[example]``; for classes, one of -1 and 1.
+        x_test, y_test: the same of the test points, ``[point feature]`` and ``[point]``.
+        penalty: on the squared coefficients.
+        sample_weight: of each example where it is trained on, ``[example]``; default: 1.
+        intercept: fit a constant too, which is not penalised.
+
+    Raises:
+        TypeError: something else than numbers.
+        ValueError: a missing number, shapes or lengths that do not fit, a negative penalty.
+    """
+    x, x_test = _tables(x, x_test, intercept)
+    y, y_test = _targets(x, y, x_test, y_test)
+    base, penalties = _weights(x, sample_weight), _penalties(x, penalty, intercept)
+
+    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
+        scaled = (weights * base)[:, :, None] * x
+        curve = scaled.mT @ x + _diagonal(penalties, weights)
+        solved = torch.linalg.solve(curve, (scaled.mT @ y)[:, :, None])
+        return -((solved[:, :, 0] @ x_test.T - y_test) ** 2)
+
+    return train
+
+
+def kernel_ridge(
+    kernel: Any,
+    y: Any,
+    kernel_test: Any,
+    y_test: Any,
+    penalty: float = 1.0,
+    *,
+    sample_weight: Any = None,
+) -> Train:
+    """Kernel ridge regression in closed form; the value is minus the squared error. The same as
+    scikit-learn's ``KernelRidge(alpha=penalty, kernel="precomputed")``.
+
+    Args:
+        kernel: between training examples, ``[example example]``.
+        y, y_test: targets, ``[example]`` and ``[point]``.
+        kernel_test: of test points with training examples, ``[point example]``.
+        penalty: added to the kernel's diagonal.
+        sample_weight: of each example where it is trained on, ``[example]``; default: 1.
+
+    Raises:
+        TypeError: something else than numbers.
+        ValueError: a missing number, shapes or lengths that do not fit, a kernel that is not
+            symmetric, a penalty that is not positive.
+    """
+    k = numbers("kernel", kernel, ["example", "example"])
+    k_test = numbers("kernel_test", kernel_test, ["point", "example"])
+    if k.shape[0] != k.shape[1] or not np.allclose(k, k.T, rtol=1e-6, atol=1e-8 * abs(k).max()):
+        raise ValueError(
+            f"kernel has shape {k.shape} and must be a symmetric table of all pairs of examples; "
+            "for features, use ridge"
+        )
+    if k_test.shape[1] != len(k):
+        raise ValueError(
+            f"kernel_test has shape {k_test.shape}; it must be [point example] with {len(k)} "
+            "examples"
+        )
+    penalty = _number("penalty", penalty)
+    if penalty == 0:
+        raise ValueError("penalty is 0.0; kernel ridge needs a positive one")
+    table, test = torch.from_numpy(k), torch.from_numpy(k_test)
+    y, y_test = _targets(table, y, test, y_test)
+    base, eye = _weights(table, sample_weight), penalty * torch.eye(len(table)).double()
+
+    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
+        # An example of weight 0 gets no coefficient: (W K + penalty I) a = W y.
+        used = weights * base
+        solved = torch.linalg.solve(used[:, :, None] * table + eye, (used * y)[:, :, None])
+        return -((solved[:, :, 0] @ test.T - y_test) ** 2)
+
+    return train
+
+
+def logistic(
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    penalty: float = 1.0,
+    *,
+    steps: int = _STEPS,
+    sample_weight: Any = None,
+    intercept: bool = False,
+) -> Train:
+    """Penalised logistic regression; the value is the log-probability of the right class at each
+    test point, in nats.
+
+    It is the same as scikit-learn's ``LogisticRegression(C=1 / penalty)``. Newton's method starts
+    from zero coefficients and halves a step until the loss falls by a ten-thousandth of what the
+    step promises. It has converged when a full step changes no log-odds, of an example or a test
+    point, by more than 1e-8 of it (or of 1).
+
+    Args:
+        x: features ``[example feature]``.
+        y: classes ``[example]``: any two values, numbers or words. The value does not depend on
+            which is called what.
+        x_test, y_test: the same of the test points, ``[point feature]`` and ``[point]``.
+        penalty: on half of the squared coefficients.
+        steps: of Newton's method, at most.
+        sample_weight: of each example where it is trained on, ``[example]``; default: 1.
+        intercept: fit a constant too, which is not penalised.
+
+    Raises:
+        TypeError: features that are no numbers.
+        ValueError: a missing number, shapes or lengths that do not fit, other than two classes, a
+            negative penalty; and from the function that it returns, where Newton's method has not
+            converged: without a penalty (or of an intercept) there may be no optimum.
+    """
+    x, x_test = _tables(x, x_test, intercept)
+    sign, sign_test = _two_classes(x, y, x_test, y_test)
+    base, penalties = _weights(x, sample_weight), _penalties(x, penalty, intercept)
+    steps = int(_number("steps", steps))
+
+    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
+        used, ridge_of = weights * base, _diagonal(penalties, weights)
+        with torch.no_grad():
+            beta = _newton(x, x_test, sign, used.detach(), ridge_of.detach(), steps)
+        # One more step, through which the derivative goes: dβ/dw = H^-1 dg/dw where g is 0.
+        with torch.no_grad():
+            curve = _curvature(x, sign, used, beta) + ridge_of
+        slope = _slope(x, sign, used, beta, ridge_of)
+        beta = beta + _solved(curve, slope)
+        return nn.functional.logsigmoid((beta @ x_test.T) * sign_test)
+
+    return train
+
+
+def network(
+    module: nn.Module,
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    *,
+    steps: int = 100,
+    learning_rate: float = 0.01,
+    decay: float = 0.0,
+    sample_weight: Any = None,
+) -> Train:
+    """A small network, trained for many masks at once (``torch.func.vmap``); the value at each test
+    point is the log-probability of its class, or minus the squared error of a regression.
+
+    Every mask starts at the module's own weights and takes the same full-batch steps of AdamW on
+    the mean loss of what it keeps; on nothing it stays where it starts. Dropout and batch norm are
+    as in evaluation. It trains on the device of the module's weights, in float32.
+
+    Args:
+        module: ``[example ...]`` -> ``[example class]``, or for regression ``[example 1]``.
+        y: of a module with several outputs, classes from 0 on, ``[example]`` (whole numbers, in
+            whatever type); of a module with one output, targets of a regression.
+        decay: AdamW's weight decay.
+        sample_weight: of each example where it is trained on, ``[example]``; default: 1.
+
+    Raises:
+        TypeError: something else than numbers.
+        ValueError: a missing number, lengths that do not fit, a class that the module has no
+            output for, classes for a module with one output.
+    """
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    x, x_test = (
+        torch.from_numpy(numbers(name, a)).float().to(device)
+        for name, a in (("x", x), ("x_test", x_test))
+    )
+    module = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        shape = tuple(module(x[:1]).shape)
+    if len(shape) != 2:
+        raise ValueError(
+            f"the module gives shape {shape} for one example; it must be [example class]"
+        )
+    targets, test_targets = _network_targets(x, y, x_test, y_test, shape[1])
+    targets, test_targets = targets.to(device), test_targets.to(device)
+    base = _weights(x, sample_weight).float().to(device)
+    start = {name: p.detach().clone() for name, p in module.named_parameters()}
+    buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
+
+    def value(parameters: dict[str, Tensor], points: Tensor, targets: Tensor) -> Tensor:
+        out = torch.func.functional_call(module, (parameters, buffers), (points,))
+        if out.shape[1] == 1:
+            return -((out[:, 0] - targets) ** 2)
+        return out.log_softmax(dim=1).gather(1, targets[:, None])[:, 0]
+
+    values = torch.func.vmap(value, in_dims=(0, None, None))
+
+    def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
+        used = weights.float().to(device) * base
+        n = len(used)
+        # Its steps are taken number by number, so that stacked weights are trained apart.
+        stacked = {k: p.expand(n, *p.shape).clone().requires_grad_() for k, p in start.items()}
+        steps_of = torch.optim.AdamW(stacked.values(), lr=learning_rate, weight_decay=decay)
+        share = used / used.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        empty = ~(used > 0).any(dim=1)
+        with torch.enable_grad():
+            for _ in range(steps):
+                steps_of.zero_grad()
+                (-values(stacked, x, targets) * share).sum().backward()
+                steps_of.step()
+        with torch.no_grad():
+            for name, p in stacked.items():
+                p[empty] = start[name]
+            return values(stacked, x_test, test_targets).cpu()
+
+    return train
+
+
+# -- Newton's method ------------------------------------------------------------------------------
+
+
+def _newton(
+    x: Float[Tensor, "example feature"],
+    x_test: Float[Tensor, "point feature"],
+    sign: Float[Tensor, " example"],
+    weights: Float[Tensor, "mask example"],
+    penalties: Float[Tensor, "mask feature feature"],
+    most_steps: int,
+) -> Float[Tensor, "mask feature"]:
+    """The coefficients of least loss, for all masks at once; those that have converged wait.
+
+    Raises:
+        ValueError: one has not converged.
+    """
+    beta = weights.new_zeros(len(weights), x.shape[1])
+    points = torch.cat([x, x_test])
+    going = torch.arange(len(weights))
+    for _ in range(most_steps):
+        used, kept, start = weights[going], penalties[going], beta[going]
+        slope = _slope(x, sign, used, start, kept)
+        step = _solved(_curvature(x, sign, used, start) + kept, slope)
+        promised = (slope * step).sum(dim=1)  # the loss would fall by half of it
+        loss = _loss(x, sign, used, start, kept)
+        size = torch.ones(len(going), 1, dtype=x.dtype)
+        for _ in range(_HALVINGS):
+            new = _loss(x, sign, used, start + size * step, kept)
+            enough = loss - 1e-4 * size[:, 0] * promised + _ROUNDING * (1 + loss)
+            short = ~(new <= enough)
+            if not short.any():
+                break
+            size[short] /= 2
+        beta[going] = start + size * step
+        change, at = abs(step @ points.T), abs(beta[going] @ points.T)
+        full = size[:, 0] == 1
+        going = going[~(full & (change <= _MARGIN * (1 + at)).all(dim=1))]
+        if not len(going):
+            return beta
+    raise ValueError(
+        f"logistic regression has not converged in {most_steps} steps; there may be no optimum: "
+        "use a larger penalty (or no intercept), or scale the features"
+    )
+
+
+def _slope(
+    x: Tensor, sign: Tensor, weights: Tensor, beta: Tensor, penalties: Tensor
+) -> Float[Tensor, "mask feature"]:
+    """Minus the gradient of the loss."""
+    wrong = torch.sigmoid(-(beta @ x.T) * sign)
+    return (weights * sign * wrong) @ x - (penalties @ beta[:, :, None])[:, :, 0]
+
+
+def _curvature(
+    x: Tensor, sign: Tensor, weights: Tensor, beta: Tensor
+) -> Float[Tensor, "mask feature feature"]:
+    """The second derivatives of the loss, without the penalty's."""
+    wrong = torch.sigmoid(-(beta @ x.T) * sign)
+    right = torch.sigmoid((beta @ x.T) * sign)
+    return ((weights * wrong * right)[:, :, None] * x).mT @ x
+
+
+def _loss(
+    x: Tensor, sign: Tensor, weights: Tensor, beta: Tensor, penalties: Tensor
+) -> Float[Tensor, " mask"]:
+    likely = nn.functional.logsigmoid((beta @ x.T) * sign)
+    squares = (beta * (penalties @ beta[:, :, None])[:, :, 0]).sum(dim=1)
+    return -(weights * likely).sum(dim=1) + squares / 2
+
+
+def _solved(
+    curve: Float[Tensor, "mask feature feature"], slope: Float[Tensor, "mask feature"]
+) -> Float[Tensor, "mask feature"]:
+    """A Newton step, in units in which every coefficient has curvature 1."""
+    scale = curve.diagonal(dim1=1, dim2=2).clamp_min(1e-300).rsqrt()
+    scaled = scale[:, :, None] * curve * scale[:, None]
+    return scale * torch.linalg.solve(scaled, (scale * slope)[:, :, None])[:, :, 0]
+
+
+# -- what is brought ------------------------------------------------------------------------------
+
+
+def _number(name: str, value: Any) -> float:
+    """Raises:
+    ValueError: it is none, or negative.
+    """
+    found = float(numbers(name, value, ()).reshape(-1)[0]) if np.ndim(value) == 0 else np.nan
+    if not found >= 0:
+        raise ValueError(f"{name} is {value!r}; it must be a number from 0 on")
+    return found
+
+
+def _tables(x: Any, x_test: Any, intercept: bool) -> tuple[Tensor, Tensor]:
+    """Features of examples and test points; an intercept is a column of ones, the last."""
+    found = numbers("x", x, ["example", "feature"])
+    test = numbers("x_test", x_test, ["point", "feature"])
+    if found.shape[1] != test.shape[1]:
+        raise ValueError(f"x has {found.shape[1]} features and x_test has {test.shape[1]}")
+    if not len(found) or not len(test):
+        raise ValueError(f"x has {len(found)} examples and x_test {len(test)} points: give some")
+    if intercept:
+        found, test = (np.column_stack([a, np.ones(len(a))]) for a in (found, test))
+    return torch.from_numpy(found), torch.from_numpy(test)
+
+
+def _targets(x: Tensor, y: Any, x_test: Tensor, y_test: Any) -> tuple[Tensor, Tensor]:
+    found, test = numbers("y", y, ["example"]), numbers("y_test", y_test, ["point"])
+    same_length(x=x.numpy(), y=found)
+    same_length(x_test=x_test.numpy(), y_test=test)
+    return torch.from_numpy(found), torch.from_numpy(test)
+
+
+def _two_classes(x: Tensor, y: Any, x_test: Tensor, y_test: Any) -> tuple[Tensor, Tensor]:
+    """1 for the larger of the two classes and -1 for the smaller."""
+    found, test = _class_names("y", y), _class_names("y_test", y_test)
+    same_length(x=x.numpy(), y=found)
+    same_length(x_test=x_test.numpy(), y_test=test)
+    classes = np.unique(found)
+    if unknown := [c for c in np.unique(test).tolist() if c not in classes.tolist()]:
+        one_of_two = set(np.unique(test).tolist()) | set(classes.tolist()) <= {0, 1}
+        if not one_of_two:
+            raise ValueError(
+                f"y_test has the class {unknown[0]!r}, which y has not: {_listed(classes)}"
+            )
+        classes = np.array([0, 1])
+    if len(classes) == 1 and set(classes.tolist()) <= {0, 1}:
+        classes = np.array([0, 1])
+    if len(classes) != 2:
+        raise ValueError(
+            f"logistic tells two classes apart, and y has {len(classes)}: {_listed(classes)}; for "
+            "more use network"
+        )
+    signs = (np.where(a == classes[1], 1.0, -1.0) for a in (found, test))
+    first, second = (torch.from_numpy(s) for s in signs)
+    return first, second
+
+
+def _class_names(name: str, value: Any) -> np.ndarray:
+    """Classes by number or word, one for each example."""
+    held = value.to_numpy() if hasattr(value, "to_numpy") else value
+    words = isinstance(held, list | tuple | np.ndarray) and np.asarray(held).dtype.kind in "UO"
+    if words and all(isinstance(v, str) for v in np.asarray(held).ravel().tolist()):
+        found = np.asarray(held).astype(str)
+        if found.ndim != 1:
+            raise ValueError(f"{name} has shape {found.shape}; it must be [example]")
+        return found
+    axis = "example" if name == "y" else "point"
+    numbers(name, value, [axis])  # with its checks
+    return own_array(name, value)
+
+
+def _listed(classes: np.ndarray) -> str:
+    return ", ".join(map(str, classes.tolist()[:5])) + (", ..." if len(classes) > 5 else "")
+
+
+def _network_targets(
+    x: Tensor, y: Any, x_test: Tensor, y_test: Any, n_outputs: int
+) -> tuple[Float[Tensor, " _"] | Int[Tensor, " _"], Float[Tensor, " _"] | Int[Tensor, " _"]]:
+    """Classes for a module of several outputs, targets of a regression for one of one."""
+    found, test = _targets(x.cpu(), y, x_test.cpu(), y_test)
+    if n_outputs == 1:
+        kinds = {own_array(name, a).dtype.kind for name, a in (("y", y), ("y_test", y_test))}
+        if kinds == {"b"} or (kinds <= {"i", "u", "b"} and set(found.tolist()) <= {0, 1}):
+            raise ValueError(
+                "y holds two classes, and the module has one output, of which a softmax is always "
+                "1: give it two outputs, or targets as floats for a regression"
+            )
+        return found.float(), test.float()
+    for name, classes in (("y", found), ("y_test", test)):
+        wrong = (classes != classes.round()) | (classes < 0) | (classes >= n_outputs)
+        if wrong.any():
+            raise ValueError(
+                f"{name} holds {classes[wrong][0].item()}; of a module with {n_outputs} outputs "
+                f"classes are the whole numbers 0 to {n_outputs - 1} (a regression has one output)"
+            )
+    return found.long(), test.long()
+
+
+def _weights(x: Tensor, sample_weight: Any) -> Float[Tensor, " example"]:
+    if sample_weight is None:
+        return torch.ones(len(x), dtype=torch.float64)
+    found = numbers("sample_weight", sample_weight, ["example"])
+    same_length(x=x.cpu().numpy(), sample_weight=found)
+    if (found < 0).any() or not found.any():
+        raise ValueError(
+            f"sample_weight goes from {found.min()} to {found.max()}; weights must not be "
+            "negative, and some must be larger than 0"
+        )
+    return torch.from_numpy(found)
+
+
+def _penalties(x: Tensor, penalty: float, intercept: bool) -> Float[Tensor, " feature"]:
+    """On each coefficient; -1 marks the intercept, which has none."""
+    found = torch.full((x.shape[1],), _number("penalty", penalty), dtype=torch.float64)
+    if intercept:
+        found[-1] = -1.0
+    return found
+
+
+def _diagonal(
+    penalties: Float[Tensor, " feature"], weights: Float[Tensor, "mask example"]
+) -> Float[Tensor, "mask feature feature"]:
+    """The penalty of each mask; an intercept has one on nothing only, where it would be free."""
+    nothing = (weights == 0).all(dim=1, keepdim=True).double()
+    return torch.diag_embed(torch.where(penalties < 0, nothing, penalties))
