@@ -27,6 +27,27 @@ def a_result() -> sm.Interactions:
     return sm.discover(value, n=5, progress=False)
 
 
+def on_many_points(seed: int = 0) -> sm.Interactions:
+    """The same with thirty test points, on each of which the sizes differ a little."""
+    size = torch.from_numpy(1 + 0.2 * np.random.default_rng(seed).standard_normal(30))
+
+    def value(masks: torch.Tensor) -> torch.Tensor:
+        kept = masks.double()
+        either = kept[:, 0] + kept[:, 1] - kept[:, 0] * kept[:, 1]
+        return (either + 3 * kept[:, 2] * kept[:, 3])[:, None] * size
+
+    return sm.discover(value, n=5, progress=False)
+
+
+def test_what_is_not_significant_pulls_nowhere() -> None:
+    found = a_result()  # two test points, on which the pair (2, 3) is 3 and 0
+    assert found.verdicts[int(abs(found.mean).argmax())] == "not significant"
+    html = sm.plot_examples(found).html
+    assert "cannot be told" in html and "together" not in html
+    paths = re.findall(r'stroke-opacity="([0-9.]+)"><title>2 x 3', html)
+    assert paths == ["0.30"]
+
+
 def test_one_point_has_no_error() -> None:
     found = sm.discover(lambda masks: masks.all(dim=1).double(), n=3, progress=False)
     html = sm.plot_examples(found).html
@@ -37,7 +58,7 @@ def test_one_point_has_no_error() -> None:
 def test_pairs_are_the_strongest_over_the_noise() -> None:
     pairs = example_pairs(a_result(), 10)
     assert [(pair.units, pair.reading) for pair in pairs] == [
-        ((2, 3), "AND-like"),
+        ((2, 3), "not significant"),
         ((0, 1), "OR-like"),
     ]
     assert [pair.value for pair in pairs] == pytest.approx([1.5, -1.0])
@@ -49,7 +70,7 @@ def test_pairs_are_the_strongest_over_the_noise() -> None:
 
 
 def test_edges_and_texts() -> None:
-    html = sm.plot_examples(a_result(), TEXTS).html
+    html = sm.plot_examples(on_many_points(), TEXTS).html
     svg = ElementTree.fromstring(re.findall(r"<svg.*</svg>", html, re.DOTALL)[0])
     edges = {
         path[0].text.split(":")[0]: path.attrib  # type: ignore[union-attr]

@@ -58,8 +58,9 @@ def names_in(values: Any, names: list[str]) -> set[tuple[str, str]]:
 # What each choice shows, worked out by hand.
 WANTED = {
     "all pairs (6)": set(VALUES),
-    "AND-like (3)": {("L0H0", "L0N5"), ("L1N7", "L1N8"), ("L0N6", "L1H2")},
-    "OR-like (2)": {("L0H0", "L1H2"), ("L0N6", "L1N8")},
+    "AND-like (1)": {("L1N7", "L1N8")},
+    "OR-like (1)": {("L0H0", "L1H2")},
+    "not significant (3)": {("L0H0", "L0N5"), ("L0N6", "L1N8"), ("L0N6", "L1H2")},
     "above the noise floor (5)": set(VALUES) - {("L0N5", "L0N6")},
     "q at most 0.05 (2)": CLEAR,
     "heads x heads (1)": {("L0H0", "L1H2")},
@@ -126,8 +127,8 @@ def test_a_choice_shows_its_cells_of_a_map() -> None:
     assert shown == WANTED
     whole = np.array(menu(figure)["all pairs (6)"]["z"][0], dtype=float)
     np.testing.assert_array_equal(whole, numbers.values)
-    values = np.array(menu(figure)["OR-like (2)"]["z"][0], dtype=float)
-    np.testing.assert_array_equal(values, np.where(numbers.values < 0, numbers.values, NAN))
+    values = np.array(menu(figure)["OR-like (1)"]["z"][0], dtype=float)
+    np.testing.assert_array_equal(values, np.where(numbers.values < -3, numbers.values, NAN))
     # A cell that is hidden does not tell its value all the same.
     gaps = {name: new["hoverongaps"] for name, new in menu(figure).items()}
     assert gaps == {name: [name == "all pairs (6)", False] for name in WANTED}
@@ -142,16 +143,16 @@ def test_a_choice_goes_to_the_pairs_of_two_layers() -> None:
 
 def test_a_choice_adds_up_its_pairs_of_a_layer_map() -> None:
     found = a_result()
-    by_layer = menu(sm.plot_map(found, by="layer", backend="plotly"))["OR-like (2)"]
-    across = -np.sqrt(20)
+    by_layer = menu(sm.plot_map(found, by="layer", backend="plotly"))["OR-like (1)"]
+    across = -4
     np.testing.assert_allclose(np.array(by_layer["z"][0], float), [[NAN, across], [across, NAN]])
     heat = sm.plot_map(found, by="layer", backend="plotly").data[0]
     assert heat.hovertext[0][1] == "L0 x L1<br>energy, signed by the sum: "
-    assert heat.text[0][1] == "-4.5" and by_layer["text"][0][0][1] == "-4.47"
-    energy = menu(sm.plot_layers(found, backend="plotly"))["OR-like (2)"]
-    share = 100 * 20 / layer_energy(found).total
+    assert heat.text[0][1] == "-4.5" and by_layer["text"][0][0][1] == "-4"
+    energy = menu(sm.plot_layers(found, backend="plotly"))["OR-like (1)"]
+    share = 100 * 16 / layer_energy(found).total
     np.testing.assert_allclose(np.array(energy["z"][0], float), [[NAN, share], [share, NAN]])
-    assert energy["hovertext"][0][1][0].endswith("<br>energy 20, 2 pairs")
+    assert energy["hovertext"][0][1][0].endswith("<br>energy 16, 1 pairs")
 
 
 def test_a_choice_adds_up_its_pairs_of_folded_neurons() -> None:
@@ -220,9 +221,9 @@ def test_the_legend_groups_by_reading_and_strength() -> None:
     assert groups == {
         "L0H0 x L1H2": "OR-like, strong",
         "L1N7 x L1N8": "AND-like, weaker",
-        "L0H0 x L0N5": "positive, not significant",  # large, but so is its error
-        "L0N6 x L1N8": "negative, not significant",
-        "L0N6 x L1H2": "positive, not significant",
+        "L0H0 x L0N5": "damage overlaps, not significant",  # large, but so is its error
+        "L0N6 x L1N8": "damage compounds, not significant",
+        "L0N6 x L1H2": "damage overlaps, not significant",
     }
     listed = [trace.name for trace in figure.data if trace.showlegend is not False]
     assert listed == sorted(set(groups.values()))
@@ -233,11 +234,12 @@ def test_what_a_click_lists() -> None:
     notes = {(note.yclick, note.xclick): note for note in figure.layout.annotations}
     assert set(notes) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert not any(note.visible for note in notes.values())
+    half = a_result().intervals()[:, 1] - a_result().mean
     assert notes[0, 1].text.split("<br>") == [
         "<b>L0 x L1</b>: 3 pairs",
-        "L0H0 x L1H2  -4 +- 0.0023  OR-like",
-        "L0N6 x L1N8  -2 +- 1  OR-like",
-        "L0N6 x L1H2  +0.5 +- 0.26  AND-like",
+        f"L0H0 x L1H2  -4 +- {half[0]:.2g}  OR-like",
+        f"L0N6 x L1N8  -2 +- {half[2]:.2g}  not significant",
+        f"L0N6 x L1H2  +0.5 +- {half[4]:.2g}  not significant",
     ]
 
 
@@ -323,14 +325,14 @@ def test_a_saved_network_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> 
         "n => document.querySelectorAll('.scatterlayer .trace:has(path.js-line)').length < n",
         arg=total,
     )
-    assert lines.count() == 2
+    assert lines.count() == 1
     choose(page, 1, "L0 x L0")
     page.wait_for_function(
         "() => [...document.querySelectorAll('.scatterlayer .trace:has(path.js-line)')]"
         ".every(trace => trace.style.opacity === '0')"
     )
     choose(page, 0, "all pairs")
-    page.locator(".legendtoggle").first.click()  # AND-like, strong
+    page.locator(".legendtoggle").first.click()  # AND-like: its entry, a line and a badge
     page.wait_for_function(
         "() => document.querySelector('.js-plotly-plot').data"
         ".filter(trace => trace.visible === 'legendonly').length === 3"
@@ -364,7 +366,7 @@ def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None
         ".filter(value => value !== undefined && !Number.isNaN(value)).length === n"
     )
     at.page.wait_for_function(shown, arg=12)
-    assert hovered(at.page, 0, 1) == "L0H0 x L0N5+3 +- 1.6AND-likeq = 0.15"
+    assert hovered(at.page, 0, 1) == "L0H0 x L0N5+3 +- 3.7not significantq = 0.15"
     choose(at.page, 0, "heads x neurons")
     at.page.wait_for_function(shown, arg=4)
     assert at.wrong == []
@@ -376,8 +378,8 @@ def test_a_cell_of_many_pairs_tells_the_value_that_is_chosen(opened: Open, tmp_p
     sm.plot_map(a_result(), by="layer", backend="plotly").write_html(path)
     at = opened(path)
     assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: -4.5"
-    choose(at.page, 0, "AND-like")
+    choose(at.page, 0, "OR-like")
     at.page.wait_for_timeout(300)
     at.page.mouse.move(0, 0)
-    assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: +0.5"
+    assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: -4"
     assert at.wrong == []

@@ -25,16 +25,18 @@ VALUES = {
 }
 
 
-def a_result(values: dict[tuple[str, str], float], labels: list[str]) -> sm.Interactions:
-    """Each pair measured on two prompts, half of its size above and below its mean."""
+def a_result(
+    values: dict[tuple[str, str], float], labels: list[str], spread: float = 0.5, n: int = 2
+) -> sm.Interactions:
+    """Each pair measured on n prompts, half of its size above and below its mean in turn."""
     units = np.array([[labels.index(a), labels.index(b)] for a, b in values])
     means = np.array(list(values.values()))
     return sm.Interactions(
         labels,
         units,
-        np.stack([0.5 * means, 1.5 * means], axis=1),
-        -np.ones((len(labels), 2)),
-        np.ones(2),
+        np.stack([(1 - spread) * means, (1 + spread) * means] * (n // 2), axis=1),
+        -np.ones((len(labels), n)),
+        np.ones(n),
         about={"metric": "log_prob"},
     )
 
@@ -58,12 +60,15 @@ def test_layer_energy_of_nothing() -> None:
 
 
 def test_network() -> None:
-    numbers = network_numbers(a_result(VALUES, UNITS), k=2)
+    numbers = network_numbers(a_result(VALUES, UNITS, n=40), k=2)
     assert [(e.a, e.b, e.value, e.reading) for e in numbers.edges] == [
         ("L0H0", "L1H2", -4.0, "OR-like"),
         ("L0H0", "L0N5", 3.0, "AND-like"),
     ]
-    assert [e.stderr for e in numbers.edges] == pytest.approx([2.0, 1.5])
+    assert [e.stderr for e in numbers.edges] == pytest.approx(np.array([2.0, 1.5]) / np.sqrt(39))
+    top = a_result(VALUES, UNITS, n=40).top(2)
+    assert [e.half for e in numbers.edges] == pytest.approx(top.intervals()[:, 1] - top.mean)
+    assert [e.line for e in numbers.edges] == ["dashed", "solid"] and not numbers.edges[0].pale
     assert [(n.label, n.layer, n.main_effect, n.stderr) for n in numbers.nodes] == [
         ("L0H0", 0, -1.0, 0.0),
         ("L0N5", 0, -1.0, 0.0),
@@ -84,11 +89,11 @@ def test_edges_within_a_layer_are_arcs_on_both_sides() -> None:
         Node(n, 0, x, y, -1.0, 0.0)
         for n, x, y in (("a", 0.0, 0.0), ("b", 0.0, 1.0), ("c", 1.0, 0.0), ("d", 0.0, 0.5))
     )
-    # Positive to the right, negative to the left, and the further apart the wider.
-    assert edge_curve(a, b, 2.0) == ((0, 0), (0.8, 0.5), (0, 1))
-    assert edge_curve(a, b, -2.0) == ((0, 0), (-0.8, 0.5), (0, 1))
-    assert edge_curve(a, d, 1.0)[1] == (0.5, 0.25)
-    assert edge_curve(a, c, 1.0) == ((0, 0), (0.5, -0.08), (1, 0))
+    # To the right where damage overlaps, to the left where it compounds, wider if further apart.
+    assert edge_curve(a, b, True) == ((0, 0), (0.8, 0.5), (0, 1))
+    assert edge_curve(a, b, False) == ((0, 0), (-0.8, 0.5), (0, 1))
+    assert edge_curve(a, d, True)[1] == (0.5, 0.25)
+    assert edge_curve(a, c, True) == ((0, 0), (0.5, -0.08), (1, 0))
 
 
 def test_pairs_of_one_layer_do_not_lie_on_each_other() -> None:
@@ -98,7 +103,7 @@ def test_pairs_of_one_layer_do_not_lie_on_each_other() -> None:
     signed = {pair: value * (-1) ** i for i, (pair, value) in enumerate(pairs.items())}
     numbers = network_numbers(a_result(signed, heads), k=28)
     at = {node.label: node for node in numbers.nodes}
-    curves = [edge_curve(at[edge.a], at[edge.b], edge.value) for edge in numbers.edges]
+    curves = [edge_curve(at[edge.a], at[edge.b], edge.overlaps) for edge in numbers.edges]
     middles = np.array([[(a[i] + 2 * c[i] + b[i]) / 4 for i in (0, 1)] for a, c, b in curves])
     apart = np.linalg.norm(middles[:, None] - middles, axis=-1) + np.eye(len(middles))
     assert apart.min() > 0.05
@@ -184,7 +189,7 @@ def test_interactive_map_has_the_same_numbers() -> None:
     heat = sm.plot_map(found, backend="plotly").data[0]
     np.testing.assert_array_equal(np.array(heat.z, float), map_numbers(found).values)
     texts = np.array(heat.hovertext)
-    assert texts[0, 1] == "L0H0 x L0N5<br>+3 +- 1.5<br>AND-like<br>q = 0.3"
+    assert texts[0, 1] == "L0H0 x L0N5<br>+3 +- 9.5<br>not significant<br>q = 0.3"
     assert texts[0, 0] == "L0H0 x L0H0<br>not measured"
 
 
@@ -192,19 +197,13 @@ def test_interactive_network_has_an_edge_and_a_badge_a_pair() -> None:
     pytest.importorskip("plotly", reason="plotly is not installed")
     figure = sm.plot_network(a_result(VALUES, UNITS), k=2, backend="plotly")
     dashes = {line.name: line.line.dash for line in figure.data if line.mode == "lines"}
-    pale = {"positive, not significant": "solid", "negative, not significant": "dash"}
-    assert dashes == pale
-    one_prompt = replace(
-        a_result(VALUES, UNITS),
-        values=np.array(list(VALUES.values()))[:, None],
-        main_effects_by_prompt=-np.ones((len(UNITS), 1)),
-        intact_by_prompt=np.ones(1),
-    )
-    clear = sm.plot_network(one_prompt, k=2, backend="plotly")
+    overlaps, compounds = "damage overlaps, not significant", "damage compounds, not significant"
+    assert dashes == {overlaps: "solid", compounds: "dash"}
+    clear = sm.plot_network(a_result(VALUES, UNITS, n=40), k=2, backend="plotly")
     dashes = {line.name: line.line.dash for line in clear.data if line.mode == "lines"}
     assert dashes == {"AND-like, strong": "solid", "OR-like, strong": "dash"}
     badges = [trace.hovertext[0] for trace in figure.data if trace.hovertext is not None]
-    assert badges[0].startswith("L0H0 x L0N5<br>+3 +- 1.5")
+    assert badges[0].startswith("L0H0 x L0N5<br>+3")
     assert badges[-1] == "L0H0<br>main effect -1 +- 0"
 
 
@@ -216,7 +215,7 @@ def test_interactive_layers_and_neurons() -> None:
     heat = sm.plot_neurons(found, share=0.7, backend="plotly").data[0]
     np.testing.assert_array_equal(np.array(heat.z, float), folded_numbers(found, 0.7).values)
     # A cell of one pair tells of it, also where it stands for a layer's folded neurons.
-    assert heat.hovertext[2][4] == "L0N6 x L1N8<br>-2 +- 1<br>OR-like<br>q = 0.3"
+    assert heat.hovertext[2][4] == "L0N6 x L1N8<br>-2 +- 6.3<br>not significant<br>q = 0.3"
 
 
 def test_plotly_reads_no_tag_in_a_name() -> None:

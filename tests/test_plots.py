@@ -232,7 +232,7 @@ def test_a_pair_that_is_neither_is_dotted() -> None:
     assert hurting.readings == ["mixed"]
     figure = sm.plot_network(hurting)
     assert lines_of(figure)[0][1] == ":"
-    assert "positive, no reading fits" in texts_of(figure)
+    assert "no reading fits: damage overlaps" in texts_of(figure)
 
 
 def test_main_effects_that_were_not_measured_do_not_matter(tmp_path: Path) -> None:

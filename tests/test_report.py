@@ -13,7 +13,8 @@ import pytest
 import spex_mech as sm
 from spex_mech.circuits.circuit import Circuit, Group, Link, Part, Reason, Score
 from spex_mech.games.model_game import tokens_sha256
-from spex_mech.report.page import summary
+from spex_mech.report.words import summary
+from spex_mech.results.confirmation import confirmation
 
 HEADS = ["L0H0", "L0H1", "L1H0", "L1H1"]
 VALUES = {
@@ -28,13 +29,14 @@ HOSTILE = [
     "</script></style></title><svg onload=alert(3)>",
     "\u202eright\u05d0\u05d1\u2028\U0001f9ea{{ 7*7 }}",
 ]
+N_PROMPTS = 12
 ABOUT = {
     "method": "spex",
     "model": "tiny",
     "task": "ioi",
     "ablation": "mean",
     "metric": "logit_diff",
-    "n_prompts": 2,
+    "n_prompts": N_PROMPTS,
     "seed": 3,
     "versions": {"spex_mech": "0.1.0"},
 }
@@ -46,9 +48,9 @@ def a_result(labels: list[str] = HEADS, **about: Any) -> sm.Interactions:
     return sm.Interactions(
         labels,
         units,
-        np.stack([0.9 * means, 1.1 * means], axis=1),
-        np.array([[-3.0, -3.2], [-1, -1], [-2, -2], [0.5, 0.7]]),
-        np.array([2.0, 3.0]),
+        means[:, None] * np.linspace(0.9, 1.1, N_PROMPTS),
+        np.tile([[-3.0, -3.2], [-1, -1], [-2, -2], [0.5, 0.7]], N_PROMPTS // 2),
+        np.tile([2.0, 3.0], N_PROMPTS // 2),
         noise_floor=1e-6,
         cost={"evaluations": 9, "gradients": 1, "seconds": 0.5},
         about=ABOUT | about,
@@ -56,7 +58,11 @@ def a_result(labels: list[str] = HEADS, **about: Any) -> sm.Interactions:
 
 
 def a_task(texts: list[str] | None = None) -> sm.Task:
-    prompts = sm.Prompts([[0, 1, 2, 3], [3, 2, 1, 0]], answers=[1, 2], wrong_answers=[2, 1])
+    prompts = sm.Prompts(
+        [[0, 1, 2, 3], [3, 2, 1, 0]] * (N_PROMPTS // 2),
+        answers=[1, 2] * (N_PROMPTS // 2),
+        wrong_answers=[2, 1] * (N_PROMPTS // 2),
+    )
     words = texts or ["the", " cat", "\n", ""]
     return sm.Task(prompts, "logit_diff", "ioi", lambda ids: [words[i] for i in ids])
 
@@ -68,27 +74,94 @@ def page(found: sm.Interactions, tmp_path: Path, **options: Any) -> str:
 # -- words ----------------------------------------------------------------------------------------
 
 
+def said(found: sm.Interactions, *labels: str, whole: bool = False) -> str:
+    """The value of a pair as a report states it, with half of its interval."""
+    top = found if whole else found.top(len(found))
+    row = top.names.index(labels)
+    half = top.intervals()[row, 1] - top.mean[row]
+    return f"{top.mean[row]:+.3g}".replace("-", "\u2212") + f" \u00b1 {half:.2g}"
+
+
 def test_summary_says_what_was_found() -> None:
-    words = dict(summary(a_result()))
+    found = a_result()
+    words = dict(summary(found))
     assert words["What was asked"] == (
         "Which of 4 units of tiny interact on the task ioi, ablated by their mean? The metric "
-        "(logit_diff) of the intact model is 2.5, averaged over 2 prompts."
+        "(logit_diff) of the intact model is 2.5, averaged over 12 prompts."
     )
     assert words["What was found"] == (
-        "The strongest AND-like pair is L0H0 x L1H0, +3 \u00b1 0.3 (logit difference); their "
-        "damage overlaps: they work in series. The strongest OR-like pair is L0H1 x L1H0, "
-        "\u22122 \u00b1 0.2 (logit difference); their damage compounds: one backs the other up. "
-        "Above the noise floor are 3 interactions: 1 AND-like, 1 OR-like, 1 mixed."
+        "3 of 4 interactions are significant over 12 prompts (q of 0.05 or less). "
+        f"The strongest AND-like pair is L0H0 x L1H0, {said(found, 'L0H0', 'L1H0')} (logit "
+        "difference); their damage overlaps: they work in series. The strongest OR-like pair is "
+        f"L0H1 x L1H0, {said(found, 'L0H1', 'L1H0')} (logit difference); their damage compounds: "
+        "either suffices, and one backs the other up. "
+        "By their signs they are 1 AND-like, 1 OR-like, 1 mixed. "
+        "None was measured again on other prompts."
     )
-    assert "1 of 4 are at or under the noise floor of 1e\u221206" in words["How sure this is"]
+    sure = words["How sure this is"]
+    assert "Resolved are 3 of 4: the others are at or under the noise floor of 1e\u221206" in sure
     of_function = dict(summary(a_result(resolution="float64")))["How sure this is"]
     assert "floor of 1e\u221206, what float64 values of their size cannot resolve." in of_function
-    assert "over 2 prompts; 0 have" in words["How sure this is"]
+    assert "Significant over 12 prompts are 3, with" in sure
     assert words["What it cost"].startswith("9 evaluations (one is a mask over all prompts;")
     assert "All pairs would take 11 evaluations." in words["What it cost"]
     assert words["What was missed"] == (
         "It is not known: 2 pairs were not measured, and none of them was audited."
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "lens"),
+    [
+        (["L0H0", "L0H1", "L0H2", "L0H3"], None),
+        (["0:not", "1:good", "2:at", "3:all"], "tokens"),
+        (["7", "8", "9", "10"], "data"),
+    ],
+)
+def test_units_side_by_side_are_not_said_to_be_in_series(
+    labels: list[str], lens: str | None, tmp_path: Path
+) -> None:
+    found = a_result(labels) if lens is None else a_result(labels, lens=lens)
+    assert "their damage overlaps: both are needed." in dict(summary(found))["What was found"]
+    assert "series" not in page(found, tmp_path)
+
+
+def insignificant() -> sm.Interactions:
+    """Nothing but noise, far over the noise floor."""
+    values = np.random.default_rng(0).standard_normal((4, N_PROMPTS))
+    return replace(a_result(), values=values)
+
+
+MECHANISM = re.compile(r"in series|backs the other|either suffices|both are needed|(AND|OR)-like")
+
+
+def test_what_is_not_significant_is_first_said_and_given_no_mechanism(tmp_path: Path) -> None:
+    found = insignificant()
+    first = "Nothing is significant: no interaction of 4 has a q of 0.05 or less over 12 prompts."
+    assert dict(summary(found))["What was found"] == first
+    text = page(found, tmp_path)
+    body = re.sub(r"<[^>]+>", " ", text[text.index("<h1>") :])
+    assert body.index("Nothing is significant") < body.index("What was asked")
+    assert "0 of 4" in body and not MECHANISM.search(text)
+    # The rows are pale, and so are the cells and the lines.
+    assert text.count('<tr data-reading="not significant" class="noise">') == 4
+    assert "pale, without a sign: not significant" in text
+    edges = re.findall(r'<path class="edge [pn]" d="M[^>]+ stroke-opacity="([0-9.]+)"', text)
+    assert set(edges) == {"0.3"}
+    # The test can tell: what is significant has its mechanism.
+    assert MECHANISM.search(page(a_result(), tmp_path))
+
+
+def test_what_was_confirmed_is_shown(tmp_path: Path) -> None:
+    found = a_result()
+    other = replace(found, values=found.values + 0.01 * np.sin(np.arange(N_PROMPTS)))
+    again = confirmation(found.top(2), replace(other, intact_by_prompt=np.full(N_PROMPTS, 7.0)))
+    text = page(found, tmp_path, confirmed=again)
+    assert "Of 2 that were measured again on other prompts, 2 are confirmed." in text
+    assert re.search(r"<dt>Confirmed</dt><dd><bdi>2 of 2</bdi>", text)
+    assert "AND-like, confirmed" in text and text.count("<td>yes</td>") == 2
+    assert '<button type="button">Confirmed</button>' in text
+    assert '<button type="button">Confirmed</button>' not in page(found, tmp_path)
 
 
 def test_summary_of_an_audit_and_of_all_pairs() -> None:
@@ -101,8 +174,9 @@ def test_summary_of_an_audit_and_of_all_pairs() -> None:
     assert "exclude" not in missed
     blind = dict(summary(replace(a_result(), audit=audit | {"recall_by_tests": 0.02})))
     assert "exclude a recall below 0.02 only" in blind["What was missed"]
-    pair = replace(a_result(), labels=HEADS[:2], units=np.array([[0, 1]]), values=np.ones((1, 2)))
-    pair = replace(pair, main_effects_by_prompt=-np.ones((2, 2)))
+    values, mains = np.ones((1, N_PROMPTS)), -np.ones((2, N_PROMPTS))
+    pair = replace(a_result(), labels=HEADS[:2], units=np.array([[0, 1]]), values=values)
+    pair = replace(pair, main_effects_by_prompt=mains)
     assert dict(summary(pair))["What was missed"] == "No pair: all were measured."
 
 
@@ -114,12 +188,16 @@ def test_summary_of_one_prompt_and_of_nothing() -> None:
         main_effects_by_prompt=found.main_effects_by_prompt[:, :1],
         intact_by_prompt=np.ones(1),
     )
-    assert "There is one prompt, so that there are no standard errors" in str(summary(one))
+    words = dict(summary(one))
+    assert words["What was found"].startswith(
+        "Nothing stands out from the others. There is one prompt, so that there is no q."
+    )
+    assert "There is one prompt, so that there are no standard errors" in words["How sure this is"]
     assert "The values are estimates (index SII)" in str(
         summary(a_result(estimated=True, index="SII"))
     )
     silent = replace(a_result(), noise_floor=9.0)
-    assert "No interaction above the noise floor" in str(summary(silent))
+    assert "Nothing was found: no interaction is above the noise floor." in str(summary(silent))
 
 
 def test_a_report_of_triples_of_units_without_layers(tmp_path: Path) -> None:
@@ -132,7 +210,7 @@ def test_a_report_of_triples_of_units_without_layers(tmp_path: Path) -> None:
 
 
 def test_an_empty_result_has_a_report(tmp_path: Path) -> None:
-    empty = replace(a_result(), units=np.zeros((0, 2), int), values=np.zeros((0, 2)))
+    empty = replace(a_result(), units=np.zeros((0, 2), int), values=np.zeros((0, N_PROMPTS)))
     assert "No interaction was measured." in page(empty, tmp_path)
 
 
@@ -216,12 +294,15 @@ def test_a_circuit_is_shown(tmp_path: Path) -> None:
     assert "<dt>minimality</dt><dd>0.25 \u00b1 0.05</dd>" in text
     assert "series: <bdi>L0H0</bdi>, <bdi>L1H0</bdi>" in text
     assert "backup: <bdi>L1H0</bdi>, <bdi>(L1H1)</bdi>" in text  # left out
-    rows = re.findall(r"<tr>((?:<td><bdi>.*?</bdi></td>)+)</tr>", text)
+    rows = re.findall(r"<tr>((?:<td[^>]*><bdi>.*?</bdi></td>)+)</tr>", text)
     cells = [re.findall(r"<bdi>(.*?)</bdi>", row) for row in rows]
     assert [row[:7] for row in cells] == [
         ["L1H0", "\u22122", "\u22122.5", "\u22120.5", "", "", "interactions"],
         ["L0H0", "\u22123.1", "\u22122", "0.25", "0.05", "L1H0", "main effect"],
     ]
+    # Numbers are sorted as numbers and stay in one line; the heads are words.
+    assert '<td class="number" data-v="-2.5"><bdi>\u22122.5</bdi>' in rows[0]
+    assert "effect inside</button>" in text and "minimality_stderr" not in text
 
 
 # -- escaping -------------------------------------------------------------------------------------
@@ -281,6 +362,7 @@ def test_opens_without_error_or_request(opened: Open, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sorting_by_mouse_and_keyboard(opened: Open, tmp_path: Path) -> None:
     at = opened(sm.write_report(a_result(), tmp_path / "r.html"))
+    at.page.locator("#filter-noise").uncheck()
     assert first_rows(at.page)[0] == "L0H0 x L1H0"
     head = at.page.locator("#pairs-table th", has_text="Interaction")
     head.locator("button").click()
@@ -299,6 +381,9 @@ def test_sorting_by_mouse_and_keyboard(opened: Open, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_filtering(opened: Open, tmp_path: Path) -> None:
     page = opened(sm.write_report(a_result(), tmp_path / "r.html")).page
+    assert first_rows(page) == ["L0H0 x L1H0", "L0H1 x L1H0", "L0H0 x L1H1"]  # noise is hidden
+    page.locator("#filter-noise").uncheck()
+    assert len(first_rows(page)) == 4
     page.locator("#filter-text").fill("l1h0")
     assert first_rows(page) == ["L0H0 x L1H0", "L0H1 x L1H0"]
     assert page.locator("#shown").inner_text() == "2 of 4 shown"
@@ -311,12 +396,50 @@ def test_filtering(opened: Open, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("L0H1 x L1H0", ["L0H1 x L1H0"]),  # the table's own text
+        ("l1h0 x l0h1", ["L0H1 x L1H0"]),
+        ("L0H* x L1H1", ["L0H0 x L1H1"]),  # the package's patterns
+        ("L0H* x L0H*", ["L0H0 x L0H1"]),
+        ("L1*", ["L0H0 x L1H0", "L0H1 x L1H0", "L0H0 x L1H1"]),
+        ("L0H0, L1H1", ["L0H0 x L1H1"]),
+        ("L0H0 x", ["L0H0 x L1H0", "L0H0 x L1H1", "L0H0 x L0H1"]),
+        ("(", []),
+    ],
+)
+def test_filtering_by_units(opened: Open, tmp_path: Path, asked: str, shown: list[str]) -> None:
+    at = opened(sm.write_report(a_result(), tmp_path / "r.html"))
+    at.page.locator("#filter-noise").uncheck()
+    at.page.locator("#filter-text").fill(asked)
+    assert first_rows(at.page) == shown
+    assert at.wrong == []
+
+
+@pytest.mark.slow
+def test_filtering_by_q(opened: Open, tmp_path: Path) -> None:
+    noisy = insignificant()
+    mixed = replace(a_result(), values=np.concatenate([a_result().values[:2], noisy.values[2:]]))
+    page = opened(sm.write_report(mixed, tmp_path / "r.html")).page
+    page.locator("#filter-noise").uncheck()
+    assert len(first_rows(page)) == 4
+    slider = page.locator("#filter-q")
+    slider.fill("4")
+    assert page.locator("#filter-q-value").inner_text() == "0.05"
+    assert first_rows(page) == ["L0H0 x L1H0", "L0H1 x L1H0"]
+    page.locator("#filter-reset").click()
+    assert len(first_rows(page)) == 4
+
+
+@pytest.mark.slow
 def test_maps_by_mouse_and_keyboard(opened: Open, tmp_path: Path) -> None:
     at = opened(sm.write_report(a_result(), tmp_path / "r.html"))
     page, tip = at.page, at.page.locator("#tip")
     cell = page.locator('[aria-label^="Map"] [data-row="0"][data-column="2"]')
     cell.hover()
-    assert tip.inner_text() == "L0H0 x L1H0\n+3 \u00b1 0.3\nAND-like"
+    told = said(a_result(), "L0H0", "L1H0", whole=True)
+    assert tip.inner_text() == f"L0H0 x L1H0\n{told}\nAND-like"
     cell.click()
     assert not tip.is_visible()
     assert first_rows(page) == ["L0H0 x L1H0"]
@@ -329,7 +452,8 @@ def test_maps_by_mouse_and_keyboard(opened: Open, tmp_path: Path) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     status = page.locator('figure:has([aria-label^="Map"]) .status')
-    assert status.inner_text() == "L0H1 x L1H0, \u22122 \u00b1 0.2, OR-like"
+    told = said(a_result(), "L0H1", "L1H0", whole=True)
+    assert status.inner_text() == f"L0H1 x L1H0, {told}, OR-like"
     page.keyboard.press("Enter")
     assert first_rows(page) == ["L0H1 x L1H0"]
     assert at.wrong == []

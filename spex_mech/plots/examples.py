@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.plots.style import colour_of
+from spex_mech.plots.numbers import pale
+from spex_mech.plots.style import PALE_OPACITY, colour_of
 from spex_mech.plots.text import write_page
 from spex_mech.results.interactions import Interactions
 
@@ -44,12 +45,15 @@ class ExamplesPicture:
 
 @dataclass(frozen=True)
 class ExamplePair:
-    """A row of the table: unit numbers, the interaction with its error, and how it reads."""
+    """A row of the table: unit numbers, the interaction with its error, what may be said of it,
+    whether it is pale (not significant), and whether the examples stand in for one another."""
 
     units: tuple[int, int]
     value: float
     stderr: float
     reading: str
+    pale: bool
+    overlaps: bool
 
 
 def example_pairs(found: Interactions, k: int = 10) -> list[ExamplePair]:
@@ -62,13 +66,15 @@ def example_pairs(found: Interactions, k: int = 10) -> list[ExamplePair]:
     rows = rows[np.argsort(-abs(found.mean[rows]), kind="stable")][:k]
     if not len(rows):
         raise ValueError("no pairs to draw: the result holds none over its noise floor")
-    readings = found.readings
+    readings, is_pale = found.verdicts, pale(found)
     return [
         ExamplePair(
             (int(found.units[row, 0]), int(found.units[row, 1])),
             float(found.mean[row]),
             float(found.stderr[row]),
             readings[row],
+            bool(is_pale[row]),
+            bool((found.mean[row] > 0) != found.less_is_better),
         )
         for row in rows
     ]
@@ -84,7 +90,8 @@ def plot_examples(
 
     An edge is solid and red where two examples pull together (the interaction is positive: each
     is worth more with the other), dashed and blue where they pull against one another (negative:
-    each is worth less with the other, as duplicates are), and as thick as it is strong.
+    each is worth less with the other, as duplicates are), and as thick as it is strong. What is not
+    significant is pale.
 
     Args:
         texts: of each unit.
@@ -125,13 +132,13 @@ def _network(
     for pair in reversed(pairs):  # the strongest on top
         (x1, y1), (x2, y2) = (at[u] for u in pair.units)
         share = abs(pair.value) / largest
-        colour = colour_of(pair.value)
-        dash = "" if pair.value > 0 else ' stroke-dasharray="7 4"'
+        colour, dash = colour_of(pair.overlaps), "" if pair.overlaps else ' stroke-dasharray="7 4"'
+        opacity = PALE_OPACITY if pair.pale else 0.35 + 0.6 * share
         names = escape(" x ".join(found.labels[u] for u in pair.units))
         parts.append(
             f'<path d="M {x1:.1f} {y1:.1f} Q {middle} {middle}, {x2:.1f} {y2:.1f}" fill="none" '
             f'stroke="{colour}" stroke-width="{1 + 5 * share:.1f}"'
-            f'{dash} stroke-opacity="{0.35 + 0.6 * share:.2f}">'
+            f'{dash} stroke-opacity="{opacity:.2f}">'
             f"<title>{names}: {pair.value:+.3g}, {pair.reading}</title></path>"
         )
     for u, (x, y) in at.items():
@@ -180,14 +187,20 @@ def _table(
     rows = "".join(
         f"<tr><td>{example(pair.units[0])}</td><td>{example(pair.units[1])}</td>"
         f'<td class="n">{pair.value:+.3g}{error(pair.stderr)}</td>'
-        f"<td>{'together' if pair.value > 0 else 'against one another'}"
-        f"<br><small>{pair.reading}</small></td></tr>"
+        f"<td>{_pull(pair)}<br><small>{pair.reading}</small></td></tr>"
         for pair in pairs
     )
     return (
         "<table><thead><tr><th>example</th><th>example</th><th>interaction</th><th>they pull</th>"
         f"</tr></thead><tbody>{rows}</tbody></table>"
     )
+
+
+def _pull(pair: ExamplePair) -> str:
+    """What a pair's examples do to one another, where that may be said."""
+    if pair.reading not in ("AND-like", "OR-like", "mixed"):
+        return "cannot be told"
+    return "together" if pair.overlaps else "against one another"
 
 
 def _png(image: np.ndarray) -> str:

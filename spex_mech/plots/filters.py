@@ -8,24 +8,29 @@ from jaxtyping import Bool, Float, Int
 from spex_mech.plots.network import Edge, edges_of
 from spex_mech.plots.numbers import Folded, MapNumbers, kind_of, layer_of, signed_energy
 from spex_mech.results.interactions import Interactions
+from spex_mech.results.verdicts import SIGNIFICANT
+
+_BY_Q = f"q at most {SIGNIFICANT}"
 
 
 def pair_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
     """Which pairs each choice of an interactive picture shows: all, those of each reading, those
-    above the noise floor, those with a q-value of 0.05 at most, and, where there are units of
-    several kinds, those of each two kinds. Choices that would show nothing are left out."""
-    readings = np.array(pairs.readings, dtype=object)
+    above the noise floor, those with a q-value of 0.05 at most, those confirmed on other prompts,
+    and, where there are units of several kinds, those of each two kinds. Choices that would show
+    nothing are left out, but for that by q: that there is none is worth knowing."""
+    readings = np.array(pairs.verdicts, dtype=object)
     chosen = {"all pairs": np.ones(len(pairs), dtype=bool)}
     chosen |= {reading: readings == reading for reading in sorted({*readings} - {"noise"})}
     chosen["above the noise floor"] = ~pairs.is_noise
-    chosen["q at most 0.05"] = pairs.q_value <= 0.05
+    chosen["confirmed"] = pairs.confirmed == 1
     kinds = sorted({kind_of(label) for label in pairs.labels})
     if len(kinds) > 1:
         of_unit = np.array([kinds.index(kind_of(label)) for label in pairs.labels])
         of_pair = np.sort(of_unit[pairs.units[:, :2]], axis=1)
         for a, b in combinations_with_replacement(range(len(kinds)), 2):
             chosen[f"{kinds[a]} x {kinds[b]}"] = (of_pair == (a, b)).all(axis=1)
-    return {name: rows for name, rows in chosen.items() if rows.any()}
+    shown = {name: rows for name, rows in chosen.items() if rows.any()}
+    return shown if pairs.values.shape[1] < 2 else shown | {_BY_Q: pairs.is_significant}
 
 
 def layer_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:

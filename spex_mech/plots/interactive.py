@@ -5,6 +5,7 @@ Hovering gives labels, values and errors, menus choose which pairs are shown, an
 cell of many pairs. Menus and clicks are plotly's own: they need no Python behind them.
 """
 
+from dataclasses import replace
 from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,14 @@ from spex_mech.plots.numbers import (
     metric_unit,
     pale_cells,
 )
-from spex_mech.plots.words import PALE, heading, with_error
+from spex_mech.plots.words import MEANING, PALE, heading, strongest_text, with_error
 from spex_mech.results.interactions import Interactions
+from spex_mech.results.printed import confirmed_text
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_DASHES = {"AND-like": "solid", "OR-like": "dash"}
+_DASHES = {"solid": "solid", "dashed": "dash", "dotted": "dot"}
 _STRONG = 0.5  # of the strongest pair: from there on the legend calls a pair strong
 _MANY = 40  # units: a map of more shows some of the names, and more of them when one zooms in
 # Pixels: for the colours above a map, from one menu to the next, for the names beside a map, and
@@ -77,7 +79,7 @@ def draw_layers(found: Interactions) -> "Figure":
     figure = _square(graph.Figure(heat), numbers.names)
     choices = {}
     for name, shown in pair_filters(pairs).items():
-        part = _energy(layer_energy(pairs.take(np.flatnonzero(shown))), numbers.total)
+        part = _energy(_part(numbers, pairs, shown), numbers.total)
         new = {"z": [_plain(part["z"])], "hovertext": [part["hovertext"]]}
         choices[f"{name} ({int(shown.sum()):,})"] = [new]
     _add_menu(figure, choices, "restyle")
@@ -102,13 +104,14 @@ def draw_network(found: Interactions, k: int) -> "Figure":
     nodes = {node.label: node for node in numbers.nodes}
     largest = max(abs(edge.value) for edge in numbers.edges) or 1.0
     figure = graph.Figure()
-    groups = {_group(edge, largest) for edge in numbers.edges}
+    groups: dict[str, list[Edge]] = {}
+    for edge in numbers.edges:
+        groups.setdefault(_group(edge, largest), []).append(edge)
     for name in sorted(groups):  # the legend, which no menu changes
-        figure.add_scatter(
-            x=[None], y=[None], mode="lines", line=_legend_line(name), name=name, legendgroup=name
-        )
+        line = _legend_line(name, groups[name])
+        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, legendgroup=name)
     for edge in reversed(numbers.edges):
-        _add_edge(figure, edge, edge_curve(nodes[edge.a], nodes[edge.b], edge.value), largest)
+        _add_edge(figure, edge, edge_curve(nodes[edge.a], nodes[edge.b], edge.overlaps), largest)
     _add_nodes(figure, numbers)
     _add_choices(figure, strongest_pairs(found, k), len(groups))
     figure.update_xaxes(visible=False)
@@ -119,7 +122,7 @@ def draw_network(found: Interactions, k: int) -> "Figure":
         legend={"orientation": "h", "y": -0.02, "yanchor": "top"},
         margin={"l": 20, "r": 20, "b": 20},
     )
-    return _headed(figure, found, f"the {len(numbers.edges)} strongest pairs")
+    return _headed(figure, found, strongest_text(len(numbers.edges)))
 
 
 def _most_in_column(numbers: Network) -> int:
@@ -174,29 +177,24 @@ def _add_choices(figure: "Figure", pairs: Interactions, n_groups: int) -> None:
 
 def _group(edge: Edge, largest: float) -> str:
     """The legend's entry of a pair."""
+    meaning = MEANING[edge.overlaps]
     if edge.pale:
-        return f"{'positive' if edge.value > 0 else 'negative'}, not significant"
+        return f"{meaning}, not significant"
     strength = "strong" if abs(edge.value) >= _STRONG * largest else "weaker"
-    sign = "positive" if edge.value > 0 else "negative"
-    return f"{edge.reading if edge.reading in _DASHES else f'{sign}, no reading'}, {strength}"
+    clear = edge.line != "dotted"
+    return f"{edge.reading if clear else f'{meaning}, no reading'}, {strength}"
 
 
-def _legend_line(group: str) -> dict[str, Any]:
-    positive = group.startswith(("AND-like", "positive"))
-    reading = group.split(",")[0]
-    colour = style.colour_of(1.0 if positive else -1.0)
-    return {
-        "color": _faded(colour) if "not significant" in group else colour,
-        "dash": _DASHES.get(reading, "dot"),
-        "width": 4 if group.endswith("strong") else 1.7,
-    }
+def _legend_line(group: str, edges: list[Edge]) -> dict[str, Any]:
+    """The line of a legend's entry, by any of its edges."""
+    return _line(edges[0], 1.0) | {"width": 4 if group.endswith("strong") else 1.7}
 
 
 def _line(edge: Edge, largest: float) -> dict[str, Any]:
-    colour = style.colour_of(edge.value)
+    colour = style.colour_of(edge.overlaps)
     return {
         "color": _faded(colour) if edge.pale else colour,
-        "dash": _DASHES.get(edge.reading, "dot"),
+        "dash": _DASHES[edge.line],
         "width": 0.6 + 4.4 * abs(edge.value) / largest,
     }
 
@@ -239,8 +237,9 @@ def _add_edge(
 def edge_text(edge: Edge) -> str:
     """What hovering over a pair shows; names are escaped, as plotly reads tags in texts."""
     q = "" if np.isnan(edge.q_value) else f"<br>q = {edge.q_value:.2g}"
-    value = with_error(edge.value, edge.stderr)
-    return f"{escape(edge.a)} x {escape(edge.b)}<br>{value}<br>{edge.reading}{q}"
+    value = with_error(edge.value, edge.half)
+    held = confirmed_text(edge.confirmed)
+    return f"{escape(edge.a)} x {escape(edge.b)}<br>{value}<br>{edge.reading}{held}{q}"
 
 
 def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
@@ -254,7 +253,7 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
     graph = _plotly()
     heat = graph.Heatmap(
         z=numbers.values,
-        colorscale="RdBu_r",
+        colorscale="RdBu" if found.less_is_better else "RdBu_r",
         zmin=-largest,
         zmax=largest,
         hovertext=_cell_texts(numbers.names, cells, many),
@@ -341,6 +340,16 @@ def _energy(numbers: LayerEnergy, total: float) -> dict[str, Any]:
     return {"z": share, "hovertext": texts}
 
 
+def _part(
+    numbers: LayerEnergy, pairs: Interactions, shown: Bool[np.ndarray, " pair"]
+) -> LayerEnergy:
+    """The energy of some of the pairs, which may be none."""
+    if shown.any():
+        return layer_energy(pairs.take(np.flatnonzero(shown)))
+    nothing = np.zeros_like(numbers.energy)
+    return replace(numbers, energy=nothing, n_pairs=nothing.astype(int))
+
+
 def _plain(values: Float[np.ndarray, "row row"]) -> list[list[float | None]]:
     """For JSON, which has no NaN; a menu's numbers are not converted by plotly."""
     return [[None if np.isnan(value) else value for value in row] for row in values.tolist()]
@@ -387,8 +396,8 @@ def _add_clicks(figure: Any, cells: Cells, names: list[str]) -> None:
         held = f"{count:,} pair{'s' * (count > 1)}"
         lines = [f"<b>{escape(names[row])} x {escape(names[column])}</b>: {held}"]
         lines += [
-            f"{escape(edge.a)} x {escape(edge.b)}  {with_error(edge.value, edge.stderr)}  "
-            f"{edge.reading}"
+            f"{escape(edge.a)} x {escape(edge.b)}  {with_error(edge.value, edge.half)}  "
+            f"{edge.reading}{confirmed_text(edge.confirmed)}"
             for edge in edges
         ]
         lines += [f"... {count - len(edges):,} weaker ones"] if count > len(edges) else []

@@ -1,12 +1,15 @@
 """The numbers of a network: its units, its pairs and where they stand, apart from any drawing."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from spex_mech.plots.numbers import layer_of, pairs_of, pale
 from spex_mech.results.interactions import Interactions
+from spex_mech.results.printed import halves
 from spex_mech.results.statistics import standard_errors
 
 # Of the distance of two layers, which is 1: how far an arc's control point is from its layer, and
@@ -29,7 +32,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """A pair of a network, by its units' labels."""
+    """A pair of a network, by its units' labels.
+
+    Args:
+        stderr: standard error over the prompts.
+        reading: what may be said of the pair (``Interactions.verdicts``).
+        half: half of its 90 % interval, which is wider where the pairs that are shown were chosen.
+        pale: whether it is not significant, or under the noise floor.
+        overlaps: whether the damage of the two units overlaps (otherwise it compounds).
+        confirmed: 1 if it held on other prompts, 0 if it did not, -1 if that was not tried.
+    """
 
     a: str
     b: str
@@ -37,7 +49,18 @@ class Edge:
     stderr: float
     q_value: float
     reading: str
+    half: float = math.nan
     pale: bool = False
+    overlaps: bool = True
+    confirmed: int = -1
+
+    @property
+    def line(self) -> Literal["solid", "dashed", "dotted"]:
+        """How its line is drawn: solid where damage overlaps, dashed where it compounds, dotted
+        where it is significant and neither reading fits."""
+        if self.reading not in ("AND-like", "OR-like") and not self.pale:
+            return "dotted"
+        return "solid" if self.overlaps else "dashed"
 
 
 @dataclass(frozen=True)
@@ -67,12 +90,15 @@ def network_numbers(found: Interactions, k: int = 20) -> Network:
 
 def edges_of(pairs: Interactions) -> list[Edge]:
     """Each of the pairs by its labels, in their order."""
-    rows = zip(
-        pairs.mean, pairs.stderr, pairs.q_value, pairs.readings, pale(pairs).tolist(), strict=True
-    )
+    columns = (pairs.mean, pairs.stderr, pairs.q_value, halves(pairs))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    said = zip(pairs.verdicts, pale(pairs).tolist(), pairs.confirmed.tolist(), strict=True)
+    turned = pairs.less_is_better
     return [
-        Edge(a, b, float(value), float(error), float(q), reading, is_pale)
-        for (a, b), (value, error, q, reading, is_pale) in zip(pairs.names, rows, strict=True)
+        Edge(a, b, value, error, q, verdict, half, is_pale, (value > 0) != turned, confirmed)
+        for (a, b), (value, error, q, half), (verdict, is_pale, confirmed) in zip(
+            pairs.names, rows, said, strict=True
+        )
     ]
 
 
@@ -89,16 +115,16 @@ def strongest_pairs(found: Interactions, k: int) -> Interactions:
     return top.top(n_clear or k)
 
 
-def edge_curve(start: Node, end: Node, value: float) -> tuple[tuple[float, float], ...]:
+def edge_curve(start: Node, end: Node, overlaps: bool) -> tuple[tuple[float, float], ...]:
     """Start, control point and end of the curve that joins two nodes. Between layers it is bent a
     little, so that lines between three nodes in a row stay apart. Within a layer it is an arc: to
-    the right for a positive interaction and to the left for a negative one, and wider the further
-    apart the two are, so that no two arcs lie on each other."""
+    the right where damage overlaps and to the left where it compounds, and wider the further apart
+    the two are, so that no two arcs lie on each other."""
     dx, dy = end.x - start.x, end.y - start.y
     middle = (start.x + end.x) / 2, (start.y + end.y) / 2
     if start.layer >= 0 and start.x == end.x:
         reach = _ARC + _ARC_BY_DISTANCE * abs(dy)
-        control = middle[0] + (reach if value > 0 else -reach), middle[1]
+        control = middle[0] + (reach if overlaps else -reach), middle[1]
     else:
         control = middle[0] + _BEND * dy, middle[1] - _BEND * dx
     return (start.x, start.y), control, (end.x, end.y)

@@ -23,7 +23,7 @@ from spex_mech.plots.numbers import (
     map_numbers,
     metric_unit,
 )
-from spex_mech.plots.words import MEANING, PALE, heading
+from spex_mech.plots.words import MEANING, PALE, heading, strongest_text
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def draw_map(found: Interactions, by: str, most: int) -> "Figure":
     figure, axes = new_figure(max(6.4, 2.4 + (0.42 if n_names <= _ROOMY else 0.2) * n_names))
     what = "interaction" if by == "unit" else "energy between layers, signed by the sum"
     label = f"{what} ({metric_unit(found)})"
-    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label)
+    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label, found.less_is_better)
     _borders(axes, numbers.borders)
     marked = by == "unit" and len(numbers.borders) > 0
     if marked:
@@ -105,7 +105,7 @@ def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
     n_names = len(numbers.names)
     figure, axes = new_figure(max(6.4, 2.8 + (0.42 if n_names <= _ROOMY else 0.22) * n_names))
     label = f"interaction; energy for blocks ({metric_unit(found)})"
-    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label)
+    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label, found.less_is_better)
     _borders(axes, numbers.borders)
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         for tick, block in zip(ticks, numbers.is_block, strict=True):
@@ -132,7 +132,7 @@ def draw_network(found: Interactions, k: int) -> "Figure":
     axes.set_axis_off()
     axes.margins(0.12)
     axes.invert_yaxis()  # the first unit of a layer on top, as in a map
-    axes.set_title(heading(found, f"the {len(numbers.edges)} strongest pairs"), fontsize=10)
+    axes.set_title(heading(found, strongest_text(len(numbers.edges))), fontsize=10)
     return figure
 
 
@@ -153,10 +153,9 @@ def _draw_edge(axes: Any, edge: Edge, start: Node, end: Node, largest: float) ->
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
-    (x0, y0), (xc, yc), (x1, y1) = curve = edge_curve(start, end, edge.value)
-    clear = edge.reading in ("AND-like", "OR-like")
-    line = ":" if not clear else "-" if edge.value > 0 else (0, (4, 2))
-    colour, opacity = style.colour_of(edge.value), style.PALE_OPACITY if edge.pale else 0.85
+    (x0, y0), (xc, yc), (x1, y1) = curve = edge_curve(start, end, edge.overlaps)
+    line = {"solid": "-", "dashed": (0, (4, 2)), "dotted": ":"}[edge.line]
+    colour, opacity = style.colour_of(edge.overlaps), style.PALE_OPACITY if edge.pale else 0.85
     axes.add_patch(
         PathPatch(
             Path(curve, [Path.MOVETO, Path.CURVE3, Path.CURVE3]), fill=False, edgecolor=colour,
@@ -171,20 +170,18 @@ def _draw_edge(axes: Any, edge: Edge, start: Node, end: Node, largest: float) ->
 
 def _network_legend(axes: Any, numbers: Network) -> None:
     """A line of the legend for each kind of line that is drawn."""
-    readings = {edge.reading for edge in numbers.edges}
-    for reading, colour, mark, line in (
-        ("AND-like", style.RED, "+", "-"), ("OR-like", style.BLUE, "_", "--"),
-    ):  # fmt: skip
-        if reading in readings:
-            label = f"{reading}: {MEANING[reading]}"
-            axes.plot([], [], color=colour, marker=mark, linestyle=line, label=label)
-    for value, word in ((1.0, "positive"), (-1.0, "negative")):
-        if any(e.reading not in MEANING and e.value * value > 0 for e in numbers.edges):
-            colour, mark = style.colour_of(value), "+" if value > 0 else "_"
-            label = f"{word}, no reading fits"
-            axes.plot([], [], color=colour, marker=mark, linestyle=":", label=label)
-    if any(edge.pale for edge in numbers.edges):
-        axes.plot([], [], color="black", alpha=style.PALE_OPACITY, label=" ".join(PALE))
+    for overlaps, line in ((True, "-"), (False, "--")):
+        of_colour = [edge for edge in numbers.edges if edge.overlaps == overlaps]
+        colour, meaning = style.colour_of(overlaps), MEANING[overlaps]
+        for drawn, reading in (("solid", "AND-like: "), ("dashed", "OR-like: ")):
+            if any(edge.line == drawn and not edge.pale for edge in of_colour):
+                axes.plot([], [], color=colour, linestyle=line, label=f"{reading}{meaning}")
+        if any(edge.line == "dotted" for edge in of_colour):
+            axes.plot([], [], color=colour, linestyle=":", label=f"no reading fits: {meaning}")
+        if any(edge.pale for edge in of_colour):
+            label = f"pale: {meaning}, not significant"
+            opacity = style.PALE_OPACITY
+            axes.plot([], [], color=colour, linestyle=line, alpha=opacity, label=label)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False, fontsize=8)
 
 
@@ -195,6 +192,7 @@ def _heat(
     pale: Bool[np.ndarray, "row row"],
     names: list[str],
     label: str,
+    turned: bool,
 ) -> None:
     """A diverging map with a plus or a minus in its strong cells."""
     n_names = len(names)
@@ -202,7 +200,8 @@ def _heat(
     largest = np.nan_to_num(abs(values)).max() or 1.0
     opacity = np.where(pale, style.PALE_OPACITY, 1.0)
     opacity = np.where(pale, style.PALE_OPACITY, 1.0)
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=opacity)
+    cmap = "RdBu" if turned else "RdBu_r"
+    image = axes.imshow(values, cmap=cmap, vmin=-largest, vmax=largest, alpha=opacity)
     size = 9 if roomy else 7
     axes.set_xticks(range(n_names), names, rotation=90, fontsize=size)
     axes.set_yticks(range(n_names), names, fontsize=size)

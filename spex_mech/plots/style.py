@@ -1,7 +1,8 @@
 """The colours and lines of every picture. Each colour has one meaning, whatever is drawn.
 
-- red, solid, plus: a positive interaction (the damage of the units overlaps);
-- blue, dashed, minus: a negative interaction (the damage of the units compounds);
+- red, solid: the damage of the units overlaps. The interaction is positive, or negative where less
+  of the metric is better;
+- blue, dashed: the damage of the units compounds;
 - green: a unit that helps the metric, purple: a unit that hurts it;
 - pale: a value that is not significant, or that lies under the noise floor;
 - grey: what was not measured.
@@ -17,9 +18,9 @@ PALE_OPACITY = 0.3  # of what is not significant
 MINUS = "\N{MINUS SIGN}"
 
 
-def colour_of(value: float) -> str:
-    """The colour of an interaction."""
-    return RED if value > 0 else BLUE
+def colour_of(overlaps: bool) -> str:
+    """The colour of an interaction, by whether the damage of its units overlaps or compounds."""
+    return RED if overlaps else BLUE
 
 
 def sign_of(value: float) -> str:
@@ -27,9 +28,9 @@ def sign_of(value: float) -> str:
     return "+" if value > 0 else MINUS
 
 
-def main_colour(effect: float) -> str:
-    """The colour of a unit's main effect: a negative one means that the unit helps."""
-    return GREEN if effect < 0 else PURPLE
+def main_colour(helps: bool) -> str:
+    """The colour of a unit, by whether it helps the metric or hurts it."""
+    return GREEN if helps else PURPLE
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

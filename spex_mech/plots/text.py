@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spex_mech.plots.style import colour_of, main_colour, rgb
+from spex_mech.plots.network import Edge, edges_of
+from spex_mech.plots.style import PALE_OPACITY, colour_of, main_colour, rgb
 from spex_mech.results.interactions import Interactions
 
 _CHARACTER, _GAP, _ROW = 8.4, 6, 22  # pixels
@@ -39,9 +40,9 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     """The units of a ``TokenGame`` in their order, with the k strongest pairs as arcs.
 
     A unit is green where the text loses by masking it (the unit helps) and purple where it gains.
-    An arc is red where the interaction is positive (the damage of the two units overlaps) and blue
-    and dashed where it is negative (the damage compounds). An arc is as thick as its interaction is
-    strong, and its exact value is its tooltip.
+    An arc is red where the damage of its two units overlaps, blue and dashed where it compounds,
+    and pale where it is not significant. It is as thick as its interaction is strong, and its exact
+    value is its tooltip.
 
     Args:
         found: pairs; of larger sets only the pairs are drawn.
@@ -61,13 +62,14 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     height = float(min(160.0, 24 + reach / 3))
     # The strongest on top; what is nothing but rounding is not drawn.
     clear = np.flatnonzero(~pairs.is_noise)[::-1].tolist()
-    readings = pairs.readings
-    parts = [_arc(pairs, row, readings[row], middle, height) for row in clear]
+    edges = edges_of(pairs)
+    parts = [_arc(edges[row], edges[0], pairs.units[row], middle, height) for row in clear]
     largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
     for unit, text in enumerate(texts):
         effect = found.main_effects[unit]
         known = np.isfinite(effect)
-        colour = ",".join(map(str, rgb(main_colour(effect))))
+        helps = (effect < 0) != found.less_is_better
+        colour = ",".join(map(str, rgb(main_colour(bool(helps)))))
         alpha = abs(effect) / largest if known else 0
         parts.append(
             f"<g><title>{escape(found.labels[unit])}: "
@@ -86,19 +88,16 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     )
 
 
-def _arc(pairs: Interactions, row: int, reading: str, middle: np.ndarray, height: float) -> str:
-    """Of pairs that come strongest first."""
-    a, b = (int(u) for u in pairs.units[row, :2])
-    value = pairs.mean[row]
-    share = abs(value) / (abs(pairs.mean[0]) or 1.0)
-    left, right = sorted((middle[a], middle[b]))
+def _arc(edge: Edge, strongest: Edge, units: np.ndarray, middle: np.ndarray, height: float) -> str:
+    share = abs(edge.value) / (abs(strongest.value) or 1.0)
+    left, right = sorted(middle[units[:2]].tolist())
     top = height - min(height - 8, 10 + (right - left) / 3)
-    colour = colour_of(value)
-    dash = "" if value > 0 else ' stroke-dasharray="7 4"'
-    names = escape(f"{pairs.labels[a]} x {pairs.labels[b]}")
+    dash = "" if edge.overlaps else ' stroke-dasharray="7 4"'
+    opacity = PALE_OPACITY if edge.pale else 0.25 + 0.7 * share
+    names = escape(f"{edge.a} x {edge.b}")
     return (
         f'<path d="M {left:.1f} {height:.1f} C {left:.1f} {top:.1f}, {right:.1f} {top:.1f}, '
-        f'{right:.1f} {height:.1f}" fill="none" stroke="{colour}" '
-        f'stroke-width="{1 + 4 * share:.1f}" stroke-opacity="{0.25 + 0.7 * share:.2f}"{dash}>'
-        f"<title>{names}: {value:+.3g} {reading}</title></path>"
+        f'{right:.1f} {height:.1f}" fill="none" stroke="{colour_of(edge.overlaps)}" '
+        f'stroke-width="{1 + 4 * share:.1f}" stroke-opacity="{opacity:.2f}"{dash}>'
+        f"<title>{names}: {edge.value:+.3g} {edge.reading}</title></path>"
     )

@@ -2,28 +2,53 @@
 
 import numpy as np
 
-from spex_mech.plots.numbers import pairs_of
+from spex_mech.plots.numbers import layer_of
 from spex_mech.results.interactions import Interactions
+from spex_mech.results.verdicts import SIGNIFICANT
 
-PALE = ("pale: not significant (q above 0.05)", "or under the noise floor")
-MEANING = {
-    "AND-like": "positive, damage overlaps",
-    "OR-like": "negative, damage compounds",
+PALE = (f"pale: not significant (q above {SIGNIFICANT})", "or under the noise floor")
+_IN_DISTANCE = {
+    "AND-like": "their damage overlaps: they move the output against one another in part",
+    "OR-like": "their damage compounds: they move the output the same way in part",
 }
+MEANING = {True: "damage overlaps", False: "damage compounds"}  # by whether it overlaps
 
 
 def heading(found: Interactions, what: str, subject: str = "Pair interactions") -> str:
-    """The heading of a picture: its subject, where it was measured, and ``what`` is shown."""
+    """The heading of a picture: its subject, where it was measured, and ``what`` is shown. Where
+    none of the pairs is significant, that comes first."""
     about, n_prompts = found.about, found.values.shape[1]
     words = [str(about[key]) for key in ("model", "task") if key in about]
     words += [f"{about['ablation']} ablation"] if "ablation" in about else []
-    words += [f"{n_prompts:,} prompts"] if n_prompts > 1 else []
-    pairs_of(found)
+    words += [f"{n_prompts:,} prompts" if n_prompts > 1 else "one prompt"]
+    pairs = found.order == 2
+    nothing = n_prompts > 1 and not found.is_significant[pairs].any()
+    subject = f"No pair is significant (q above {SIGNIFICANT})" if nothing else subject
     return "\n".join(line for line in (subject, ", ".join(words), what) if line)
 
 
-def with_error(value: float, stderr: float) -> str:
-    """A value with its standard error: ``+5.3 +- 0.088``."""
+def strongest_text(n: int) -> str:
+    """How many pairs are shown."""
+    return "the strongest pair" if n == 1 else f"the {n} strongest pairs"
+
+
+def with_error(value: float, half: float) -> str:
+    """A value and its error: ``+5.3 +- 0.23``."""
     if np.isnan(value):
         return "not measured"
-    return f"{value:+.3g}" if np.isnan(stderr) else f"{value:+.3g} +- {stderr:.2g}"
+    return f"{value:+.3g}" if np.isnan(half) else f"{value:+.3g} +- {half:.2g}"
+
+
+def relation(found: Interactions, row: int) -> str:
+    """What a reading means for the units of a pair: units of different layers that both are needed
+    work in series; units of one layer, words and examples stand side by side. Empty where nothing
+    may be said (``Interactions.verdicts``)."""
+    verdict = found.take(np.array([row])).verdicts[0]
+    if found.about.get("metric") == "kl":  # a distance: all ablations of any model add to it
+        return _IN_DISTANCE.get(verdict, "")
+    layers = [layer_of(label) for label in found.names[row]]
+    if verdict == "OR-like":
+        return "their damage compounds: either suffices, and one backs the other up"
+    if verdict == "AND-like" and min(layers) >= 0 and len({*layers}) > 1:
+        return "their damage overlaps: they work in series"
+    return "their damage overlaps: both are needed" if verdict == "AND-like" else ""

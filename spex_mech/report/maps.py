@@ -18,6 +18,7 @@ from spex_mech.plots.numbers import (
 from spex_mech.plots.style import MINUS, PALE_OPACITY, sign_of
 from spex_mech.report.words import count_text, value_text
 from spex_mech.results.interactions import Interactions
+from spex_mech.results.printed import confirmed_text, halves
 
 _MOST_UNITS = 40
 
@@ -29,6 +30,7 @@ def unit_map(found: Interactions) -> dict[str, Any]:
     tips = _pair_tips(found)
     return _heat(
         "unit-map", numbers.values, numbers.names, numbers.borders, tips, pale=numbers.pale,
+        turned=found.less_is_better,
         caption=f"{which}, in their order ({metric_unit(found)}).",
     )  # fmt: skip
 
@@ -68,15 +70,17 @@ def folded_map(found: Interactions) -> dict[str, Any]:
     return _heat(
         "folded-map", numbers.values, numbers.names, numbers.borders, _pair_tips(found),
         caption=caption, blocks=numbers.is_block, pale=numbers.pale,
+        turned=found.less_is_better,
     )  # fmt: skip
 
 
 def _pair_tips(found: Interactions) -> dict[tuple[str, str], str]:
-    readings, names, tips = found.readings, found.names, {}
+    verdicts, names, half, tips = found.verdicts, found.names, halves(found), {}
     for row in np.flatnonzero(found.order == 2).tolist():
         a, b = names[row]
-        value = value_text(float(found.mean[row]), float(found.stderr[row]))
-        tips[a, b] = tips[b, a] = f"{a} x {b}\n{value}\n{readings[row]}"
+        value = value_text(float(found.mean[row]), float(half[row]))
+        said = f"{verdicts[row]}{confirmed_text(int(found.confirmed[row]))}"
+        tips[a, b] = tips[b, a] = f"{a} x {b}\n{value}\n{said}"
     return tips
 
 
@@ -101,6 +105,7 @@ def _heat(
     one_sided: bool = False,
     blocks: Bool[np.ndarray, " row"] | None = None,
     pale: Bool[np.ndarray, "row row"] | None = None,
+    turned: bool = False,
 ) -> dict[str, Any]:
     """Places and texts of a map's cells, in pixels."""
     n = len(names)
@@ -115,7 +120,7 @@ def _heat(
         _cell(
             grid, row, column, float(values[row, column]), (names[row], names[column]), tips,
             largest=largest, one_sided=one_sided, pale=bool(is_pale[row, column]),
-            whole=one_sided or bool(is_whole[row] or is_whole[column]),
+            whole=one_sided or bool(is_whole[row] or is_whole[column]), turned=turned,
         )
         for row in range(n)
         for column in range(n)
@@ -142,6 +147,8 @@ def _heat(
         "largest": f"{largest:.3g}",
         "caption": caption,
         "any_pale": any(shown["pale"] for shown in cells),
+        "any_unmeasured": bool((np.isnan(values) & ~np.eye(n, dtype=bool)).any()),
+        "turned": turned,
     }
 
 
@@ -157,6 +164,7 @@ def _cell(
     one_sided: bool,
     pale: bool,
     whole: bool,
+    turned: bool,
 ) -> dict[str, Any]:
     """One cell of a map; what is pale has no number in it."""
     strong = not pale and abs(value) > (0.005 if one_sided else 0.2) * largest
@@ -171,7 +179,7 @@ def _cell(
         "column": column,
         "x": grid.left + grid.cell * column,
         "y": grid.top + grid.cell * row,
-        "kind": "e" if one_sided else "p" if value > 0 else "n",
+        "kind": "e" if one_sided else "p" if (value > 0) != turned else "n",
         "opacity": round(opacity, 3),
         "pale": pale,
         "text": text if strong else "",

@@ -8,11 +8,13 @@ import numpy as np
 
 from spex_mech.plots.network import Edge, Network, Node, edge_curve, network_numbers
 from spex_mech.plots.style import PALE_OPACITY, sign_of
+from spex_mech.plots.words import strongest_text
 from spex_mech.report.words import value_text
 from spex_mech.results.interactions import Interactions
+from spex_mech.results.printed import confirmed_text
 
 _MOST_PAIRS = 20
-_DASHES = {"AND-like": "", "OR-like": "7 4"}  # what is neither is dotted
+_DASHES = {"solid": "", "dashed": "7 4", "dotted": "2 4"}
 
 
 def network(found: Interactions) -> dict[str, Any]:
@@ -38,10 +40,10 @@ def network(found: Interactions) -> dict[str, Any]:
         ],
         "and_like": "AND-like" in readings,
         "or_like": "OR-like" in readings,
-        "unclear": bool(readings - {"AND-like", "OR-like"}),
+        "unclear": any(edge.line == "dotted" for edge in numbers.edges),
         "any_pale": any(edge.pale for edge in numbers.edges),
-        "caption": f"The {len(edges)} strongest pairs. A line is as wide as its interaction is "
-        "strong, a circle as large as the main effect of its unit.",
+        "caption": f"{strongest_text(len(edges)).capitalize()}. A line is as wide as its "
+        "interaction is strong, a circle as large as the main effect of its unit.",
     }
 
 
@@ -66,16 +68,17 @@ def _scaled(numbers: Network) -> Callable[[Point], Point]:
 def _edge(
     edge: Edge, nodes: dict[str, Node], at: Callable[[Point], Point], largest: float
 ) -> dict[str, Any]:
-    start, control, end = map(at, edge_curve(nodes[edge.a], nodes[edge.b], edge.value))
+    start, control, end = map(at, edge_curve(nodes[edge.a], nodes[edge.b], edge.overlaps))
     return {
-        "tip": f"{edge.a} x {edge.b}\n{value_text(edge.value, edge.stderr)}\n{edge.reading}",
+        "tip": f"{edge.a} x {edge.b}\n{value_text(edge.value, edge.half)}\n{edge.reading}"
+        f"{confirmed_text(edge.confirmed)}",
         "filter": f"{edge.a} {edge.b}",
-        "kind": "p" if edge.value > 0 else "n",
+        "kind": "p" if edge.overlaps else "n",
         "pale": edge.pale,
         "opacity": PALE_OPACITY if edge.pale else 0.85,
         "path": f"M{start[0]} {start[1]}Q{control[0]} {control[1]} {end[0]} {end[1]}",
         "width": round(1 + 5 * abs(edge.value) / largest, 2),
-        "dash": _DASHES.get(edge.reading, "2 4"),
+        "dash": _DASHES[edge.line],
         "sign": sign_of(edge.value),
         "x": round((start[0] + 2 * control[0] + end[0]) / 4, 1),
         "y": round((start[1] + 2 * control[1] + end[1]) / 4, 1),

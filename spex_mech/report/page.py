@@ -19,7 +19,8 @@ from spex_mech.report.network import network
 from spex_mech.report.prompts import prompts_shown
 from spex_mech.report.reproduce import command_note, command_of, facts
 from spex_mech.report.tables import circuit_shown, main_rows, pair_rows, tiles
-from spex_mech.report.words import summary
+from spex_mech.report.words import summary, verdict
+from spex_mech.results.confirmation import Confirmation
 from spex_mech.results.files import write_whole
 from spex_mech.results.interactions import Interactions
 
@@ -38,6 +39,7 @@ def write_report(
     circuit: Circuit | None = None,
     title: str | None = None,
     command: str | None = None,
+    confirmed: Confirmation | None = None,
 ) -> Path:
     """Write a result as one HTML file: what was asked and found, how sure it is, what it cost and
     missed, maps, tables that sort and filter, prompts, and how to reproduce it.
@@ -51,6 +53,7 @@ def write_report(
         circuit: a circuit to show, with its scores, groups and members.
         title: default: model and task.
         command: the command that made the result; default: worked out from the result.
+        confirmed: what ``confirm`` returned: the report then shows what held on other prompts.
 
     Returns:
         the path.
@@ -58,6 +61,7 @@ def write_report(
     Raises:
         ValueError: the task's prompts are not those that the result was measured on.
     """
+    found = found if confirmed is None else found.confirmed_by(confirmed)
     page = _page(found, task, tokenizer, circuit, title, command)
     return write_whole(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
 
@@ -91,12 +95,16 @@ def _page(
     return environment.get_template("report.html.j2").render(
         **_frame(found, title),
         sections=[(key, name) for key, name in sections.items() if name],
+        verdict=verdict(found),
         tiles=tiles(found),
         summary=summary(found),
         **_drawings(found),
         rows=rows,
         n_left_out=n_left_out,
         readings=sorted({row["reading"] for row in rows}),
+        any_pale=any(row["pale"] for row in rows),
+        any_confirmed=any(row["confirmed"] for row in rows),
+        any_q=found.values.shape[1] > 1,
         mains=mains,
         mains_left_out=mains_left_out,
         circuit=shown,

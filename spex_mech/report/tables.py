@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 
 from spex_mech.circuits.circuit import Circuit, Score
+from spex_mech.plots.numbers import pale
 from spex_mech.plots.style import MINUS
 from spex_mech.report.words import names_text, value_text
 from spex_mech.results.interactions import Interactions
+from spex_mech.results.printed import confirmed_text, halves
 from spex_mech.results.statistics import standard_errors
+from spex_mech.results.verdicts import SIGNIFICANT
 
 _MOST_ROWS = 500
+_COLUMNS = {  # of a circuit's table, in words
+    "main_effect": "main effect", "inside": "effect inside", "minimality_stderr": "std. error",
+    "brought_by": "brought by", "given": "measured without",
+}  # fmt: skip
 
 
 def _numbers(value: float, stderr: float, largest: float) -> dict[str, Any]:
@@ -27,20 +34,29 @@ def _numbers(value: float, stderr: float, largest: float) -> dict[str, Any]:
 
 
 def tiles(found: Interactions) -> list[dict[str, str]]:
+    """The few numbers at the head of the page."""
     tiles = []
     if len(found):
         top = found.top(1)
-        value = f"{value_text(float(top.mean[0]), float(top.stderr[0]))}, {top.readings[0]}"
-        tiles.append({"name": "Strongest", "value": names_text(top, 0), "note": value})
-    clear = int((~found.is_noise).sum())
-    tiles += [
-        {"name": "Above the noise floor", "value": f"{clear:,} of {len(found):,}", "note": ""},
-        {
-            "name": "Cost",
-            "value": f"{found.cost.get('evaluations', 0):,.0f}",
-            "note": f"evaluations ({found.about.get('method', 'unknown method')})",
-        },
-    ]
+        value = value_text(float(top.mean[0]), float(halves(top)[0]))
+        note = f"{value}, {top.verdicts[0]}{confirmed_text(int(top.confirmed[0]))}"
+        name = "Strongest" if top.is_finding[0] else "Largest value"
+        tiles.append({"name": name, "value": names_text(top, 0), "note": note})
+    n, resolved = len(found), int((~found.is_noise).sum())
+    counted = {
+        "name": f"Significant (q \N{LESS-THAN OR EQUAL TO} {SIGNIFICANT})",
+        "value": f"{int(found.is_significant.sum()):,} of {n:,}",
+        "note": f"resolved: {resolved:,} of {n:,}",
+    }
+    if found.values.shape[1] < 2:
+        counted |= {"name": "Standing out", "value": f"{int(found.is_finding.sum()):,} of {n:,}"}
+    tiles.append(counted)
+    if (tried := int((found.confirmed >= 0).sum())) > 0:
+        value = f"{int((found.confirmed == 1).sum()):,} of {tried:,}"
+        tiles.append({"name": "Confirmed", "value": value, "note": "on other prompts"})
+    spent = f"{found.cost.get('evaluations', 0):,.0f}"
+    how = f"evaluations ({found.about.get('method', 'unknown method')})"
+    tiles.append({"name": "Cost", "value": spent, "note": how})
     if audit := found.audit:
         interval = f"{audit['recall_low']:.2f} to {audit['recall_high']:.2f}"
         name = f"Recall of the top {audit['k']:,}"
@@ -52,7 +68,7 @@ def tiles(found: Interactions) -> list[dict[str, str]]:
 def pair_rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:
     """Rows of the table, strongest first, and how many more there are."""
     top = found.top(_MOST_ROWS)
-    readings, names = top.readings, top.names
+    readings, names, pale_rows = top.verdicts, top.names, pale(top)
     largest = abs(top.mean).max(initial=0.0) or 1.0
     rows = []
     for i in range(len(top)):
@@ -66,6 +82,9 @@ def pair_rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:
                 "q_text": "" if math.isnan(q) else f"{q:.2g}",
                 "reading": readings[i],
                 "noise": bool(top.is_noise[i]),
+                "pale": bool(pale_rows[i]),
+                "confirmed": {1: "yes", 0: "no"}.get(int(top.confirmed[i]), ""),
+                "overlaps": (value > 0) != found.less_is_better,
                 "mains": ", ".join(mains),
             }
         )
@@ -80,7 +99,8 @@ def main_rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:
     rows = []
     for unit in shown.tolist():
         numbers = _numbers(float(mains[unit]), float(errors[unit]), largest)
-        rows.append({"unit": found.labels[unit], **numbers})
+        helps = (mains[unit] < 0) != found.less_is_better
+        rows.append({"unit": found.labels[unit], "helps": bool(helps), **numbers})
     return rows, len(known) - len(shown)
 
 
@@ -96,7 +116,7 @@ def circuit_shown(circuit: Circuit) -> dict[str, Any]:
             {"kind": group.kind, "units": [u if u in group.kept else f"({u})" for u in group.units]}
             for group in circuit.groups
         ],
-        "columns": list(table.columns),
+        "columns": [_COLUMNS.get(name, name.replace("_", " ")) for name in table.columns],
         "rows": [[_cell(cell) for cell in row] for row in table.itertuples(index=False)],
     }
 
@@ -105,7 +125,9 @@ def _score(score: Score) -> str:
     return value_text(score.value, score.stderr).removeprefix("+")
 
 
-def _cell(value: str | float) -> str:
+def _cell(value: str | float) -> dict[str, Any]:
+    """A cell of the circuit's table: numbers stay in one line and are sorted as numbers."""
     if isinstance(value, str):
-        return value
-    return "" if math.isnan(value) else f"{value:.3g}".replace("-", MINUS)
+        return {"text": value, "number": False, "value": ""}
+    text = "" if math.isnan(value) else f"{value:.3g}".replace("-", MINUS)
+    return {"text": text, "number": True, "value": "" if math.isnan(value) else value}

@@ -6,7 +6,10 @@ import numpy as np
 
 from spex_mech.plots.numbers import metric_unit
 from spex_mech.plots.style import MINUS
+from spex_mech.plots.words import relation
 from spex_mech.results.interactions import Interactions
+from spex_mech.results.printed import halves
+from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
 
 
 def summary(found: Interactions) -> list[tuple[str, str]]:
@@ -34,33 +37,61 @@ def _asked(found: Interactions) -> str:
     )
 
 
+def verdict(found: Interactions) -> str:
+    """The first sentence of a report: how much of what was measured is a finding."""
+    n, n_prompts = len(found), found.values.shape[1]
+    n_found = int(found.is_finding.sum())
+    if not n:
+        return "Nothing was measured."
+    if found.is_noise.all():
+        return "Nothing was found: no interaction is above the noise floor."
+    if n_prompts < 2:
+        which = f"{n_found:,} of {count_text(n, 'interaction')}" if n_found else "Nothing"
+        many = "stand out" if n_found > 1 else "stands out"
+        return f"{which} {many} from the others. There is one prompt, so that there is no q."
+    if TOO_FEW in found.verdicts:
+        few = f"{n_prompts} prompts are too few to tell what is significant"
+        return f"{few}." if n_found else f"Nothing is significant: {few}."
+    if not n_found:
+        return (
+            f"Nothing is significant: no interaction of {n:,} has a q of {SIGNIFICANT} or less "
+            f"over {n_prompts:,} prompts."
+        )
+    many = "are" if n_found > 1 else "is"
+    return (
+        f"{n_found:,} of {count_text(n, 'interaction')} {many} significant over {n_prompts:,} "
+        f"prompts (q of {SIGNIFICANT} or less)."
+    )
+
+
 def _found(found: Interactions) -> str:
-    clear = found.top(len(found))
-    clear = clear.top(int((~clear.is_noise).sum()))
-    if not len(clear):
-        return "No interaction above the noise floor was measured."
-    readings = np.array(clear.readings)
-    counts = [
-        f"{int((readings == reading).sum()):,} {reading}"
-        for reading in ("AND-like", "OR-like", "mixed", "beyond pairs")
-        if (readings == reading).any()
-    ]
-    meaning = {
-        "AND-like": "their damage overlaps: they work in series",
-        "OR-like": "their damage compounds: one backs the other up",
-    }
-    lines = []
-    for reading, words in meaning.items():
-        rows = np.flatnonzero(readings == reading)
+    shown = found.top(len(found))
+    verdicts = np.array(shown.verdicts, dtype=object)
+    lines = [verdict(found)]
+    for reading in ("AND-like", "OR-like"):
+        rows = np.flatnonzero(verdicts == reading)
         if len(rows):
             first = int(rows[0])
+            value = value_text(float(shown.mean[first]), float(halves(shown)[first]))
             lines.append(
-                f"The strongest {reading} pair is {names_text(clear, first)}, "
-                f"{value_text(clear.mean[first], clear.stderr[first])} "
-                f"({metric_unit(found)}); {words}."
+                f"The strongest {reading} pair is {names_text(shown, first)}, {value} "
+                f"({metric_unit(found)}); {relation(shown, first)}."
             )
-    held = f"Above the noise floor are {len(clear):,} interactions: {', '.join(counts)}."
-    return " ".join([*lines, held])
+    counts = [
+        f"{int((verdicts == reading).sum()):,} {reading}"
+        for reading in ("AND-like", "OR-like", "mixed", "beyond pairs")
+        if (verdicts == reading).any()
+    ]
+    if counts:
+        lines.append(f"By their signs they are {', '.join(counts)}.")
+    return " ".join([*lines, _confirmed(found)]).strip()
+
+
+def _confirmed(found: Interactions) -> str:
+    tried, held = int((found.confirmed >= 0).sum()), int((found.confirmed == 1).sum())
+    if not tried:
+        return "None was measured again on other prompts." if found.is_finding.any() else ""
+    return f"Of {tried:,} that were measured again on other prompts, {held:,} are confirmed."
 
 
 def _sure(found: Interactions) -> str:
@@ -73,17 +104,20 @@ def _sure(found: Interactions) -> str:
     if resolution is not None:
         floor = f"what {resolution} values of their size cannot resolve"
     noise = (
-        f"{origin}; "
-        f"{int(found.is_noise.sum()):,} of {n:,} are at or under the noise floor of "
-        f"{value_text(found.noise_floor)[1:]}, {floor}."
+        f"{origin}. Resolved are {int((~found.is_noise).sum()):,} of {n:,}: the others are at or "
+        f"under the noise floor of {value_text(found.noise_floor)[1:]}, {floor}."
     )
     if n_prompts < 2:
-        return f"{noise} There is one prompt, so that there are no standard errors."
+        return (
+            f"{noise} There is one prompt, so that there are no standard errors and no q. A pair "
+            "stands out if it is larger than a normal distribution of the others would make it."
+        )
     return (
-        f"{noise} Standard errors are over {n_prompts:,} prompts; "
-        f"{int((found.q_value <= 0.05).sum()):,} have a false-discovery-rate q of 0.05 or less. "
-        "That counts all that could be chosen from, but an effect that was chosen for its size is "
-        "smaller on other prompts: sm.confirm(found, game) measures the strongest on those."
+        f"{noise} Significant over {n_prompts:,} prompts are {int(found.is_significant.sum()):,}, "
+        f"with a false-discovery-rate q of {SIGNIFICANT} or less, which counts all that could be "
+        "chosen from. The \N{PLUS-MINUS SIGN} is half of a 90 % interval, which is wider where "
+        "what is shown was chosen. An effect that was chosen for its size is smaller on other "
+        "prompts: sm.confirm(found, game) measures the strongest on those."
     )
 
 

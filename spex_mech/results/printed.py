@@ -4,6 +4,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
 
@@ -84,11 +85,15 @@ def notes(found: "Interactions") -> list[str]:
 
 def value_texts(found: "Interactions") -> list[str]:
     """Each value with half of its 90 % interval, which is wider where the shown were chosen."""
-    halves = np.diff(found.intervals(0.9), axis=1)[:, 0] / 2
     return [
         f"{value:+.3g}" + ("" if np.isnan(half) else f" +- {half:.2g}")
-        for value, half in zip(found.mean, halves, strict=True)
+        for value, half in zip(found.mean, halves(found), strict=True)
     ]
+
+
+def halves(found: "Interactions") -> Float[np.ndarray, " interaction"]:
+    """Half of the 90 % interval of each (NaN for a single prompt)."""
+    return np.diff(found.intervals(0.9), axis=1)[:, 0] / 2
 
 
 def q_text(q: float) -> str:

@@ -34,30 +34,63 @@ const pairs = document.getElementById("pairs-table");
 const text = document.getElementById("filter-text");
 const reading = document.getElementById("filter-reading");
 const noise = document.getElementById("filter-noise");
+const q = document.getElementById("filter-q");
+const Q = [0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1];
+// A word is a part of a name or, with a star, a pattern of a whole one. "L0H1 x L0H4", the table's
+// own text, is the pair of these two.
+const fitsWord = (word, names) => {
+  if (!word.includes("*")) return names.some((name) => name.includes(word));
+  const parts = word.split("*").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const whole = new RegExp(`^${parts.join(".*")}$`);
+  return names.some((name) => whole.test(name));
+};
+const fitsPair = (wanted, names) => {
+  if (!wanted.length) return names.every((name) => name === null);
+  return names.some((name, at) => {
+    const same = name !== null && (wanted[0].includes("*") ? fitsWord(wanted[0], [name]) : name === wanted[0]);
+    return same && fitsPair(wanted.slice(1), names.map((other, i) => (i === at ? null : other)));
+  });
+};
+const fitsText = (asked, names) => {
+  const wanted = asked.split(/\sx(?:\s+|$)/).filter(Boolean);
+  if (wanted.length > 1) return fitsPair(wanted, names);
+  if (wanted.length && wanted[0] !== asked) return names.includes(wanted[0]) || fitsWord(wanted[0], names);
+  return asked.split(/[\s,]+/).filter(Boolean).every((word) => fitsWord(word, names));
+};
 const filter = () => {
-  const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const asked = text.value.toLowerCase().trim();
+  const most = q ? Q[Number(q.value)] : 1;
+  if (q) document.getElementById("filter-q-value").textContent = most;
   let shown = 0;
   for (const row of pairs.tBodies[0].rows) {
     const names = all("bdi", row.cells[0]).map((name) => name.textContent.toLowerCase());
+    const own = row.cells[4].dataset.v;
     const fits =
-      words.every((word) => names.some((name) => name.includes(word))) &&
+      (fitsText(asked, names) || names.join(" x ") === asked) &&
       (!reading.value || row.dataset.reading === reading.value) &&
-      !(noise.checked && row.classList.contains("noise"));
+      (most === 1 || (own !== "" && Number(own) <= most)) &&
+      !(noise && noise.checked && row.classList.contains("noise"));
     row.hidden = !fits;
     shown += fits;
   }
   document.getElementById("shown").textContent = `${shown} of ${pairs.tBodies[0].rows.length} shown`;
 };
+const reset = () => {
+  text.value = reading.value = "";
+  if (q) q.value = q.max;
+  if (noise) noise.checked = false;
+};
 if (pairs) {
   text.addEventListener("input", filter);
   reading.addEventListener("change", filter);
-  noise.addEventListener("change", filter);
+  if (q) q.addEventListener("input", filter);
+  if (noise) noise.addEventListener("change", filter);
   document.getElementById("filter-reset").addEventListener("click", () => {
-    text.value = reading.value = "";
-    noise.checked = false;
+    reset();
     filter();
     text.focus();
   });
+  filter();
 }
 
 // -- maps: hovering, arrow keys, and a click that filters the table
@@ -82,8 +115,7 @@ const show = (item, x, y) => {
 };
 const choose = (item) => {
   if (!item.dataset.filter || !pairs) return;
-  reading.value = "";
-  noise.checked = false;
+  reset();
   text.value = item.dataset.filter;
   filter();
   leave();
