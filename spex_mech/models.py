@@ -4,6 +4,7 @@ This is the only file that imports transformers or transformer_lens, and only wh
 for.
 """
 
+import difflib
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ BUNDLED = {
     "demo": "a GPT-2 type transformer that does induction and counts; in the package, no network",
     "sentiment": "a BERT type classifier of short sentences, for --lens tokens; in the package",
 }
+_NEAR_NAME = 0.8  # of difflib's ratio: a slip of the pen, not another model
 NAMED = {
     **BUNDLED,
     SMOLLM2: "SmolLM2-135M-Instruct (30 layers x 9 heads), a real language model; once: "
@@ -69,6 +71,9 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     if str(model) == SMOLLM2:
         return _smollm2_from_hub(device, bridge)
     folder = Path(model).expanduser()
+    near = difflib.get_close_matches(str(model).lower(), NAMED, 1, _NEAR_NAME)
+    if near and not folder.is_dir():
+        raise ValueError(f"no model {str(model)!r}; did you mean {near[0]!r}? ({_CURE})")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} holds no model: it has no config.json; give a folder that "

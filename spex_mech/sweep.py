@@ -1,19 +1,22 @@
-"""Sweeps: models x tasks x unit kinds x ablations x methods, a folder a cell, all of it resumable.
+"""Sweeps: models x tasks x unit kinds x ablations x methods, a folder per cell, all resumable.
 
 Each cell's folder holds its store, result, table, map, report, its state (``cell.json``) and log.
-A cell that is done is not done again, one that was killed goes on from its store, one that failed
-is tried again and does not end the sweep. At the end ``summary.csv`` (and ``summary.parquet`` where
-pyarrow is installed) has a row a cell.
+A cell that is done is not done again, one that was killed or interrupted goes on from its store,
+and one that failed is tried again and does not end the sweep. Two sweeps in one folder take turns:
+a cell that another process runs is waited for. At the end ``summary.csv`` (and ``summary.parquet``
+where pyarrow is installed) has a row per cell.
 """
 
+import hashlib
 import json
 import os
 import re
+import socket
 import time
 import tomllib
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 AXES = ("models", "tasks", "units", "ablations", "methods")
 _DONE, _RUNNING, _FAILED, _WAITING, _KILLED = "done", "running", "failed", "waiting", "killed"
+_INTERRUPTED = "interrupted"
+_LONGEST_NAME = 120  # characters of a folder's name; file systems take 255 bytes
+_POLL = 1.0  # seconds between two looks at a cell that another process runs
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,22 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Of its folder: what it is, and everything else that is not the default, so that another
+        seed or budget is another cell. A long name is cut, and ends with a hash of the whole."""
         game = self.game
-        parts = (game.model, game.task, game.units, game.ablation, self.method)
-        return "__".join(re.sub(r"[^\w.+-]+", "_", Path(part).name or part) for part in parts)
+        parts = [game.model, game.task, game.units, game.ablation, self.method]
+        words = [re.sub(r"[^\w.+-]+", "_", Path(part).name or part) for part in parts]
+        plain = {**asdict(GameFactory(game.model)), "budget": None, "order": 2}
+        for key, value in self.row().items():
+            if key in plain and key not in _NAMED_FIRST and value != plain[key]:
+                short = re.sub(r"[^\w.+-]+", "_", Path(str(value)).name)
+                words.append(f"{key}-{short}")
+        name = "__".join(words)
+        if len(name.encode()) <= _LONGEST_NAME:
+            return name
+        digest = hashlib.sha256(name.encode()).hexdigest()[:10]
+        cut = name.encode()[: _LONGEST_NAME - 12].decode(errors="ignore")
+        return f"{cut}__{digest}"
 
     def row(self) -> dict[str, Any]:
         """All that it is, by name: what ``cell.json`` and the summary hold."""
@@ -55,6 +73,7 @@ class Cell:
 
 
 _OF_SEARCH = ("method", "budget", "order")
+_NAMED_FIRST = ("model", "task", "units", "ablation")
 
 
 def cells_of(axes: Mapping[str, Sequence[str]], **common: Any) -> list[Cell]:
@@ -126,38 +145,174 @@ def sweep(
     """Run all cells, one after the other, and write the summary.
 
     Args:
-        folder: gets a folder a cell.
+        folder: gets a folder per cell.
         resume: leave out what is done, and go on where a cell was killed; False: all anew.
         workers, address, progress: as of ``discover``.
 
     Returns:
-        ``status`` of the folder: a row a cell.
+        ``status`` of the folder: a row per cell, other sweeps' cells included.
+
+    Raises:
+        ValueError: a cell cannot be what it says (before anything runs), a cell that is done was
+            done with other files than there are now, or with ``resume=False`` a cell is running.
     """
     root = Path(folder)
+    for cell in cells:
+        _check(cell)
+    _check_inputs(cells, root, resume)
     root.mkdir(parents=True, exist_ok=True)
     for cell in cells:
         place = root / cell.name
-        if not resume:
-            for name in ("run.sqlite", "run.sqlite-wal", "cell.json"):
-                (place / name).unlink(missing_ok=True)
-        state = _read(place)
-        if state.get("state") == _DONE and state.get("cell") == cell.row():
-            continue
         place.mkdir(exist_ok=True)
-        _write(place, cell, _WAITING)
-    for number, cell in enumerate(cells, start=1):
-        if _read(root / cell.name).get("state") == _DONE:
-            continue
+        with _holding(place) as held:
+            if held and not resume:
+                for name in ("run.sqlite", "run.sqlite-wal", "cell.json"):
+                    (place / name).unlink(missing_ok=True)
+            if held and not _is_done(place, cell):
+                _write(place, cell, _WAITING)
+    waiting = [cell for cell in cells if not _is_done(root / cell.name, cell)]
+    for number, cell in enumerate(_in_turn(waiting, root), start=1):
         if progress:
-            print(f"[{number}/{len(cells)}] {cell.name}", flush=True)
+            print(f"[{number}/{len(waiting)}] {cell.name}", flush=True)
         _run(cell, root / cell.name, workers, address, progress)
         summarise(root)
     return summarise(root)
 
 
+def _in_turn(cells: Sequence[Cell], root: Path) -> Iterator[Cell]:
+    """The cells one by one, each while no other process runs it; those that another process runs
+    come last, and are left out where it finished them."""
+    later: list[Cell] = []
+    for cell in cells:
+        with _holding(root / cell.name) as held:
+            if not held:
+                later.append(cell)
+            elif not _is_done(root / cell.name, cell):
+                yield cell
+    for cell in later:
+        place = root / cell.name
+        pid = _read(place).get("pid", "unknown")
+        print(f"waiting for {cell.name}, which another sweep runs (process {pid})", flush=True)
+        while True:
+            with _holding(place) as held:
+                if held:
+                    if not _is_done(place, cell):
+                        yield cell
+                    break
+            time.sleep(_POLL)
+
+
+def _is_done(place: Path, cell: Cell) -> bool:
+    state = _read(place)
+    return state.get("state") == _DONE and state.get("cell") == cell.row()
+
+
+@contextmanager
+def _holding(place: Path) -> Iterator[bool]:
+    """Whether this is the only process that runs a cell, for as long as the block lasts. The lock
+    goes with its process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # without such locks, sweeps in one folder are the user's to keep apart
+        yield True
+        return
+    path = place / "cell.lock"
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            yield False
+            return
+        # Whoever had it may have removed the file in between: then this lock locks nothing.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _is_running(place: Path) -> bool:
+    if not (place / "cell.lock").is_file():
+        return False
+    with _holding(place) as free:
+        return not free
+
+
+def _check(cell: Cell) -> None:
+    """Raises:
+    ValueError: a cell names what there is not; nothing has run yet.
+    """
+    from spex_mech.discover import METHODS
+    from spex_mech.engine.references import ABLATIONS
+    from spex_mech.tasks import TASKS
+
+    game = cell.game
+    if cell.method not in METHODS:
+        raise ValueError(f"unknown method {cell.method!r}; choose one of {', '.join(METHODS)}")
+    if game.ablation not in ABLATIONS:
+        raise ValueError(
+            f"unknown ablation {game.ablation!r}; choose one of {', '.join(ABLATIONS)}"
+        )
+    for name, value, least in (
+        ("budget", cell.budget, 1),
+        ("order", cell.order, 2),
+        ("n_prompts", game.n_prompts, 1),
+        ("seed", game.seed, 0),
+        ("batch_size", game.batch_size, 1),
+    ):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} on")
+    if game.task not in TASKS and not Path(game.task).is_file():
+        raise ValueError(
+            f"unknown task {game.task!r}; choose one of {', '.join(TASKS)}, or give a prompt file"
+        )
+    if game.file is not None and not Path(game.file).is_file():
+        raise ValueError(f"no text file {game.file}")
+
+
+def _check_inputs(cells: Sequence[Cell], root: Path, resume: bool) -> None:
+    """Raises:
+    ValueError: a cell is done, but its model's or prompts' files are others now; or all is to be
+        done anew while a cell runs.
+    """
+    for cell in cells:
+        place = root / cell.name
+        if not place.is_dir():
+            continue
+        if not resume and _is_running(place):
+            raise ValueError(
+                f"{cell.name} is running (process {_read(place).get('pid', 'unknown')}), and "
+                "everything was to be done anew; wait for it, or stop it"
+            )
+        state = _read(place)
+        if resume and _is_done(place, cell) and state.get("inputs", {}) != _inputs_of(cell):
+            raise ValueError(
+                f"{cell.name} is done, but the files of its model or prompts have changed since; "
+                "do all anew (--fresh), or give another folder"
+            )
+
+
+def _inputs_of(cell: Cell) -> dict[str, str]:
+    """Hashes of the files that a cell reads: a local model's, a prompt file, a text."""
+    game = cell.game
+    paths = [Path(p) for p in (game.model, game.task, game.file) if p is not None]
+    files = [f for path in paths for f in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return {str(file): _file_sha256(file) for file in files if file.is_file()}
+
+
+def _file_sha256(file: Path) -> str:
+    with file.open("rb") as held:
+        return hashlib.file_digest(held, "sha256").hexdigest()
+
+
 def status(folder: str | Path) -> "pd.DataFrame":
-    """A row a cell: its state ("done", "running", "killed", "failed", "waiting"), what it cost, its
-    strongest interaction, and the error if it failed.
+    """A row per cell: its state ("done", "running", "killed", "interrupted", "failed", "waiting"),
+    its folder, what it cost, its strongest interaction, and the error if it failed.
 
     Raises:
         ValueError: the folder holds no sweep.
@@ -165,7 +320,7 @@ def status(folder: str | Path) -> "pd.DataFrame":
     import pandas as pd
 
     rows = [
-        _row(state)
+        _row(state, place.parent)
         for place in sorted(Path(folder).glob("*/cell.json"))
         if (state := _read(place.parent))
     ]
@@ -187,7 +342,8 @@ def _run(cell: Cell, place: Path, workers: int | None, address: str | None, prog
     from spex_mech.discover import discover
     from spex_mech.report.folder import write_all
 
-    _write(place, cell, _RUNNING, pid=os.getpid())
+    inputs = _inputs_of(cell)  # before they are read
+    _write(place, cell, _RUNNING, pid=os.getpid(), host=socket.gethostname())
     _log(place, f"started, process {os.getpid()}")
     try:
         far = bool(workers or address)  # then workers make the game, and no one here
@@ -210,6 +366,10 @@ def _run(cell: Cell, place: Path, workers: int | None, address: str | None, prog
         _log(place, traceback.format_exc())
         _write(place, cell, _FAILED, error=f"{type(error).__name__}: {error}")
         return
+    except BaseException as error:
+        _log(place, f"interrupted by {type(error).__name__}")
+        _write(place, cell, _INTERRUPTED)
+        raise
     _log(place, f"done\n{found}")
     best = found.top(1)
     labels = best.names[0] if len(best) else ()
@@ -219,32 +379,26 @@ def _run(cell: Cell, place: Path, workers: int | None, address: str | None, prog
         "stderr": float(best.stderr[0]) if labels else None,
     }
     counts = {"n_units": len(found.labels), "n_interactions": len(found)}
-    _write(place, cell, _DONE, **counts, **found.cost, **strongest)
+    _write(place, cell, _DONE, inputs=inputs, **counts, **found.cost, **strongest)
 
 
-def _row(state: dict[str, Any]) -> dict[str, Any]:
+def _row(state: dict[str, Any], place: Path) -> dict[str, Any]:
     own = {name: value for name, value in state["cell"].items() if value is not None}
-    rest = {name: value for name, value in state.items() if name not in ("cell", "pid")}
-    if rest["state"] == _RUNNING and not _alive(state.get("pid", 0)):
+    hidden = ("cell", "pid", "host", "inputs")
+    rest = {name: value for name, value in state.items() if name not in hidden}
+    if rest["state"] == _RUNNING and not _is_running(place):
         rest["state"] = _KILLED
-    return {**own, **rest}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    return {**own, **rest, "folder": place.name}
 
 
 def _read(place: Path) -> dict[str, Any]:
     try:
-        return json.loads((place / "cell.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # never begun, or killed while it was written
+        state = json.loads((place / "cell.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # never begun, or killed while it was written
         return {}
+    # Another program's cell.json is not ours.
+    is_ours = isinstance(state, dict) and isinstance(state.get("cell"), dict) and "state" in state
+    return state if is_ours else {}
 
 
 def _write(place: Path, cell: Cell, state: str, **more: Any) -> None:

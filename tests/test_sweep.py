@@ -1,7 +1,6 @@
 """Sweeps: what is run, what is left out, what fails, what a killed one goes on from."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,8 +87,8 @@ s.sweep(s.cells_of({"models": ["demo"], "methods": ["exhaustive"]}, n_prompts=4)
 def test_a_killed_sweep_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
-    assert ended.returncode == -9
+    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert run.returncode == -9
     assert status(tmp_path).state.tolist() == ["killed"]
     asked: list[int] = []
     ablating = sm.ModelGame.ablating
@@ -107,15 +106,150 @@ def test_a_killed_sweep_says_so_and_goes_on(
     assert sum(asked) <= 37 - 17 + 24 and asked.count(8) < 5
 
 
-def test_a_running_cell_is_told_from_a_killed_one(tmp_path: Path) -> None:
-    cell = some_cells()[0]
-    place = tmp_path / cell.name
+def in_another_process(tmp_path: Path, code: str) -> subprocess.Popen[str]:
+    """A process that has printed its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline()
+    return process
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.communicate()
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from spex_mech.sweep import _holding
+with _holding(Path(sys.argv[1])) as held:
+    print(held, flush=True)
+    time.sleep(60)
+"""
+
+
+def a_running_cell(root: Path) -> Path:
+    place = root / some_cells()[0].name
     place.mkdir()
-    state = {"state": "running", "cell": {"model": "demo"}, "pid": os.getpid()}
+    state = {"state": "running", "cell": some_cells()[0].row(), "pid": 17}
     (place / "cell.json").write_text(json.dumps(state))
-    assert status(tmp_path).state.tolist() == ["running"]
-    (place / "cell.json").write_text(json.dumps({**state, "pid": 2**22 + 1}))
+    return place
+
+
+def test_a_running_cell_is_told_from_a_killed_one(tmp_path: Path) -> None:
+    place = a_running_cell(tmp_path)
     assert status(tmp_path).state.tolist() == ["killed"]
+    process = in_another_process(place, HOLDS)
+    try:
+        assert status(tmp_path).state.tolist() == ["running"]
+        # A sweep of everything anew does not delete what runs.
+        with pytest.raises(ValueError, match=r"is running .process 17., and everything"):
+            sweep(some_cells()[:1], tmp_path, resume=False, progress=False)
+    finally:
+        ended(process)
+    assert status(tmp_path).state.tolist() == ["killed"]
+
+
+def test_a_cell_that_another_sweep_runs_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    place = a_running_cell(tmp_path)
+    process = in_another_process(place, HOLDS)
+    monkeypatch.setattr("spex_mech.sweep._POLL", 0.05)
+    order: list[str] = []
+    run = sys.modules["spex_mech.sweep"]._run
+
+    def recorded(cell: Cell, *given: Any) -> None:
+        order.append(cell.game.ablation)
+        run(cell, *given)
+        ended(process)  # the other one ends only when the free cell is done
+
+    monkeypatch.setattr("spex_mech.sweep._run", recorded)
+    table = sweep(some_cells(), tmp_path, progress=False)
+    assert order == ["zero", "mean"] and table.state.tolist() == ["done", "done"]
+    assert "which another sweep runs (process 17)" in capsys.readouterr().out
+
+
+def test_an_interrupted_cell_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sm.GameFactory, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(some_cells(), tmp_path, progress=False)
+    assert status(tmp_path).state.tolist() == ["interrupted", "waiting"]
+    assert sweep(some_cells(), tmp_path, progress=False).state.tolist() == ["done", "done"]
+
+
+def test_another_seed_or_budget_is_another_cell(tmp_path: Path) -> None:
+    cells = [some_cells()[0], some_cells(seed=1)[0], some_cells(budget=30)[0]]
+    assert len({cell.name for cell in cells}) == 3
+    assert cells[0].name == "demo__induction__heads__mean__exhaustive__n_prompts-4"
+    assert cells[1].name.endswith("__seed-1")
+    labels = ",".join(f"L0N{i}" for i in range(200))
+    long = [Cell(sm.GameFactory("demo", units=labels, seed=s)).name for s in (0, 1)]
+    assert len({*long}) == 2 and all(len(name.encode()) <= 120 for name in long)
+    umlauts = Cell(sm.GameFactory("ä" * 300)).name
+    assert len(umlauts.encode()) <= 120
+
+
+def test_files_that_changed_are_not_done(tmp_path: Path) -> None:
+    """Weights or prompts that were exchanged under the same name give other numbers."""
+    row = {"prompt": "a b", "answer": " c", "distractor": " d"}
+    (tmp_path / "p.json").write_text(json.dumps([row]))
+    cell = Cell(sm.GameFactory("demo", task=str(tmp_path / "p.json")))
+    place = tmp_path / "sweep" / cell.name
+    place.mkdir(parents=True)
+    module = sys.modules["spex_mech.sweep"]
+    module._write(place, cell, "done", inputs=module._inputs_of(cell))
+    assert sweep([cell], tmp_path / "sweep", progress=False).state.tolist() == ["done"]
+    (tmp_path / "p.json").write_text(json.dumps([row, row]))
+    with pytest.raises(ValueError, match="is done, but the files of its model or prompts have ch"):
+        sweep([cell], tmp_path / "sweep", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"method": "spx"}, "unknown method 'spx'; choose one of spex"),
+        ({"budget": -4}, "budget is -4; it must be a whole number from 1 on"),
+        ({"ablation": "blur"}, "unknown ablation 'blur'"),
+        ({"task": "inducton"}, "unknown task 'inducton'"),
+        ({"n_prompts": 0}, "n_prompts is 0; it must be a whole number from 1 on"),
+        ({"file": "gone.txt"}, "no text file gone.txt"),
+    ],
+)
+def test_everything_is_checked_before_anything_runs(
+    given: dict[str, Any], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spex_mech.sweep._run", lambda *given: pytest.fail("it began"))
+    of_search = {name: given[name] for name in ("method", "budget") if name in given}
+    of_game = {name: value for name, value in given.items() if name not in of_search}
+    cells = [Cell(sm.GameFactory("demo")), Cell(sm.GameFactory("demo", **of_game), **of_search)]
+    with pytest.raises(ValueError, match=match):
+        sweep(cells, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_cell_of_an_older_sweep_does_not_count(tmp_path: Path, capsys: Any) -> None:
+    out = ["--n-prompts", "2", "--out", str(tmp_path)]
+    assert cli.main(["sweep", "--models", "nosuch/a/b", *out]) == 2
+    assert cli.main(["sweep", "--models", "demo", *out]) == 0
+    assert "1 of 1 cells failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"state": "done"}', "3", "{oops"])
+def test_a_foreign_file_is_no_cell(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "cell.json").write_text(text)
+    with pytest.raises(ValueError, match="holds no sweep"):
+        status(tmp_path)
 
 
 @pytest.mark.parametrize(
