@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.common import HERE, Options, options_of, parser, provenance
+from benchmarks.frame import HERE, Options, options_of, parser, provenance
 
 # In order of what one would look at first. What it measures: the module's first lines say.
 NAMES = (

@@ -39,10 +39,11 @@ import numpy as np
 import torch
 
 import spex_mech as sm
-from benchmarks.common import Options, Row, script
+from benchmarks.frame import Options, Row, mean_and_error, script
+from benchmarks.games import Together, passages, prompts, singles
 from spex_mech.circuits.find import gate_attribution
 from tests.backups import demo_with_backup, plant_backup
-from tests.test_real_models import load_plain, tracr_games
+from tests.compiled import load_plain, tracr_games
 
 N_PROMPTS, SEED, N_NEURONS = 32, 0, 24
 COMPILED = ("and2", "xor2", "hist", "frac_prevs", "reverse", "sort")
@@ -53,31 +54,8 @@ BACKUPS = {
     "demo, two strong backups": [(0, 3, 1, 2.0), (3, 0, 0, 1.0)],
 }
 CIRCUIT = {"L0H3", "L1H0"}  # of the demo model on induction
+Draw = tuple[Any, Any, set[str]]  # a game, the same with slopes, the known circuit
 INDUCTION = {"L0H2", "L1H1", "L1H2", "L1H3"}
-
-
-class Together:
-    """Games of the same units as one, over the prompts of all."""
-
-    def __init__(self, games: list[sm.ModelGame], slopes: bool = True) -> None:
-        self.games, self.labels = games, games[0].labels
-        if slopes:
-            self.gradient = self._gradient
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __call__(self, masks: Any) -> torch.Tensor:
-        return torch.cat([game(masks) for game in self.games], dim=1)
-
-    def mean(self, masks: np.ndarray) -> np.ndarray:
-        """Averaged over prompts."""
-        return self(torch.from_numpy(np.asarray(masks, dtype=bool))).double().mean(1).numpy()
-
-    def _gradient(self, masks: Any) -> torch.Tensor:
-        share = [len(game.prompts) for game in self.games]
-        parts = [n * game.gradient(masks) for n, game in zip(share, self.games, strict=True)]
-        return torch.stack(parts).sum(0) / sum(share)
 
 
 # -- rankings -------------------------------------------------------------------------------------
@@ -100,14 +78,6 @@ def conditional_ablation(game: Any, by_size: bool) -> list[str]:
     return order[::-1]
 
 
-def singles(game: Any) -> np.ndarray:
-    """The effect of each unit's ablation alone, of all units: a search may leave some out."""
-    masks = torch.ones(len(game) + 1, len(game), dtype=torch.bool)
-    masks[range(len(game)), range(len(game))] = False
-    values = game(masks).double().mean(1).numpy()
-    return values[:-1] - values[-1]
-
-
 def scores_of(game: Any, sloped: Any, by_size: bool) -> dict[str, np.ndarray]:
     """Each method's score of each unit: higher is more important."""
     slope = sloped.gradient(torch.ones(1, len(game), dtype=torch.bool))[0].double().cpu().numpy()
@@ -125,26 +95,29 @@ def scores_of(game: Any, sloped: Any, by_size: bool) -> dict[str, np.ndarray]:
 # -- known circuits -------------------------------------------------------------------------------
 
 
-def recovery(name: str, draws: Iterator[tuple[Any, Any, set[str]]], **about: Any) -> Row:
+def recovery(name: str, draws: Iterator[Draw], **about: Any) -> Row:
     """Of draws (game, the same with slopes, known circuit): means and errors over draws."""
     rows, out = [], {"model": name}
     for game, sloped, known in draws:
         rows.append(recovered(game, sloped, known))
         out |= {"n_units": len(game), "n_known": len(known), **about}
+
+    def over(*path: str) -> np.ndarray:
+        found: Any = rows
+        for key in path:
+            found = [row[key] for row in found]
+        return np.array(found, dtype=float)
+
     out["n_draws"] = len(rows)
-    out["circuit_0.99"] = {
-        key: mean_of([row["circuit"][key] for row in rows]) for key in rows[0]["circuit"]
-    }
-    for key in ("score_of_known", "evaluations"):
-        out[key] = mean_of([row[key] for row in rows])
+    out["circuit_0.99"] = {key: over("circuit", key).mean() for key in rows[0]["circuit"]}
+    out |= {key: over(key).mean() for key in ("score_of_known", "evaluations")}
     out["rankings"] = {}
     for rival in rows[0]["rankings"]:
-        got = {key: np.array([row["rankings"][rival][key] for row in rows]) for key in MEASURES}
-        out["rankings"][rival] = {key: mean_of(values) for key, values in got.items()} | {
-            f"{key}_stderr": error_of(values) for key, values in got.items()
-        }
-        gain = np.array([row["rankings"]["ours"]["roc"] for row in rows]) - got["roc"]
-        out["rankings"][rival] |= {"ours_ahead": mean_of(gain), "ahead_stderr": error_of(gain)}
+        of = out["rankings"][rival] = {}
+        for key in MEASURES:
+            of[key], of[f"{key}_stderr"] = mean_and_error(over("rankings", rival, key))
+        gain = over("rankings", "ours", "roc") - over("rankings", rival, "roc")
+        of["ours_ahead"], of["ahead_stderr"] = mean_and_error(gain)
     return out
 
 
@@ -190,15 +163,6 @@ def roc(score: np.ndarray, right: np.ndarray) -> float:
     return float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
 
 
-def mean_of(values: Any) -> float:
-    return float(np.mean(values))
-
-
-def error_of(values: Any) -> float:
-    """Standard error of the mean over draws."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-
-
 def demo_with(pairs: list[tuple[int, int, int, float]]) -> Any:
     model = sm.load_model("demo")
     for head, spare, layer, strength in pairs:
@@ -213,9 +177,7 @@ def demo_units(model: Any, task: sm.Task) -> sm.Components:
     return heads + neurons[sorted(strongest[:N_NEURONS].tolist())]
 
 
-def planted_draws(
-    pairs: list[tuple[int, int, int, float]], n_draws: int
-) -> Iterator[tuple[Any, Any, set[str]]]:
+def planted_draws(pairs: list[tuple[int, int, int, float]], n_draws: int) -> Iterator[Draw]:
     model = demo_with(pairs)
     known = CIRCUIT | {f"L{layer}H{spare}" for _, spare, layer, _ in pairs}
     units = None
@@ -226,7 +188,7 @@ def planted_draws(
         yield game, game, known
 
 
-def induction_draws(data: Path, n_draws: int) -> Iterator[tuple[Any, Any, set[str]]]:
+def induction_draws(data: Path, n_draws: int) -> Iterator[Draw]:
     model, config = load_plain(data, "algorithmic/induction2L")
     arch = sm.Architecture(
         heads=tuple(f"layers.{layer}.attn.o" for layer in range(config["n_layers"])),
@@ -246,9 +208,7 @@ def induction_draws(data: Path, n_draws: int) -> Iterator[tuple[Any, Any, set[st
         yield game, game, INDUCTION
 
 
-def compiled_draws(
-    data: Path, name: str, answers: bool, n_draws: int
-) -> Iterator[tuple[Any, Any, set[str]]]:
+def compiled_draws(data: Path, name: str, answers: bool, n_draws: int) -> Iterator[Draw]:
     truth = json.loads((data / "tracr" / name / "ground_truth.json").read_text())
     known = {f"L{layer}{kind.upper()}{index}" for kind, layer, index in truth["needed"]}
     few = {"every_unit": name == "frac_prevs"}  # of this one the compiler used what is needed only
@@ -314,13 +274,12 @@ def tasks(options: Options) -> Iterator[tuple[str, Any, sm.Task, Any]]:
         yield name, model, sm.load_task("induction", model, 2 * N_PROMPTS, SEED), None
     if options.quick or options.data is None:
         return
-    model = sm.load_model(options.data / "stories3m")
-    prompts = str(options.data / "prompts" / "ioi.json")
-    yield "story 3M, IOI", model, sm.load_task(prompts, model, 2 * N_PROMPTS, SEED), None
-    model = sm.load_model(options.data / "stories260k")
-    story = options.data / "text" / "tinystories_valid_head.txt"
+    data = options.data
+    model = sm.load_model(data / "stories3m")
+    yield "story 3M, IOI", model, prompts(data, model, "ioi", 2 * N_PROMPTS, SEED), None
+    model = sm.load_model(data / "stories260k")
     for seed in (SEED, SEED + 1, SEED + 2):  # three draws of passages
-        task = sm.load_task("text", model, 2 * N_PROMPTS, seed, file=story, n_tokens=32)
+        task = passages(data, model, 2 * N_PROMPTS, seed)
         yield f"story 260K, text, draw {seed}", model, task, None
 
 
@@ -348,57 +307,16 @@ def known_circuits(options: Options) -> dict[tuple[str, str], Any]:
 
 def of_known_circuits(options: Options) -> Iterator[Row]:
     for (name, metric), draws in known_circuits(options).items():
-        row = recovery(name, draws, metric=metric)
-        show_recovery(row)
-        yield row
+        yield recovery(name, draws, metric=metric)
 
 
 def of_tasks(options: Options) -> Iterator[Row]:
     for name, model, task, units in tasks(options):
-        first, rest = task.split(N_PROMPTS)
-        row = faithfulness(
-            name, sm.ModelGame(model, first, units), sm.ModelGame(model, rest, units)
-        )
-        show_faithfulness(row)
-        yield row
+        first, rest = (sm.ModelGame(model, part, units) for part in task.split(N_PROMPTS))
+        yield faithfulness(name, first, rest)
 
 
 PARTS = {"recovery": (of_known_circuits, False), "faithfulness": (of_tasks, False)}
 
-
-def run(options: Options) -> Row:
-    return options.parts("circuits", PARTS, seed=SEED)
-
-
-def show_faithfulness(result: Row) -> None:
-    for area in ("cmd", "cpr"):
-        print(f"{result['task']}: {area.upper()}, {result[area]['evaluations']} evaluations")
-        for rival, row in result[area]["curves"].items():
-            versus = (
-                f"  ours ahead at {row['ours_ahead']}, behind at {row['ours_behind']} sizes"
-                if "ours_ahead" in row
-                else ""
-            )
-            print(f"  {rival:<22} {row[area]:.4f} +- {row['stderr']:.4f}{versus}", flush=True)
-
-
-def show_recovery(result: Row) -> None:
-    print(
-        f"{result['model']} ({result['metric']}): {result['n_known']} of {result['n_units']} units "
-        f"known, faithfulness {result['score_of_known']:.3f} alone; {result['n_draws']} draws, "
-        f"{result['evaluations']:.0f} evaluations of ours"
-    )
-    for rival, row in result["rankings"].items():
-        print(
-            f"  {rival:<22} ROC {row['roc']:.3f} +- {row['roc_stderr']:.3f}  precision "
-            f"{row['precision']:.3f}  as many as ours: precision {row['precision_at_ours']:.3f}, "
-            f"recall {row['recall_at_ours']:.3f}  ours ahead by {row['ours_ahead']:+.3f} +- "
-            f"{row['ahead_stderr']:.3f}",
-            flush=True,
-        )
-    shown = {key: round(value, 3) for key, value in result["circuit_0.99"].items()}
-    print(f"  circuit for 0.99: {shown}", flush=True)
-
-
 if __name__ == "__main__":
-    script(__doc__, run, PARTS)
+    script(__doc__, "circuits", PARTS, seed=SEED)

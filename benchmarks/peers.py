@@ -5,12 +5,16 @@ where a mask is a list of (layer, head), answers ``[prompt 2]`` a right and a wr
 value the difference of their logits at the last position.
 """
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+import spex_mech as sm
 
 Mask = list[tuple[int, int]]
 Peer = Callable[[Any, Tensor, Tensor, list[Mask]], np.ndarray]
@@ -23,14 +27,22 @@ def read(logits: Tensor, answers: Tensor) -> Tensor:
     return both[:, 0] - both[:, 1]
 
 
-def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
-    """Plain transformers, pre-hooks written by hand, many masks in a batch."""
-    n_prompts, n_heads = len(tokens), model.config.n_head
-    layers = model.transformer.h
-    keep = torch.ones(len(masks), len(layers), n_heads)
+def batches(
+    tokens: Tensor, answers: Tensor, masks: list[Mask], n_layers: int, n_heads: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Many masks at a time: the gates [row layer head], tokens and answers of the rows."""
+    keep = torch.ones(len(masks), n_layers, n_heads)
     for m, mask in enumerate(masks):
         for layer, head in mask:
             keep[m, layer, head] = 0
+    for part in keep.split(max(1, ROWS // len(tokens))):
+        gates = part.repeat_interleave(len(tokens), 0)
+        yield gates, tokens.repeat(len(part), 1), answers.repeat(len(part), 1)
+
+
+def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
+    """Plain transformers, pre-hooks written by hand, many masks in a batch."""
+    layers, n_heads = model.transformer.h, model.config.n_head
     values, gate = [], [torch.empty(0)]
 
     def hook_for(layer: int) -> Callable[..., Any]:
@@ -44,33 +56,21 @@ def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> n
     handles = [b.attn.c_proj.register_forward_pre_hook(hook_for(i)) for i, b in enumerate(layers)]
     try:
         with torch.no_grad():
-            for part in keep.split(max(1, ROWS // n_prompts)):
-                gate[0] = part.repeat_interleave(n_prompts, 0)
-                rows = tokens.repeat(len(part), 1)
+            for gate[0], rows, right in batches(tokens, answers, masks, len(layers), n_heads):
                 logits = model(rows, use_cache=False, logits_to_keep=1).logits
-                values.append(read(logits, answers.repeat(len(part), 1)).reshape(-1, n_prompts))
+                values.append(read(logits, right).reshape(-1, len(tokens)))
     finally:
         for handle in handles:
             handle.remove()
     return torch.cat(values).numpy()
 
 
-def _bridge(model: Any) -> Any:
-    import copy
-
-    from spex_mech.models import _as_bridge
-
-    return _as_bridge(copy.deepcopy(model))
-
-
-_BRIDGES: dict[int, Any] = {}
-
-
+@lru_cache
 def bridge_of(model: Any) -> Any:
-    """Made once, outside the timing."""
-    if id(model) not in _BRIDGES:
-        _BRIDGES[id(model)] = _bridge(model)
-    return _BRIDGES[id(model)]
+    """TransformerLens's model of the same weights, made once, outside the timing."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return sm.load_model(folder, bridge=True)
 
 
 def transformer_lens_each(
@@ -78,15 +78,15 @@ def transformer_lens_each(
 ) -> np.ndarray:
     """run_with_hooks, a mask at a time on all prompts."""
     bridge, values = bridge_of(model), []
+
+    def hook_for(head: int) -> Callable[..., Tensor]:
+        def hook(z: Tensor, hook: Any) -> Tensor:
+            z[:, :, head] = 0
+            return z
+
+        return hook
+
     for mask in masks:
-
-        def hook_for(head: int) -> Callable[..., Tensor]:
-            def hook(z: Tensor, hook: Any) -> Tensor:
-                z[:, :, head] = 0
-                return z
-
-            return hook
-
         hooks = [(f"blocks.{layer}.attn.hook_z", hook_for(head)) for layer, head in mask]
         with torch.no_grad():
             values.append(read(bridge.run_with_hooks(tokens, fwd_hooks=hooks), answers))
@@ -97,27 +97,21 @@ def transformer_lens_batched(
     model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]
 ) -> np.ndarray:
     """run_with_hooks with a mask a row."""
-    bridge, values, n_prompts = bridge_of(model), [], len(tokens)
+    bridge, values = bridge_of(model), []
     n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
-    keep = torch.ones(len(masks), n_layers, n_heads)
-    for m, mask in enumerate(masks):
-        for layer, head in mask:
-            keep[m, layer, head] = 0
-    for part in keep.split(max(1, ROWS // n_prompts)):
-        gates = part.repeat_interleave(n_prompts, 0)
 
-        def hook_for(gate: Tensor) -> Callable[..., Tensor]:
-            return lambda z, hook: z * gate[:, None, :, None]
+    def hook_for(gate: Tensor) -> Callable[..., Tensor]:
+        return lambda z, hook: z * gate[:, None, :, None]
 
+    for gates, rows, right in batches(tokens, answers, masks, n_layers, n_heads):
         hooks = [
             (f"blocks.{layer}.attn.hook_z", hook_for(gates[:, layer]))
             for layer in range(n_layers)
             if not gates[:, layer].all()
         ]
-        rows = tokens.repeat(len(part), 1)
         with torch.no_grad():
             logits = bridge.run_with_hooks(rows, fwd_hooks=hooks)
-        values.append(read(logits, answers.repeat(len(part), 1)).reshape(-1, n_prompts))
+        values.append(read(logits, right).reshape(-1, len(tokens)))
     return torch.cat(values).numpy()
 
 
@@ -149,7 +143,8 @@ def captum(
     """LayerFeatureAblation at the output projection's input, layer by layer (single heads)."""
     from captum.attr import LayerFeatureAblation
 
-    n_heads, values = model.config.n_head, {}
+    n_heads, width, values = model.config.n_head, model.config.n_embd, {}
+    slot = torch.arange(width) // (width // n_heads)
 
     def forward(rows: Tensor) -> Tensor:
         logits = model(rows, use_cache=False, logits_to_keep=1).logits
@@ -158,15 +153,10 @@ def captum(
     with torch.no_grad():
         intact = forward(tokens)
         for layer, block in enumerate(model.transformer.h):
-            width = model.config.n_embd
-            slot = torch.arange(width) // (width // n_heads)
-            of_feature = slot.expand(1, tokens.shape[1], width)
             effect = LayerFeatureAblation(forward, block.attn.c_proj).attribute(
-                tokens,
-                layer_mask=of_feature,
-                attribute_to_layer_input=True,
-                perturbations_per_eval=at_once,
-            )
+                tokens, layer_mask=slot.expand(1, tokens.shape[1], width),
+                attribute_to_layer_input=True, perturbations_per_eval=at_once,
+            )  # fmt: skip
             for head in range(n_heads):
                 values[layer, head] = intact - effect[:, 0, head * (width // n_heads)]
     return torch.stack([values[mask[0]] for mask in masks]).numpy()
@@ -179,8 +169,7 @@ def nnsight(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> n
     wrapped, values = NNsight(model), []
     width = model.config.n_embd // model.config.n_head
     with torch.no_grad():
-        for mask in masks:
-            ((layer, head),) = mask
+        for ((layer, head),) in masks:
             with wrapped.trace(tokens, use_cache=False, logits_to_keep=1):
                 act = wrapped.transformer.h[layer].attn.c_proj.input.clone()
                 act[:, :, head * width : (head + 1) * width] = 0
@@ -194,23 +183,15 @@ def pyvene(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np
     """An IntervenableModel a layer, its zero intervention at each head in turn."""
     import pyvene as pv
 
-    n_layers, values, n_pos = model.config.n_layer, [], tokens.shape[1]
+    about = {"component": "head_attention_value_output", "unit": "h.pos"}
+    about |= {"intervention_type": pv.ZeroIntervention}
     models = [
-        pv.IntervenableModel(
-            {
-                "layer": layer,
-                "component": "head_attention_value_output",
-                "unit": "h.pos",
-                "intervention_type": pv.ZeroIntervention,
-            },
-            model=model,
-        )
-        for layer in range(n_layers)
+        pv.IntervenableModel({"layer": layer, **about}, model=model)
+        for layer in range(model.config.n_layer)
     ]
-    everywhere = [list(range(n_pos))] * len(tokens)
+    everywhere, values = [list(range(tokens.shape[1]))] * len(tokens), []
     with torch.no_grad():
-        for mask in masks:
-            ((layer, head),) = mask
+        for ((layer, head),) in masks:
             where = [[[[head]] * len(tokens), everywhere]]
             _, out = models[layer]({"input_ids": tokens}, unit_locations={"base": where})
             values.append(read(out.logits, answers))

@@ -7,16 +7,21 @@ gives Fourier coefficients, its pairs are ranked twice, by its own index and by 
 the intact model that its coefficients imply. Of several rankings the best counts.
 """
 
+import multiprocessing
+import resource
 import signal
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import combinations
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import torch
 
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.ledger import Set
@@ -25,7 +30,8 @@ from spex_mech.setfunctions import convert, parities
 
 Values = Callable[[np.ndarray], np.ndarray]  # Bool[mask unit] -> Float[mask]
 Pair = tuple[int, int]
-TIME_LIMIT = 900  # seconds
+TIME_LIMIT, GRACE = 240, 20  # of a rival, seconds
+MEMORY_LIMIT = 14 * 2**30  # bytes of its process
 MANY_PAIRS = 10_000
 HESSIAN_STEPS = (0.02, 0.05, 0.2, 0.5)  # of a gate; with 1 it would be SPEX's gradient rows
 
@@ -90,6 +96,38 @@ def run_rival(
     times = reported.settings
     reported.evaluations = spent[0] // times + GRADIENT_COST * reported.gradients
     return reported
+
+
+def of_rival(method: str, game: Any, budget: int, seed: int, time_limit: int) -> Reported:
+    """What a rival reports of a game, within its limits of time and memory."""
+    arguments = (game.mean, len(game), budget, seed)
+    if method in ON_GRADIENTS:
+        arguments += (game,)
+    rival = (ON_VALUES | ON_GRADIENTS)[method]
+    if method not in DEAF:
+        return run_rival(rival, *arguments, time_limit=time_limit)
+
+    def child(sender: Connection) -> None:
+        torch.set_num_threads(1)  # the parent's threads are not in a fork
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+        sender.send(run_rival(rival, *arguments, time_limit=time_limit))
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(sender,))
+    started = time.perf_counter()
+    process.start()
+    sender.close()
+    try:
+        if receiver.poll(time_limit + GRACE):
+            return receiver.recv()
+        failure = f"TimeoutError: killed after {time_limit + GRACE} s"
+    except EOFError:
+        process.join()
+        failure = f"its process ended ({process.exitcode})"
+    finally:
+        process.kill()
+    return Reported(failure=failure, host_seconds=time.perf_counter() - started)
 
 
 def by_shapiq(name: str, **options: Any) -> Callable[..., Reported]:
@@ -251,8 +289,6 @@ def attribution_patching(values: Values, n: int, budget: int, seed: int, game: A
 
 
 def _slopes(game: Any, gates: np.ndarray) -> np.ndarray:
-    import torch
-
     return game.gradient(torch.from_numpy(gates).float()).double().cpu().numpy()
 
 
@@ -266,3 +302,20 @@ def _of_matrix(sizes: np.ndarray) -> list[Pair]:
 def strongest_pairs(terms: dict[Set, float]) -> list[Pair]:
     found = [s for s, v in terms.items() if len(s) == 2 and v != 0]
     return sorted(((s[0], s[1]) for s in found), key=lambda s: (-abs(terms[s]), s))
+
+
+ON_VALUES = {
+    **SHAPIQ,
+    "spectralexplain ProxySPEX": partial(spectralexplain, algorithm="proxyspex"),
+    "spectralexplain SPEX": partial(spectralexplain, algorithm="spex"),
+    "LASSO on pairs, half masks": partial(lasso, half=True),
+    "LASSO on pairs, near intact": partial(lasso, half=False),
+    "second differences (Archipelago)": second_differences,
+}
+ON_GRADIENTS = {
+    "Hessian-vector products": hessian,
+    "attribution patching, products": attribution_patching,
+}
+# They hear no alarm, and ask for more memory than there is at 900 units, and so run in a process of
+# their own. (The others would not survive that: numba in a fork.)
+DEAF = {"shapiq KernelSHAP-IQ", "shapiq SVARM-IQ"}

@@ -3,18 +3,19 @@
     python -m benchmarks.store_size
 
 Three kinds of masks: pairs (as most of a search's), random halves (a bit a unit, the largest that a
-mask can be), and gradients by 8 blocks of prompts (a thousandth as many). Prints a table and writes
-``benchmarks/results/store_size.json``.
+mask can be), and gradients by 8 blocks of prompts (a thousandth as many). Writes
+``results/store_size.json``.
 """
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Options, provenance, script
+from benchmarks.frame import Options, Row, script
 from spex_mech.game import Answer
 from spex_mech.runs.store import opened
 from spex_mech.search.contract import Question
@@ -51,12 +52,11 @@ def answer(question: Question, rng: np.random.Generator) -> Answer:
     return Answer(values, rng.standard_normal(shape, dtype=np.float32).astype(np.float64))
 
 
-def measured(kind: str, count: int, folder: Path) -> dict[str, Any]:
-    rng, path = np.random.default_rng(0), folder / f"{kind}.sqlite"
+def measured(kind: str, count: int, path: Path) -> Row:
+    rng, spent = np.random.default_rng(0), 0.0
     batch = BATCH if kind != "gradients" else 16
     with opened(path, Game()) as store:
         run = store.search({"kind": kind}, Game(), batch)
-        spent = 0.0
         for start in range(0, count, batch):
             question = masks(kind, rng, min(batch, count - start))
             found = answer(question, rng)
@@ -73,27 +73,22 @@ def measured(kind: str, count: int, folder: Path) -> dict[str, Any]:
         other.answer(question, lambda _: answer(question, rng))
         found_again = time.perf_counter() - started
         assert other.reused == question.cost
+    size = path.stat().st_size
     return {
-        "masks": kind,
-        "evaluations": count,
-        "gigabytes": path.stat().st_size / 1e9,
-        "bytes_each": path.stat().st_size / count,
+        "masks": kind, "evaluations": count, "gigabytes": size / 1e9, "bytes_each": size / count,
         "microseconds_to_keep": spent / count * 1e6,
-        "microseconds_to_find": found_again / batch * 1e6,
-        "seconds_to_open": opening,
-    }
+        "microseconds_to_find": found_again / batch * 1e6, "seconds_to_open": opening,
+    }  # fmt: skip
 
 
-def run(options: Options) -> dict[str, Any]:
-    count, rows = 20_000 if options.quick else 1_000_000, []
-    out = {**provenance(), "units": UNITS, "prompts": PROMPTS, "seed": 0, "rows": rows}
+def sizes(options: Options) -> Iterator[Row]:
+    count = 20_000 if options.quick else 1_000_000
     with tempfile.TemporaryDirectory() as folder:
         for kind, share in (("pairs", 1), ("halves", 1), ("gradients", 1000)):
-            rows.append(measured(kind, max(16, count // share), Path(folder)))
-            print({k: v if isinstance(v, str) else round(v, 4) for k, v in rows[-1].items()})
-    options.keep("store_size", out)
-    return out
+            yield measured(kind, max(16, count // share), Path(folder) / f"{kind}.sqlite")
 
+
+PARTS = {"sizes": (sizes, False)}
 
 if __name__ == "__main__":
-    script(__doc__, run)
+    script(__doc__, "store_size", PARTS, units=UNITS, prompts=PROMPTS, seed=0)

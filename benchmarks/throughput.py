@@ -13,6 +13,7 @@ the ratios counts. Writes ``results/throughput.json`` (or ``throughput_gpu.json`
 import time
 from collections.abc import Callable, Iterator
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ import transformers as tf
 
 import spex_mech as sm
 from benchmarks import peers
-from benchmarks.common import Options, Row, options_of, parser, show, versions
-from benchmarks.truth import load_truth, story_game
+from benchmarks.frame import Options, Row, options_of, parser, rows_of, script, versions
+from benchmarks.games import all_units, prompts, story_game
+from spex_mech.engine.metrics import METRICS
 from spex_mech.engine.passes import call
 from spex_mech.masks import lists_of
 
@@ -59,14 +61,14 @@ def synchronise(game: sm.ModelGame) -> None:
 
 def plain_seconds(game: sm.ModelGame, n_rows: int) -> float:
     """Of a batched forward without hooks, with the metric, a row."""
-    batch = game.batch_size or 1
+    batch, metric = game.batch_size or 1, METRICS[game.task.metric_name]
     n_rows = max(batch, n_rows // batch * batch)
     synchronise(game)
     started = time.perf_counter()
     with torch.no_grad():
         for start in range(0, n_rows, batch):
             rows = (torch.arange(start, start + batch) % len(game.prompts)).to(game.device)
-            game._metric(call(game.model, game.prompts[rows]), game.prompts[rows])
+            metric(call(game.model, game.prompts[rows]), game.prompts[rows])
     synchronise(game)
     return (time.perf_counter() - started) / n_rows
 
@@ -105,22 +107,18 @@ def works(game: sm.ModelGame, n_pairs: int, n_dense: int) -> dict[str, np.ndarra
 
 def against_limit(
     name: str, game: sm.ModelGame, n_pairs: int, n_dense: int, n_gradients: int
-) -> list[Row]:
-    rows: list[Row] = []
+) -> Iterator[Row]:
+    def timed(what: str, run: Callable[[], Any], n_masks: int) -> Row:
+        n_rows = n_masks * len(game.prompts)
+        seconds, ratio = ratios(game, run, n_rows)
+        about = {"model": name, "work": what, "rows": n_rows}
+        return about | {"rows_per_second": 1 / seconds, "ratio": ratio}
+
     for what, lost in works(game, n_pairs, n_dense).items():
-        n_rows = len(lost) * len(game.prompts)
-        seconds, ratio = ratios(game, lambda lost=lost: game.ablating(lost), n_rows)
-        rows.append({"model": name, "work": what, "rows": n_rows})
-        rows[-1] |= {"rows_per_second": 1 / seconds, "ratio": ratio}
-        show(rows[-1])
+        yield timed(what, lambda lost=lost: game.ablating(lost), len(lost))
     some = torch.ones(n_gradients, len(game), dtype=torch.bool)
     some[torch.arange(n_gradients), torch.arange(n_gradients) * len(game) // n_gradients] = False
-    n_rows = len(some) * len(game.prompts)
-    seconds, ratio = ratios(game, lambda: game.value_and_slopes(some), n_rows)
-    rows.append({"model": name, "work": "gradients at single ablations"})
-    rows[-1] |= {"rows": n_rows, "rows_per_second": 1 / seconds, "ratio": ratio}
-    show(rows[-1])
-    return rows
+    yield timed("gradients at single ablations", lambda: game.value_and_slopes(some), len(some))
 
 
 def compiled(name: str, game: sm.ModelGame) -> Row:
@@ -134,9 +132,7 @@ def compiled(name: str, game: sm.ModelGame) -> Row:
             one.ablating(lost)
             seconds[which].append(time.perf_counter() - started)
     ratio = np.median(np.array(seconds[True][1:]) / np.array(seconds[False][1:]))
-    row = {"model": name, "work": "single heads", "ratio": float(ratio)}
-    show(row)
-    return row
+    return {"model": name, "work": "single heads", "ratio": float(ratio)}
 
 
 GPT2 = "GPT-2-small's shape, 4 prompts x 16"
@@ -150,77 +146,65 @@ def random_games() -> Iterator[tuple[str, sm.ModelGame]]:
         (LLAMA, lambda: llama(4, 32_000), random_task(2, 16, 32_000)),
     ):
         model = make()
-        units = sm.Components.heads(model) + sm.Components.neurons(model)
-        yield name, sm.ModelGame(model, task, units, replay=True)
+        yield name, sm.ModelGame(model, task, all_units(model), replay=True)
 
 
-def limit(options: Options) -> list[Row]:
-    rows: list[Row] = []
-    if not options.quick:
-        for name, game in random_games():
-            sizes = (300, 16, 48) if name == GPT2 else (100, 6, 32)
-            rows += against_limit(name, game, *sizes)
+def limit(options: Options) -> Iterator[Row]:
+    for name, game in () if options.quick else random_games():
+        sizes = (300, 16, 48) if name == GPT2 else (100, 6, 32)
+        yield from against_limit(name, game, *sizes)
     if options.data is None:
-        return rows
+        return
     share = 5 if options.quick else 1
-    game = story_game(options.data, torch.from_numpy(load_truth()["tokens"]))
-    name = "story 260K, 8 texts x 32, all scored"
-    rows += against_limit(name, game, 2000 // share, 200 // share, 500 // share)
+    game, name = story_game(options.data), "story 260K, 8 texts x 32, all scored"
+    yield from against_limit(name, game, 2000 // share, 200 // share, 500 // share)
     model = sm.load_model(options.data / "stories3m")
-    file = str(options.data / "prompts" / "ioi.json")
-    task = sm.load_task(file, model, n_prompts=8, seed=0)
-    units = sm.Components.heads(model) + sm.Components.neurons(model)
-    game = sm.ModelGame(model, task, units, replay=True)
+    task = prompts(options.data, model, "ioi", 8)
+    game = sm.ModelGame(model, task, all_units(model), replay=True)
     name = "story 3M, 8 prompts of IOI"
-    return rows + against_limit(name, game, 2000 // share, 100 // share, 500 // share)
+    yield from against_limit(name, game, 2000 // share, 100 // share, 500 // share)
 
 
-def compiling(options: Options) -> list[Row]:
-    return [] if options.quick else [compiled(name, game) for name, game in random_games()]
+def compiling(options: Options) -> Iterator[Row]:
+    for name, game in () if options.quick else random_games():
+        yield compiled(name, game)
 
 
-def against_peers(options: Options) -> list[Row]:
+def against_peers(options: Options) -> Iterator[Row]:
     """Every single head (quick: of one layer) of GPT-2-small's shape ablated to zero, on 4
     prompts of 16 tokens."""
-    model = gpt2()
-    task = random_task(4, 16, 50257)
+    model, task = gpt2(), random_task(4, 16, 50257)
     tokens, answers = task.prompts.tokens, task.prompts.tokens[:, :2]
     masks = [[(layer, head)] for layer in range(12) for head in range(12)]
     masks = masks[36:48] if options.quick else masks
     game = sm.ModelGame(model, task, ablation="zero", replay=True)
     lost = np.array([[layer * 12 + head] for ((layer, head),) in masks])
-    want = game.ablating(lost).numpy()
-    n_rows = len(masks) * len(tokens)
-    seconds, ratio = ratios(game, lambda: game.ablating(lost), n_rows)
-    rows = [{"work": f"{len(masks)} single heads", "method": "spex_mech", "ratio": ratio}]
-    rows[-1] |= {"rows_per_second": 1 / seconds, "largest_difference": 0.0, "times_ours": 1.0}
-    show(rows[-1])
+    want, n_rows = game.ablating(lost).numpy(), len(masks) * len(tokens)
+    ours, ratio = ratios(game, lambda: game.ablating(lost), n_rows)
+    work = {"work": f"{len(masks)} single heads"}
+    found = {"ratio": ratio, "rows_per_second": 1 / ours}
+    yield work | {"method": "spex_mech"} | found | {"largest_difference": 0.0, "times_ours": 1.0}
     n_plain = 32 if options.quick else 256
     for name, peer in peers.PEERS.items():
         try:
             peer(model, tokens, answers, masks[:2] if options.quick else masks[:13])
         except Exception as error:
             failure = f"{type(error).__name__}: {str(error)[:120]}"
-            rows.append({"work": rows[0]["work"], "method": name, "failure": failure})
-            show(rows[-1])
+            yield work | {"method": name, "failure": failure}
             continue
         before = plain_seconds(game, n_plain)
         started = time.perf_counter()
         got = peer(model, tokens, answers, masks)
         seconds = (time.perf_counter() - started) / n_rows
         plain = (before + plain_seconds(game, n_plain)) / 2
-        rows.append({"work": f"{len(masks)} single heads", "method": name})
-        rows[-1] |= {
-            "ratio": seconds / plain,
-            "rows_per_second": 1 / seconds,
+        yield work | {
+            "method": name, "ratio": seconds / plain, "rows_per_second": 1 / seconds,
             "largest_difference": float(abs(got - want).max()),
             "times_ours": seconds / plain / ratio,
-        }
-        show(rows[-1])
-    return rows
+        }  # fmt: skip
 
 
-def growth(options: Options) -> list[Row]:
+def growth(options: Options) -> Iterator[Row]:
     """Cost of an evaluation of a random pair of heads, of one size after another."""
     base = {"n_layer": 6, "n_embd": 256, "n_head": 8, "n_prompts": 4, "n_pos": 16, "neurons": 0}
     sizes = {
@@ -230,7 +214,6 @@ def growth(options: Options) -> list[Row]:
         "n_pos": (8, 32, 128),
         "neurons": (0, 1000, 6000),
     }
-    rows: list[Row] = []
     for what, values in list(sizes.items())[: 1 if options.quick else None]:
         for value in values:
             size = base | {what: value}
@@ -244,17 +227,14 @@ def growth(options: Options) -> list[Row]:
             lost = np.array([rng.choice(len(units), 2, False) for _ in range(100)])
             n_rows = len(lost) * size["n_prompts"]
             seconds, ratio = ratios(game, lambda g=game, x=lost: g.ablating(x), n_rows)
-            rows.append({"what": what, "size": value, "ratio": ratio})
-            rows[-1] |= {"ms_per_evaluation": 1e3 * seconds * size["n_prompts"]}
-            show(rows[-1])
-    return rows
+            cost = {"ms_per_evaluation": 1e3 * seconds * size["n_prompts"]}
+            yield {"what": what, "size": value, "ratio": ratio} | cost
 
 
-def gpu(_: Options) -> list[Row]:
+def gpu(_: Options) -> Iterator[Row]:
     """GPT-2-small's shape, all head pairs on 64 prompts; Llama-3.1-8B's, singles and pairs."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    rows: list[Row] = []
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     for _ in range(3):
         a @ a
@@ -291,31 +271,29 @@ def gpu(_: Options) -> list[Row]:
             n_rows = len(lost) * n_prompts
             seconds, ratio = ratios(game, lambda lost=lost, g=game: g.ablating(lost), n_rows)
             rate = flops.get_total_flops() * 10 / (seconds * n_rows)
-            rows.append({"model": name, "work": f"{what} of heads", "rows": n_rows})
-            rows[-1] |= {"ratio": ratio, "wall_seconds": seconds * n_rows}
-            rows[-1] |= {"share_of_matrix_rate": rate / peak, "matrix_rate": peak}
-            rows[-1] |= {"peak_gb": torch.cuda.max_memory_allocated() / 1e9}
-            rows[-1] |= {"card": torch.cuda.get_device_name()}
-            show(rows[-1])
+            yield {
+                "model": name, "work": f"{what} of heads", "rows": n_rows, "ratio": ratio,
+                "wall_seconds": seconds * n_rows, "share_of_matrix_rate": rate / peak,
+                "matrix_rate": peak, "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
+                "card": torch.cuda.get_device_name(),
+            }  # fmt: skip
         with torch.profiler.profile() as profile:
             game.ablating(pairs[:2000])
         print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=15))
         del model, game
         torch.cuda.empty_cache()
-    return rows
 
 
-def draw(rows: list[Row], options: Options) -> None:
+def draw(rows: list[Row], file: Path) -> None:
     from matplotlib.figure import Figure
 
-    grown = [r for r in rows if r["part"] == "growth"]
     names = {
         "n_layer": "layers", "n_embd": "width", "n_prompts": "prompts",
         "n_pos": "positions", "neurons": "neurons beside 48 heads",
     }  # fmt: skip
     figure = Figure(figsize=(12, 2.9), layout="constrained")
     for axes, (what, name) in zip(figure.subplots(1, 5, sharey=True), names.items(), strict=True):
-        mine = [r for r in grown if r["what"] == what]
+        mine = rows_of(rows, part="growth", what=what)
         axes.plot([r["size"] for r in mine], [r["ms_per_evaluation"] for r in mine], "o-")
         axes.set_yscale("log")
         if what != "neurons":
@@ -324,7 +302,7 @@ def draw(rows: list[Row], options: Options) -> None:
         axes.grid(alpha=0.3)
         if what == "n_layer":
             axes.set_ylabel("ms an evaluation of a pair")
-    figure.savefig(options.picture("throughput.png"), dpi=110)
+    figure.savefig(file, dpi=110)
 
 
 PARTS = {
@@ -335,22 +313,12 @@ PARTS = {
 }
 
 
-def run(options: Options, on_gpu: bool = False) -> dict[str, Any]:
-    about: dict[str, Any] = {"rounds": ROUNDS, "rivals": versions()}
-    if on_gpu:
-        return options.parts("throughput_gpu", {"gpu": (gpu, False)}, **about)
-    out = options.parts("throughput", PARTS, **about)
-    if not options.quick:
-        draw(out["rows"], options)
-    return out
-
-
-def main() -> None:
-    made = parser(__doc__, PARTS)
-    made.add_argument("--gpu", action="store_true")
-    parsed = made.parse_args()
-    run(options_of(parsed), parsed.gpu)
-
-
 if __name__ == "__main__":
-    main()
+    made = parser(__doc__, PARTS)
+    made.add_argument("--gpu", action="store_true", help="the figures for a GPU, and no others")
+    parsed = made.parse_args()
+    about = {"rounds": ROUNDS, "rivals": versions()}
+    if parsed.gpu:
+        options_of(parsed).parts("throughput_gpu", {"gpu": (gpu, False)}, **about)
+    else:
+        script(__doc__, "throughput", PARTS, draw, **about)

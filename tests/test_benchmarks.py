@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import recovery
+from benchmarks import rivals
 from benchmarks.__main__ import NAMES, main, run_one
-from benchmarks.common import Options, plain, provenance
+from benchmarks.frame import Options, plain, rows_of
 from benchmarks.rivals import (
     Reported,
     attribution_patching,
@@ -28,10 +28,6 @@ from tests.planted import planted_game
 ROOT = Path(__file__).parents[1]
 
 
-def rows_of(results: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
-    return [r for r in results["rows"] if all(r.get(key) == x for key, x in wanted.items())]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_quick_mode(name: str, tmp_path: Path, shared_data: Path) -> None:
@@ -40,17 +36,17 @@ def test_quick_mode(name: str, tmp_path: Path, shared_data: Path) -> None:
     quick = Options(out=tmp_path).kept(name)
     assert quick, "no results were written"
     full = Options().kept(name)
-    known = {*full, *provenance(), "quick", "rivals"}
-    assert set(quick) <= known, "the quick mode keeps what the full one does not"
+    assert set(quick) <= set(full), "the quick mode keeps what the full one does not"
+    assert {row["part"] for row in quick["rows"]} <= set(full["parts"])
     if name == "recovery":
         game = "story 260K, 900 units"
         for method in ("spex", "proxyspex"):
-            (found,) = rows_of(quick, game=game, method=method, budget=1800)
-            kept = rows_of(full, game=game, method=method, budget=1800, part="story")
+            (found,) = rows_of(quick["rows"], game=game, method=method, budget=1800)
+            kept = rows_of(full["rows"], game=game, method=method, budget=1800, part="story")
             want = np.mean([r["recall@100"] for r in kept])
             assert found["recall@100"] == pytest.approx(want, abs=0.05)
-        rivals = [r for r in rows_of(quick, part="heads") if "failure" in r]
-        ours = rows_of(quick, part="heads", method="spex")[0]["recall@50"]
+        rivals = [r for r in rows_of(quick["rows"], part="heads") if "failure" in r]
+        ours = rows_of(quick["rows"], part="heads", method="spex")[0]["recall@50"]
         assert len(rivals) >= 12
         assert all(r["failure"] or r["recall@50"] <= ours for r in rivals)
 
@@ -117,16 +113,16 @@ def test_a_rival_that_hears_no_alarm_is_killed(monkeypatch: pytest.MonkeyPatch) 
         time.sleep(60)
 
     def greedy(*_: Any) -> Any:
-        return bytearray(2 * recovery.MEMORY_LIMIT)
+        return bytearray(2 * rivals.MEMORY_LIMIT)
 
     def fine(values: Any, n: int, budget: int, seed: int) -> Reported:
         return Reported([[(0, 1)]])
 
-    monkeypatch.setattr(recovery, "GRACE", 1)
+    monkeypatch.setattr(rivals, "GRACE", 1)
     of_each = {"deaf": deaf, "greedy": greedy, "fine": fine}
-    monkeypatch.setattr(recovery, "ON_VALUES", of_each)
-    monkeypatch.setattr(recovery, "DEAF", {*of_each})
-    failures = [recovery.of_rival(name, Quadratic(), 9, 0, 1).failure for name in of_each]
+    monkeypatch.setattr(rivals, "ON_VALUES", of_each)
+    monkeypatch.setattr(rivals, "DEAF", {*of_each})
+    failures = [rivals.of_rival(name, Quadratic(), 9, 0, 1).failure for name in of_each]
     assert failures[0].startswith("TimeoutError: killed") and failures[1].startswith("MemoryError")
     assert failures[2] == ""
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.pruning import (
+from benchmarks.pruning import error_of
+from benchmarks.subsets import (
     KnockOuts,
     best_subset,
-    error_of,
     exhaustive,
     greedy_knock_out,
     in_order,

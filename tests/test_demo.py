@@ -1,10 +1,11 @@
 """The bundled model: what it does, and that its strongest pair is the one that makes induction."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import spex_mech as sm
-from spex_mech.models import _DATA
 
 
 def attention_patterns(tokens: torch.Tensor) -> list[torch.Tensor]:
@@ -81,7 +82,7 @@ def test_it_does_induction_and_counts() -> None:
 
 
 def test_it_is_small_and_needs_no_network() -> None:
-    files = list((_DATA / "demo").iterdir())
+    files = list((Path(sm.__file__).parent / "data" / "demo").iterdir())
     assert sum(file.stat().st_size for file in files) < 2 * 2**20
     assert {file.name for file in files} == {"config.json", "model.safetensors", "README.md"}
 

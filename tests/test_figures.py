@@ -2,15 +2,15 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import figures
+from benchmarks.frame import rows_of
+from benchmarks.stated import kept, stated
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-from benchmarks import figures  # noqa: E402
-from benchmarks.stated import kept, rows_of, stated  # noqa: E402
 
 
 def test_pages_state_what_was_measured() -> None:
@@ -58,7 +58,7 @@ def test_sentences_may_change_and_figures_are_written_anew(tmp_path: Path) -> No
 
 def test_the_audit_holds_the_story_models_recall() -> None:
     """k found, of the true top k only a share R: the k-th found is at best the (2 - R) k-th."""
-    rows = rows_of(kept("recovery")["rows"], part="story")
+    rows = rows_of(kept("recovery"), part="story")
     rows = [row for row in rows if row["method"] in ("spex", "proxyspex")]
     assert len(rows) == 36
     for row in rows:

@@ -1,68 +1,63 @@
 """Growth: what the benchmark counts and extrapolates is right, and the page states its figures."""
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from planted import planted_game
 
 import spex_mech as sm
+from benchmarks import extrapolation as large
+from benchmarks import growth
+from benchmarks.frame import Options, plain, rows_of
+from spex_mech.masks import MaskBatch
 from spex_mech.search import ledger
 from spex_mech.search.largest_pairs import largest_products
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-from benchmarks import growth  # noqa: E402
+from tests.planted import planted_game
 
 
 @pytest.fixture(scope="module")
 def kept() -> dict[str, Any]:
-    return json.loads((ROOT / "benchmarks" / "results" / "growth.json").read_text())
+    return Options().kept("growth")
 
 
 def test_the_figures_follow_from_what_was_measured(kept: dict[str, Any]) -> None:
-    again = growth.plain(growth.extrapolation(kept))
-    assert again == kept["extrapolation"]
-    fits = json.loads(json.dumps(growth.plain(growth.fits(kept))))
-    assert fits == kept["fits"]
-    assert not kept["quick"]
+    assert json.loads(json.dumps(plain(large.fits(kept["rows"])))) == kept["fits"]
+    assert plain(large.extrapolation(kept["rows"])) == kept["extrapolation"]
     assert all(not of["changed_since"] for of in kept["parts"].values())
 
 
 def test_what_was_measured_by_the_formula(kept: dict[str, Any]) -> None:
-    counted = [row for row in kept["workers"] if "by_formula" in row]
+    counted = [row for row in rows_of(kept["rows"], part="workers") if "by_formula" in row]
     assert len(counted) == 2
     for row in counted:
         assert row["by_formula"] == pytest.approx(row["share_busy"], rel=0.05)
-    for row in kept["planted"]:
+    for row in rows_of(kept["rows"], part="planted"):
         assert (row["recall"] == 1) == (row["all_measured_after"] is not None)
 
 
 def test_an_extrapolation_worked_out_by_hand() -> None:
     # 10 weights, 2 prompts of 3 tokens: 2 * 10 * 6 = 120 operations, of which 0.5 are replayed: 60.
-    model = growth.Model("tiny", 2, 3, 4, 5, 10.0, 1)
+    model = large.Model("tiny", 2, 3, 4, 5, 10.0, 1)
     assert model.kinds_of_units["heads"] == 6
     assert model.kinds_of_units["heads and all neurons"] == 14
-    a = growth.Assumptions(prompts=2, tokens_a_prompt=3)
-    assert growth.flops_of(model, a, 0.5) == 60
+    a = large.Assumptions(prompts=2, tokens_a_prompt=3)
+    assert large.flops_of(model, a, 0.5) == 60
     # All of 6 units: the intact model, 6 singles, 15 pairs.
     line = {"factor": 100.0, "exponent": 0.5}
-    assert growth.evaluations_of(growth.EXHAUSTIVE, 6, line) == 22
-    assert growth.evaluations_of(growth.LEAST, 6, line) == 6
-    assert growth.evaluations_of(growth.DEFAULT, 6, line) == 124
-    assert growth.evaluations_of(growth.SPARSE, 400, line) == pytest.approx(2000)
+    assert large.evaluations_of(large.EXHAUSTIVE, 6, line) == 22
+    assert large.evaluations_of(large.LEAST, 6, line) == 6
+    assert large.evaluations_of(large.DEFAULT, 6, line) == 124
+    assert large.evaluations_of(large.SPARSE, 400, line) == pytest.approx(2000)
     # 12 hours of one copy: 8 copies, busy to 0.75, take 2; copies of two GPUs are 4: 4 hours.
-    assert growth.wall_hours(12, 1, model, 0.75) == 12
-    assert growth.wall_hours(12, 8, model, 0.75) == 2
-    two = growth.Model("two", 2, 3, 4, 5, 10.0, 2)
-    assert growth.wall_hours(12, 8, two, 0.75) == 4
-    assert growth.wall_hours(12, 1, two, 0.75) is None
+    assert large.wall_hours(12, 1, model, 0.75) == 12
+    assert large.wall_hours(12, 8, model, 0.75) == 2
+    two = large.Model("two", 2, 3, 4, 5, 10.0, 2)
+    assert large.wall_hours(12, 8, two, 0.75) == 4
+    assert large.wall_hours(12, 1, two, 0.75) is None
     # 20 bytes of weights; 2 layers, 6 tokens, two streams of 5 and 4 neurons: 2 * 2 * 14 * 6 = 336.
-    memory = growth.memory_of(model, a)
+    memory = large.memory_of(model, a)
     assert memory["weights_gb"] == pytest.approx(20e-9)
     assert memory["intact_gb"] == pytest.approx(336e-9)
 
@@ -72,9 +67,9 @@ def test_a_known_row_of_the_page(kept: dict[str, Any]) -> None:
     (row,) = [
         r
         for r in kept["extrapolation"]["rows"]
-        if (r["model"], r["units"], r["method"]) == ("8B", "heads", growth.EXHAUSTIVE)
+        if (r["model"], r["units"], r["method"]) == ("8B", "heads", large.EXHAUSTIVE)
     ]
-    ratio = max(r["ratio_to_plain"] for r in kept["layers"])
+    ratio = max(r["ratio_to_plain"] for r in rows_of(kept["rows"], part="layers"))
     seconds = (1 + 1024 + 1024 * 1023 / 2) * 2 * 8.03e9 * 64 * 16 * ratio / (0.4 * 989e12)
     assert row["gpu_hours"] == pytest.approx(seconds / 3600)
     assert 0.9 < row["gpu_hours"] / row["wall_hours"]["8"] / 8 < 1.0
@@ -82,13 +77,13 @@ def test_a_known_row_of_the_page(kept: dict[str, Any]) -> None:
 
 def test_exponents_of_a_known_line() -> None:
     x = [1.0, 2.0, 4.0, 8.0]
-    fit = growth.fitted(x, [3.0 * value**1.5 for value in x])
+    fit = large.fitted(x, [3.0 * value**1.5 for value in x])
     assert fit["exponent"] == pytest.approx(1.5)
     assert fit["factor"] == pytest.approx(3.0)
     assert fit["standard_error"] == pytest.approx(0.0, abs=1e-9)
     # Off the line by e, -2e, 2e, -e: exponent -0.1 e', error by the textbook.
     off = np.array([1.0, -2.0, 2.0, -1.0])
-    fit = growth.fitted(x, (np.array(x) ** 1.5 * np.exp(0.1 * off)).tolist())
+    fit = large.fitted(x, (np.array(x) ** 1.5 * np.exp(0.1 * off)).tolist())
     logs = np.log(x) - np.log(x).mean()
     slope = 0.1 * (logs @ off) / (logs @ logs)
     rest = 0.1 * off - slope * logs
@@ -98,21 +93,23 @@ def test_exponents_of_a_known_line() -> None:
 
 def test_the_counting_game_is_the_planted_game() -> None:
     game = growth.Counted(planted_game(30, 5, 0))
-    lost = np.array([[0, 1, 2], [3, -1, -1], [-1, -1, -1], *[[a, b, -1] for a, b in game._pairs]])
+    pairs = [[*pair, -1] for pair in game.game.planted]
+    lost = np.array([[0, 1, 2], [3, -1, -1], [-1, -1, -1], *pairs])
     masks = torch.ones(len(lost), 31, dtype=torch.bool)
     masks[torch.arange(len(lost))[:, None], torch.from_numpy(lost)] = False
-    assert torch.allclose(game.ablating(lost), game.game(masks[:, :30]))
+    values = game.evaluate(MaskBatch(lost, 30)).values
+    np.testing.assert_allclose(values, game.game(masks[:, :30]).numpy())
     assert game.all_after() is None  # pairs were asked for, their singles were not
-    game.ablating(np.array([[u, -1] for u in range(30)]))
+    game.evaluate(MaskBatch(np.array([[u, -1] for u in range(30)]), 30))
     last = max(unit for s in game.game.planted for unit in s)
     assert game.all_after() == len(lost) + last + 1
 
 
 def test_workers_wait_at_the_end_of_a_question() -> None:
     # Three batches on two workers take two turns; a batch alone leaves one idle.
-    assert growth.share_busy([[64, 64, 64]], 2) == 0.75
-    assert growth.share_busy([[64, 64], [64]], 2) == 0.75
-    assert growth.share_busy([[3], [3], [3]], 4) == 0.25
+    assert large.share_busy([[64, 64, 64]], 2) == 0.75
+    assert large.share_busy([[64, 64], [64]], 2) == 0.75
+    assert large.share_busy([[3], [3], [3]], 4) == 0.25
 
 
 def test_units_that_are_alike_take_one_block() -> None:
@@ -126,7 +123,6 @@ def test_units_that_are_alike_take_one_block() -> None:
     found = largest_products(np.ones((200, 2)), product, 10, block_bytes=800)
     assert len({tuple(sorted(row)) for row in found.tolist()}) == 10
     assert calls < 5  # of 210 blocks of 10 x 10
-    calls = 0
     uneven = np.random.default_rng(0).random((60, 2)) ** 4
     found = largest_products(uneven, product, 40, block_bytes=800)
     sizes = uneven @ uneven.T

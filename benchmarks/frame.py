@@ -1,0 +1,308 @@
+"""The frame of every benchmark: arguments, parts, rows and where they come from, jobs, errors.
+
+A benchmark's file says what is compared: functions of ``Options`` that yield rows, and at its end
+
+    PARTS = {"one": (one, True), "other": (other, False)}   # whether it needs the folder of models
+
+    if __name__ == "__main__":
+        script(__doc__, "name", PARTS, draw, seeds=list(SEEDS))
+
+Everything else is here: each row is printed and kept in ``results/name.json`` as it comes, with the
+commit, machine and versions of its part; a part can be measured again while the others stay
+(``--only``); what needs models is left out without them; ``--quick`` writes elsewhere. Games are in
+``games.py``, what others offer in ``rivals.py`` and ``peers.py``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+SEEDS = (0, 1, 2)
+RIVALS = (
+    "shapiq", "spectralexplain", "scikit-learn", "lightgbm",
+    "captum", "nnsight", "pyvene", "transformer-lens", "transformers",
+)  # fmt: skip
+
+Row = dict[str, Any]
+Measure = Callable[["Options"], Iterable[Row]]
+Part = tuple[Measure, bool]  # what measures it, whether it needs the folder of models
+Draw = Callable[[list[Row], Path], None]  # a picture of the rows, to this file
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a benchmark is run with: the folder of models, reduced sizes or all, where to write.
+
+    The committed figures are those of the full mode; the quick one writes elsewhere.
+    """
+
+    data: Path | None = None
+    quick: bool = False
+    out: Path = HERE
+    only: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> Path:
+        """The folder of models, for a part that needs it."""
+        if self.data is None:
+            raise ValueError("this part needs the folder of models: give --data")
+        return self.data
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All, or in the quick mode the first."""
+        return SEEDS[:1] if self.quick else SEEDS
+
+    def keep(self, name: str, figures: dict[str, Any]) -> Path:
+        """Write ``results/<name>.json``, with None for NaN, as JSON has no such number. Called
+        after each row, so that an interrupted run leaves what it measured."""
+        file = self.out / "results" / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(plain(figures), indent=1, allow_nan=False)
+        file.write_text(text + "\n", encoding="utf-8")
+        return file
+
+    def picture(self, name: str) -> Path:
+        """Where to draw ``pictures/<name>``."""
+        file = self.out / "pictures" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
+    def kept(self, name: str) -> dict[str, Any]:
+        """What ``results/<name>.json`` holds; empty where there is none."""
+        file = self.out / "results" / f"{name}.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def parts(self, name: str, parts: Mapping[str, Part], **about: Any) -> dict[str, Any]:
+        """Run the parts that are wanted and keep their rows as they come, each part with where its
+        figures come from; what ``only`` leaves out stays as it was measured before."""
+        before = self.kept(name) if self.only else {}
+        out: dict[str, Any] = {"parts": before.get("parts", {}), **about}
+        out["rows"] = [row for row in before.get("rows", []) if row["part"] in out["parts"]]
+        for part, (measure, needs_data) in parts.items():
+            if self.only and part not in self.only:
+                continue
+            if needs_data and self.data is None:
+                print(f"{name}: {part} needs the folder of models (--data); left out", flush=True)
+                continue
+            print(f"-- {name}: {part}", flush=True)
+            out["parts"][part] = provenance()
+            out["rows"] = [row for row in out["rows"] if row["part"] != part]
+            for row in measure(self):
+                show(row)
+                out["rows"].append({"part": part, **row})
+                self.keep(name, out)
+            self.keep(name, out)
+        return out
+
+
+def parser(doc: str | None, parts: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """A parser of the arguments that all have, and of ``--only``, which names one of the parts;
+    ``options_of`` reads what it parsed."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--data", type=Path, help="the folder of models")
+    made.add_argument("--quick", action="store_true", help="reduced sizes, for a look or a test")
+    made.add_argument(
+        "--out", type=Path, help="where results/ and pictures/ go (default: here; quick: out/)"
+    )
+    if parts:
+        made.add_argument(
+            "--only", choices=list(parts), action="append",
+            help="this one (repeatable); the figures of the others stay",
+        )  # fmt: skip
+    return made
+
+
+def options_of(parsed: argparse.Namespace) -> Options:
+    elsewhere = HERE.parent / "out" / "benchmarks"
+    out = parsed.out or (elsewhere if parsed.quick else HERE)
+    return Options(parsed.data, parsed.quick, out, tuple(getattr(parsed, "only", None) or ()))
+
+
+def script(
+    doc: str | None, name: str, parts: Mapping[str, Part], draw: Draw | None = None, **about: Any
+) -> dict[str, Any]:
+    """What a benchmark does as a command. ``about`` is kept beside the rows; a function there is
+    called with all that was kept, after the last row. The picture is that of the full mode."""
+    options = options_of(parser(doc, parts).parse_args())
+    later = {key: of for key, of in about.items() if callable(of)}
+    now = {key: of for key, of in about.items() if key not in later}
+    out = options.parts(name, parts, **now)
+    for key, of in later.items():
+        out[key] = of(out)
+        options.keep(name, out)
+    if draw is not None and not options.quick:
+        draw(out["rows"], options.picture(f"{name}.png"))
+    return out
+
+
+def show(row: Row, indent: str = "") -> None:
+    """A row in one line, its words and each number with its key; a line for each table in it."""
+    print(indent + "  ".join(_shown(key, x) for key, x in row.items() if _is_short(x)), flush=True)
+    for key, value in row.items():
+        if isinstance(value, dict) and value:
+            print(f"{indent}  {key}:", end=" ")
+            show(value, f"{indent}  " if any(isinstance(x, dict) for x in value.values()) else "")
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) or (isinstance(value, str) and value != "")
+
+
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{key} {value:.4g}" if isinstance(value, float | np.floating) else f"{key} {value}"
+
+
+# -- where figures come from -----------------------------------------------------------------------
+
+
+def provenance() -> dict[str, Any]:
+    """Where a figure comes from: commit, machine, versions."""
+    return {
+        "commit": _git("rev-parse", "--short", "HEAD") or "unknown",
+        "changed_since": bool(_git("status", "--porcelain", "--", "spex_mech", "benchmarks/*.py")),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def versions(names: Iterable[str] = RIVALS) -> dict[str, str]:
+    """The rivals' versions, or that one is not installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def plain(nest: Any) -> Any:
+    """Lists and numbers that JSON has; None for NaN and the infinite."""
+    if isinstance(nest, dict):
+        return {str(key): plain(value) for key, value in nest.items()}
+    if isinstance(nest, (list, tuple)):
+        return [plain(value) for value in nest]
+    if isinstance(nest, (np.ndarray, np.generic)):
+        return plain(nest.tolist())
+    if isinstance(nest, float) and not np.isfinite(nest):
+        return None
+    return nest
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=HERE.parent)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+# -- jobs in processes of their own ----------------------------------------------------------------
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def spread_out(work: Callable[[Any], Any], jobs: Iterable[Any], serial: bool) -> list[Any]:
+    """Each job's result, in their order; by two processes of one thread unless ``serial``."""
+    if serial:
+        return [work(job) for job in jobs]
+    listed = list(jobs)
+    with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        return list(pool.map(work, listed, chunksize=max(1, min(8, len(listed) // 8))))
+
+
+def repeated(
+    work: Callable[[Any], Row], plans: Sequence[tuple[Any, ...]], reps: int, serial: bool
+) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:
+    """Each plan and its results; a job is a plan and the number of a repetition."""
+    runs = spread_out(work, [(*plan, seed) for plan in plans for seed in range(reps)], serial)
+    for at, plan in enumerate(plans):
+        yield plan, runs[at * reps : (at + 1) * reps]
+
+
+def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
+    """In a process of its own with one thread, whose memory is only that of this."""
+    before = {key: os.environ.get(key) for key in ONE_THREAD}
+    os.environ |= ONE_THREAD
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(measure, *arguments).result()
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+
+def most_memory_mb() -> float:
+    """The most that this process has held (Linux). Not ``ru_maxrss``, which begins with what the
+    parent held."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+def memory_mb() -> float:
+    """What this process holds now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+# -- means and errors ------------------------------------------------------------------------------
+
+
+def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
+    """The mean of those that are finite, and its standard error."""
+    listed = np.array([v for v in values if np.isfinite(v)], dtype=np.float64)
+    if not len(listed):
+        return float("nan"), float("nan")
+    error = listed.std(ddof=1) / np.sqrt(len(listed)) if len(listed) > 1 else float("nan")
+    return float(listed.mean()), float(error)
+
+
+def means(rows: Sequence[Row], *keys: str, error: str = "{}_error") -> Row:
+    """Of each key the mean over rows and its standard error."""
+    found: Row = {}
+    for key in keys:
+        found[key], found[error.format(key)] = mean_and_error(row[key] for row in rows)
+    return found
+
+
+def coverage(held: Iterable[float], nominal: float = 0.9) -> Row:
+    """The mean over repetitions of what share was covered, its standard error (binomial at the
+    nominal rate where a repetition is one yes or no), and whether it is off by over two of them."""
+    listed = np.array(list(held), dtype=np.float64)
+    listed = listed[np.isfinite(listed)]
+    n = len(listed)
+    if not n:
+        return {"coverage": None, "error": None, "off": "", "n": 0}
+    yes_or_no = np.isin(listed, (0, 1)).all()
+    error = np.sqrt(nominal * (1 - nominal) / n) if yes_or_no else mean_and_error(listed)[1]
+    share = float(listed.mean())
+    off = "" if abs(share - nominal) <= 2 * error else "under" if share < nominal else "over"
+    return {"coverage": share, "error": float(error), "off": off, "n": n}
+
+
+def rows_of(rows: Iterable[Row], **where: Any) -> list[Row]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row.get(key) == value for key, value in where.items())]

@@ -1,0 +1,387 @@
+"""Which units to keep, and which knock a task out: ours, LASSO, random subsets, greedy ablation.
+
+Every method takes a game that counts what it is asked (``Watched``) and says what it keeps at each
+of ``LEVELS``, or the set whose ablation leaves at most ``GONE`` of the task. ``pruning.py`` says
+what each is and compares them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LassoCV
+
+import spex_mech as sm
+from benchmarks.games import Watched, singles, values_of
+
+LEVELS = (0.75, 0.5, 0.25)
+KEPT = (0.9, 0.75, 0.5)  # of the masks of the linear knock-out
+GONE = 0.1  # of the recovered share: the task is knocked out
+RIVALS = 10  # times as many masks for rivals
+MIN_DISCOVER = 75  # that ``discover`` asks for at least
+LARGEST = 3  # heads of the exhaustive reference
+
+Masks = np.ndarray  # Bool[mask unit], True = kept
+Values = Callable[[Masks], np.ndarray]  # -> Float[mask]
+
+
+@dataclass
+class Chosen:
+    """What a method keeps at each level, and what it paid."""
+
+    kept: Masks
+    masks: int
+
+
+# -- pruning ---------------------------------------------------------------------------------------
+
+
+def sizes_of(n: int) -> list[int]:
+    return [round(level * n) for level in LEVELS]
+
+
+def by_search(game: Watched, budget: int, seed: int) -> Chosen:
+    before, n = game.evaluations, len(game)
+    found = sm.discover(game, budget=max(MIN_DISCOVER, budget // 2), seed=seed, progress=False)
+    left = budget - (game.evaluations - before)
+    fake_held = _Nothing(game.labels)
+    curve = sm.faithfulness_curve(
+        game, found, sizes=sizes_of(n), held_out=fake_held, aim="recover", budget=left,
+        progress=False,
+    )  # fmt: skip
+    kept = {int(mask.sum()): mask for mask in curve.circuits}
+    return Chosen(np.array([kept[size] for size in sizes_of(n)]), game.evaluations - before)
+
+
+@dataclass
+class _Nothing:
+    """Stands for held-out prompts where only the selected sets are of interest."""
+
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __call__(self, masks: Any) -> Any:
+        return torch.arange(2)[None].expand(len(masks), -1).double()
+
+
+def by_surrogate(game: Watched, budget: int, seed: int, proxy: str) -> Chosen:
+    before = game.evaluations
+    small = sm.distill(game, budget, proxy, seed=seed, progress=False)
+    rng = np.random.default_rng(seed)
+    kept = [best_subset(predicting(small), len(game), size, rng) for size in sizes_of(len(game))]
+    return Chosen(np.array(kept), game.evaluations - before)
+
+
+def predicting(small: Any) -> Values:
+    return lambda masks: small.predict(masks).reshape(len(masks), -1).mean(axis=1)
+
+
+def by_corrected(game: Watched, budget: int, seed: int, rounds: int = 3) -> Chosen:
+    before, n = game.evaluations, len(game)
+    rng, sizes = np.random.default_rng([seed, 3]), sizes_of(n)
+    each = budget // (2 * len(sizes))
+    masks = np.concatenate([of_size(n, size, each, rng) for size in sizes])
+    values = game.mean(masks)
+    for _ in range(rounds):
+        small = sm.explain(masks, values, seed=seed)
+        seen, new = {mask.tobytes() for mask in masks}, []
+        for size in sizes:
+            best = best_subset(predicting(small), n, size, rng, starts=4)
+            ran = masks[masks.sum(axis=1) == size]
+            measured = ran[int(values[masks.sum(axis=1) == size].argmax())]
+            near = np.concatenate([best[None], swapped(best), swapped(measured)])
+            near = np.unique([m for m in near if m.tobytes() not in seen], axis=0)
+            order = np.argsort(-predicting(small)(near), kind="stable")
+            new.append(near[order[: each // rounds]])
+        values = np.concatenate([values, game.mean(np.concatenate(new))])
+        masks = np.concatenate([masks, *new])
+    at = [np.flatnonzero(masks.sum(axis=1) == size) for size in sizes]
+    kept = [masks[rows[int(values[rows].argmax())]] for rows in at]
+    return Chosen(np.array(kept), game.evaluations - before)
+
+
+def swapped(kept: np.ndarray) -> Masks:
+    """All sets with one unit out and another in."""
+    swaps = np.array([(i, j) for i in np.flatnonzero(kept) for j in np.flatnonzero(~kept)])
+    masks = np.repeat(kept[None], len(swaps), axis=0)
+    np.put_along_axis(masks, swaps[:, :1], False, axis=1)
+    np.put_along_axis(masks, swaps[:, 1:], True, axis=1)
+    return masks
+
+
+def best_subset(
+    value: Values, n: int, size: int, rng: np.random.Generator, starts: int = 8
+) -> np.ndarray:
+    """The subset of a size (not all, not none) with the largest value, by the best swap until none
+    helps."""
+    best, most = np.zeros(n, dtype=bool), -np.inf
+    for _ in range(starts):
+        kept = np.zeros(n, dtype=bool)
+        kept[rng.permutation(n)[:size]] = True
+        at = float(value(kept[None])[0])
+        while True:
+            masks = swapped(kept)
+            values = value(masks)
+            if values.max() <= at + 1e-12:
+                break
+            kept, at = masks[int(values.argmax())], float(values.max())
+        if at > most:
+            best, most = kept, at
+    return best
+
+
+def of_size(n: int, size: int, count: int, rng: np.random.Generator) -> Masks:
+    """Random masks that keep so many units."""
+    masks = np.zeros((count, n), dtype=bool)
+    for mask in masks:
+        mask[rng.permutation(n)[:size]] = True
+    return masks
+
+
+def linear(masks: Masks, values: np.ndarray, seed: int) -> np.ndarray:
+    """Each unit's LASSO coefficient; those that are 0 are told apart by the difference of means,
+    which is far too small to change the order of others."""
+    model = LassoCV(cv=5, random_state=seed, max_iter=5000).fit(masks.astype(float), values)
+    n_kept = masks.sum(axis=0)
+    with_, without = values @ masks, values @ ~masks
+    apart = with_ / np.maximum(n_kept, 1) - without / np.maximum(len(masks) - n_kept, 1)
+    return model.coef_ + 1e-9 * apart
+
+
+def top(scores: np.ndarray, size: int) -> np.ndarray:
+    kept = np.zeros(len(scores), dtype=bool)
+    kept[np.argsort(-scores, kind="stable")[:size]] = True
+    return kept
+
+
+class Pools:
+    """Random masks that keep a share of the heads, measured once for all methods that use them."""
+
+    def __init__(self, game: Watched, count: int, seed: int) -> None:
+        self.game, self.count, self.seed = game, count, seed
+        self.known: dict[int, tuple[Masks, np.ndarray]] = {}
+
+    def __call__(self, size: int) -> tuple[Masks, np.ndarray]:
+        if size not in self.known:
+            rng = np.random.default_rng([self.seed, size])
+            masks = of_size(len(self.game), size, self.count, rng)
+            self.known[size] = masks, self.game.mean(masks)
+        return self.known[size]
+
+
+def by_sampling(pools: Pools, seed: int) -> dict[str, Chosen]:
+    """LASSO and best of random on masks of each level, and what a tenth of the masks gives them."""
+    count, out = pools.count, {}
+    measured = [(size, *pools(size)) for size in sizes_of(len(pools.game))]
+    for name, few in (("10 B", count), ("B", count // RIVALS)):
+        lasso = [top(linear(m[:few], v[:few], seed), size) for size, m, v in measured]
+        best = [m[int(v[:few].argmax())] for _, m, v in measured]
+        out[f"LASSO, {name}"] = Chosen(np.array(lasso), few * len(LEVELS))
+        out[f"best of random, {name}"] = Chosen(np.array(best), few * len(LEVELS))
+    out["a random one"] = Chosen(np.array([m[0] for _, m, _ in measured]), 0)
+    return out
+
+
+def by_main_effects(game: Watched) -> Chosen:
+    before = game.evaluations
+    worth = -singles(game)
+    kept = [top(worth, size) for size in sizes_of(len(game))]
+    return Chosen(np.array(kept), game.evaluations - before)
+
+
+def by_greedy(game: Watched) -> Chosen:
+    before, n = game.evaluations, len(game)
+    kept, at = np.ones(n, dtype=bool), {}
+    while kept.sum() > min(sizes_of(n)):
+        masks = without_one_more(kept)
+        kept = masks[int(game.mean(masks).argmax())]
+        at[int(kept.sum())] = kept
+    return Chosen(np.array([at[size] for size in sizes_of(n)]), game.evaluations - before)
+
+
+def without_one_more(kept: np.ndarray) -> Masks:
+    units = np.flatnonzero(kept)
+    masks = np.repeat(kept[None], len(units), axis=0)
+    masks[np.arange(len(units)), units] = False
+    return masks
+
+
+# -- knock-out ----------------------------------------------------------------------------------
+
+
+@dataclass
+class KnockOuts:
+    """The recovered share without so many units, each set run once, while the budget lasts."""
+
+    values: Values
+    n: int
+    budget: int
+    share: dict[frozenset[int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ends = np.array([[True] * self.n, [False] * self.n])
+        intact, self.empty = self.values(ends).tolist()
+        self.span = intact - self.empty
+        self.spent = 2
+        self.share[frozenset()] = 1.0
+
+    def ask(self, sets: Sequence[frozenset[int]]) -> list[frozenset[int]]:
+        """Run those that are new, as far as the budget goes; those of them that are known now."""
+        new = [s for s in dict.fromkeys(sets) if s not in self.share][: self.budget - self.spent]
+        if new:
+            masks = np.ones((len(new), self.n), dtype=bool)
+            for mask, lost in zip(masks, new, strict=True):
+                mask[list(lost)] = False
+            self.spent += len(new)
+            shares = (self.values(masks) - self.empty) / self.span
+            self.share |= dict(zip(new, shares.tolist(), strict=True))
+        return [s for s in dict.fromkeys(sets) if s in self.share]
+
+    def smallest(self) -> frozenset[int] | None:
+        """The smallest set that knocks the task out; of several the most thorough."""
+        done = [s for s, share in self.share.items() if share <= GONE]
+        return min(done, key=lambda s: (len(s), self.share[s]), default=None)
+
+
+def knock_out(
+    values: Values,
+    main: np.ndarray,
+    pairs: dict[tuple[int, int], float],
+    budget: int,
+    width: int = 8,
+) -> KnockOuts:
+    """The fewest units whose joint ablation knocks the task out, within a budget of masks.
+
+    Ablating S is predicted to change the value by the main effects of its units and the
+    interactions of the pairs that it holds.
+
+    1. The order in which units hurt most by that, given those before, is run until the task is
+       gone. Units that the set does not need are left out again, one at a time.
+    2. Up from single units: from the ``width`` best sets that were run of one size less, and of
+       two, the sets with one unit more, or with a pair more that does more damage than its units
+       one by one (backups), are predicted: what was measured + what that adds. The best are run.
+    3. The rest of the budget goes to sets of one unit less than the smallest that was found.
+
+    Args:
+        values: masks (True = kept) -> the metric.
+        main: what ablating each unit changes, at the intact model.
+        pairs: interactions of the pairs that were measured, there too.
+    """
+    n = len(main)
+    sets = KnockOuts(values, n, budget)
+    effect = np.asarray(main) / sets.span
+    joint = np.zeros((n, n))
+    for (a, b), value in pairs.items():
+        joint[a, b] = joint[b, a] = value / sets.span
+
+    backups = sorted((s for s in pairs if pairs[s] * sets.span < 0),
+                     key=lambda s: joint[s])[: 4 * width]  # fmt: skip
+    moves = [(unit,) for unit in range(n)] + backups
+
+    def run_best(size: int, width: int, count: int) -> bool:
+        """Run some sets of this size; False where all that can be grown were run."""
+        said: dict[frozenset[int], list[float]] = {}
+        for less in (1, 2):
+            known = [s for s in sets.share if len(s) == size - less]
+            for parent in sorted(known, key=lambda s: sets.share[s])[:width]:
+                adds = effect + joint[list(parent)].sum(axis=0)
+                for move in moves:
+                    if len(move) == less and not parent.intersection(move):
+                        change = adds[list(move)].sum() + (joint[move] if less == 2 else 0.0)
+                        said.setdefault(parent.union(move), []).append(sets.share[parent] + change)
+        predicted = {s: float(np.mean(p)) for s, p in said.items() if s not in sets.share}
+        sets.ask(sorted(predicted, key=lambda s: predicted[s])[:count])
+        return bool(predicted)
+
+    def leave_out() -> None:
+        while (best := sets.smallest()) is not None and sets.spent < budget:
+            sets.ask([best - {unit} for unit in best])
+            if sets.smallest() == best:
+                return
+
+    gone: frozenset[int] = frozenset()
+    while len(gone) < n and sets.smallest() is None and sets.spent < budget:
+        adds = effect + joint[list(gone)].sum(axis=0)
+        gone |= {min(set(range(n)) - gone, key=lambda unit: adds[unit])}
+        sets.ask([gone])
+    leave_out()
+    size = 1
+    while (best := sets.smallest()) is not None and size < len(best) and sets.spent < budget:
+        run_best(size, width, max(width, (budget - sets.spent) // (len(best) - size)))
+        size += 1
+        if sets.smallest() != best:
+            leave_out()
+    while sets.spent < budget and (best := sets.smallest()) is not None:
+        # Where all that can be grown were run, first more to grow from.
+        if not any(run_best(k, 4 * width, 2 * width) for k in range(len(best) - 1, 0, -1)):
+            break
+        leave_out()
+    return sets
+
+
+def by_knock_out(game: Watched, budget: int, seed: int) -> tuple[np.ndarray | None, int]:
+    before = game.evaluations
+    found = sm.discover(game, budget=budget // 2, seed=seed, progress=False)
+    main = np.nan_to_num(found.main_effects)
+    pairs = {(s[0], s[1]): value for s, value in values_of(found).items() if len(s) == 2}
+    sets = knock_out(game.mean, main, pairs, budget - (game.evaluations - before))
+    lost = sets.smallest()
+    if lost is None:
+        return None, game.evaluations - before
+    kept = np.ones(len(game), dtype=bool)
+    kept[list(lost)] = False
+    return kept, game.evaluations - before
+
+
+def in_order(game: Watched, worth: np.ndarray) -> np.ndarray:
+    """Ablate the largest first, until the task is gone: the first such prefix."""
+    order = np.argsort(-worth, kind="stable")
+    masks = np.ones((len(order) + 1, len(order)), dtype=bool)
+    for row in range(len(order)):
+        masks[row + 1 :, order[row]] = False
+    values = game.mean(masks)
+    shares = (values - values[-1]) / (values[0] - values[-1])
+    return masks[int(np.flatnonzero(shares <= GONE)[0])]
+
+
+def linear_knock_out(pools: Pools, few: int, seed: int) -> tuple[np.ndarray, int]:
+    """The best of the three (see the module), from the first ``few`` masks of each; and how many
+    masks that takes with those of the orders."""
+    found, n = [], len(pools.game)
+    for kept in KEPT:
+        masks, values = pools(round(kept * n))
+        found.append(in_order(pools.game, linear(masks[:few], values[:few], seed)))
+    return max(found, key=lambda mask: mask.sum()), len(KEPT) * (few + n + 1)
+
+
+def greedy_knock_out(game: Watched) -> np.ndarray:
+    kept = np.ones(len(game), dtype=bool)
+    whole, empty = game.mean(np.array([kept, ~kept]))
+    while kept.any():
+        masks = without_one_more(kept)
+        values = game.mean(masks)
+        kept = masks[int(values.argmin())]
+        if (values.min() - empty) / (whole - empty) <= GONE:
+            break
+    return kept
+
+
+def exhaustive(game: Watched, smaller_than: int) -> tuple[np.ndarray | None, int]:
+    """The best of the smallest sets that do it, of all with fewer units (where these are more than
+    ``LARGEST``, of one less than that); and the largest size that was run in full."""
+    n = len(game)
+    most = smaller_than - 1 if smaller_than <= LARGEST + 1 else LARGEST - 1
+    whole, empty = game.mean(np.array([[True] * n, [False] * n]))
+    for size in range(1, most + 1):
+        lost = np.array(list(combinations(range(n), size)))
+        masks = np.ones((len(lost), n), dtype=bool)
+        np.put_along_axis(masks, lost, False, axis=1)
+        shares = (game.mean(masks) - empty) / (whole - empty)
+        if shares.min() <= GONE:
+            return masks[int(shares.argmin())], size
+    return None, most
