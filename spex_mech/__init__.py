@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spex_mech.engine.components import Component, Components
     from spex_mech.engine.metrics import Task
     from spex_mech.engine.prompts import Prompts
+    from spex_mech.game import Game
     from spex_mech.games.features import frozen_features
     from spex_mech.games.model_game import ModelGame
     from spex_mech.games.token_game import TokenGame
@@ -32,19 +33,24 @@ if TYPE_CHECKING:
     from spex_mech.results.shapiq import from_shapiq, to_shapiq
     from spex_mech.results.stability import compare, stability
     from spex_mech.runs.factory import GameFactory
+    from spex_mech.search.audit import Audit
+    from spex_mech.search.contract import Search
     from spex_mech.tasks import load_task, text_task
 
 _HOMES = {
     "Architecture": "engine.architectures",
+    "Audit": "search.audit",
     "Circuit": "circuits.circuit",
     "Component": "engine.components",
     "Components": "engine.components",
     "Curve": "circuits.circuit",
     "Distillation": "distill",
+    "Game": "game",
     "GameFactory": "runs.factory",
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
     "Prompts": "engine.prompts",
+    "Search": "search.contract",
     "Task": "engine.metrics",
     "TokenGame": "games.token_game",
     "TrainingGame": "games.training_game",
@@ -83,15 +89,18 @@ _DEPRECATED = {
 
 __all__ = [
     "Architecture",
+    "Audit",
     "Circuit",
     "Component",
     "Components",
     "Curve",
     "Distillation",
+    "Game",
     "GameFactory",
     "Interactions",
     "ModelGame",
     "Prompts",
+    "Search",
     "Task",
     "TokenGame",
     "TrainingGame",

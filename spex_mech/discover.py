@@ -22,7 +22,7 @@ from spex_mech.results.interactions import Interactions
 from spex_mech.runs.store import Run, opened
 from spex_mech.runs.workers import started
 from spex_mech.search.adaptive import Adaptive
-from spex_mech.search.contract import Findings, Search
+from spex_mech.search.contract import Search
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import Proxy, ProxySpex
 from spex_mech.search.rankers import CandidateSource
@@ -42,7 +42,7 @@ _FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluat
 
 def discover(
     game: Any,
-    method: str = "spex",
+    method: str | Search = "spex",
     budget: int | None = None,
     order: int = 2,
     seed: int = 0,
@@ -63,7 +63,9 @@ def discover(
             ``Bool[mask unit]`` (True = kept) to ``[mask]`` or ``[mask prompt]``.
         method: "spex" (adaptive: the strongest pairs, in close to linear cost), "proxyspex" (the
             same, on candidates of a small model that was distilled from masked runs) or
-            "exhaustive" (every pair; a random sample of them where the budget is smaller).
+            "exhaustive" (every pair; a random sample of them where the budget is smaller). Or a
+            search of one's own, an object that derives from ``Search``: it brings its own budget,
+            order and seed.
         budget: evaluations that may be spent; one mask over all prompts is one, a gradient three.
             Default: of spex 4 a unit and 100; of proxyspex 2 a unit with gradients, 4 without, 1
             with a smaller game as proxy, and 100; of exhaustive all. Too few are refused.
@@ -111,6 +113,13 @@ def discover(
         with started(game, workers, address) as remote:
             return discover(remote, method, budget, order, seed, **given)
     game = as_game(game, n, labels)
+    if isinstance(method, Search):
+        if budget is not None or order != 2 or seed or options:
+            raise ValueError(
+                "a search of one's own brings its own budget, order, seed and options: leave out "
+                "budget=, order=, seed= and others"
+            )
+        return _with_own_search(game, method, progress, store)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if unknown := options.keys() - set(METHODS[method]):
@@ -138,6 +147,18 @@ def discover(
         if (finished := run.result()) is not None:
             return finished
         return run.finish(_drive(game, search(), about, progress, run))
+
+
+def _with_own_search(
+    game: Game, search: Search, progress: bool, store: str | os.PathLike[str] | None
+) -> Interactions:
+    about = {"method": search.name or type(search).__name__}
+    if store is None:
+        return _drive(game, search, about, progress)
+    with opened(store, game) as kept:
+        # The code of a search is not hashed: its evaluations are used again, its result is not.
+        run = kept.search({**about, "search": search}, game, game.masks_per_batch)
+        return run.finish(_drive(game, search, about, progress, run))
 
 
 def _strategy(game: Game, method: str, seed: int, options: dict[str, Any]) -> CandidateSource:
@@ -266,7 +287,7 @@ def _drive(
 ) -> Interactions:
     rounding = Rounding()
     cost = drive(game, search, progress, run, rounding)
-    found = _result(game, search.findings(), cost, about, rounding)
+    found = _result(game, search, cost, about, rounding)
     if game.coarse is None:
         return found
     lost = abs(found.top(_RESOLVED).mean) < found.noise_floor
@@ -282,12 +303,12 @@ def _drive(
 
 def _result(
     game: Game,
-    findings: Findings,
+    search: Search,
     cost: dict[str, int | float],
     about: dict[str, Any],
     rounding: Rounding,
 ) -> Interactions:
-    described, floor = game.provenance(), game.noise_floor
+    findings, described, floor = search.findings(), game.provenance(), game.noise_floor
     if floor is None:
         floor = rounding.floor()
         described = {**described, "resolution": rounding.precision}
@@ -301,4 +322,6 @@ def _result(
         cost=cost,
         audit=findings.audit,
         about={**about, **findings.notes, **described, "versions": versions()},
+        chosen_from=search.chosen_from(),
+        unit_table=game.units,
     )

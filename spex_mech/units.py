@@ -4,7 +4,7 @@ Nothing else in the package reads a label to learn a layer or a kind.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -68,6 +68,21 @@ class Units(Sequence[Unit]):
         written before results had a table. ``L9H6``, ``L3N1024`` and ``L9G1`` are taken for heads,
         neurons and key-value groups; any other label says nothing of layer and kind."""
         return Units(_unit_of(str(label)) for label in labels)
+
+    @staticmethod
+    def of_columns(labels: Sequence[str], columns: Mapping[str, Any]) -> "Units":
+        """The table that :meth:`as_columns` gave, with its labels."""
+        slots = columns["slots"]
+        return Units(
+            Unit(label, kind, layer, tuple(slots.get(label, ())))
+            for label, kind, layer in zip(labels, columns["kind"], columns["layer"], strict=True)
+        )
+
+    def as_columns(self) -> dict[str, Any]:
+        """Kind and layer of each unit, and the slots of those that are not named after their only
+        one; for JSON."""
+        own = {u.label: list(u.slots) for u in self._units if u.slots != (u.label,)}
+        return {"kind": self.kinds, "layer": [u.layer for u in self._units], "slots": own}
 
     def __len__(self) -> int:
         return len(self._units)

@@ -15,6 +15,7 @@ import spex_mech as sm
 from spex_mech.discover import as_game
 from spex_mech.results.confirmation import confirmation
 from spex_mech.results.verdicts import stand_out
+from spex_mech.units import Unit, Units
 
 LABELS = ["L0H0", "L0H1", "L1H0", "L1H1"]
 PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)]  # (1, 3) was not measured
@@ -471,7 +472,7 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
     with np.load(path, allow_pickle=False) as file:
         assert all(file[name].dtype.kind in "uif" for name in file)
         about = json.loads(file["about"].tobytes())
-    assert about["labels"] == LABELS and about["format"] == 1
+    assert about["labels"] == LABELS and about["format"] == 2
 
 
 def test_a_result_is_as_readable_as_other_files(tmp_path: Path) -> None:
@@ -549,7 +550,7 @@ def test_load_of_a_damaged_file(tmp_path: Path) -> None:
 def test_load_of_a_newer_format(tmp_path: Path) -> None:
     path = a_result().save(tmp_path / "run.npz")
     with np.load(path) as file:
-        about = {**json.loads(file["about"].tobytes()), "format": 2, "more": []}
+        about = {**json.loads(file["about"].tobytes()), "format": 3, "more": []}
         values = file["values"]
     # A newer format may lack what this one needs.
     np.savez(path, about=np.frombuffer(json.dumps(about).encode(), np.uint8), values=values)
@@ -564,7 +565,7 @@ def test_a_result_is_compressed(tmp_path: Path) -> None:
 
 
 def test_q_values_count_all_that_a_search_could_choose_from() -> None:
-    listed, chosen = (a_result(about={"method": method}) for method in ("listed sets", "spex"))
+    listed, chosen = a_result(), a_result(chosen_from={2: 6})
     np.testing.assert_allclose(chosen.q_value, (listed.q_value * 6 / 5).clip(max=1), rtol=1e-12)
     assert (listed.q_value < 0.5).any()  # or the line above says little
 
@@ -577,7 +578,7 @@ def test_intervals_are_wider_where_the_strongest_were_chosen() -> None:
     np.testing.assert_allclose(all_of_them.T, [found.mean - half, found.mean + half], rtol=1e-4)
     half = 4.84873 * found.top(2).stderr  # at 0.98: 2 of 5 were chosen
     np.testing.assert_allclose((best[:, 1] - best[:, 0]) / 2, half, rtol=1e-4)
-    assert a_result(about={"method": "spex"}).n_choices == 6
+    assert a_result(chosen_from={2: 6}).n_choices == 6
     with pytest.raises(ValueError, match="between 0 and 1"):
         found.intervals(90.0)
 
@@ -587,3 +588,34 @@ def test_a_part_knows_what_it_was_chosen_from_after_it_was_saved(tmp_path: Path)
     again = sm.Interactions.load(part.save(tmp_path / "top.npz"))
     assert again.n_choices == part.n_choices == 5
     np.testing.assert_array_equal(again.intervals(), part.intervals())
+
+
+def test_a_file_carries_the_table_of_units_and_what_was_chosen_from(tmp_path: Path) -> None:
+    units = Units([Unit("a", "head", 3), Unit("b", "group", None, ("L0H1", "L2H0"))])
+    found = sm.Interactions(
+        ["a", "b"], np.array([[0, 1]]), np.ones((1, 3)), np.ones((2, 3)), np.ones(3),
+        chosen_from={2: 7}, unit_table=units,
+    )  # fmt: skip
+    again = sm.Interactions.load(found.save(tmp_path / "run.npz"))
+    assert again.unit_table == units and again.top(1).unit_table == units
+    assert again.chosen_from == {2: 7} and again.n_choices == 7
+    renamed = replace(found, labels=["a", "L4N2"])
+    assert renamed.unit_table == Units([Unit("a"), Unit("L4N2", "neuron", 4)])
+
+
+def test_a_file_from_before_there_was_a_table_of_units(tmp_path: Path) -> None:
+    path = a_result(about={"method": "spex"}).save(tmp_path / "run.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(arrays["about"].tobytes())
+    assert about.pop("format") == 2 and about.pop("chosen_from") == {}
+    labels = [f"L{u}H1" for u in range(len(about["labels"]))]
+    about |= {"format": 1, "labels": labels}
+    del about["unit_table"]
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    del arrays["n_choices"], arrays["q_value"]
+    np.savez(path, **arrays)
+    old = sm.Interactions.load(path)
+    assert old.unit_table.kinds == ["head"] * len(labels)
+    assert old.unit_table.layers.tolist() == list(range(len(labels)))
+    assert old.n_choices == len(labels) * (len(labels) - 1) // 2

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
-from math import comb
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +18,7 @@ from spex_mech.results.printed import as_html, printed
 from spex_mech.results.statistics import intervals, p_values, q_values, standard_errors
 from spex_mech.results.tables import as_frame, as_matrix, row_of, strongest_rows, unit_of
 from spex_mech.results.verdicts import is_finding, is_significant, stand_out, verdicts
+from spex_mech.units import Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,10 @@ class Interactions:
         cost: evaluations, gradients, seconds: what it took.
         audit: what is known of the pairs that were not measured; None where all were.
         about: method, seed, model, task, hashes, versions.
+        chosen_from: of each order (2: pairs), how many sets a search chose these from by their size
+            on these prompts; empty where all were measured, or they were listed or drawn at random.
+        unit_table: label, kind, layer and slots of each unit; default, and where units were given
+            other names: what the labels say.
     """
 
     labels: list[str]
@@ -60,6 +64,12 @@ class Interactions:
     cost: dict[str, int | float] = field(default_factory=dict)
     audit: dict[str, Any] | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    chosen_from: dict[int, int] = field(default_factory=dict)
+    unit_table: Units = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.unit_table is None or self.unit_table.labels != list(self.labels):
+            object.__setattr__(self, "unit_table", Units.of_labels(self.labels))
 
     def __len__(self) -> int:
         return len(self.units)
@@ -80,25 +90,22 @@ class Interactions:
         an adaptive search chose them, by their size on these prompts, over all of their order that
         there were to choose from."""
         p = p_values(self.values)
-        if not self._is_chosen:
+        if not self.chosen_from:
             return q_values(p)
         q = np.empty_like(p)
         for order in np.unique(self.order):
             rows = self.order == order
-            q[rows] = q_values(p[rows], comb(len(self.labels), int(order)))
+            q[rows] = q_values(p[rows], self.chosen_from.get(int(order)))
         return q
 
     @cached_property
     def n_choices(self) -> int:
         """How many interactions these were chosen from, by their size on these prompts: of a part,
         such as ``top``, all measured; where an adaptive search chose, all of their orders."""
-        if not self._is_chosen:
+        if not self.chosen_from:
             return len(self)
-        return sum(comb(len(self.labels), int(order)) for order in np.unique(self.order))
-
-    @property
-    def _is_chosen(self) -> bool:
-        return self.about.get("method") in ("spex", "proxyspex")
+        counts = {int(o): int((self.order == o).sum()) for o in np.unique(self.order)}
+        return sum(self.chosen_from.get(order, count) for order, count in counts.items())
 
     def intervals(self, level: float = 0.9) -> Float[np.ndarray, "interaction 2"]:
         """Low and high end of each interaction's mean over all prompts there could be, by Student's

@@ -4,14 +4,17 @@ import json
 import zipfile
 import zlib
 from io import BufferedIOBase
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spex_mech.units import Units
+
 if TYPE_CHECKING:
     from spex_mech.results.interactions import Interactions
 
-_FORMAT = 1
+_FORMAT = 2
 _ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
 # What belongs to all that was tested, not to the part that is shown or kept.
 OF_WHOLE_BY_ROW = ("q_value", "stands_out", "confirmed")
@@ -32,6 +35,8 @@ def write(found: "Interactions", file: BufferedIOBase) -> None:
         "cost": found.cost,
         "audit": found.audit,
         "about": found.about,
+        "chosen_from": found.chosen_from,
+        "unit_table": found.unit_table.as_columns(),
     }
     # Numbers of numpy, such as a budget, become plain ones.
     plain = lambda value: value.tolist() if hasattr(value, "tolist") else str(value)  # noqa: E731
@@ -51,7 +56,8 @@ def read(raw: BufferedIOBase, path: Any) -> tuple[dict[str, Any], dict[str, Any]
     try:
         with np.load(raw, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
-            newer = about.pop("format") > _FORMAT
+            format = about.pop("format")
+            newer = format > _FORMAT
             arrays = {} if newer else {name: file[name] for name in _ARRAYS}
             of_whole = {name: file[name] for name in _OF_WHOLE if name in file and not newer}
     except _DAMAGED as error:
@@ -63,4 +69,13 @@ def read(raw: BufferedIOBase, path: Any) -> tuple[dict[str, Any], dict[str, Any]
             of_whole[name] = int(of_whole[name])
     if "stands_out" in of_whole:
         of_whole["stands_out"] = of_whole["stands_out"].astype(bool)
+    labels = about["labels"]
+    if format == 1:  # before results had a table, and said what they were chosen from
+        chosen = about["about"].get("method") in ("spex", "proxyspex")
+        orders = range(2, arrays["units"].shape[1] + 1)
+        about["chosen_from"] = {o: comb(len(labels), o) for o in orders} if chosen else {}
+        about["unit_table"] = Units.of_labels(labels)
+    else:
+        about["chosen_from"] = {int(o): n for o, n in about["chosen_from"].items()}
+        about["unit_table"] = Units.of_columns(labels, about["unit_table"])
     return about | arrays, of_whole

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from spex_mech.search.audit import Audit, audit
 from spex_mech.search.budget import Budget, Context
-from spex_mech.search.contract import Findings, Question, check_order
+from spex_mech.search.contract import Findings, Question, Search, check_order
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.higher_orders import HigherOrders
 from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair
@@ -30,7 +30,7 @@ from spex_mech.search.settings import DEFAULTS, SearchSettings
 _ENOUGH_STRONG = 8  # units whose pairs are always candidates
 
 
-class Adaptive:
+class Adaptive(Search):
     """The strongest interactions among n units, by adaptive exploration.
 
     Args:
@@ -98,6 +98,9 @@ class Adaptive:
 
     def best(self, k: int) -> list[tuple[tuple[int, ...], float]]:
         return self._whole.best(k) if self._whole else self.ledger.best(k)
+
+    def chosen_from(self) -> dict[int, int]:
+        return {order: comb(self.n, order) for order in range(2, self.order + 1)}
 
     def findings(self) -> Findings:
         found = self._whole.findings() if self._whole else self.ledger.findings()

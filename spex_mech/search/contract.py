@@ -5,9 +5,10 @@ tells it the values, until there is no further question; so progress, budget, st
 cluster are the driver's business alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -74,16 +75,30 @@ class Findings:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Search(Protocol):
-    """The ask/tell contract, which every search keeps."""
+class Search(ABC):
+    """Which masks to ask for: the contract that every search keeps, and the way to write one.
 
-    planned: int  # evaluations that it will ask for in all, as far as it knows
+    A driver calls :meth:`ask`, has the masks evaluated, calls :meth:`tell` with the answer, and so
+    on until :meth:`ask` gives None; then it calls :meth:`findings`::
 
+        while (question := search.ask()) is not None:
+            values, slopes = ...            # evaluated by a game, or taken from a store
+            search.tell(values, slopes)     # slopes are None unless question.gradient
+        found = search.findings()
+
+    ``discover(game, method=search)`` takes any of them. A search must be deterministic given the
+    answers: one that goes on from a store asks as it did before. ``testing.check_search`` tries
+    what this text demands.
+    """
+
+    name: str = ""  # what a result calls it; default: the name of the class
+    planned: int = 0  # evaluations that it will ask for in all; 0: not known
+
+    @abstractmethod
     def ask(self) -> Question | None:
-        """The next question; None when the search is over."""
-        ...
+        """The next question; None when the search is over. The same until it is answered."""
 
+    @abstractmethod
     def tell(
         self,
         values: Float[np.ndarray, "mask prompt"],
@@ -91,15 +106,21 @@ class Search(Protocol):
     ) -> None:
         """The answer to the last question; gradients by block of prompts, their mean over blocks
         being that of the prompt mean."""
-        ...
+
+    @abstractmethod
+    def findings(self) -> Findings:
+        """What was measured."""
 
     def best(self, k: int) -> list[tuple[tuple[int, ...], float]]:
         """The strongest interactions measured so far, for the progress bar."""
-        ...
+        return []
 
-    def findings(self) -> Findings:
-        """What was measured."""
-        ...
+    def chosen_from(self) -> dict[int, int]:
+        """Of each order (2: pairs), how many sets there were to choose from, where the search chose
+        what it measured by sizes on these prompts: q-values and intervals then count all of them.
+        An order is left out where all sets were measured, or they were listed or drawn at random.
+        """
+        return {}
 
 
 def check_order(n: int, order: int) -> None:

@@ -16,7 +16,13 @@ from math import comb
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.contract import MASKS_PER_QUESTION, Findings, Question, check_order
+from spex_mech.search.contract import (
+    MASKS_PER_QUESTION,
+    Findings,
+    Question,
+    Search,
+    check_order,
+)
 
 _MOST_SETS = 60_000_000
 _SHOWN = 8
@@ -25,7 +31,7 @@ _SHOWN = 8
 Sets = Int[np.ndarray, "_set _size"]
 
 
-class Exhaustive:
+class Exhaustive(Search):
     """All interactions of 2 to ``order`` units among ``n``.
 
     Args:

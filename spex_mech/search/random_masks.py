@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spex_mech.search.budget import Context
-from spex_mech.search.contract import Findings, Question
-from spex_mech.search.ledger import Asking, Ledger, Set, padded
+from spex_mech.search.contract import Findings, Question, Search
+from spex_mech.search.ledger import Asking, Ledger, padded
 
 MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
 LEDGER_ORDER = 4  # units of a set that the ledger keeps
@@ -99,7 +99,7 @@ class EvaluatedMasks:
         return np.concatenate([masks, small]), np.array(values)
 
 
-class EvaluateOnly:
+class EvaluateOnly(Search):
     """A search that only has masks evaluated."""
 
     def __init__(self, masks: Bool[np.ndarray, "mask unit"]) -> None:
@@ -124,9 +124,6 @@ class EvaluateOnly:
     ) -> None:
         self._answers.append(values)
         self._done += len(values)
-
-    def best(self, k: int) -> list[tuple[Set, float]]:
-        return []
 
     def findings(self) -> Findings:
         """Nothing: no interaction was measured."""

@@ -1,0 +1,143 @@
+"""What a user brings: a game, a search of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import spex_mech as sm
+from spex_mech.game import Answer, FunctionGame, as_game, no_tick
+from spex_mech.masks import MaskBatch
+from spex_mech.search.contract import Findings, Question
+from spex_mech.units import Unit, Units
+
+
+class Product(sm.Game):
+    """The product of gates 0 and 1 minus half of gate 2; on a second prompt, twice that."""
+
+    units = Units([Unit("a", "head", 0), Unit("b", "head", 1), Unit("c", "neuron", 1)])
+    has_slopes = True
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = no_tick) -> Answer:
+        answer = self.slopes_at(torch.from_numpy(masks.kept()))
+        return answer if slopes else Answer(answer.values)
+
+    def slopes_at(self, gates: Tensor) -> Answer:
+        a, b, c = gates.double().T.numpy()
+        value = a * b - c / 2
+        slope = np.stack([b, a, np.full_like(c, -0.5)], axis=1)
+        return Answer(np.stack([value, 2 * value], 1), np.stack([slope, 2 * slope], 1))
+
+
+class FirstPairs(sm.Search):
+    """The pairs of unit 0, in one question."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.planned = n, 2 * n
+        self.asked = 0
+        self.values: np.ndarray | None = None
+
+    def ask(self) -> Question | None:
+        if self.values is not None:
+            return None
+        singles = [(u, -1) for u in range(self.n)]
+        pairs = [(0, u) for u in range(1, self.n)]
+        return Question(np.array([(-1, -1), *singles, *pairs]), stage="first pairs")
+
+    def tell(self, values: np.ndarray, gradients: np.ndarray | None = None) -> None:
+        self.asked += len(values)
+        self.values = values
+
+    def findings(self) -> Findings:
+        assert self.values is not None
+        intact, singles, pairs = (
+            self.values[0],
+            self.values[1 : self.n + 1],
+            self.values[self.n + 1 :],
+        )
+        found = pairs - singles[0] - singles[1:] + intact
+        units = np.array([(0, u) for u in range(1, self.n)])
+        return Findings(units, found, singles - intact, intact, notes={"first": True})
+
+    def chosen_from(self) -> dict[int, int]:
+        return {2: 1000}
+
+
+def test_a_game_of_ones_own_by_its_type() -> None:
+    game = Product()
+    found = sm.discover(game, method="exhaustive", progress=False)
+    assert found.labels == ["a", "b", "c"] and found.unit_table == game.units
+    assert found.value("a", "b") == 1.5 and found.value("a", "c") == 0
+    masks = torch.tensor([[True, True, False], [False, True, True]])
+    assert game(masks).tolist() == [[1, 2], [-0.5, -1]]
+    assert game.mean(masks).tolist() == [1.5, -0.75]
+    assert game.gradient(masks).tolist() == [[1.5, 1.5, -0.75], [1.5, 0, -0.75]]
+    assert game.gradient(torch.full((1, 3), 0.5)).tolist() == [[0.75, 0.75, -0.75]]
+    with pytest.raises(ValueError, match=r"must be bool, True = kept: masks.bool\(\)"):
+        game(masks.double())
+
+
+def test_slopes_of_a_game_that_has_none() -> None:
+    game = FunctionGame(lambda masks: masks.all(dim=1), ["a", "b"])
+    assert not game.has_slopes
+    with pytest.raises(ValueError, match="FunctionGame has no slopes; give gradients=False"):
+        game.gradient(torch.ones(1, 2))
+    with pytest.raises(ValueError, match="has no gradient"):
+        sm.discover(game, gradients=True, progress=False)
+
+
+class Wrong(Product):
+    """It answers what ``answer`` says."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = no_tick) -> Answer:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "match"),
+    [
+        (Answer(np.ones((2, 1))), r"Wrong answered values of shape \[2, 1\] for 1 masks"),
+        (Answer(np.full((1, 1), np.nan)), "the game's value is nan with nothing ablated"),
+    ],
+)
+def test_an_answer_that_is_wrong_is_refused(answer: Answer, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        sm.discover(Wrong(answer), method="exhaustive", progress=False)
+
+
+def test_a_search_of_ones_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.normal(size=(6, 6))
+
+    def function(masks: Tensor) -> Tensor:
+        lost = (~masks).double()
+        value = torch.einsum("mi,ij,mj->m", lost, torch.from_numpy(sizes), lost)
+        return value[:, None] * torch.tensor([1.0, 1.5, 0.25])
+
+    game = as_game(function, 6)
+    search = FirstPairs(6)
+    found = sm.discover(game, method=search, progress=False)
+    want = sm.discover(game, method="exhaustive", progress=False)
+    assert found.value("0", "3") == pytest.approx(want.value("0", "3"))
+    assert found.about["method"] == "FirstPairs" and found.about["first"]
+    assert found.cost["evaluations"] == search.asked == 12
+    # q-values count all that the search says it could choose from.
+    alone = sm.measure(game, found.names, progress=False)
+    assert found.n_choices == 1000 and alone.n_choices == 5
+    assert (found.q_value > alone.q_value).all()
+    with pytest.raises(ValueError, match="brings its own budget"):
+        sm.discover(game, method=FirstPairs(6), budget=9, progress=False)
+
+    store = tmp_path / "run.sqlite"
+    kept = sm.discover(game, method=FirstPairs(6), store=store, progress=False)
+    again = FirstPairs(6)
+    assert sm.discover(game, method=again, store=store, progress=False).values.tolist() == (
+        kept.values.tolist()
+    )
+    assert again.asked == 12  # its code may have changed, so that it runs again, on kept values
