@@ -13,6 +13,7 @@ import pytest
 import spex_mech as sm
 from spex_mech.circuits.circuit import Circuit, Group, Link, Part, Reason, Score
 from spex_mech.games.model_game import tokens_sha256
+from spex_mech.report.reproduce import command_of
 from spex_mech.report.words import summary
 from spex_mech.results.confirmation import confirmation
 
@@ -99,10 +100,10 @@ def test_summary_says_what_was_found() -> None:
         "None was measured again on other prompts."
     )
     sure = words["How sure this is"]
-    assert "Resolved are 3 of 4: the others are at or under the noise floor of 1e\u221206" in sure
+    assert "3 of 4 are resolved: they are above the noise floor of 1e\u221206" in sure
     of_function = dict(summary(a_result(resolution="float64")))["How sure this is"]
     assert "floor of 1e\u221206, what float64 values of their size cannot resolve." in of_function
-    assert "Significant over 12 prompts are 3, with" in sure
+    assert "3 are significant over 12 prompts, with" in sure
     assert words["What it cost"].startswith("9 evaluations (one is a mask over all prompts;")
     assert "All pairs would take 11 evaluations." in words["What it cost"]
     assert words["What was missed"] == (
@@ -144,7 +145,7 @@ def test_what_is_not_significant_is_first_said_and_given_no_mechanism(tmp_path: 
     assert body.index("Nothing is significant") < body.index("What was asked")
     assert "0 of 4" in body and not MECHANISM.search(text)
     # The rows are pale, and so are the cells and the lines.
-    assert text.count('<tr data-reading="not significant" class="noise">') == 4
+    assert len(re.findall('<tr data-reading="not significant" [^>]*class="noise">', text)) == 4
     assert "pale, without a sign: not significant" in text
     edges = re.findall(r'<path class="edge [pn]" d="M[^>]+ stroke-opacity="([0-9.]+)"', text)
     assert set(edges) == {"0.3"}
@@ -225,6 +226,22 @@ def test_how_to_reproduce(tmp_path: Path) -> None:
     student = page(a_result(method="proxyspex", proxy="student"), tmp_path)
     assert "sm.discover(game, method=&#39;proxyspex&#39;, proxy=..., seed=3)" in student
     assert "&lt;mine&gt;" in page(a_result(), tmp_path, command="<mine>")
+
+
+def test_what_reproduces_a_result_is_code_that_runs() -> None:
+    """From the import on, with every name that it uses."""
+    model = sm.load_model("demo")
+    task = sm.load_task("induction", model, n_prompts=8)
+    units = sm.Components.named(model, ["L0H3", "L1H0", "L1H1"])
+    found = sm.discover(sm.ModelGame(model, task, units), top=2, progress=False)
+    code = command_of(found)
+    assert code.startswith("import spex_mech as sm\n")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    np.testing.assert_allclose(names["found"].values, found.values, atol=1e-5)
+    assert "game = ...  # the game of 2 units" in command_of(
+        sm.discover(lambda m: m.all(dim=1).double(), n=2, progress=False)
+    )
 
 
 def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:
@@ -430,6 +447,39 @@ def test_filtering_by_q(opened: Open, tmp_path: Path) -> None:
     assert first_rows(page) == ["L0H0 x L1H0", "L0H1 x L1H0"]
     page.locator("#filter-reset").click()
     assert len(first_rows(page)) == 4
+
+
+@pytest.mark.slow
+def test_what_if_a_unit_were_off(opened: Open, tmp_path: Path) -> None:
+    at = opened(sm.write_report(a_result(), tmp_path / "r.html"))
+    page, said = at.page, at.page.locator("#behind-value")
+    page.locator("#pairs-table .open").first.click()  # L0H0 x L1H0: +3, alone -3.1 and -2
+    assert page.locator("#behind h3").inner_text() == "L0H0 x L1H0"
+    assert said.inner_text() == "the metric is 2.5"
+    first, second = page.locator("#behind button").all()
+    first.click()
+    assert first.inner_text() == "L0H0 off" and said.inner_text() == "the metric is \u22120.6"
+    second.click()
+    both = "the metric is 0.4; the two alone would add up to \u22122.6"
+    assert said.inner_text() == both
+    first.click()
+    assert said.inner_text() == "the metric is 0.5"
+    told = page.locator("#behind-prompts").inner_text()
+    assert told.startswith("largest on the prompts 12 (+3.3), 11 (+3.25)")
+    assert at.wrong == []
+
+
+@pytest.mark.slow
+def test_the_table_as_a_file(opened: Open, tmp_path: Path) -> None:
+    at = opened(sm.write_report(a_result(), tmp_path / "r.html"))
+    at.page.locator("#filter-text").fill("L0H1")
+    with at.page.expect_download() as download:
+        at.page.locator("#download").click()
+    path = tmp_path / "table.csv"
+    download.value.save_as(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith('"Units","Size","Interaction","Std. error","q","Verdict"')
+    assert len(lines) == 2 and lines[1].startswith('"L0H1 x L1H0","2.0","-2.0",')
 
 
 @pytest.mark.slow

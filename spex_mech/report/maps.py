@@ -146,6 +146,7 @@ def _heat(
         "cells": cells,
         "largest": f"{largest:.3g}",
         "caption": caption,
+        "itself": [cell * row for row in range(n) if math.isnan(values[row, row])],
         "any_pale": any(shown["pale"] for shown in cells),
         "any_unmeasured": bool((np.isnan(values) & ~np.eye(n, dtype=bool)).any()),
         "turned": turned,

@@ -104,6 +104,7 @@ def _page(
         readings=sorted({row["reading"] for row in rows}),
         any_pale=any(row["pale"] for row in rows),
         any_confirmed=any(row["confirmed"] for row in rows),
+        intact=f"{found.intact:.6g}",
         any_q=found.values.shape[1] > 1,
         mains=mains,
         mains_left_out=mains_left_out,

@@ -7,16 +7,18 @@ from spex_mech.plots.numbers import layer_of
 from spex_mech.results.interactions import Interactions
 
 _PROXIES = ("distilled", "trees")  # that can be named
+_MOST_NAMED = 64  # units that are listed by name
 
 
 def command_of(found: Interactions) -> str:
+    """The command that makes a result like this or, where the command line cannot say it, code."""
     about = found.about
     search = {key: about[key] for key in ("method", "proxy", "budget", "order", "seed")
               if about.get(key) is not None}  # fmt: skip
     told = about.get("options", {})
     sayable = (
         {"model", "task", "ablation", "n_prompts"} <= set(about)
-        and len(found.labels) <= 64
+        and len(found.labels) <= _MOST_NAMED
         and not told.keys() - {"proxy"}
         and about.get("proxy", "distilled") in _PROXIES
         and about["ablation"] != "given"  # as tensors
@@ -29,8 +31,31 @@ def command_of(found: Interactions) -> str:
         heads = all(layer_of(u) >= 0 and "H" in u for u in found.labels)
         options["units"] = ",".join(found.labels)
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        return shlex.join(["spex-mech", "discover", *words]) if heads else _call(search)
-    return _call(search)
+        return shlex.join(["spex-mech", "discover", *words]) if heads else _code(found, search)
+    return _code(found, search)
+
+
+def _code(found: Interactions, search: dict[str, Any]) -> str:
+    """Python that makes a result like this, from the import to the search."""
+    about, labels = found.about, found.labels
+    lines = ["import spex_mech as sm", ""]
+    components = all(layer_of(label) >= 0 for label in labels)
+    if {"model", "task"} <= set(about) and components:
+        n = f", n_prompts={about['n_prompts']}" if "n_prompts" in about else ""
+        how = f", ablation={about['ablation']!r}" if "ablation" in about else ""
+        how = ", ablation=references" if about.get("ablation") == "given" else how
+        few = len(labels) <= _MOST_NAMED
+        units = f"sm.Components.named(model, {labels})" if few else "..."
+        lines += [
+            f"model = sm.load_model({about['model']!r})",
+            f"task = sm.load_task({about['task']!r}, model{n})",
+            f"units = {units}" + ("" if few else f"  # the {len(labels):,} units of this result"),
+            *(["references = ...  # the tensors that were given"] if "references" in how else []),
+            f"game = sm.ModelGame(model, task, units{how})",
+        ]
+    else:
+        lines.append(f"game = ...  # the game of {len(labels):,} units that was searched")
+    return "\n".join([*lines, f"found = {_call(search)}"])
 
 
 def _call(search: dict[str, Any]) -> str:

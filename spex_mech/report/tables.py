@@ -14,7 +14,7 @@ from spex_mech.results.printed import confirmed_text, halves
 from spex_mech.results.statistics import standard_errors
 from spex_mech.results.verdicts import SIGNIFICANT
 
-_MOST_ROWS = 500
+_MOST_ROWS, _MOST_BEHIND = 500, 200  # rows, and those of them that tell of their prompts
 _COLUMNS = {  # of a circuit's table, in words
     "main_effect": "main effect", "inside": "effect inside", "minimality_stderr": "std. error",
     "brought_by": "brought by", "given": "measured without",
@@ -86,9 +86,30 @@ def pair_rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:
                 "confirmed": {1: "yes", 0: "no"}.get(int(top.confirmed[i]), ""),
                 "overlaps": (value > 0) != found.less_is_better,
                 "mains": ", ".join(mains),
+                "off": _off(found, top.units[i], value),
+                "prompts": _strongest_prompts(top.values[i]) if i < _MOST_BEHIND else "",
             }
         )
     return rows, len(found) - len(top)
+
+
+def _off(found: Interactions, units: np.ndarray, value: float) -> str:
+    """What ablating a pair's units changes: the first, the second, both. Empty where it is no pair,
+    or where the main effects are not known."""
+    units = units[units >= 0]
+    mains = found.main_effects[units]
+    if len(units) != 2 or np.isnan(mains).any():
+        return ""
+    return " ".join(f"{change:.6g}" for change in (*mains, mains.sum() + value))
+
+
+def _strongest_prompts(values: np.ndarray) -> str:
+    """The prompts on which an interaction is largest, by their number from 1."""
+    if len(values) < 2:
+        return ""
+    largest = np.argsort(-abs(values), kind="stable")[:5]
+    told = ", ".join(f"{row + 1} ({value_text(float(values[row]))})" for row in largest)
+    return f"largest on the prompts {told}"
 
 
 def main_rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:

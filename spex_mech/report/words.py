@@ -103,9 +103,11 @@ def _sure(found: Interactions) -> str:
     floor = "the rounding error that was measured in the same run"
     if resolution is not None:
         floor = f"what {resolution} values of their size cannot resolve"
+    resolved = int((~found.is_noise).sum())
+    which = "All are resolved" if resolved == n else f"{resolved:,} of {n:,} are resolved"
     noise = (
-        f"{origin}. Resolved are {int((~found.is_noise).sum()):,} of {n:,}: the others are at or "
-        f"under the noise floor of {value_text(found.noise_floor)[1:]}, {floor}."
+        f"{origin}. {which}: they are above the noise floor of "
+        f"{value_text(found.noise_floor)[1:]}, {floor}."
     )
     if n_prompts < 2:
         return (
@@ -113,7 +115,7 @@ def _sure(found: Interactions) -> str:
             "stands out if it is larger than a normal distribution of the others would make it."
         )
     return (
-        f"{noise} Significant over {n_prompts:,} prompts are {int(found.is_significant.sum()):,}, "
+        f"{noise} {int(found.is_significant.sum()):,} are significant over {n_prompts:,} prompts, "
         f"with a false-discovery-rate q of {SIGNIFICANT} or less, which counts all that could be "
         "chosen from. The \N{PLUS-MINUS SIGN} is half of a 90 % interval, which is wider where "
         "what is shown was chosen. An effect that was chosen for its size is smaller on other "

@@ -93,6 +93,57 @@ if (pairs) {
   filter();
 }
 
+// -- behind a pair: what if one of its units, or both, were ablated (stored values, no model)
+const behind = document.getElementById("behind");
+const signed = (value) => Number(value.toPrecision(3)).toString().replace("-", "\u2212");
+const openPair = (row) => {
+  const names = all("bdi", row.cells[0]).map((name) => name.textContent);
+  const [a, b, both] = row.dataset.off.split(" ").map(Number);
+  const intact = Number(pairs.dataset.intact);
+  const buttons = all("button", behind);
+  behind.querySelector("h3").textContent = names.join(" x ");
+  buttons.forEach((button, i) => {
+    button.textContent = `${names[i]} off`;
+    button.setAttribute("aria-pressed", "false");
+  });
+  const largest = Math.max(...[0, a, b, both].map((change) => Math.abs(intact + change))) || 1;
+  const tell = () => {
+    const off = buttons.map((button) => button.getAttribute("aria-pressed") === "true");
+    const change = off[0] && off[1] ? both : off[0] ? a : off[1] ? b : 0;
+    const value = intact + change;
+    const sum = off[0] && off[1] ? `; the two alone would add up to ${signed(intact + a + b)}` : "";
+    document.getElementById("behind-value").textContent = `the metric is ${signed(value)}${sum}`;
+    document.getElementById("behind-level").style.width = `${(100 * Math.abs(value)) / largest}%`;
+  };
+  buttons.forEach((button) => {
+    button.onclick = () => {
+      button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+      tell();
+    };
+  });
+  document.getElementById("behind-prompts").textContent = row.dataset.prompts ?? "";
+  behind.hidden = false;
+  tell();
+  behind.scrollIntoView({ block: "nearest" });
+};
+if (pairs) {
+  pairs.addEventListener("click", (event) => {
+    const opener = event.target.closest(".open");
+    if (opener) openPair(opener.closest("tr"));
+  });
+  const quoted = (value) => `"${value.replaceAll('"', '""')}"`;
+  document.getElementById("download").addEventListener("click", () => {
+    const heads = all("thead th", pairs).map((head) => quoted(head.textContent.trim()));
+    const rows = all("tbody tr:not([hidden])", pairs).map((row) =>
+      [...row.cells].map((cell) => quoted(cell.dataset.v ?? cell.textContent.trim())).join(","),
+    );
+    const link = document.createElement("a");
+    link.href = `data:text/csv;charset=utf-8,${encodeURIComponent([heads.join(","), ...rows].join("\n"))}`;
+    link.download = "interactions.csv";
+    link.click();
+  });
+}
+
 // -- maps: hovering, arrow keys, and a click that filters the table
 const tip = document.getElementById("tip");
 let here = null;
