@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import spex_mech as sm
+from scripts.draw_layers import FILE, ROWS, drawing
+from tests.test_hygiene import LAYERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,3 +44,16 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         loaded = re.findall(r'<(?:script|img|iframe)[^>]+src="(\w+:)?//', text)
         loaded += re.findall(r'<link[^>]+rel="stylesheet"[^>]+href="(\w+:)?//', text)
         assert loaded == [], page.name
+
+
+def test_the_drawing_is_that_of_the_layers() -> None:
+    assert [{*names.split()} for names, _, _ in ROWS] == [{*names} for names in LAYERS[1:]]
+    assert sorted(int(step) for *_, steps in ROWS for step in steps.split()) == [*range(1, 11)]
+    assert FILE.read_text(encoding="utf-8") == drawing(), "run scripts/draw_layers.py"
+
+
+def test_whoever_carries_on_finds_what_the_page_names() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:spex_mech|tests|benchmarks)(?:/[\w.]+)*)`", page)
+    assert len(named) > 30
+    assert [path for path in named if not (ROOT / path).exists()] == []
