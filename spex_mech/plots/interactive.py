@@ -6,6 +6,7 @@ cell of many pairs. Menus and clicks are plotly's own: they need no Python behin
 """
 
 from dataclasses import replace
+from functools import cache
 from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,6 @@ from spex_mech.plots.numbers import (
     MapNumbers,
     folded_numbers,
     layer_energy,
-    layer_of,
     map_numbers,
     metric_unit,
     pale_cells,
@@ -76,7 +76,7 @@ def draw_layers(found: Interactions) -> "Figure":
         hoverinfo="text",
         colorbar=_colour_bar("% of energy"),
     )
-    figure = _square(graph.Figure(heat), numbers.names)
+    figure = _square(_figure(heat), numbers.names)
     choices = {}
     for name, shown in pair_filters(pairs).items():
         part = _energy(_part(numbers, pairs, shown), numbers.total)
@@ -100,10 +100,10 @@ def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
 
 def draw_network(found: Interactions, k: int) -> "Figure":
     """What :func:`spex_mech.plot_network` draws by plotly."""
-    numbers, graph = network_numbers(found, k), _plotly()
+    numbers = network_numbers(found, k)
     nodes = {node.label: node for node in numbers.nodes}
     largest = max(abs(edge.value) for edge in numbers.edges) or 1.0
-    figure = graph.Figure()
+    figure = _figure()
     groups: dict[str, list[Edge]] = {}
     for edge in numbers.edges:
         groups.setdefault(_group(edge, largest), []).append(edge)
@@ -261,7 +261,7 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
         hovertemplate="%{hovertext}%{text}<extra></extra>",
         colorbar=_colour_bar(metric_unit(found)),
     )
-    figure = _square(graph.Figure([heat, _veil(numbers.pale, numbers.values)]), numbers.names)
+    figure = _square(_figure([heat, _veil(numbers.pale, numbers.values)]), numbers.names)
     choices = {}
     for name, shown in pair_filters(pairs).items():
         values = filtered_values(numbers, pairs, shown)
@@ -372,8 +372,7 @@ def _add_zoom(figure: "Figure", found: Interactions, numbers: MapNumbers) -> Non
     """A menu that goes to the rows of one layer and the columns of another."""
     starts = [0, *numbers.borders, len(numbers.names)]
     span = {
-        f"L{layer_of(numbers.names[start])}": (start - 0.5, stop - 0.5)
-        for start, stop in pairwise(starts)
+        f"L{numbers.layers[start]}": (start - 0.5, stop - 0.5) for start, stop in pairwise(starts)
     }
     pairs = found.top(len(found), order=2)
     shown = (numbers.row_of[pairs.units[:, :2]] >= 0).all(axis=1)
@@ -453,6 +452,25 @@ def _headed(
         margin_t=top,
         height=figure.layout.height + top,
     )
+
+
+def _figure(*content: Any) -> Any:
+    """A figure whose pages share plotly, which is 4.7 MB, with those beside them."""
+    return _shared(_plotly().Figure)(*content)
+
+
+@cache
+def _shared(figure: Any) -> Any:
+    class Picture(figure):
+        def write_html(self, file: Any, *args: Any, **kwargs: Any) -> None:
+            """Write a page. ``include_plotlyjs`` is "directory" unless it is given: plotly is a
+            file beside the page, once for all pages of a folder, and the page needs no network.
+            With ``include_plotlyjs=True`` the page holds plotly and stands alone."""
+            if len(args) < 3:  # of the arguments by position, it is the third after the file
+                kwargs.setdefault("include_plotlyjs", "directory")
+            super().write_html(file, *args, **kwargs)
+
+    return Picture
 
 
 def _plotly() -> Any:
