@@ -184,7 +184,7 @@ def test_units_and_masking_from_a_tokenizer() -> None:
     spans = sm.TokenGame(build("gpt2"), causal_task(), [[1, 2], [4]], tokenizer=Tokenizer())
     assert spans.labels == ["1:w7 w23", "4:w40"]
     assert spans.describe()["lens"] == "tokens"
-    assert sm.TokenGame(build("gpt2"), causal_task(), [[1]]).masking == "attention"
+    assert sm.TokenGame(build("gpt2"), causal_task()).masking == "mean"  # hides every token
 
 
 def test_recall_on_a_real_search() -> None:
@@ -292,7 +292,7 @@ def test_a_student_of_other_units_is_refused() -> None:
 def test_words_and_sentences_as_units() -> None:
     words = sentiment(LONG, "positive", spans="words")
     assert words.labels[:6] == ["1:the", "2:film", "3:was", "4:not", "5:good", "6:and"]
-    assert words.labels[11:13] == ["12:story", "13:."]  # the tokenizer writes "story ."
+    assert words.labels[11:13] == ["12:story.", "14:the"]
     sentences = sentiment(LONG, "positive", spans="sentences")
     assert [len(span) for span in sentences.spans] == [13, 11, 11]
     assert sentences.labels[1].startswith("14:the room was red but") and len(sentences) == 3

@@ -169,6 +169,12 @@ def call(model: Any, prompts: Prompts) -> Any:
                 "masked: give prompts of one length without attention_mask"
             )
         given["attention_mask"] = prompts.attention_mask.long()
+    if prompts.token_types is not None:
+        if "token_type_ids" not in takes:
+            raise ValueError(
+                f"{type(model).__name__}.forward takes no token_type_ids; leave token_types out"
+            )
+        given["token_type_ids"] = prompts.token_types
     if "use_cache" in takes:
         given["use_cache"] = False
     return output_of(model, model(prompts.tokens, **given))

@@ -25,6 +25,8 @@ class Prompts:
         target_mask: True at the positions whose *next* token a metric scores, ``[prompt pos]``.
         answer_pos: the position at which the answer is read; default: the last real token.
         index: each prompt's number in the set it came from; kept when prompts are taken out.
+        token_types: which of two sentences each token is of (``token_type_ids``), ``[prompt pos]``,
+            for models that were trained on pairs.
 
     Raises:
         ValueError: no prompts, rows of unequal length (pad them, and give ``attention_mask``),
@@ -39,6 +41,7 @@ class Prompts:
     target_mask: Bool[Tensor, "prompt pos"] | None
     answer_pos: Int[Tensor, " prompt"] | None
     index: Int[Tensor, " prompt"]
+    token_types: Int[Tensor, "prompt pos"] | None
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Prompts:
         target_mask: Any = None,
         answer_pos: Any = None,
         index: Any = None,
+        token_types: Any = None,
     ) -> None:
         tokens = _token_matrix("tokens", tokens)
         n_prompts, n_pos = tokens.shape
@@ -77,6 +81,9 @@ class Prompts:
             "index": _one_each(
                 "index", torch.arange(n_prompts) if index is None else index, n_prompts
             ),
+            "token_types": None
+            if token_types is None
+            else _same_shape(tokens, "token_types", _token_matrix("token_types", token_types)),
         }
         for name, value in values.items():
             object.__setattr__(self, name, None if value is None else value.to(tokens.device))

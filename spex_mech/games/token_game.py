@@ -5,31 +5,37 @@ token is replaced by a mask token, hidden from attention, deleted, or its embedd
 the mean one or by zeros; of the last two the gradient of every unit's gate is known.
 """
 
-import re
+import copy
+import inspect
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spex_mech.engine.architectures import is_hooked
 from spex_mech.engine.device import in_batches
 from spex_mech.engine.metrics import METRICS, Metric, Task
 from spex_mech.engine.passes import call, check_tokens, device_of, evaluating, name_of, output_of
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.text import TextTask, head_of
 from spex_mech.fingerprints import (
     config_sha256,
     metric_sha256,
     prompts_sha256,
     sha256_of,
 )
-from spex_mech.game import Answer, Game, Tick, no_tick
+from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
+from spex_mech.games.spans import labels_of, scored_positions, spans_of
 from spex_mech.masks import MaskBatch, names_of, spread, unit_of_places
 from spex_mech.units import Unit, Units
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")
+_EMBEDDED = ("mean", "zero")
 _CPU_TOKENS = 2048
+_FLOOR_MASKS = 8  # on which values in half precision are compared with those in float32
 
 
 class TokenGame(Game):
@@ -45,9 +51,12 @@ class TokenGame(Game):
             each token alone. Special tokens of the tokenizer and tokens that the metric scores are
             in none of these. Positions in no span are always seen.
         masking: "token" (replaced by ``mask_id``), "attention" (nothing attends to it; positions
-            are kept), "delete" (the rest closes up), "mean" or "zero" (its embedding, which is
-            differentiable). Default: "token" where the tokenizer has a mask token, otherwise
-            "attention".
+            are kept where the model takes them, but those of ALiBi close up), "delete" (the rest
+            closes up), "mean" or "zero" (its embedding, which is differentiable). Default: "token"
+            where the tokenizer has a mask token, otherwise "mean", or "attention" where the model
+            takes no embeddings. "attention" never hides the token at which the answer is read, so
+            that it is in no unit by default, which a warning says; in spans of your own, effects
+            of it are those of what other tokens see of it.
         mask_id: for "token"; default: the tokenizer's mask token.
         tokenizer: names the units, and knows special tokens; optional.
         labels: the name of each unit; default: position and text.
@@ -81,8 +90,15 @@ class TokenGame(Game):
         self.model, self.task, self.device = model, task, device_of(model)
         self.prompt = task.prompts.to(self.device)
         check_tokens(model, self.prompt)
-        self.spans = _checked_spans(self.prompt, spans, tokenizer)
-        names = list(labels) if labels is not None else _labels(self, tokenizer)
+        self._decoder = _decoder_tokens(model, task)
+        _check_pair(model, self.prompt, tokenizer)
+        own = getattr(tokenizer, "mask_token_id", None)
+        self.mask_id = own if mask_id is None else mask_id
+        self.masking = masking or self._default_masking()
+        unhidden = _read_at(model, task) if self.masking == "attention" else set()
+        self.spans = spans_of(task, spans, tokenizer, unhidden)
+        _warn_of_unhidden(spans, unhidden)
+        names = list(labels) if labels is not None else labels_of(task, self.spans, tokenizer)
         different = len(set(names))
         if different != len(self.spans):
             raise ValueError(f"{different} different labels for {len(self.spans)} units")
@@ -90,16 +106,18 @@ class TokenGame(Game):
             Unit(name, "token", slots=tuple(map(str, span)))
             for name, span in zip(names, self.spans, strict=True)
         )
-        own = getattr(tokenizer, "mask_token_id", None)
-        self.mask_id = own if mask_id is None else mask_id
-        self.masking = masking or ("attention" if self.mask_id is None else "token")
-        self._check_masking()
+        check_masking(self)
         if isinstance(task.metric, str) and task.metric not in METRICS:
             raise ValueError(f"a TokenGame has no metric {task.metric!r}; choose of {[*METRICS]}")
         self._metric: Metric = METRICS[task.metric] if isinstance(task.metric, str) else task.metric
         n_pos = self.prompt.tokens.shape[1]
         self._unit_of = unit_of_places(self.spans, n_pos).to(self.device)
         self.batch_size = batch_size or max(1, _CPU_TOKENS // n_pos)
+        if _pools_last(model) and model.config.pad_token_id is None:
+            self.batch_size = 1  # transformers refuses more, not knowing where a row ends
+        self._fill: Tensor | None = None
+        self._positions = self._kept_positions()
+        self._check_embeddings()
 
     @property
     def units(self) -> Units:
@@ -107,7 +125,7 @@ class TokenGame(Game):
 
     @property
     def has_slopes(self) -> bool:
-        return self.masking in ("mean", "zero")
+        return self.masking in _EMBEDDED
 
     @property
     def masks_per_batch(self) -> int:
@@ -125,6 +143,7 @@ class TokenGame(Game):
         keep = torch.from_numpy(masks.kept())
         if slopes:
             return self.slopes_at(keep)
+        self._fill = None  # of the weights as they are now
         values = torch.empty(len(keep), 1, dtype=torch.float64)
 
         def run(part: slice) -> None:
@@ -149,6 +168,7 @@ class TokenGame(Game):
         """
         if not self.has_slopes:
             return super().slopes_at(gates)
+        self._fill = None  # of the weights as they are now
         values = torch.empty(len(gates), 1, dtype=torch.float64)
         slopes = torch.empty(gates.shape, dtype=torch.float64)
 
@@ -169,6 +189,7 @@ class TokenGame(Game):
             "lens": "tokens",
             "task": self.task.name,
             "metric": self.task.metric_name,
+            **({"score": self.task.score} if isinstance(self.task, TextTask) else {}),
             "masking": self.masking,
             "mask_id": self.mask_id if self.masking == "token" else None,
             "tokens": self.prompt.tokens[0].tolist(),
@@ -186,71 +207,166 @@ class TokenGame(Game):
             "spans": [list(span) for span in self.spans],
         }
 
+    @property
+    def coarse(self) -> Coarse | None:
+        """Half-precision weights."""
+        kind = _precision_of(self.model)
+        return None if kind is None else Coarse(f"a model in {kind}", "use model.float()")
+
+    @property
+    def noise_floor(self) -> float | None:
+        """Of a model in half precision: twice the error that its rounding makes in an interaction
+        of a pair, from a few masks on which it is compared with the same weights in float32."""
+        if _precision_of(self.model) is None:
+            return None
+        masks = (
+            torch.rand(_FLOOR_MASKS, len(self), generator=torch.Generator().manual_seed(0)) > 0.2
+        )
+        masks[0] = True
+        exact = copy.copy(self)
+        exact.model = copy.deepcopy(self.model).float()
+        error = self(masks) - exact(masks)
+        # An interaction is a sum of four values, so that its error is twice as large.
+        return 4 * float(error.square().mean().sqrt())
+
+    # -- inside ---------------------------------------------------------------------------------
+
     def _measured(
         self, keep: Bool[Tensor, "mask unit"] | Float[Tensor, "mask unit"]
     ) -> Float[Tensor, " mask"]:
-        prompts = self.prompt[torch.zeros(len(keep), dtype=torch.long, device=self.device)]
         seen = spread(keep, self._unit_of)
+        if self.masking != "delete":
+            return self._scored(self._rows(len(keep)), seen)
+        # Rows of one length together: with nothing behind them, every model reads what is left.
+        values = torch.zeros(len(keep), device=self.device, dtype=torch.float64)
+        lengths = seen.sum(dim=1)
+        for length in lengths.unique().tolist():
+            at = (lengths == length).nonzero()[:, 0]
+            values[at] = self._scored(
+                _deleted(self._rows(len(at)), seen[at], length), None
+            ).double()
+        return values
+
+    def _rows(self, count: int) -> Prompts:
+        return self.prompt[torch.zeros(count, dtype=torch.long, device=self.device)]
+
+    def _scored(self, prompts: Prompts, seen: Tensor | None) -> Float[Tensor, " mask"]:
+        """The metric of rows; what is not seen is masked."""
+        embeddings, positions = None, None
+        if self.masking in _EMBEDDED:
+            assert seen is not None
+            embeddings = self._embeddings(prompts, seen)
+        elif self.masking == "token":
+            assert seen is not None and self.mask_id is not None
+            prompts = prompts.replaced(tokens=prompts.tokens.masked_fill(~seen, self.mask_id))
+        elif self.masking == "attention":
+            assert seen is not None
+            # The answer is read where it was, though a mask with holes does not say where.
+            prompts = prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
+            positions = self._positions
         with evaluating(self.model):
-            if self.masking in ("mean", "zero"):
-                output = self._of_embeddings(prompts, seen)
-            else:
-                prompts = self._masked(prompts, seen)
-                output = call(self.model, prompts)
+            output = _output(self.model, prompts, embeddings, positions, self._decoder)
         values = self._metric(output, prompts)
-        if not isinstance(values, Tensor) or values.shape != (len(keep),):
+        if not isinstance(values, Tensor) or values.shape != (len(prompts),):
             raise ValueError(f"the metric {self.task.metric_name} must return one value per row")
         return values
 
-    def _masked(self, prompts: Prompts, seen: Bool[Tensor, "mask pos"]) -> Prompts:
-        if self.masking == "token":
-            assert self.mask_id is not None
-            return prompts.replaced(tokens=prompts.tokens.masked_fill(~seen, self.mask_id))
-        if self.masking == "attention":
-            # The answer is read where it was, though a mask with holes does not say where.
-            return prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
-        order = (~seen).int().argsort(dim=1, stable=True)
-        n_seen = (seen & prompts.real).sum(dim=1, keepdim=True)
-        return prompts.replaced(
-            tokens=prompts.tokens.gather(1, order),
-            attention_mask=torch.arange(seen.shape[1], device=seen.device) < n_seen,
-            target_mask=_moved_targets(prompts.target_mask, seen, order),
-            answer_pos=None if prompts.answer_pos is None else _moved(prompts.answer_pos, order),
-        )
-
-    def _of_embeddings(self, prompts: Prompts, seen: Tensor) -> Any:
+    def _embeddings(self, prompts: Prompts, seen: Tensor) -> Float[Tensor, "mask pos d_model"]:
         table = self.model.get_input_embeddings()
         own = table(prompts.tokens)
-        masked = table.weight.mean(dim=0) if self.masking == "mean" else torch.zeros_like(own[0, 0])
-        mixed = masked + seen.to(own)[:, :, None] * (own - masked)
-        given = {} if prompts.attention_mask is None else {"attention_mask": prompts.real.long()}
-        return output_of(self.model, self.model(inputs_embeds=mixed, **given))
+        if self._fill is None:
+            zeros = torch.zeros_like(own[0, 0])
+            self._fill = _mean_embedding(table, own) if self.masking == "mean" else zeros
+        return self._fill + seen.to(own)[:, :, None] * (own - self._fill)
 
-    def _check_masking(self) -> None:
-        if self.masking not in MASKINGS:
-            raise ValueError(f"masking={self.masking!r}; choose one of {', '.join(MASKINGS)}")
-        if self.masking == "token" and self.mask_id is None:
-            raise ValueError(
-                "masking='token' needs mask_id=..., a token id (the tokenizer has no mask token)"
+    def _default_masking(self) -> str:
+        if self.mask_id is not None:
+            return "token"
+        embeds = not is_hooked(self.model) and hasattr(self.model, "get_input_embeddings")
+        return "mean" if embeds else "attention"
+
+    def _kept_positions(self) -> Int[Tensor, "1 pos"] | None:
+        """Positions to hand over, where a model would work them out from the attention mask."""
+        if self.masking != "attention" or is_hooked(self.model):
+            return None
+        model = self.model
+        config = getattr(model, "config", None)
+        if getattr(config, "alibi", False) or "Bloom" in type(model).__name__:
+            warnings.warn(
+                f"{type(model).__name__} works out positions from the attention mask, so that "
+                "masking='attention' closes up the text as masking='delete' does",
+                stacklevel=3,
             )
-        if self.masking in ("mean", "zero") and not hasattr(self.model, "get_input_embeddings"):
-            raise ValueError(
-                f"masking={self.masking!r} needs a transformers model, not "
-                f"{type(self.model).__name__}; use 'token', 'attention' or 'delete'"
+        if "position_ids" not in inspect.signature(model.forward).parameters:
+            return None
+        positions = torch.arange(self.prompt.tokens.shape[1], device=self.device)[None]
+        with torch.no_grad(), evaluating(self.model):
+            own, given = (
+                self._metric(_output(self.model, self.prompt, None, p, self._decoder), self.prompt)
+                for p in (None, positions)
             )
-        covered, scored = {p for span in self.spans for p in span}, _scored(self.prompt)
-        if self.masking == "delete" and scored and covered.issuperset(range(min(scored))):
-            raise ValueError(
-                "masking='delete' with every token before the scored ones in a unit leaves the "
-                f"first scored token (position {min(scored)}) nothing to be predicted from; leave "
-                "one out of spans (such as the first), or use 'token'"
+        # Some families begin to count elsewhere (RoBERTa), and not from the attention mask.
+        return positions if torch.allclose(own, given, rtol=1e-3, atol=1e-4) else None
+
+    def _check_embeddings(self) -> None:
+        if self.masking not in _EMBEDDED:
+            return
+        everything = torch.ones(1, len(self), device=self.device)
+        with torch.no_grad(), evaluating(self.model):
+            own = self._metric(
+                _output(self.model, self.prompt, None, None, self._decoder), self.prompt
             )
-        n_covered = len(covered)
-        if self.masking in ("delete", "attention") and n_covered == int(self.prompt.real.sum()):
+            given = self._scored(self.prompt, spread(everything, self._unit_of))
+        tolerance = 1e-3 if _precision_of(self.model) is None else 0.05
+        if not torch.allclose(own, given, rtol=tolerance, atol=tolerance):
             raise ValueError(
-                f"masking={self.masking!r} with every token in a unit leaves nothing to see when "
-                "all are masked; leave one out of spans (such as the first), or use 'token'"
+                f"this {type(self.model).__name__} answers {own.item():.4g} to the text as tokens "
+                f"and {given.item():.4g} to its embeddings, so that masking={self.masking!r} would "
+                "explain another function; use 'token', 'attention' or 'delete'"
             )
+
+
+def check_masking(game: "TokenGame") -> None:
+    """Raises:
+    ValueError: a masking that lacks what it needs.
+    """
+    if game.masking not in MASKINGS:
+        raise ValueError(f"masking={game.masking!r}; choose one of {', '.join(MASKINGS)}")
+    if game.masking == "token" and game.mask_id is None:
+        raise ValueError(
+            "masking='token' needs mask_id=..., a token id (the tokenizer has no mask token)"
+        )
+    no_embeddings = is_hooked(game.model) or not hasattr(game.model, "get_input_embeddings")
+    if game.masking in _EMBEDDED and no_embeddings:
+        raise ValueError(
+            f"masking={game.masking!r} needs a transformers model, not "
+            f"{type(game.model).__name__}; use 'token', 'attention' or 'delete'"
+        )
+    if (
+        game.masking == "token"
+        and _pools_last(game.model)
+        and game.mask_id == game.model.config.pad_token_id
+    ):
+        raise ValueError(
+            f"mask_id={game.mask_id} is this model's padding, and it reads its answer at the "
+            "last token that is none: a masked last token would move where it reads. Give "
+            "another mask_id, or use masking='delete' or 'mean'"
+        )
+    covered = {p for span in game.spans for p in span}
+    scored = scored_positions(game.prompt)
+    if game.masking == "delete" and scored and covered.issuperset(range(min(scored))):
+        raise ValueError(
+            "masking='delete' with every token before the scored ones in a unit leaves the "
+            f"first scored token (position {min(scored)}) nothing to be predicted from; leave "
+            "one out of spans (such as the first), or use 'token'"
+        )
+    n_covered = len(covered)
+    if game.masking in ("delete", "attention") and n_covered == int(game.prompt.real.sum()):
+        raise ValueError(
+            f"masking={game.masking!r} with every token in a unit leaves nothing to see when "
+            "all are masked; leave one out of spans (such as the first), or use 'token', 'mean' "
+            "or 'zero'"
+        )
 
 
 def _moved(position: Int[Tensor, " mask"], order: Int[Tensor, "mask pos"]) -> Int[Tensor, " mask"]:
@@ -271,68 +387,116 @@ def _moved_targets(
     return torch.nn.functional.pad(scored.gather(1, order)[:, 1:], (0, 1))
 
 
-def _scored(prompt: Prompts) -> set[int]:
-    """The positions of the tokens that the metric scores by ``target_mask``."""
-    if prompt.target_mask is None:
-        return set()
-    return {p + 1 for p in prompt.target_mask[0].nonzero()[:, 0].tolist()}
+def _deleted(prompts: Prompts, seen: Bool[Tensor, "mask pos"], length: int) -> Prompts:
+    """Rows without the tokens that are not seen, of which each leaves as many."""
+    order = (~seen).int().argsort(dim=1, stable=True)
+    targets = _moved_targets(prompts.target_mask, seen, order)
+    types, at = prompts.token_types, prompts.answer_pos
+    return prompts.replaced(
+        tokens=prompts.tokens.gather(1, order)[:, :length],
+        attention_mask=None,
+        token_types=None if types is None else types.gather(1, order)[:, :length],
+        target_mask=None if targets is None else targets[:, :length],
+        answer_pos=None if at is None else _moved(at, order),
+    )
 
 
-def _checked_spans(
-    prompt: Prompts, spans: str | Sequence[Sequence[int]] | None, tokenizer: Any
-) -> list[tuple[int, ...]]:
-    real = prompt.real[0].nonzero()[:, 0].tolist()
-    if spans is None or isinstance(spans, str):
-        special = set(getattr(tokenizer, "all_special_ids", ()))
-        scored = _scored(prompt)
-        ids = prompt.tokens[0].tolist()
-        free = [p for p in real if ids[p] not in special and p not in scored]
-        spans = [[p] for p in free] if spans is None else _spans_of(spans, ids, free, tokenizer)
-    found = [tuple(int(p) for p in span) for span in spans]
-    used = [p for span in found for p in span]
-    if not found or not all(found):
-        raise ValueError("no units: every span needs at least one position")
-    if len(set(used)) < len(used):
-        twice = next(p for p in used if used.count(p) > 1)
-        raise ValueError(f"position {twice} is in two spans; every position may be in one only")
-    if outside := [p for p in used if p not in real]:
-        raise ValueError(f"position {outside[0]} is no token of the text, which has {len(real)}")
-    return found
+def _output(
+    model: Any,
+    prompts: Prompts,
+    embeddings: Float[Tensor, "row pos d_model"] | None,
+    positions: Int[Tensor, "1 pos"] | None,
+    decoder: tuple[int, ...] | None,
+) -> Any:
+    """One pass, by tokens or by embeddings."""
+    if embeddings is None and positions is None and decoder is None:
+        return call(model, prompts)
+    given: dict[str, Any] = {}
+    if prompts.attention_mask is not None:
+        given["attention_mask"] = prompts.attention_mask.long()
+    if prompts.token_types is not None:
+        given["token_type_ids"] = prompts.token_types
+    if positions is not None:
+        given["position_ids"] = positions.expand(len(prompts), -1)
+    if decoder is not None:
+        rows = torch.tensor([decoder], device=prompts.tokens.device)
+        given["decoder_input_ids"] = rows.expand(len(prompts), -1)
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        given["use_cache"] = False
+    given |= {"input_ids": prompts.tokens} if embeddings is None else {"inputs_embeds": embeddings}
+    return output_of(model, model(**given))
 
 
-_PARTS = {"words": r"\S+", "sentences": r"\S.*?(?:[.!?]+(?=\s|$)|\n|$)"}
+def _mean_embedding(table: Any, own: Tensor) -> Float[Tensor, " d_model"]:
+    """Of the whole vocabulary, as the table gives embeddings (some scale them)."""
+    rows = torch.arange(len(table.weight), device=own.device).split(4096)
+    return sum(table(part).sum(dim=0) for part in rows) / len(table.weight)  # type: ignore[return-value]
 
 
-def _spans_of(kind: str, ids: list[int], free: list[int], tokenizer: Any) -> list[list[int]]:
-    """Positions by the word or sentence in which a token's last character stands; only those that
-    may be units, and of neighbours only."""
-    if kind not in _PARTS:
-        raise ValueError(f"spans={kind!r}; choose one of {', '.join(_PARTS)}, or give positions")
-    if tokenizer is None:
-        raise ValueError(f"spans={kind!r} needs tokenizer=..., to know where they begin")
-    first, last = free[0], free[-1]
-    # A token alone may not tell whether a space comes before it; the text so far does.
-    ends = [len(tokenizer.decode(ids[first : p + 1]).rstrip()) for p in range(first, last + 1)]
-    text = tokenizer.decode(ids[first : last + 1])
-    starts = [match.start() for match in re.finditer(_PARTS[kind], text, re.DOTALL)]
-    of = np.searchsorted(starts, np.array(ends) - 1, side="right")
-    spans: list[list[int]] = []
-    before = None
-    for p in free:
-        key = int(of[p - first])
-        if before == (p - 1, key):
-            spans[-1].append(p)
-        else:
-            spans.append([p])
-        before = (p, key)
-    return spans
+def _precision_of(model: Any) -> str | None:
+    """The type of weights in half precision; None: in float32 or more."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    short = [kind for kind in kinds if kind.itemsize < 4]
+    return str(short[0]).removeprefix("torch.") if short else None
 
 
-def _labels(game: TokenGame, tokenizer: Any) -> list[str]:
-    """First position and text of each unit."""
-    ids = game.prompt.tokens[0]
-    if tokenizer is None:
-        texts = ["+".join(str(int(ids[p])) for p in span) for span in game.spans]
-    else:
-        texts = [tokenizer.decode(ids[list(span)].tolist()).strip() for span in game.spans]
-    return [f"{span[0]}:{text}" for span, text in zip(game.spans, texts, strict=True)]
+def _pools_last(model: Any) -> bool:
+    """Whether it classifies a text by its last token that is no padding, as decoders do: these
+    call the layer on top ``score``."""
+    return "SequenceClassification" in type(model).__name__ and hasattr(model, "score")
+
+
+def _read_at(model: Any, task: Task) -> set[int]:
+    """The positions at which the answer is read off, in models that read it at a token."""
+    prompt = task.prompts
+    causal = is_hooked(model) or any(w in type(model).__name__ for w in ("CausalLM", "LMHeadModel"))
+    if scored := scored_positions(prompt):
+        return {min(scored) - 1}
+    return (
+        {int(prompt.last)}
+        if causal or _pools_last(model) or prompt.answer_pos is not None
+        else set()
+    )
+
+
+def _warn_of_unhidden(asked: Any, unhidden: set[int]) -> None:
+    if unhidden and (asked is None or isinstance(asked, str)):
+        places = ", ".join(map(str, sorted(unhidden)))
+        warnings.warn(
+            f"masking='attention' cannot hide the token at position {places}, at which the answer "
+            "is read, so that it is in no unit; masking='mean' or 'delete' hides it",
+            stacklevel=3,
+        )
+
+
+def _decoder_tokens(model: Any, task: Task) -> tuple[int, ...] | None:
+    """What the decoder of an encoder-decoder is given.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    known = task.decoder_tokens if isinstance(task, TextTask) else None
+    if known is None and not is_hooked(model) and head_of(model).kind == "decoder":
+        raise ValueError(
+            f"a {type(model).__name__} needs to be told what its decoder writes: make the task "
+            "with text_task(model, text, answer)"
+        )
+    return known
+
+
+def _check_pair(model: Any, prompt: Prompts, tokenizer: Any) -> None:
+    """Raises:
+    ValueError: two sentences, of which the model is not told which is which.
+    """
+    n_types = getattr(getattr(model, "config", None), "type_vocab_size", None) or 0
+    if n_types < 2 or prompt.token_types is not None:
+        return
+    ids = prompt.tokens[0][prompt.real[0]].tolist()
+    # Without a tokenizer the token that ends the text is the best guess.
+    separator = ids[-1] if tokenizer is None else getattr(tokenizer, "sep_token_id", None)
+    if separator is not None and separator in ids[:-1]:
+        raise ValueError(
+            f"the separator, token {separator}, stands inside the text, so that these seem to be "
+            "two sentences, and this model tells them apart by token types: give "
+            "text_task(..., second=...), or Prompts(..., token_types=...), all 0 for one sentence"
+        )

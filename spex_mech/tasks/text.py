@@ -1,55 +1,351 @@
 """One text as a task."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from spex_mech.engine.metrics import Task
+import numpy as np
+
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.text import (
+    DecodedLogProb,
+    Head,
+    TextTask,
+    class_number,
+    head_of,
+    log_sigmoid,
+    raw_score,
+    sum_log_prob,
+    whole_number,
+)
 from spex_mech.models import load_tokenizer
-from spex_mech.tasks.rows import answer_id
+
+_REDUCE = ("mean", "sum")
 
 
 def text_task(
     model: Any,
-    text: str,
-    answer: str | int | None = None,
+    text: Any,
+    answer: Any = None,
     *,
     continuation: str | None = None,
+    second: str | None = None,
+    at: str | int | None = None,
+    reduce: str = "mean",
     tokenizer: Any = None,
-) -> Task:
-    """One text as a task, for a ``TokenGame``: the log-probability of an answer or a continuation.
+) -> TextTask:
+    """One text as a task, for a ``TokenGame``. What it scores follows from the model's head, and is
+    said in words by ``task.score``:
+
+    | head | score |
+    |---|---|
+    | classes (softmax) | log-probability of the class ``answer`` |
+    | several labels (``problem_type="multi_label_classification"``) | log-probability that the label ``answer`` holds (sigmoid) |
+    | one output, regression | the output as it is; ``answer`` is not needed |
+    | classes of tokens | log-probability of the class ``answer`` of the token ``at`` |
+    | masked words | log-probability of ``answer`` at the mask token in the text |
+    | causal | log-probability of the first token of ``answer`` after the text, or of all tokens of ``continuation``, mean or sum |
+    | encoder-decoder | log-probability of all tokens of ``answer`` or ``continuation`` that the decoder writes, mean or sum |
+
+    A begin token that stands in the text already is not added again, and an end token that the
+    tokenizer appends is left out where words follow the text.
 
     Args:
-        answer: a classifier's class, by number or by its label's name; or for a causal model the
-            word that should follow (its first token counts).
+        text: the text; chat messages ``[{"role": ..., "content": ...}]``, which the tokenizer's
+            template writes down up to where the answer begins; or token ids, as they are.
+        answer: a class by its label's name or its number; for models of words a text (its first
+            token counts in causal models) or a token's id, of any whole-number type.
         continuation: what should follow; all its tokens are scored, under teacher forcing.
+        second: the second text of a pair, for models that were trained on pairs.
+        at: of which token the class is asked: a word that stands once in the text, or a position.
+            For masked words, which of several mask tokens: its position.
+        reduce: "mean" or "sum" over several tokens.
         tokenizer: instead of the model's own.
 
     Raises:
-        ValueError: no tokenizer, an empty text, not one of answer and continuation, or no such
-            class.
-    """
+        ValueError: no tokenizer, an empty text, not one of answer and continuation, no such class,
+            an answer that is neither text nor number, or one that has no token of its own.
+    """  # noqa: E501
     tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer; give tokenizer=..., or make Prompts of ids")
-    if not text.strip():
+    if isinstance(text, str) and not text.strip():
         raise ValueError("the text is empty: it has no tokens to attribute anything to")
+    if reduce not in _REDUCE:
+        raise ValueError(f"reduce={reduce!r}; choose one of {', '.join(_REDUCE)}")
+    head = head_of(model)
+    if head.kind == "score" and answer is None and len(head.names) == 1:
+        answer = 0
     if (answer is None) == (continuation is None):
         raise ValueError("give an answer or a continuation: what should follow the text")
-    decode = lambda ids: [tokenizer.decode([i]) for i in ids]  # noqa: E731
-    if continuation is not None:
-        before, both = tokenizer(text)["input_ids"], tokenizer(text + continuation)["input_ids"]
-        answer_id(tokenizer, text, continuation)
-        scored = [len(before) - 1 <= p < len(both) - 1 for p in range(len(both))]
-        prompts = Prompts([both], target_mask=[scored])
-        return Task(prompts, "log_prob", "continuation", decode)
-    labels = getattr(getattr(model, "config", None), "label2id", None) or {}
-    if "Classification" in type(model).__name__:
-        names = {**labels, **{str(number): number for number in labels.values()}}
-        if str(answer) not in names:
-            raise ValueError(f"no class {answer!r}; this model's are {', '.join(labels)}")
-        target = names[str(answer)]
-    else:
-        target = answer if isinstance(answer, int) else answer_id(tokenizer, text, str(answer))
-    return Task(
-        Prompts([tokenizer(text)["input_ids"]], answers=[target]), "log_prob", "text", decode
+    if continuation is not None and head.kind not in ("causal", "decoder"):
+        raise ValueError(f"a {type(model).__name__} continues no text; give answer=")
+    if at is not None and head.kind not in ("tokens", "masked"):
+        raise ValueError(f"at={at!r} is for classes of tokens and masked words; leave it out")
+    words = _Encoder(tokenizer, follows=head.kind == "causal")
+    asked = _Asked(answer, continuation, reduce == "mean", at)
+    read = words.read(text, second)
+    if head.kind == "causal":
+        return _causal(words, read, asked)
+    if head.kind == "decoder":
+        return _decoded(words, read, asked, model)
+    if head.kind == "masked":
+        return _masked(words, read, asked)
+    return _classified(words, read, asked, head)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    answer: Any
+    continuation: str | None
+    mean: bool
+    at: str | int | None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A text as the model reads it."""
+
+    ids: list[int]
+    source: str | None = None
+    offsets: tuple[tuple[int, int], ...] | None = None
+    token_types: list[int] | None = None
+    templated: bool = False  # special tokens stand in the source already
+
+    def prompts(self, **fields: Any) -> Prompts:
+        types = None if self.token_types is None else [self.token_types]
+        return Prompts([self.ids], token_types=types, **fields)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """A tokenizer, whose habits are evened out.
+
+    Args:
+        follows: words follow the text, so that no end token may stand behind it.
+    """
+
+    tokenizer: Any
+    follows: bool
+
+    def read(self, text: Any, second: str | None = None) -> _Read:
+        if isinstance(text, str):
+            return self._read(text, second)
+        rows = text.tolist() if hasattr(text, "tolist") else list(text)
+        if rows and all(isinstance(row, Mapping) for row in rows):
+            if not getattr(self.tokenizer, "chat_template", None):
+                raise ValueError("the tokenizer has no chat template; write the messages as a text")
+            written = self.tokenizer.apply_chat_template(
+                rows, add_generation_prompt=True, tokenize=False
+            )
+            return self._read(written, second, templated=True)
+        if not rows or np.ndim(rows) != 1:
+            raise ValueError("the text must be a text, chat messages, or a list of token ids")
+        return _Read([whole_number(row) for row in rows])
+
+    def _read(self, text: str, second: str | None, templated: bool = False) -> _Read:
+        fast = bool(getattr(self.tokenizer, "is_fast", False))
+        given: dict[str, Any] = {"return_offsets_mapping": True} if fast else {}
+        if templated:
+            given["add_special_tokens"] = False
+        encoded = self.tokenizer(*([text] if second is None else [text, second]), **given)
+        ids = list(encoded["input_ids"])
+        types = encoded["token_type_ids"] if "token_type_ids" in encoded else None
+        offsets = [tuple(pair) for pair in encoded["offset_mapping"]] if fast else None
+        source = text
+        if second is not None:
+            source = f"{text}\n{second}"
+            if offsets is not None:
+                shift = len(text) + 1
+                of = encoded.sequence_ids(0)
+                offsets = [
+                    (a + shift, b + shift) if which == 1 else (a, b)
+                    for (a, b), which in zip(offsets, of, strict=True)
+                ]
+        start, stop = self._begins(ids, text), self._ends(ids, text, templated)
+        return _Read(
+            ids[start:stop],
+            source,
+            None if offsets is None else tuple(offsets[start:stop]),
+            None if types is None else list(types[start:stop]),
+            templated,
+        )
+
+    def _begins(self, ids: list[int], text: str) -> int:
+        """1 where the text brings the begin token that the tokenizer has put before it."""
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        name = str(getattr(self.tokenizer, "bos_token", None))
+        twice = bos is not None and ids[:2] == [bos, bos]
+        return int(twice and text.count(name, 0, 2 * len(name)) < 2)
+
+    def _ends(self, ids: list[int], text: str, templated: bool) -> int:
+        """Where the text ends: before end tokens that the tokenizer has put behind it."""
+        stop = len(ids)
+        if not self.follows or templated:
+            return stop
+        tokenizer = self.tokenizer
+        for kind in ("eos", "sep"):
+            end = getattr(tokenizer, f"{kind}_token_id", None)
+            name = str(getattr(tokenizer, f"{kind}_token", None))
+            own = 2 if text.endswith(2 * name) else int(text.endswith(name))
+            if (
+                end is not None
+                and own < 2
+                and stop > own + 1
+                and ids[stop - own - 1 :] == [end] * (own + 1)
+            ):
+                return stop - 1
+        return stop
+
+    def following(self, read: _Read, answer: str) -> list[int]:
+        """The tokens of an answer as it follows the text; a tokenizer may write it otherwise when
+        it stands alone.
+
+        Raises:
+            ValueError: it merges with the end of the text.
+        """
+        if read.source is None:
+            return self.alone(answer)
+        both = self._read(read.source + answer, None, read.templated).ids
+        if both[: len(read.ids)] != read.ids or len(both) == len(read.ids):
+            raise ValueError(
+                f"the answer {answer!r} merges with the end of the prompt {read.source[-20:]!r} in "
+                "this tokenizer, so it has no token of its own"
+            )
+        return both[len(read.ids) :]
+
+    def alone(self, answer: str) -> list[int]:
+        """The tokens of an answer by itself, without special ones."""
+        ids = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise ValueError(f"the answer {answer!r} has no token in this tokenizer")
+        return ids
+
+    def shown(self, token: int) -> str:
+        return repr(self.tokenizer.decode([token]))
+
+    def task(self, read: _Read, prompts: Prompts, metric: Any, name: str, score: str) -> TextTask:
+        tokenizer = self.tokenizer
+
+        def decode(ids: Sequence[int]) -> list[str]:
+            return [tokenizer.decode([int(i)]) for i in ids]
+
+        return TextTask(prompts, metric, name, decode, score, read.source, read.offsets)
+
+
+def _causal(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
+    if asked.continuation is None:
+        if isinstance(asked.answer, str):
+            target = words.following(read, asked.answer)[0]
+        else:
+            target = whole_number(asked.answer)
+        score = f"log-probability of the token {words.shown(target)} after the text"
+        return words.task(read, read.prompts(answers=[target]), "log_prob", "text", score)
+    rest = words.following(read, asked.continuation)
+    n_before, n_all = len(read.ids), len(read.ids) + len(rest)
+    scored = [n_before - 1 <= p < n_all - 1 for p in range(n_all)]
+    whole = _Read(
+        [*read.ids, *rest],
+        read.source,
+        None if read.offsets is None else (*read.offsets, *[(0, 0)] * len(rest)),
     )
+    score = _of_tokens(asked.continuation, len(rest), asked.mean)
+    metric = "log_prob" if asked.mean else sum_log_prob
+    return words.task(whole, whole.prompts(target_mask=[scored]), metric, "continuation", score)
+
+
+def _of_tokens(text: str, count: int, mean: bool) -> str:
+    kind = "mean log-probability" if mean else "log-probability"
+    return f"{kind} of the {count} token{'s' if count > 1 else ''} of {text!r}"
+
+
+def _decoded(words: _Encoder, read: _Read, asked: _Asked, model: Any) -> TextTask:
+    start = model.config.decoder_start_token_id
+    if start is None:
+        raise ValueError(
+            f"the configuration of this {type(model).__name__} has no decoder_start_token_id, so "
+            "that it is not known how its decoder begins; set it"
+        )
+    answer = asked.answer if asked.continuation is None else asked.continuation
+    target = words.alone(answer) if isinstance(answer, str) else [whole_number(answer)]
+    shown = answer if isinstance(answer, str) else words.tokenizer.decode(target)
+    task = words.task(
+        read,
+        read.prompts(),
+        DecodedLogProb(tuple(target), asked.mean),
+        "text",
+        _of_tokens(shown, len(target), asked.mean),
+    )
+    return TextTask(**{**vars(task), "decoder_tokens": (start, *target[:-1])})
+
+
+def _masked(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
+    mask, name = words.tokenizer.mask_token_id, words.tokenizer.mask_token
+    places = [p for p, token in enumerate(read.ids) if token == mask]
+    place = places[0] if len(places) == 1 and asked.at is None else asked.at
+    if place not in places:
+        raise ValueError(
+            f"the text has {len(places)} mask tokens {name}, at positions {places}; the model "
+            "fills in one: write it into the text, or give at=, one of these positions"
+        )
+    if isinstance(asked.answer, str):
+        assert read.source is not None
+        filled = read.source.split(name)
+        nth = places.index(place)
+        text = name.join(filled[: nth + 1]) + asked.answer + name.join(filled[nth + 1 :])
+        ids = words.read(text).ids
+        same = len(ids) == len(read.ids) and all(
+            a == b or p == place for p, (a, b) in enumerate(zip(ids, read.ids, strict=True))
+        )
+        if not same:
+            raise ValueError(
+                f"the answer {asked.answer!r} is not one token in place of {name}, and the model "
+                "fills in one"
+            )
+        target = ids[place]
+    else:
+        target = whole_number(asked.answer)
+    prompts = read.prompts(answers=[target], answer_pos=[place])
+    score = f"log-probability of the token {words.shown(target)} at {name}, position {place}"
+    return words.task(read, prompts, "log_prob", "text", score)
+
+
+def _classified(words: _Encoder, read: _Read, asked: _Asked, head: Head) -> TextTask:
+    number = class_number(asked.answer, head.names)
+    name, fields = head.names[number], {"answers": [number]}
+    kinds: dict[str, tuple[Any, str]] = {
+        "classes": ("log_prob", f"log-probability of class {name}"),
+        "labels": (log_sigmoid, f"log-probability that label {name} holds"),
+        "score": (raw_score, f"output {name} as it is"),
+    }
+    if head.kind == "tokens":
+        place = _place_of(read, asked.at)
+        token = words.shown(read.ids[place])
+        kinds["tokens"] = ("log_prob", f"log-probability of class {name} of {token}, token {place}")
+        fields["answer_pos"] = [place]
+    metric, score = kinds[head.kind]
+    return words.task(read, read.prompts(**fields), metric, "text", score)
+
+
+def _place_of(read: _Read, at: str | int | None) -> int:
+    """The position of a token, by number or by the word that it begins."""
+    if at is None:
+        raise ValueError(
+            "this model gives classes of tokens; say of which one: at=, a word of the text or a "
+            "position"
+        )
+    if not isinstance(at, str):
+        place = whole_number(at)
+        if not 0 <= place < len(read.ids):
+            raise ValueError(f"at={place}; the text has the positions 0 to {len(read.ids) - 1}")
+        return place
+    if read.source is None or read.offsets is None:
+        raise ValueError(f"at={at!r} needs a fast tokenizer and a text; give the position")
+    count = read.source.count(at)
+    if count != 1:
+        raise ValueError(f"the word {at!r} stands {count} times in the text; give the position")
+    start = read.source.index(at)
+    found = [p for p, (a, b) in enumerate(read.offsets) if a <= start < b]
+    if not found:
+        raise ValueError(f"the word {at!r} has no token in this tokenizer; give the position")
+    return found[0]
