@@ -50,6 +50,11 @@ class Distillation:
     n_masks: int
     cost: dict[str, int | float]
 
+    def __repr__(self) -> str:
+        fit = "no held-out masks" if self.r2 is None else f"r2 {self.r2:.3g}"
+        name = type(self.proxy).__name__
+        return f"Distillation({name} of {len(self.labels):,} units, {self.n_masks:,} masks, {fit})"
+
     @property
     def exact(self) -> bool:
         """Whether every mask was evaluated, so that nothing is an estimate."""

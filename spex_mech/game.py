@@ -90,6 +90,9 @@ class Game(ABC):
     [[1.0], [0.0]]
     """  # noqa: E501
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.units):,} units)"
+
     device: torch.device = torch.device("cpu")
     n_ahead: int = 1
     n_workers: int | None = None  # processes that compute; None: this one

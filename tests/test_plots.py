@@ -266,6 +266,35 @@ def test_a_figure_shows_itself_without_a_magic_word() -> None:
     assert shown["image/png"].startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
+def test_a_layer_without_a_pair_in_it_is_unmeasured(backend: str) -> None:
+    """On the diagonal of a map by unit there is no pair; of one by layer, none was measured."""
+    found = a_result({("L0H0", "L1H0"): -4.0}, HEADS)
+    for by, white in (("unit", True), ("layer", False)):
+        figure = sm.plot_map(found, by=by, backend=backend)
+        if backend == "plotly":
+            veil = np.array(figure.data[1].z, dtype=float).diagonal()
+            assert (veil == 0).all() == white and np.isnan(veil).all() != white
+        else:
+            assert bool(figure.axes[0].lines) == white
+
+
+def test_what_is_significant_has_a_sign_however_small() -> None:
+    rng = np.random.default_rng(0)
+    base = a_result({("L0H0", "L0H1"): 3.0, ("L0H0", "L1H0"): -0.05, ("L0H1", "L1H0"): 0.2}, HEADS)
+    noise = np.array([[0.01], [0.001], [2.0]]) * rng.standard_normal((3, 20))
+    found = replace(
+        base, values=base.mean[:, None] + noise - noise.mean(axis=1, keepdims=True),
+        main_effects_by_prompt=-np.ones((4, 20)), intact_by_prompt=np.ones(20),
+    )  # fmt: skip
+    assert found.is_significant.tolist() == [True, True, False]
+    figure = sm.plot_map(found)
+    in_cells = sorted(text.get_text() for text in figure.axes[0].texts)[:4]
+    assert in_cells == ["+3.0", "+3.0", "0", "1"]  # both ways round, and the names of layers
+    assert [t.get_text() for t in figure.axes[0].texts].count("\N{MINUS SIGN}") == 2
+    assert "pale, without a sign: not significant" in texts_of(figure)
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 

@@ -83,8 +83,8 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
             ha="center", va="top", fontsize=8, zorder=4,
             bbox={"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.7, "linewidth": 0},
         )  # fmt: skip
-    axes.plot([], [], color=RED, label="AND-like: in series")
-    axes.plot([], [], color=BLUE, linestyle="--", label="OR-like: backup")
+    axes.plot([], [], color=RED, label="AND-like: damage overlaps")
+    axes.plot([], [], color=BLUE, linestyle="--", label="OR-like: damage compounds")
     if any(_line_style(link) == ":" for link in circuit.links):
         axes.plot([], [], color="black", linestyle=":", label="neither fits (mixed)")
     axes.scatter([], [], color="#d9d9d9", edgecolor="black", label="member")

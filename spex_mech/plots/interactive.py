@@ -250,6 +250,7 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
     cells = pairs_by_cell(numbers.row_of, pairs)
     many = {cell: held for cell, held in cells.items() if held[1] > 1}
     largest = np.nan_to_num(abs(numbers.values)).max(initial=0.0) or 1.0
+    one_unit = ~numbers.is_block if isinstance(numbers, Folded) else numbers.is_unit
     graph = _plotly()
     heat = graph.Heatmap(
         z=numbers.values,
@@ -261,12 +262,12 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
         hovertemplate="%{hovertext}%{text}<extra></extra>",
         colorbar=_colour_bar(metric_unit(found)),
     )
-    figure = _square(_figure([heat, _veil(numbers.pale, numbers.values)]), numbers.names)
+    figure = _square(_figure([heat, _veil(numbers.pale, numbers.values, one_unit)]), numbers.names)
     choices = {}
     for name, shown in pair_filters(pairs).items():
         values = filtered_values(numbers, pairs, shown)
         # What is not measured says so; what a choice hides says nothing.
-        over = _veil(pale_cells(numbers.row_of, pairs, len(numbers.names), shown), values)
+        over = _veil(pale_cells(numbers.row_of, pairs, len(numbers.names), shown), values, one_unit)
         new: dict[str, Any] = {"z": [_plain(values), _plain(np.array(over.z, dtype=float))]}
         new["hoverongaps"] = [bool(shown.all()), False]
         if many:
@@ -277,11 +278,15 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
     return figure
 
 
-def _veil(pale: Bool[np.ndarray, "row row"], values: Float[np.ndarray, "row row"]) -> Any:
+def _veil(
+    pale: Bool[np.ndarray, "row row"],
+    values: Float[np.ndarray, "row row"],
+    one_unit: Bool[np.ndarray, " row"],
+) -> Any:
     """A white veil over the cells of which no pair is significant, and white over those of a unit
     with itself, which are no pairs and not to be taken for unmeasured ones."""
     veiled = np.where(pale & ~np.isnan(values), 1.0, np.nan)
-    itself = np.eye(len(values), dtype=bool) & np.isnan(values)
+    itself = np.diag(one_unit) & np.isnan(values)
     return _plotly().Heatmap(
         z=np.where(itself, 0.0, veiled),
         zmin=0,

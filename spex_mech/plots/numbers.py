@@ -28,6 +28,11 @@ class MapNumbers:
     by: str
     row_of: Int[np.ndarray, " unit"]
 
+    @property
+    def is_unit(self) -> Bool[np.ndarray, " row"]:
+        """True for the rows of one unit, which has no pair with itself."""
+        return np.full(len(self.names), self.by == "unit")
+
 
 def map_numbers(found: Interactions, by: str = "unit", most: int = 64) -> MapNumbers:
     """The numbers of a map.

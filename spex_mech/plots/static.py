@@ -38,7 +38,7 @@ def draw_map(found: Interactions, by: str, most: int) -> "Figure":
     figure, axes = new_figure(max(6.4, 2.4 + (0.42 if n_names <= _ROOMY else 0.2) * n_names))
     what = "interaction" if by == "unit" else "energy between layers, signed by the sum"
     label = f"{what} ({metric_unit(found)})"
-    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label, found.less_is_better)
+    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label, found)
     _borders(axes, numbers.borders)
     marked = by == "unit" and len(numbers.borders) > 0
     if marked:
@@ -104,7 +104,7 @@ def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
     n_names = len(numbers.names)
     figure, axes = new_figure(max(6.4, 2.8 + (0.42 if n_names <= _ROOMY else 0.22) * n_names))
     label = f"interaction; energy for blocks ({metric_unit(found)})"
-    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label, found.less_is_better)
+    _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label, found)
     _borders(axes, numbers.borders)
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         for tick, block in zip(ticks, numbers.is_block, strict=True):
@@ -191,26 +191,29 @@ def _heat(
     pale: Bool[np.ndarray, "row row"],
     names: list[str],
     label: str,
-    turned: bool,
+    found: Interactions,
 ) -> None:
-    """A diverging map with a plus or a minus in its strong cells."""
+    """A diverging map. Over several prompts, what is significant has a plus or a minus in its cell;
+    of one prompt, what is strong."""
     n_names = len(names)
     roomy = n_names <= _ROOMY
     largest = np.nan_to_num(abs(values)).max() or 1.0
     opacity = np.where(pale, style.PALE_OPACITY, 1.0)
     opacity = np.where(pale, style.PALE_OPACITY, 1.0)
-    cmap = "RdBu" if turned else "RdBu_r"
+    cmap = "RdBu" if found.less_is_better else "RdBu_r"
     image = axes.imshow(values, cmap=cmap, vmin=-largest, vmax=largest, alpha=opacity)
     size = 9 if roomy else 7
     axes.set_xticks(range(n_names), names, rotation=90, fontsize=size)
     axes.set_yticks(range(n_names), names, fontsize=size)
     digits = max(0, 1 - int(np.floor(np.log10(largest))))
-    for row, column in np.argwhere((abs(values) > 0.25 * largest) & ~pale):
+    strong = 0.25 * largest
+    marked = 0.0 if found.values.shape[1] > 1 else strong
+    for row, column in np.argwhere((abs(values) > marked) & ~pale):
         value = float(values[row, column])
         sign = style.sign_of(value)
+        number = f"{abs(value):.{digits}f}" if abs(value) > strong and roomy and digits < 4 else ""
         axes.text(
-            column, row, f"{sign}{abs(value):.{digits}f}" if roomy and digits < 4 else sign,
-            ha="center", va="center", fontsize=7,
+            column, row, f"{sign}{number}", ha="center", va="center", fontsize=7,
             color="white" if abs(value) > 0.6 * largest else "black",
         )  # fmt: skip
     figure.colorbar(image, ax=axes, shrink=0.8).set_label(label)
@@ -221,7 +224,11 @@ def _explain(axes: Any, values: np.ndarray, pale: np.ndarray) -> None:
     """Says under the map what is grey and what is pale, where there is any of it."""
     off_diagonal = np.isnan(values) & ~np.eye(len(values), dtype=bool)
     words = ["grey: not measured"] if off_diagonal.any() else []
-    words += [" ".join(PALE)] if (pale & ~np.isnan(values)).any() else []
+    words += (
+        [" ".join(PALE).replace("pale:", "pale, without a sign:")]
+        if (pale & ~np.isnan(values)).any()
+        else []
+    )
     axes.set_xlabel("; ".join(words), fontsize=8, color="#555555")
 
 

@@ -114,6 +114,7 @@ def _heat(
     grid = _Grid(n, cell, 14 + 7 * max(map(len, short), default=0), 16 if borders else 4)
     left, top = grid.left, grid.top
     is_whole = np.zeros(n, dtype=bool) if blocks is None else blocks
+    itself = ~is_whole & np.isnan(values.diagonal()) & (not one_sided)
     is_pale = np.zeros((n, n), dtype=bool) if pale is None else pale
     largest = float(np.nan_to_num(abs(values)).max(initial=0.0)) or 1.0
     cells = [
@@ -146,9 +147,9 @@ def _heat(
         "cells": cells,
         "largest": f"{largest:.3g}",
         "caption": caption,
-        "itself": [cell * row for row in range(n) if math.isnan(values[row, row])],
+        "itself": [cell * row for row in np.flatnonzero(itself).tolist()],
         "any_pale": any(shown["pale"] for shown in cells),
-        "any_unmeasured": bool((np.isnan(values) & ~np.eye(n, dtype=bool)).any()),
+        "any_unmeasured": bool((np.isnan(values) & ~np.diag(itself)).any()),
         "turned": turned,
     }
 
@@ -167,8 +168,8 @@ def _cell(
     whole: bool,
     turned: bool,
 ) -> dict[str, Any]:
-    """One cell of a map; what is pale has no number in it."""
-    strong = not pale and abs(value) > (0.005 if one_sided else 0.2) * largest
+    """One cell of a map; what is pale has no number or sign in it, all else has."""
+    marked = not pale and (not one_sided or abs(value) > 0.005 * largest)
     digits = max(0, 1 - math.floor(math.log10(largest)))
     fits = grid.cell >= 40 and (one_sided or digits < 4)
     number = f"{value:.0f}" if one_sided else f"{value:+.2g}".replace("-", MINUS)
@@ -183,7 +184,7 @@ def _cell(
         "kind": "e" if one_sided else "p" if (value > 0) != turned else "n",
         "opacity": round(opacity, 3),
         "pale": pale,
-        "text": text if strong else "",
+        "text": text if marked else "",
         "tip": tips.get(pair, energy),
         "filter": "" if whole else " ".join(pair),
     }
