@@ -1,5 +1,6 @@
 """The benchmarks run from a clone, in their quick mode, and find about what the results say."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -193,3 +194,10 @@ def test_attribution_patching_ranks_products_of_slopes() -> None:
     main = abs(game.planted.main_effects)
     products = [main[i] * main[j] for i, j in ranking]
     assert products == sorted(products, reverse=True) and len(products) == 66
+
+
+@pytest.mark.parametrize("name", [*NAMES, "truth"])
+def test_each_benchmark_can_be_loaded(name: str) -> None:
+    """They use the package's names, whose renaming would otherwise be noticed hours later."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    assert module.__doc__ and f"python -m benchmarks.{name}" in module.__doc__
