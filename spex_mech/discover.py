@@ -211,11 +211,13 @@ def proxy_named(proxy: Any, seed: int, game: Game) -> Proxy:
         ValueError: no proxy has this name, or the object lacks a method.
     """
     if isinstance(proxy, str):
-        if proxy == "distilled":
+        if proxy in ("distilled", "gp"):
             return Distilled(seed, _device(game))
         if proxy == "trees":
             return Trees(seed)
-        raise ValueError(f"unknown proxy {proxy!r}; choose one of distilled, trees, or your own")
+        raise ValueError(
+            f"unknown proxy {proxy!r}; choose one of distilled (gp), trees, or your own"
+        )
     lacking = [m for m in ("fit", "predict", "propose", "uncertainty") if not hasattr(proxy, m)]
     if lacking:
         raise ValueError(f"the proxy {_name(proxy)} has no method {lacking[0]!r}")

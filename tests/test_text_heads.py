@@ -464,6 +464,21 @@ def test_roberta_begins_to_count_elsewhere() -> None:
         torch.testing.assert_close(got.float(), want, rtol=1e-4, atol=1e-5)
 
 
+def test_roberta_reads_fewer_than_its_table_has() -> None:
+    config = tf.RobertaConfig(
+        vocab_size=99, max_position_embeddings=34, pad_token_id=1, type_vocab_size=1, **SIZES
+    )
+    model = tf.RobertaForSequenceClassification(config).eval()
+    for n in (32, 33):
+        task = sm.Task(sm.Prompts([list(range(5, 5 + n))], answers=[1]), "log_prob")
+        if n == 32:
+            game = sm.TokenGame(model, task, masking="token", mask_id=4)
+            assert game(torch.ones(1, n, dtype=torch.bool)).isfinite().all()
+        else:
+            with pytest.raises(ValueError, match="33 tokens, and the model reads at most 32"):
+                sm.TokenGame(model, task, masking="token", mask_id=4)
+
+
 def test_embeddings_that_are_not_the_text_are_refused() -> None:
     model = gpt2()
     task = sm.Task(sm.Prompts([[5, 10, 11, 12]], answers=[1]), "log_prob")
