@@ -32,8 +32,8 @@ __all__ = ["CallableGame", "as_game", "confirm", "discover", "measure"]
 
 # What each method may be told besides budget, order and seed.
 METHODS = {
-    "spex": ("gradients", "top"),
-    "proxyspex": ("proxy", "masks", "gradients", "top"),
+    "spex": ("gradients", "top", "audit"),
+    "proxyspex": ("proxy", "masks", "gradients", "top", "audit"),
     "exhaustive": (),
 }
 _RESOLVED = 20  # strongest interactions that a precision should resolve
@@ -87,16 +87,18 @@ def discover(
             depend on their number.
         address: of a Ray cluster, instead of processes here; "auto": that of this machine.
         options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
-            ``top`` (how many pairs the audit's recall is about). Of proxyspex: ``proxy``
+            ``top`` (how many pairs the audit's recall is about) and ``audit`` (the part of the
+            budget for the audit's tests; default: 0.03, from 30 to 400). Of proxyspex: ``proxy``
             ("distilled", "trees", an object with the methods of ``Proxy``, or a **smaller game of
             the same units**, such as a ``TokenGame`` of a student model with the same tokenizer)
             and ``masks`` ("near" the intact model, or "half": complement pairs that ablate half of
             the units).
 
     A game that has slopes (``Game.has_slopes``) is asked for them too. One with a ``noise_floor``
-    says what its values cannot resolve; of any other it is what float numbers cannot: some
-    roundings of the largest value, in float32 where all values are float32 numbers. What a function
-    itself loses in rounding is not known and may be more.
+    says what its values cannot resolve; of any other it is what their type or
+    grid cannot (``search.resolution``): some roundings of the largest value in float32 or float64,
+    half steps of bfloat16, float16 or of decimals. What a function itself loses in rounding is not
+    known and may be more.
 
     Returns:
         The measured interactions, with errors over prompts, main effects, cost and provenance.
@@ -128,17 +130,19 @@ def discover(
     common = {"order": order, "budget": budget, "seed": seed}
     if is_game(options.get("proxy")):
         options["proxy"] = as_game(options["proxy"])
-    told = {key: value for key, value in options.items() if isinstance(value, bool | int | str)}
+    told = {
+        key: value for key, value in options.items() if isinstance(value, bool | int | float | str)
+    }
     about = {"method": method, **common} | ({"options": told} if told else {})
 
     def search() -> Search:
         if method == "exhaustive":
             return Exhaustive(len(game), **common, **options)
         rest = dict(options)
-        top = rest.pop("top", 100)
+        shown = {"top": rest.pop("top", 100), "audit": rest.pop("audit", None)}
         if isinstance(smaller := rest.get("proxy"), Game):
             rest["proxy"] = student_of(game, smaller, order, seed, progress)
-        return Adaptive(_strategy(game, method, seed, rest), len(game), **common, top=top)
+        return Adaptive(_strategy(game, method, seed, rest), len(game), **common, **shown)
 
     if store is None:
         return _drive(game, search(), about, progress)

@@ -24,8 +24,7 @@ from tqdm.auto import tqdm
 from spex_mech.game import Answer, Game, Pending, Tick, no_tick
 from spex_mech.masks import MaskBatch, names_of
 from spex_mech.search.contract import Question, Search
-
-_ROUNDINGS = 4  # that a value of a function is allowed
+from spex_mech.search.resolution import Resolution
 
 
 @runtime_checkable
@@ -68,25 +67,21 @@ class Watcher:
 
 @dataclass
 class Rounding(Watcher):
-    """How finely the values that were seen can be told apart, by their size and precision."""
+    """How finely the values that were seen can be told apart (``search.resolution``)."""
 
-    largest: float = 0.0
-    single: bool = True  # whether all are float32 numbers
+    resolution: Resolution = field(default_factory=Resolution)
 
     def told(self, values: Float[np.ndarray, "mask prompt"], game: Game, search: Search) -> None:
-        self.largest = max(self.largest, float(abs(values).max(initial=0.0)))
-        with np.errstate(over="ignore"):
-            self.single = self.single and bool((values.astype(np.float32) == values).all())
+        self.resolution.see(values)
 
     @property
     def precision(self) -> str:
-        """Of the values."""
-        return "float32" if self.single else "float64"
+        """The type or the grid of the values."""
+        return self.resolution.name
 
     def floor(self) -> float:
-        """The size below which the interaction of a pair may be nothing but rounding: 4 roundings
-        of the largest value for each of its 4 terms."""
-        return _ROUNDINGS * 4 * float(np.finfo(self.precision).eps) * self.largest
+        """The size below which the interaction of a pair may be nothing but rounding."""
+        return self.resolution.floor
 
 
 class Bar(Watcher):

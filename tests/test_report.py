@@ -166,15 +166,21 @@ def test_what_was_confirmed_is_shown(tmp_path: Path) -> None:
 
 
 def test_summary_of_an_audit_and_of_all_pairs() -> None:
-    audit = {"n_tested": 7, "k": 100, "recall": 0.9, "recall_low": 0.8, "recall_high": 0.95}
-    audit |= {"energy_found": 12.0, "energy_missed": 1.5, "energy_low": 1.0, "energy_high": 2.0}
+    audit = {"n_tested": 70, "k": 100, "recall": 0.9, "recall_low": 0.8, "recall_high": 0.95}
+    audit |= {"energy_found": 12.0, "energy_missed": 1.5, "energy_low": 1.0}
+    earlier = dict(summary(replace(a_result(), audit=audit)))["What was missed"]
+    assert "earlier version" in earlier and "0.90" not in earlier
+    audit |= {"largest_tested": 0.25, "n_larger": 31, "n_untested": 800, "cannot_tell": False}
+    audit |= {"nothing_found": False, "tests_needed": 60}
     missed = dict(summary(replace(a_result(), audit=audit)))["What was missed"]
-    assert missed.startswith("7 pairs drawn at random")
-    assert "0.90 of the true 100 strongest" in missed and "0.80 to 0.95" in missed
-    assert "found 12, missed 1.5 (1 to 2)" in missed
-    assert "exclude" not in missed
-    blind = dict(summary(replace(a_result(), audit=audit | {"recall_by_tests": 0.02})))
-    assert "exclude a recall below 0.02 only" in blind["What was missed"]
+    assert missed.startswith("0.90 of the true top 100 was measured (90 %: 0.80 to 0.95).")
+    assert "70 random untested pairs is 0.25; at most 31 of the other 800 are larger" in missed
+    assert "12 found, some 1.5 missed and at least 1 (95 %" in missed
+    unsure = replace(a_result(), audit=audit | {"cannot_tell": True, "recall_low": 0.1})
+    assert "Cannot tell from 70 tests" in dict(summary(unsure))["What was missed"]
+    assert "about 60 tests would do" in repr(unsure)
+    nothing = replace(a_result(), audit=audit | {"cannot_tell": True, "nothing_found": True})
+    assert "Nothing was found" in dict(summary(nothing))["What was missed"]
     values, mains = np.ones((1, N_PROMPTS)), -np.ones((2, N_PROMPTS))
     pair = replace(a_result(), labels=HEADS[:2], units=np.array([[0, 1]]), values=values)
     pair = replace(pair, main_effects_by_prompt=mains)

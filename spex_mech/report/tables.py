@@ -9,6 +9,7 @@ from spex_mech.circuits.circuit import Circuit, Score
 from spex_mech.plots.numbers import pale
 from spex_mech.plots.style import MINUS
 from spex_mech.report.words import names_text, value_text
+from spex_mech.results.audits import CANNOT_TELL
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import confirmed_text, halves
 from spex_mech.results.statistics import standard_errors
@@ -61,7 +62,8 @@ def tiles(found: Interactions) -> list[dict[str, str]]:
         interval = f"{audit['recall_low']:.2f} to {audit['recall_high']:.2f}"
         name = f"Recall of the top {audit['k']:,}"
         note = f"90 % interval {interval}"
-        tiles.append({"name": name, "value": f"{audit['recall']:.2f}", "note": note})
+        value = CANNOT_TELL if audit.get("cannot_tell") else f"{audit['recall']:.2f}"
+        tiles.append({"name": name, "value": value, "note": note})
     return tiles
 
 

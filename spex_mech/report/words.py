@@ -7,6 +7,7 @@ import numpy as np
 from spex_mech.plots.numbers import metric_unit
 from spex_mech.plots.style import MINUS
 from spex_mech.plots.words import relation
+from spex_mech.results.audits import EARLIER, energy_text, excluded_text, recall_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import halves
 from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
@@ -144,21 +145,10 @@ def _missed(found: Interactions) -> str:
         return "No pair: all were measured."
     if not (audit := found.audit):
         return f"It is not known: {left:,} pairs were not measured, and none of them was audited."
-    alone = audit.get("recall_by_tests", audit["recall_low"])
-    blind = ""
-    if alone < audit["recall_low"]:
-        blind = (
-            " That supposes that strong pairs are predicted to be strong more often than others; "
-            f"the tests by themselves exclude a recall below {alone:.2g} only."
-        )
-    return (
-        f"{count_text(int(audit['n_tested']), 'pair')} drawn at random from those never tested "
-        f"were tested. By them, an estimated {audit['recall']:.2f} of the true "
-        f"{audit['k']:,} strongest pairs were found (90 % interval {audit['recall_low']:.2f} to "
-        f"{audit['recall_high']:.2f}); energy (summed squares) found "
-        f"{audit['energy_found']:.3g}, missed {audit['energy_missed']:.3g} "
-        f"({audit['energy_low']:.3g} to {audit['energy_high']:.3g}).{blind}"
-    )
+    if "largest_tested" not in audit:
+        return f"{EARLIER[0].upper()}{EARLIER[1:]}."
+    said = [recall_text(audit), excluded_text(audit), energy_text(audit)]
+    return " ".join(f"{text[0].upper()}{text[1:]}." for text in said)
 
 
 def count_text(n: int, word: str) -> str:

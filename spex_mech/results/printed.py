@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from spex_mech.results.audits import audit_lines
+from spex_mech.results.readings import DOUBTFUL
 from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
 
 if TYPE_CHECKING:
@@ -25,8 +27,9 @@ def printed(found: "Interactions") -> str:
     values, verdicts = value_texts(shown), shown.verdicts
     wide = max((len(value) for value in values), default=0)
     for row, name in enumerate(names):
-        q = f"{q_text(float(shown.q_value[row])):<9}" if found.values.shape[1] > 1 else ""
-        told = f"{verdicts[row]}{confirmed_text(int(shown.confirmed[row]))}"
+        q = f"{q_text(float(shown.q_value[row])):<10}" if found.values.shape[1] > 1 else ""
+        told = f"{verdicts[row]}{doubt_text(shown, row)}"
+        told += confirmed_text(int(shown.confirmed[row]))
         lines.append(f"  {name:<{width}}  {values[row]:<{wide}}  {q}{told}")
     if len(found) > len(names):
         lines.append(f"  ... {len(found) - len(names):,} more: .frame(), .top(k), .matrix()")
@@ -72,14 +75,9 @@ def notes(found: "Interactions") -> list[str]:
         chosen = f", widened for the choice of {shown} among {found.n_choices:,}"
         wide = chosen if found.n_choices > shown else ""
         lines.append(f"+-: half of a 90 % interval over the prompts{wide}")
+    lines += found.cautions
     if found.audit and len(found) == found.n_measured:
-        a = found.audit
-        lines.append(
-            f"audit of {a['n_tested']} random untested pairs: recall of the top {a['k']} "
-            f"{a['recall']:.2f} ({a['recall_low']:.2f} to {a['recall_high']:.2f}), energy "
-            f"{a['energy_found']:.3g} found, {a['energy_missed']:.3g} "
-            f"({a['energy_low']:.3g} to {a['energy_high']:.3g}) missed"
-        )
+        lines += audit_lines(found.audit)
     return lines
 
 
@@ -103,6 +101,14 @@ def q_text(q: float) -> str:
     return "q <1e-9" if q < 1e-9 else f"q {q:.2g}"
 
 
+def doubt_text(found: "Interactions", row: int) -> str:
+    """The chance that a reading is wrong over prompts, where it is worth saying."""
+    doubt = float(found.doubts[row])
+    if not found.is_finding[row] or not doubt > DOUBTFUL:
+        return ""
+    return f" (wrong in up to {doubt:.2f})"
+
+
 def confirmed_text(confirmed: int) -> str:
     """Whether it held on other prompts; nothing where that was not tried."""
     return {1: ", confirmed", 0: ", not confirmed"}.get(confirmed, "")
@@ -118,7 +124,8 @@ def as_html(found: "Interactions") -> str:
         f"<td {left}>{escape(' x '.join(shown.names[row]))}</td>"
         f"<td style='text-align:left;min-width:90px'>{_bar(shown, row, largest)}</td>"
         f"<td>{values[row]}</td><td>{q_text(float(shown.q_value[row]))}</td>"
-        f"<td {left}>{verdicts[row]}{confirmed_text(int(shown.confirmed[row]))}</td></tr>"
+        f"<td {left}>{verdicts[row]}{doubt_text(shown, row)}"
+        f"{confirmed_text(int(shown.confirmed[row]))}</td></tr>"
         for row in range(len(shown))
     )
     first = "".join(f"<b>{escape(line)}</b><br>" for line in _nothing(found))

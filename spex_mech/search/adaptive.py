@@ -18,7 +18,8 @@ from math import comb
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.audit import Audit, audit
+from spex_mech.search.audit import Audit
+from spex_mech.search.audit import audit as audited
 from spex_mech.search.budget import Budget, Context
 from spex_mech.search.contract import Findings, Question, Search, check_order
 from spex_mech.search.exhaustive import Exhaustive
@@ -41,6 +42,8 @@ class Adaptive(Search):
         seed: of everything random.
         top: how many pairs the audit's recall is about.
         settings: the constants.
+        audit: of the budget, the part that is kept for the audit's tests; default: 0.03, and 30 to
+            400 evaluations (less than a tenth of any budget).
 
     Raises:
         ValueError: fewer than two units, or a budget under the minimum (the text states it).
@@ -55,10 +58,14 @@ class Adaptive(Search):
         seed: int = 0,
         top: int = 100,
         settings: SearchSettings = DEFAULTS,
+        audit: float | None = None,
     ) -> None:
         check_order(n, order)
         if top < 1:
             raise ValueError(f"top is {top}; the audit's recall is of at least the top 1")
+        if audit is not None and not 0 <= audit < 1:
+            raise ValueError(f"audit is {audit}; it is a part of the budget, from 0 to less than 1")
+        self._audit_share = audit
         self._all_sets = _count_of_sets(n, order)
         least = min(self._all_sets, source.minimum_budget(n, settings))
         if budget is not None and budget < least:
@@ -70,7 +77,10 @@ class Adaptive(Search):
         wanted = budget if budget is not None else max(least, source.default_budget(n))
         self.planned = min(wanted, self._all_sets)
         self.ledger = Ledger(n, self.planned)
-        self._context = Context(self.ledger, np.random.default_rng(seed), settings)
+        rng = np.random.default_rng(seed)
+        # The steps break ties by the order of units; here that is an order drawn from the seed.
+        self._unit = rng.permutation(n) if source.renumbers else np.arange(n)
+        self._context = Context(self.ledger, rng, settings)
         self._audit: Audit | None = None
         self._whole: Exhaustive | None = None
         if self.planned == self._all_sets:
@@ -78,7 +88,7 @@ class Adaptive(Search):
             source.notes["candidates"] = "all sets"
             return
         self._steps = self._run()
-        self._question: Question | None = next(self._steps)
+        self._question: Question | None = self._outside(next(self._steps))
 
     def ask(self) -> Question | None:
         return self._whole.ask() if self._whole else self._question
@@ -91,24 +101,42 @@ class Adaptive(Search):
         if self._whole:
             self._whole.tell(values)
             return
+        if gradients is not None:
+            gradients = gradients[..., self._unit]
         try:
-            self._question = self._steps.send(Answer(values.astype(np.float64), gradients))
+            question = self._steps.send(Answer(values.astype(np.float64), gradients))
+            self._question = self._outside(question)
         except StopIteration:
             self._question = None
 
     def best(self, k: int) -> list[tuple[tuple[int, ...], float]]:
-        return self._whole.best(k) if self._whole else self.ledger.best(k)
+        if self._whole:
+            return self._whole.best(k)
+        unit = self._unit.tolist()
+        return [(tuple(sorted(unit[u] for u in s)), value) for s, value in self.ledger.best(k)]
+
+    def _outside(self, question: Question) -> Question:
+        """A question of the steps, with the game's own numbers of the units."""
+        ablated = _renumbered(question.ablated, self._unit)
+        return Question(ablated, question.gradient, question.stage)
 
     def chosen_from(self) -> dict[int, int]:
         return {order: comb(self.n, order) for order in range(2, self.order + 1)}
 
     def findings(self) -> Findings:
-        found = self._whole.findings() if self._whole else self.ledger.findings()
         audited = self._audit.as_dict() if self._audit else None
+        if self._whole:
+            found = self._whole.findings()
+            units, main_effects = found.units, found.main_effects_by_prompt
+        else:
+            found = self.ledger.findings()
+            units = _renumbered(found.units, self._unit)
+            main_effects = np.empty_like(found.main_effects_by_prompt)
+            main_effects[self._unit] = found.main_effects_by_prompt
         return Findings(
-            found.units,
+            units,
             found.values,
-            found.main_effects_by_prompt,
+            main_effects,
             found.intact_by_prompt,
             audited,
             dict(self._source.notes),
@@ -123,9 +151,7 @@ class Adaptive(Search):
             notes["candidates"] = "all pairs"
             yield from self._all_pairs_first()
             return
-        least = min(settings.min_audit, budget.left // 20)
-        wanted = settings.audit_share * budget.left
-        n_audit = int(np.clip(wanted, least, settings.max_audit))
+        n_audit = self._n_audit(budget)
         higher = int(settings.higher_share * budget.left) if self.order > 2 else 0
         spendable = budget.reserve(2 * n_audit)  # an audited pair may need its singles too
         ranker = yield from self._source.candidates(context, spendable.reserve(higher))
@@ -146,11 +172,17 @@ class Adaptive(Search):
         )
         # Last, so that what it says is of the result as it stands; it takes all that is left.
         ledger.record_known_pairs()
-        self._audit = yield from audit(
-            ledger, context.rng, self.top, ranker.score, ranker.calibrated
-        )
+        self._audit = yield from audited(context, self.top, ranker)
         unknown = [(u,) for u in range(self.n) if not ledger.knows_single(u)]
         yield from ledger.values_of(unknown[: ledger.left], "single ablations")
+
+    def _n_audit(self, budget: Budget) -> int:
+        """Tests that are kept for the audit."""
+        settings = self._context.settings
+        if self._audit_share is not None:
+            return int(self._audit_share * budget.left)
+        least = min(settings.min_audit, budget.left // 20)
+        return int(np.clip(settings.audit_share * budget.left, least, settings.max_audit))
 
     def _all_pairs_first(self) -> Asking[None]:
         """Where the budget pays for all pairs: those, and then higher orders."""
@@ -213,6 +245,15 @@ def _pool(ledger: Ledger, ranker: PairRanker, count: int) -> Int[np.ndarray, "pa
     known = [a * n + b for a, b in (s for s in ledger.interaction if len(s) == 2)]
     keys = np.setdiff1d(keys, np.array(known, dtype=np.int64))
     return np.stack([keys // n, keys % n], axis=1)
+
+
+def _renumbered(
+    sets: Int[np.ndarray, "set slot"], unit: Int[np.ndarray, " unit"]
+) -> Int[np.ndarray, "set slot"]:
+    """Sets of units under other numbers, in ascending order, padded with -1 on the right."""
+    numbers = np.append(unit, len(unit))[sets]  # -1 takes the last
+    numbers.sort(axis=1)
+    return np.where(numbers == len(unit), -1, numbers).astype(sets.dtype)
 
 
 def _count_of_sets(n: int, order: int) -> int:

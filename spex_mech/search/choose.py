@@ -9,7 +9,9 @@ what is seen                    way                  why
 few units, and the budget pays  products of          compiled ``and2`` (31 units): 0.62 of the top
 for a large part of all pairs,  strengths            50 by group tests, all of them this way.
 and of the first pairs not                           **Fitted** to such programs, and so is 64;
-most are nothing                                     they are no test of this rule.
+most are nothing                                     they are no test of this rule. It costs 0.09
+                                                     of the recall over a dense tail of 50 units
+                                                     (``benchmarks/sensitivity.py``).
 few cells of a table hold       group tests (tree)   3,000 units with 60 pairs: 0.95 and more at
 anything                                             2 evaluations per unit
 pairs of strong units hold far  products of          the 260K story model: 0.76 of the top 100 at

@@ -34,7 +34,6 @@ from spex_mech.search.largest_pairs import largest_pairs
 from spex_mech.search.ledger import Asking, Ledger, Set, padded
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 
-_TINY = 1e-12
 _LEAST_ROWS = 4
 _BYTES_PER_ENTRY = 8  # of a row's slopes by block, with their sizes
 
@@ -145,8 +144,7 @@ class GradientRows:
         score = self._promise.copy()
         if self.asked:
             rms = self.column_rms()
-            score /= score[self.asked].mean() + _TINY
-            score += rms / (rms[self.asked].mean() + _TINY)
+            score = _relative(score, self.asked) + _relative(rms, self.asked)
         score[self.asked] = -np.inf
         best = np.argsort(-score, kind="stable")[:count]
         return [int(u) for u in best if score[u] > -np.inf]
@@ -190,22 +188,30 @@ class GradientRows:
         return largest_pairs(by_row(), self.n, count)
 
 
+def _relative(sizes: Float[np.ndarray, " unit"], to: list[int]) -> Float[np.ndarray, " unit"]:
+    """Sizes over the mean of some of them, whatever the scale; as they are where that is 0."""
+    return sizes / (float(sizes[to].mean()) or 1.0)
+
+
 class RowRanker:
     """Ranks pairs by gradient rows, corrected for what was measured.
 
     Where neither unit has a row, a pair is ranked by how large both columns are.
     """
 
-    calibrated = True
     exhausted = False
 
     def __init__(self, rows: GradientRows) -> None:
         self.rows = rows
         self._factors = np.ones((rows.n, rows.n_blocks))
-        self._floor = 1e-6 * float(rows.matrix().max(initial=0.0)) or 1e-300
+        self._floor = 1e-6 * float(rows.matrix().max(initial=0.0)) or float(np.finfo(float).tiny)
 
     def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
         return self.rows.strongest(count)
+
+    def kind_of(self, pairs: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, " pair"]:
+        """How many of a pair's two units have a row."""
+        return self.rows.n_rows_of(pairs)
 
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         return self.rows.slopes()

@@ -17,7 +17,7 @@ import heapq
 import numpy as np
 
 from spex_mech.search.budget import Budget, Context
-from spex_mech.search.group_tests import ROBUST, Candidates, Cell, Partition, halved
+from spex_mech.search.group_tests import ROBUST, Candidates, Cell, Partition, halved, surely
 from spex_mech.search.ledger import Asking, Ledger, pair
 
 _LEAST_ROOM = 8  # evaluations without which no table is worth it
@@ -41,7 +41,7 @@ def split(context: Context, budget: Budget, max_fraction: float) -> Asking[Candi
     scaled = [abs(c.total) / np.sqrt(c.n_sets) for c in cells]
     tail = float(ROBUST * np.median(scaled) + _TINY * max(abs(c.total) for c in cells))
     # What stands out clearly first, many cells in one test.
-    floor = context.settings.sure * tail * np.sqrt(max(c.n_sets for c in cells))
+    floor = surely(len(cells), context.settings) * tail * np.sqrt(max(c.n_sets for c in cells))
     hot = [c for c in cells if c.blocks[0] != c.blocks[1] and abs(c.total) > floor]
     leaves = yield from halved(context, budget, table, hot, {}, floor, max_fraction)
     sets = list(map(table.set_of, leaves))

@@ -90,6 +90,7 @@ class ProxySpex:
     )  # of units ablated; measured
     notes: dict[str, Any] = field(default_factory=dict)
     name: str = "proxyspex"
+    renumbers: bool = field(default=False, init=False)
 
     def higher_fraction(self, context: Context) -> Asking[float]:
         """Measured with the candidates, where there were any."""
@@ -101,6 +102,8 @@ class ProxySpex:
         return self.max_fraction
 
     def __post_init__(self) -> None:
+        # A proxy of one's own, and a student, may know the units by their numbers.
+        self.renumbers = getattr(self.proxy, "learns_from_search", False)
         # As long as nothing was distilled: "candidates" says why, where nothing ever is.
         name = getattr(self.proxy, "name", type(self.proxy).__name__)
         self.notes |= {"proxy": name, "proxy_r2": None, "rank_correlation": None}
@@ -226,7 +229,6 @@ class ProposalRanker:
     """Ranks pairs by what a proxy proposes; the others behind, by the strengths of their units,
     which begin as the main effects that the proxy predicts."""
 
-    calibrated = False  # proposals say nothing of the pairs that are not among them
     exhausted = False
 
     def __init__(
@@ -263,6 +265,10 @@ class ProposalRanker:
         least = min((v for v in map(abs, self._proposed.values()) if v > 0), default=1.0)
         behind = behind - behind.max(initial=-700.0) + np.log(least) - 1.0
         return np.where(np.array(sizes) > 0, np.log(np.maximum(sizes, least)), behind)
+
+    def kind_of(self, pairs: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, " pair"]:
+        """All predictions are made of the same."""
+        return np.zeros(len(pairs), dtype=np.int64)
 
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         return {}

@@ -14,9 +14,8 @@ from spex_mech.search.settings import SearchSettings
 class PairRanker(Protocol):
     """Predicted sizes of pairs that were not measured."""
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether scores mean anything beyond the pairs that they chose."""
+    def kind_of(self, pairs: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, " pair"]:
+        """What each pair's prediction is made of, by number; the audit draws from each kind."""
         ...
 
     @property
@@ -48,7 +47,7 @@ class PairRanker(Protocol):
 class NoRanker:
     """Nothing is predicted: what a ranker is before anything was learned."""
 
-    calibrated = exhausted = False
+    exhausted = False
 
     def fit(self, ledger: Ledger) -> None:
         pass
@@ -58,6 +57,9 @@ class NoRanker:
 
     def score(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
         return np.zeros(len(pairs))
+
+    def kind_of(self, pairs: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, " pair"]:
+        return np.zeros(len(pairs), dtype=np.int64)
 
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         return {}
@@ -72,6 +74,7 @@ class CandidateSource(Protocol):
 
     name: str
     gradients: bool  # whether it asks for gradients
+    renumbers: bool  # whether units may be numbered anew, so that the seed breaks ties
     notes: dict[str, Any]  # what the result should state of it
 
     def minimum_budget(self, n: int, settings: SearchSettings = ...) -> int:

@@ -47,6 +47,7 @@ class Spex:
     max_fraction: float = DEFAULTS.max_fraction
     notes: dict[str, Any] = field(default_factory=dict)
     name: str = "spex"
+    renumbers: bool = field(default=True, init=False)
 
     def minimum_budget(self, n: int, settings: SearchSettings = DEFAULTS) -> int:
         if self.gradients:

@@ -26,8 +26,6 @@ class Strengths:
         settings: the constants.
     """
 
-    calibrated = False  # learned on the pairs that it chose: no measure of the others
-
     def __init__(
         self,
         main: Float[np.ndarray, "unit prompt"],
@@ -40,6 +38,10 @@ class Strengths:
         largest = float(sizes.max(initial=0.0))
         self._prior = sizes / largest + _LEAST_STRENGTH if largest else np.ones_like(sizes)
         self._strength = self._prior.copy()
+
+    def kind_of(self, pairs: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, " pair"]:
+        """All predictions are made of the same."""
+        return np.zeros(len(pairs), dtype=np.int64)
 
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
         return {}

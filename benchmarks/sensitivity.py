@@ -1,0 +1,103 @@
+"""How much each constant of the searches matters: halved and doubled, one at a time.
+
+The games are made by ``pair_games`` with seeds of their own, and no constant was fitted to them. A
+row says by how much the recall of the true top pairs changes, averaged over games and seeds, and
+the standard error of that change over them; what changes nothing anywhere may go.
+
+    python -m benchmarks.sensitivity --quick
+    python -m benchmarks.sensitivity
+"""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.frame import Options, provenance, script
+from benchmarks.pair_games import drive, pair_game
+from spex_mech.search.adaptive import Adaptive
+from spex_mech.search.settings import DEFAULTS, SearchSettings
+from spex_mech.search.spex import Spex
+
+SEEDS = range(900, 906)
+# Kind, units, slopes, evaluations, how many of the strongest pairs count.
+GAMES = (
+    ("dense", 80, "exact", 300, 25),
+    ("low rank", 80, "off", 300, 50),
+    ("hubs", 80, "off", 260, 50),
+    ("sparse", 240, "none", 900, 80),
+    ("dense", 150, "none", 1500, 50),
+    ("low rank, main effects", 100, "none", 500, 50),
+    ("dense", 50, "none", 500, 25),
+)
+# What steers memory alone, the proxies (which need fits of seconds each), higher orders, or the
+# audit has no effect on the recall of pairs here.
+LEFT_OUT = (
+    "memory_bytes", "block_bytes", "max_candidates", "value_share", "min_values", "max_values",
+    "held_share", "min_held", "max_held", "learned_share", "first_share", "unsure_candidates",
+    "max_unsure", "refit_factor", "max_examples", "higher_share", "higher_share_exhausted",
+    "all_pairs_factor", "weak_share", "shares", "per_share", "per_share_higher",
+    "informative_ratio",
+)  # fmt: skip
+
+
+def recall(row: tuple[str, int, str, int, int], seed: int, settings: SearchSettings) -> float:
+    """The share of the true strongest pairs that one search measured."""
+    kind, n, slopes, budget, k = row
+    game = pair_game(kind, n, seed, slopes)
+    source = Spex(gradients=slopes != "none", max_fraction=settings.max_fraction)
+    found = drive(Adaptive(source, n, budget=budget, seed=seed, settings=settings), game)
+    i, j = np.triu_indices(n, 1)
+    sizes = abs(game.pairs[i, j])
+    top = np.argsort(-sizes)[:k]
+    top = top[sizes[top] > 0]
+    have = {tuple(u) for u in found.units.tolist()}
+    return float(np.mean([(int(i[t]), int(j[t])) in have for t in top]))
+
+
+def changed(name: str, factor: float) -> SearchSettings | None:
+    """The settings with one constant multiplied; None where that makes no sense."""
+    value = getattr(DEFAULTS, name)
+    new = value * factor
+    if isinstance(value, int):
+        new = max(1, round(new))
+    elif 0 < value < 1:
+        new = min(new, 0.99)
+    return None if new == value else replace(DEFAULTS, **{name: new})
+
+
+def run(options: Options) -> dict[str, Any]:
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    runs = [(row, seed) for row in GAMES for seed in seeds]
+    as_is = np.array([recall(row, seed, DEFAULTS) for row, seed in runs])
+    out: dict[str, Any] = {**provenance(), "seeds": list(seeds), "games": GAMES}
+    out["recall"] = as_is.reshape(len(GAMES), -1).mean(axis=1).tolist()
+    out["rows"] = []
+    print("recall as it is:", np.round(out["recall"], 3))
+    for field in fields(DEFAULTS):
+        if field.name in LEFT_OUT:
+            continue
+        row: dict[str, Any] = {"constant": field.name, "value": getattr(DEFAULTS, field.name)}
+        for word, factor in (("halved", 0.5), ("doubled", 2.0)):
+            settings = changed(field.name, factor)
+            if settings is None:
+                continue
+            change = np.array([recall(game, seed, settings) for game, seed in runs]) - as_is
+            by_game = change.reshape(len(GAMES), -1).mean(axis=1)
+            error = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
+            row[word] = {
+                "change": float(change.mean()), "stderr": float(error),
+                "worst": float(by_game.min()), "best": float(by_game.max()),
+            }  # fmt: skip
+            print(
+                f"{field.name:<22} {word:<8} {change.mean():+.3f} +- {error:.3f}  games from "
+                f"{by_game.min():+.3f} to {by_game.max():+.3f}",
+                flush=True,
+            )
+        out["rows"].append(row)
+        options.keep("sensitivity", out)
+    return out
+
+
+if __name__ == "__main__":
+    script(__doc__, run)

@@ -1,0 +1,147 @@
+"""The share of the true top k that was measured, from how often tests at random hit large pairs.
+
+Let ``total(t)`` be how many of all pairs are at least as large as t, and ``measured(t)`` how many
+of those were measured. The true top k are the pairs from the smallest t with ``total(t) <= k``, and
+the recall is ``measured(t) / k`` there. Of ``total(t)`` the untested part is not known, but
+bounded: the tests are a random sample of it, so that the count of large ones has exact
+hypergeometric bounds (strata in proportion make them hold more often). An upper bound of the total
+gives a lower one of the recall, and the other way round. As both are monotone in t, bounds that
+hold at one t suffice for all.
+
+Pairs that are no more than rounding belong to no top: where fewer than k are more, the recall is of
+those.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spex_mech.search.audit.draw import Drawn
+
+_LEVEL = 0.05  # chance that a bound fails, of either end
+_FORGIVEN = 1e-9  # of a chance: rounding
+
+
+@dataclass(frozen=True)
+class Recall:
+    """An estimate with a 90 % interval.
+
+    Args:
+        k: the recall is of the true top so many.
+        estimate: NaN where nothing was found.
+        low, high: the interval.
+        n_missed: estimated number of untested pairs among the top.
+    """
+
+    k: int
+    estimate: float
+    low: float
+    high: float
+    n_missed: float
+
+
+class CountBounds:
+    """95 % bounds of how many untested pairs are large, from how many of the tested are.
+
+    Args:
+        n_pairs: pairs.
+        n_tested: how many of them were tested, at random.
+    """
+
+    def __init__(self, n_pairs: int, n_tested: int) -> None:
+        self._upper = _upper(n_pairs, n_tested, _LEVEL)
+        self._lower = _lower(n_pairs, n_tested, _LEVEL)
+        self._each = n_pairs / n_tested
+
+    def upper(self, hits: Int[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+        """At most so many are large, the tested among them."""
+        return self._upper[hits]
+
+    def lower(self, hits: Int[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+        """At least so many are."""
+        return self._lower[hits]
+
+    def estimate(self, hits: Int[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+        """Each hit stands for as many pairs as its chance says (Horvitz and Thompson)."""
+        return hits * self._each
+
+
+def _upper(n_pairs: int, n_tested: int, level: float) -> Float[np.ndarray, " hits"]:
+    """For each number of hits, the largest count with so few hits not too improbable."""
+    from scipy.stats import hypergeom
+
+    hits = np.arange(n_tested + 1)
+    low, high = hits.astype(np.int64), n_pairs - (n_tested - hits).astype(np.int64)
+    while (low < high).any():
+        middle = (low + high + 1) // 2
+        likely = hypergeom.cdf(hits, n_pairs, middle, n_tested) >= level * (1 - _FORGIVEN)
+        low, high = np.where(likely, middle, low), np.where(likely, high, middle - 1)
+    return low.astype(np.float64)
+
+
+def _lower(n_pairs: int, n_tested: int, level: float) -> Float[np.ndarray, " hits"]:
+    """For each number of hits, the smallest count with so many hits not too improbable."""
+    from scipy.stats import hypergeom
+
+    hits = np.arange(n_tested + 1)
+    low, high = hits.astype(np.int64), n_pairs - (n_tested - hits).astype(np.int64)
+    while (low < high).any():
+        middle = (low + high) // 2
+        likely = hypergeom.sf(hits - 1, n_pairs, middle, n_tested) >= level * (1 - _FORGIVEN)
+        low, high = np.where(likely, low, middle + 1), np.where(likely, middle, high)
+    return low.astype(np.float64)
+
+
+def recall_of_top(
+    k: int,
+    sizes: Float[np.ndarray, " measured"],
+    drawn: Drawn,
+    bounds: CountBounds,
+    floor: float,
+) -> Recall:
+    """The recall of the true top k.
+
+    Args:
+        sizes: of all measured pairs, the audit's among them.
+        floor: what is no larger is rounding.
+    """
+    thresholds = np.sort(sizes[sizes > floor])[::-1]
+    if not len(thresholds):
+        return Recall(k, float("nan"), 0.0, 1.0, 0.0)
+    # Ties belong together: the count at a threshold is that of the last of equal sizes.
+    measured = np.searchsorted(-thresholds, -thresholds, side="right")
+    ordered = np.sort(abs(drawn.values))
+    hits = drawn.n_tested - np.searchsorted(ordered, thresholds, side="left")
+    before = measured - hits
+    totals = [before + bound(hits) for bound in (bounds.upper, bounds.lower, bounds.estimate)]
+    low, high, estimate = (_share(k, measured, total) for total in totals)
+    k_real = int(max(1, min(k, round(float(totals[2][-1])))))
+    estimate = min(max(estimate, low), high)
+    return Recall(k_real, estimate, low, high, k_real * (1 - estimate))
+
+
+def _share(
+    k: int, measured: Int[np.ndarray, " threshold"], total: Float[np.ndarray, " threshold"]
+) -> float:
+    """The recall, were ``total`` how many of all pairs reach each threshold (falling)."""
+    of = min(float(k), float(total[-1]))
+    within = np.flatnonzero(total <= k)
+    # Of ties that reach beyond k, any k may be called the top.
+    crossing = total[~(total <= k)]
+    if not len(within):
+        share_of_ties = measured[0] / total[0] if len(crossing) else 0.0
+        return float(share_of_ties) if measured[0] >= k else 0.0
+    return min(1.0, float(measured[within[-1]]) / of)
+
+
+def tests_needed(recall: Recall, drawn: Drawn) -> int:
+    """About how many tests, drawn evenly, would make the interval narrower than one half.
+
+    Without hits, n of N tests leave at most 3 N / n pairs; with them, the count of the missed has a
+    standard error of ``sqrt(N missed / n)``.
+    """
+    n_pairs, half = drawn.n_pairs, recall.k / 2
+    without_hits = 3 * n_pairs / half
+    with_hits = (2 * 1.645 / half) ** 2 * n_pairs * max(0.0, min(recall.n_missed, recall.k))
+    return int(min(n_pairs, np.ceil(max(without_hits, with_hits))))
