@@ -14,6 +14,7 @@ import pytest
 import spex_mech as sm
 from spex_mech.discover import as_game
 from spex_mech.results.confirmation import confirmation
+from spex_mech.results.printed import q_text
 from spex_mech.results.verdicts import stand_out
 from spex_mech.units import Unit, Units
 
@@ -212,7 +213,8 @@ def reading_of(main_a: float, main_b: float, value: float, noise_floor: float = 
         (-3, 1.5, -2, "mixed"),  # it hurts more than it helps
         (1.5, -3, -2, "mixed"),
         (-3, 0.5, 2, "mixed"),  # it does no damage that could overlap
-        (-3, -0.1, 2, "AND-like"),
+        (-3, -0.1, 0.15, "AND-like"),
+        (-3, -0.1, 2, "mixed"),  # without the first, the second hurts by 1.9
         (-1, -1, 0.009, "noise"),
         (-1, -1, -0.01, "noise"),
         (np.nan, -1, 1, "mixed"),  # a main effect is not known
@@ -264,14 +266,14 @@ def test_three_units_are_not_read_by_their_sign() -> None:
 
 def test_printed() -> None:
     """q, and a reading for what is significant alone; +- is that of ``intervals``."""
-    found = a_result(triple=True)
+    found = a_result(9, triple=True)
     lines = repr(found).splitlines()
     assert lines[0] == (
         "6 interactions among 4 units, 1,234 evaluations (listed sets), noise floor 2.0e-02; "
         "5 significant (q <= 0.05)"
     )
     half = (found.intervals()[1, 1] - found.intervals()[1, 0]) / 2
-    q = f"{found.q_value[1]:.2g}"
+    q = q_text(float(found.q_value[1])).split()[1]
     want = ["L0H0", "x", "L1H0", "-0.5", "+-", f"{half:.2g}", "q", q, "mixed"]
     assert lines[2].split() == want
     assert lines[3].split()[-1] == "AND-like" and lines[6].split()[-1] == "noise"
@@ -305,7 +307,7 @@ def test_where_nothing_is_significant_that_comes_first() -> None:
 
 
 def test_a_part_says_what_it_is_a_part_of(tmp_path: Path) -> None:
-    found = a_result(triple=True, audit=None)
+    found = a_result(9, triple=True, audit=None)
     top = found.top(2)
     for part in (top, sm.Interactions.load(top.save(tmp_path / "top.npz"))):
         assert repr(part).startswith("the 2 strongest of 6 interactions among 4 units")

@@ -85,3 +85,29 @@ def test_results_without_a_common_unit() -> None:
         sm.compare(result(STEADY), result({("w", "x"): [1.0]}, "wxyz"))
     with pytest.raises(ValueError, match="k is 0"):
         sm.compare(result(STEADY), result(STEADY), k=0)
+
+
+def test_the_first_rows_of_a_comparison_do_not_pretend() -> None:
+    """Two samples of one population: of the ten rows shown first, q calls hardly any; and a pair
+    that differs comes first."""
+    called = first = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = "abcdefghijklmnopqrst"
+        pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
+        one, two = ({p: rng.standard_normal(32) for p in pairs} for _ in "ab")
+        table = sm.compare(result(one, labels), result(two, labels)).frame()
+        called += bool((table["q_value"][:10] <= 0.05).any())
+        two[("c", "k")] = two[("c", "k")] + 3
+        table = sm.compare(result(one, labels), result(two, labels)).frame()
+        first += table["units"][0] == "c x k" and table["q_value"][0] <= 0.05
+    assert called <= 1 + 2 * 1.0 and first == 20
+
+
+def test_prompts_that_come_twice_are_redrawn_together() -> None:
+    rng = np.random.default_rng(3)
+    pairs = [(a, b) for i, a in enumerate("abcdefgh") for b in "abcdefgh"[i + 1 :]]
+    once = {p: rng.standard_normal(10) for p in pairs}
+    doubled = {p: np.repeat(v, 2) for p, v in once.items()}
+    a, b = (sm.stability(result(x, "abcdefgh"), 5, 400, 0) for x in (once, doubled))
+    assert abs(a.jaccard.mean() - b.jaccard.mean()) < 0.05

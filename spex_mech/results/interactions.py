@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
+from spex_mech.results.cautions import cautions_of, clusters_of
 from spex_mech.results.files import write_whole
 from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
 from spex_mech.results.printed import as_html, printed
+from spex_mech.results.readings import doubts_of, readings_of
 from spex_mech.results.statistics import intervals, p_values, q_values, standard_errors
 from spex_mech.results.tables import as_frame, as_matrix, row_of, strongest_rows, unit_of
 from spex_mech.results.verdicts import is_finding, is_significant, stand_out, verdicts
@@ -82,14 +84,27 @@ class Interactions:
     @cached_property
     def stderr(self) -> Float[np.ndarray, " interaction"]:
         """Standard error of the mean over prompts (NaN for a single prompt)."""
-        return standard_errors(self.values)
+        return standard_errors(self.values, self.clusters)
+
+    @cached_property
+    def clusters(self) -> Int[np.ndarray, " prompt"] | None:
+        """The number of each prompt's cluster, where prompts are not independent: those of
+        ``about["clusters"]``, which a game's ``describe()`` may give, and prompts that repeat each
+        other. Errors, intervals and q-values are then those of clusters."""
+        return clusters_of(self)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What speaks against trusting the errors and q-values: few, repeated, clustered or skewed
+        prompts, values that repeat each other. Printed with the result."""
+        return cautions_of(self, self.clusters)
 
     @cached_property
     def q_value(self) -> Float[np.ndarray, " interaction"]:
         """False-discovery-rate q-value (NaN for one prompt), over all interactions measured; where
         an adaptive search chose them, by their size on these prompts, over all of their order that
         there were to choose from."""
-        p = p_values(self.values)
+        p = p_values(self.values, self.clusters)
         if not self.chosen_from:
             return q_values(p)
         q = np.empty_like(p)
@@ -117,7 +132,7 @@ class Interactions:
             ValueError: a level that is not between 0 and 1.
         """
         chosen = self.n_choices if self.n_choices > len(self) else None
-        return np.stack(intervals(self.values, level, chosen), axis=1)
+        return np.stack(intervals(self.values, level, chosen, self.clusters), axis=1)
 
     @cached_property
     def is_noise(self) -> Bool[np.ndarray, " interaction"]:
@@ -183,13 +198,20 @@ class Interactions:
     def readings(self) -> list[str]:
         """Each interaction in words.
 
-        "AND-like": both units help (their main effects are negative) and their damage overlaps
-        (in series). "OR-like": their damage compounds (backup), and each of the two helps on the
-        average over the other being there or gone: a backup may do nothing, or hurt a little, while
-        the other is there. "mixed": neither, as where one hurts by being there. "noise": under the
-        floor. Of three units and more the sign does not tell the two apart (three in series and
-        three backups both give -1): "beyond pairs". Where less is better all signs are turned."""
-        return readings_of(self, self.less_is_better)
+        "AND-like": both units help (their main effects are negative), each helps on the average
+        over the other being there or gone, and their damage overlaps (in series). "OR-like": their
+        damage compounds (backup), and each helps on that average: a backup may do nothing, or hurt
+        a little, while the other is there. "mixed": neither, as where one hurts by being there.
+        "noise": under the floor. Of three units and more the sign does not tell the two apart
+        (three in series and three backups both give -1): "beyond pairs". Where less is better all
+        signs are turned. :attr:`doubts` says how sure the prompts are."""
+        return readings_of(self, self.is_noise, self.less_is_better)
+
+    @cached_property
+    def doubts(self) -> Float[np.ndarray, " interaction"]:
+        """The chance, at most, that other prompts would give another reading (NaN where there is no
+        AND-like or OR-like reading, or a single prompt)."""
+        return doubts_of(self, self.readings, self.clusters)
 
     @property
     def less_is_better(self) -> bool:
@@ -322,23 +344,11 @@ class Interactions:
 
     def _of_whole(self, rows: Int[np.ndarray, " interaction"]) -> dict[str, Any]:
         by_row = {name: getattr(self, name)[rows] for name in OF_WHOLE_BY_ROW}
-        return by_row | {"n_choices": self.n_choices, "n_measured": self.n_measured}
-
-
-def readings_of(found: Interactions, less_is_better: bool) -> list[str]:
-    """What :attr:`Interactions.readings` says, for a metric of which more, or less, is better."""
-    sign = -1.0 if less_is_better else 1.0
-    mean = sign * found.mean
-    mains = sign * np.append(found.main_effects, 0.0)[found.units[:, :2]]
-    overlaps = (mean > 0) & (mains < 0).all(axis=1)
-    compounds = (mean < 0) & (mains + mean[:, None] / 2 < 0).all(axis=1)
-    cases = {
-        "noise": found.is_noise,
-        "beyond pairs": found.order > 2,
-        "AND-like": overlaps,
-        "OR-like": compounds,
-    }
-    return np.select(list(cases.values()), list(cases), "mixed").tolist()
+        return by_row | {
+            "n_choices": self.n_choices,
+            "n_measured": self.n_measured,
+            "clusters": self.clusters,
+        }
 
 
 def as_part(found: _Found, **of_whole: Any) -> _Found:

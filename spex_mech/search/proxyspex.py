@@ -135,7 +135,7 @@ class ProxySpex:
         n_held = int(np.clip(settings.held_share * room, settings.min_held, settings.max_held))
         yield from held.ask(ledger, self._masks(context, n_held), "held-out masks")
         ranker: PairRanker
-        if getattr(self.proxy, "learns_from_search", False):
+        if self.renumbers:  # it learns from the search itself
             ranker = yield from self._distil(context, budget, examples, self.proxy)
         else:
             if self._searched:

@@ -1,0 +1,86 @@
+"""What the values of a result say against trusting its errors and q-values."""
+
+import numpy as np
+from jaxtyping import Int
+
+from spex_mech.results.measured import Measured
+from spex_mech.results.statistics import (
+    FEW,
+    is_discrete,
+    n_independent,
+    repeated_prompts,
+    skewness,
+)
+
+_LOOKED_AT = 200  # strongest interactions
+_DISTINCT = 16  # values on a prompt, without which it may equal another by chance
+_SKEWED = 1.0  # typical skewness; of 16 normal prompts it is 0.4, of 16 exponential ones 1.3
+
+
+def clusters_of(found: Measured) -> Int[np.ndarray, " prompt"] | None:
+    """The number of each prompt's cluster: as the game gave them (``about["clusters"]``), and equal
+    prompts in one. None where every prompt stands for itself."""
+    n_prompts = found.values.shape[1]
+    given = found.about.get("clusters")
+    clusters = np.arange(n_prompts) if given is None else np.asarray(given, dtype=np.int64)
+    if len(clusters) != n_prompts:
+        raise ValueError(f"{len(clusters)} clusters for {n_prompts} prompts; give one for each")
+    if n_prompts > 1:
+        repeats = repeats_of(found)
+        for number in np.unique(repeats[repeats != np.arange(n_prompts)]):
+            same = repeats == number
+            clusters = np.where(np.isin(clusters, clusters[same]), clusters[number], clusters)
+    return None if len(np.unique(clusters)) == n_prompts else clusters
+
+
+def repeats_of(found: Measured) -> Int[np.ndarray, " prompt"]:
+    """The number of the first prompt on which all values are the same: prompts that come twice.
+    Prompts on which hardly anything happens may look alike and be different ones."""
+    mains = found.main_effects_by_prompt
+    rows = [
+        found.intact_by_prompt[None].astype(np.float64),
+        mains[np.isfinite(mains).all(axis=1)],
+        found.values[_strongest(found)].astype(np.float64),
+    ]
+    table = np.concatenate(rows)
+    rich = np.array([len(np.unique(column)) >= _DISTINCT for column in table.T])
+    repeats = np.arange(table.shape[1])
+    if rich.any():
+        here = np.flatnonzero(rich)
+        repeats[here] = here[repeated_prompts(table[:, here], found.noise_floor / 4)]
+    return repeats
+
+
+def cautions_of(found: Measured, clusters: Int[np.ndarray, " prompt"] | None) -> list[str]:
+    """Sentences; none where nothing speaks against the errors and q-values."""
+    n_prompts = found.values.shape[1]
+    if n_prompts < 2 or not len(found.values):
+        return []
+    said = []
+    repeats = repeats_of(found)
+    if twice := int((repeats != np.arange(n_prompts)).sum()):
+        said.append(f"{twice} of {n_prompts} prompts repeat others; errors and q count them as one")
+    count = n_independent(found.values, clusters)
+    if found.about.get("clusters") is not None and count < n_prompts:
+        said.append(f"errors and q are those of {count} clusters of {n_prompts} prompts")
+    if count < FEW:
+        what = "prompts" if count == n_prompts else "independent prompts"
+        least = 2.0 ** (1 - count)
+        said.append(
+            f"{count} {what} are few: no p can be under {least:.2g}, whatever they say; use "
+            f"{FEW} or more"
+        )
+    shown = found.values[_strongest(found)][:, np.unique(repeats)]
+    if is_discrete(shown).mean() > 0.5:
+        said.append("values repeat each other, as those of accuracy do: q is by exact sign tests")
+    elif (skew := skewness(shown)) > _SKEWED and n_prompts >= FEW:
+        said.append(
+            f"values are skewed over prompts ({skew:.1f}), so that q is too small: trust what is "
+            "significant here and again in confirm()"
+        )
+    return said
+
+
+def _strongest(found: Measured) -> Int[np.ndarray, " row"]:
+    sizes = abs(found.values.mean(axis=1, dtype=np.float64))
+    return np.argsort(-sizes, kind="stable")[:_LOOKED_AT]
