@@ -495,3 +495,64 @@ def test_largest_pairs_are_those_of_a_full_sort() -> None:
         found = largest_products(factors, lambda a, b: a @ b.T, 40, 8 * pairs_at_once)
         assert found.tolist() == np.stack([i[wanted], j[wanted]], 1).tolist()
     assert largest_products(factors, lambda a, b: a @ b.T, 0).shape == (0, 2)
+
+
+# -- the central ideas, each by itself ------------------------------------------------------------
+
+
+def test_blocks_of_prompts_that_cancel_still_count() -> None:
+    """A pair of +3 and -3 on two blocks goes before one of 0.5 on both."""
+    from spex_mech.search.gradient_rows import GradientRows
+
+    rows = GradientRows(np.zeros((2, 10)))
+    gradient = np.zeros((2, 10))
+    gradient[:, 5], gradient[:, 6] = [3, -3], [0.5, 0.5]
+    rows.add(0, gradient)
+    assert rows.strongest(2).tolist() == [[0, 5], [0, 6]]
+
+
+def test_rows_are_asked_for_units_that_other_rows_lean_on() -> None:
+    from spex_mech.search.gradient_rows import GradientRows
+
+    rows = GradientRows(np.zeros((1, 12)), np.ones((3, 1, 12)))  # random masks tell nothing
+    gradient = np.full((1, 12), 0.1)
+    gradient[0, 7] = 2.0
+    rows.add(0, gradient)
+    assert rows.next_rows(1) == [7]
+
+
+def after_validation(ranker: Any, pairs: dict[tuple[int, ...], float], left: int) -> Ledger:
+    """What a validation measures where singles are known and this much may be spent."""
+    from spex_mech.search.adaptive import validate
+
+    n = 80
+    ledger = Ledger(n, 1 + n + left)
+    value = lambda s: sum(v for p, v in pairs.items() if {*p} <= {*s}) - sum(s) / n  # noqa: E731
+    drive(ledger.values_of([(), *((u,) for u in range(n))], "singles"), value)
+    context = Context(ledger, np.random.default_rng(0))
+    drive(validate(context, context.budget, ranker, {}), value)
+    return ledger
+
+
+def test_what_a_round_measured_ranks_the_next() -> None:
+    """Rows of two units predict alike; the pairs of one prove five times as large as predicted."""
+    from spex_mech.search.gradient_rows import GradientRows, RowRanker
+
+    sizes = np.linspace(0.5, 1.0, 80)
+    sizes[:2] = 10  # what no row says is guessed to be small beside this
+    rows = GradientRows(np.zeros((1, 80)))
+    for unit in (0, 1):
+        rows.add(unit, -sizes[None])
+    pairs = {(0, j): float(sizes[j]) for j in range(2, 80)}
+    pairs |= {(1, j): 5 * float(sizes[j]) for j in range(2, 80)}
+    ledger = after_validation(RowRanker(rows), pairs, 100)
+    of_second = sum(1 in s for s in ledger.interaction)
+    assert len(ledger.interaction) == 100 and of_second > 55  # 50 without the first round
+
+
+def test_pairs_of_strong_units_are_always_candidates() -> None:
+    """Whatever is predicted, here nothing: the units of largest main effect are looked at."""
+    from spex_mech.search.rankers import NoRanker
+
+    ledger = after_validation(NoRanker(), {}, 30)
+    assert len(ledger.interaction) == 30

@@ -1,0 +1,131 @@
+"""Do the statistics hold what they say: simulations with known truth, in numpy alone.
+
+1. ``audit``: nine kinds of games of pairs (``pair_games``), slopes exact, off or absent, three
+   budgets: how often the 90 % interval of the recall and the lower bound of the energy hold, how
+   often the audit can tell (an interval narrower than one half), and how wide it is.
+2. ``discoveries``: eleven kinds of prompts, 4 to 128 of them, nothing real among 435 pairs: in how
+   many runs anything is called at q <= 0.05, and whether the result warns.
+
+    python -m benchmarks.statistics --quick
+    python -m benchmarks.statistics --only audit
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from benchmarks.frame import Options, Row, script
+from benchmarks.pair_games import KINDS, SLOPES, PairGame, drive, pair_game
+from spex_mech.results.interactions import Interactions
+from spex_mech.search.adaptive import Adaptive
+from spex_mech.search.contract import Findings
+from spex_mech.search.spex import Spex
+
+RUNS = 40
+SEED = 5000
+TOP = 20
+# Units, and evaluations per unit.
+SIZES = ((60, (4, 8, 16)), (150, (4,)))
+
+
+def truth_of(game: PairGame, found: Findings, k: int) -> tuple[float, float]:
+    """The share of the true top k that was measured (pairs of nothing belong to no top), and the
+    energy of what was not."""
+    i, j = np.triu_indices(len(game.main), 1)
+    sizes = abs(game.pairs[i, j])
+    n = len(game.main)
+    measured = np.isin(i * n + j, found.units[:, 0].astype(int) * n + found.units[:, 1])
+    top = np.argsort(-sizes, kind="stable")[:k]
+    top = top[sizes[top] > 0]
+    return float(measured[top].mean()), float((sizes[~measured] ** 2).sum())
+
+
+def one_audit(kind: str, n: int, slopes: str, budget: int, seed: int) -> Row:
+    """One search, and whether what its audit says is so."""
+    game = pair_game(kind, n, seed, slopes)
+    search = Adaptive(Spex(gradients=slopes != "none"), n, budget=budget, seed=seed, top=TOP)
+    found = drive(search, game)
+    audit, (recall, missed) = found.audit, truth_of(game, found, TOP)
+    assert audit is not None
+    return {
+        "held": audit["recall_low"] - 1e-9 <= recall <= audit["recall_high"] + 1e-9,
+        "energy_held": audit["energy_low"] <= missed + 1e-9,
+        "tells": not audit["cannot_tell"],
+        "width": audit["recall_high"] - audit["recall_low"],
+        "recall": recall,
+        "tests": audit["n_tested"],
+    }
+
+
+def audits(options: Options) -> Iterator[Row]:
+    runs = 3 if options.quick else RUNS
+    for n, per_unit in SIZES[:1] if options.quick else SIZES:
+        for kind in KINDS:
+            for slopes in SLOPES:
+                for each in per_unit:
+                    budget = max(each * n, 200)
+                    many = [one_audit(kind, n, slopes, budget, SEED + s) for s in range(runs)]
+                    row: Row = {"kind": kind, "units": n, "slopes": slopes, "budget": budget}
+                    row |= {key: float(np.mean([one[key] for one in many])) for key in many[0]}
+                    yield row | {"runs": runs, "seed": SEED}
+
+
+# -- prompts --------------------------------------------------------------------------------------
+
+N_UNITS = 30
+PAIRS = N_UNITS * (N_UNITS - 1) // 2
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def _clustered(rng: np.random.Generator, n: int) -> np.ndarray:
+    shared = np.repeat(rng.standard_normal((PAIRS, -(-n // 4))), 4, axis=1)[:, :n]
+    return np.sqrt(0.3) * shared + np.sqrt(0.7) * rng.standard_normal((PAIRS, n))
+
+
+def _twice(rng: np.random.Generator, n: int) -> np.ndarray:
+    return np.tile(rng.standard_normal((PAIRS, max(2, n // 2))), 2)[:, :n]
+
+
+PROMPTS: dict[str, Draw] = {
+    "normal": lambda rng, n: rng.standard_normal((PAIRS, n)),
+    "t, 3 degrees": lambda rng, n: rng.standard_t(3, (PAIRS, n)),
+    "unequal scales": lambda rng, n: rng.standard_normal((PAIRS, n)) * rng.gamma(1, size=n),
+    "shared factor": lambda rng, n: (
+        rng.standard_normal((PAIRS, n)) + rng.standard_normal((PAIRS, 1)) * rng.standard_normal(n)
+    ),
+    "-1, 0, 1": lambda rng, n: rng.choice([-1.0, 0, 1], (PAIRS, n), p=[0.3, 0.4, 0.3]),
+    "rarely not 0": lambda rng, n: rng.choice([-1.0, 0, 1], (PAIRS, n), p=[0.05, 0.9, 0.05]),
+    "three decimals": lambda rng, n: np.round(0.002 * rng.standard_normal((PAIRS, n)), 3),
+    "each twice": _twice,
+    "clusters of 4, unknown": _clustered,
+    "clusters of 4, known": _clustered,
+    "exponential": lambda rng, n: rng.exponential(size=(PAIRS, n)) - 1,
+}
+
+
+def result_of(values: np.ndarray, rng: np.random.Generator, clusters: bool) -> Interactions:
+    units = np.stack(np.triu_indices(N_UNITS, 1), axis=1)
+    n = values.shape[1]
+    about = {"clusters": (np.arange(n) // 4).tolist()} if clusters else {}
+    mains, intact = np.zeros((N_UNITS, n)), np.ones(n)
+    labels = [str(unit) for unit in range(N_UNITS)]
+    return Interactions(labels, units, values.astype(np.float32), mains, intact, about=about)
+
+
+def discoveries(options: Options) -> Iterator[Row]:
+    runs = 10 if options.quick else 5 * RUNS
+    for name, draw in PROMPTS.items():
+        for n in (4, 8, 16, 32, 128):
+            called = warned = 0
+            for run in range(runs):
+                rng = np.random.default_rng([SEED, run, n])
+                found = result_of(draw(rng, n), rng, name.endswith(", known"))
+                called += bool((found.q_value <= 0.05).any())
+                warned += bool(found.cautions) if run < 10 else 0
+            row: Row = {"prompts": name, "count": n, "called": called / runs}
+            row |= {"warned": warned / min(runs, 10), "runs": runs, "seed": SEED}
+            yield row
+
+
+if __name__ == "__main__":
+    script(__doc__, "statistics", {"audit": (audits, False), "discoveries": (discoveries, False)})
