@@ -211,3 +211,17 @@ def test_classifier_and_pooled_output() -> None:
     encoder = tf.BertModel(tf.BertConfig(**sizes)).eval()
     task = sm.Task(prompts, lambda output, prompts: output.pooler_output.square().sum(-1))
     assert len(sm.discover(sm.ModelGame(encoder, task))) == 1
+
+
+def test_prompts_of_one_template_and_equal_ones_are_clusters() -> None:
+    tokens = [[1, 2], [1, 3], [1, 2], [4, 5], [6, 7]]
+    assert sm.Prompts(tokens[3:]).cluster_numbers() is None
+    alike = sm.Prompts(tokens).cluster_numbers()
+    assert alike is not None and alike[0] == alike[2] and len(set(alike)) == 4
+    both = sm.Prompts(tokens, clusters=[0, 1, 2, 1, 3])
+    numbers = both.cluster_numbers()
+    assert numbers is not None
+    assert numbers[0] == numbers[2] and numbers[1] == numbers[3] and len(set(numbers)) == 3
+    assert both[[3, 4]].clusters.tolist() == [1, 3]
+    with pytest.raises(ValueError, match="clusters"):
+        sm.Prompts(tokens, clusters=[0, 1])

@@ -27,6 +27,8 @@ class Prompts:
         index: each prompt's number in the set it came from; kept when prompts are taken out.
         token_types: which of two sentences each token is of (``token_type_ids``), ``[prompt pos]``,
             for models that were trained on pairs.
+        clusters: the number of each prompt's cluster, where prompts are not independent of each
+            other, such as those of one template or name. Errors and q-values are then by cluster.
 
     Raises:
         ValueError: no prompts, rows of unequal length (pad them, and give ``attention_mask``),
@@ -42,6 +44,7 @@ class Prompts:
     answer_pos: Int[Tensor, " prompt"] | None
     index: Int[Tensor, " prompt"]
     token_types: Int[Tensor, "prompt pos"] | None
+    clusters: Int[Tensor, " prompt"] | None
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Prompts:
         answer_pos: Any = None,
         index: Any = None,
         token_types: Any = None,
+        clusters: Any = None,
     ) -> None:
         tokens = _token_matrix("tokens", tokens)
         n_prompts, n_pos = tokens.shape
@@ -84,6 +88,7 @@ class Prompts:
             "token_types": None
             if token_types is None
             else _same_shape(tokens, "token_types", _token_matrix("token_types", token_types)),
+            "clusters": _one_each("clusters", clusters, n_prompts),
         }
         for name, value in values.items():
             object.__setattr__(self, name, None if value is None else value.to(tokens.device))
@@ -109,6 +114,22 @@ class Prompts:
     def last(self) -> Int[Tensor, " prompt"]:
         """The position at which the answer is read."""
         return self.real.sum(dim=1) - 1 if self.answer_pos is None else self.answer_pos
+
+    def cluster_numbers(self) -> list[int] | None:
+        """The number of each prompt's cluster: those that were given, and prompts of the same
+        tokens in one. None where every prompt stands for itself."""
+        given = range(len(self)) if self.clusters is None else self.clusters.tolist()
+        tokens = torch.where(self.real, self.tokens, -1)
+        _, same = torch.unique(tokens, dim=0, return_inverse=True)
+        number: dict[tuple[str, int], int] = {}
+        for cluster, row in zip(given, same.tolist(), strict=True):
+            known = number.get(("cluster", cluster), number.get(("row", row), len(number)))
+            other = number.get(("row", row), known)
+            if other != known:  # the two are one
+                number = {key: known if value == other else value for key, value in number.items()}
+            number[("cluster", cluster)] = number[("row", row)] = known
+        numbers = [number[("cluster", cluster)] for cluster in given]
+        return None if len(set(numbers)) == len(numbers) else numbers
 
     def joined(self, other: "Prompts") -> "Prompts":
         """These and others, which have the same fields."""

@@ -245,6 +245,7 @@ class ModelGame(Game):
 
     def provenance(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
+        clusters = self.prompts.cluster_numbers()
         return {
             "model": name_of(self.model),
             "weights_sha256": self._weights_hash,
@@ -252,6 +253,7 @@ class ModelGame(Game):
             "task": self.task.name,
             "metric": self.task.metric_name,
             "n_prompts": len(self.prompts),
+            **({} if clusters is None else {"clusters": clusters}),
             **({} if self.accuracy is None else {"accuracy": self.accuracy.recorded()}),
             "tokens_sha256": tokens_sha256(self.prompts),
             "ablation": self.ablation,

@@ -17,9 +17,9 @@ from spex_mech.results.files import write_whole
 from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
 from spex_mech.results.printed import as_html, printed
 from spex_mech.results.readings import doubts_of, readings_of
-from spex_mech.results.statistics import intervals, p_values, q_values, standard_errors
+from spex_mech.results.statistics import intervals, p_values, q_values_by_order, standard_errors
 from spex_mech.results.tables import as_frame, as_matrix, row_of, strongest_rows, unit_of
-from spex_mech.results.verdicts import is_finding, is_significant, stand_out, verdicts
+from spex_mech.results.verdicts import is_finding, is_significant, stand_out_by_order, verdicts
 from spex_mech.units import Units
 
 if TYPE_CHECKING:
@@ -88,9 +88,8 @@ class Interactions:
 
     @cached_property
     def clusters(self) -> Int[np.ndarray, " prompt"] | None:
-        """The number of each prompt's cluster, where prompts are not independent: those of
-        ``about["clusters"]``, which a game's ``describe()`` may give, and prompts that repeat each
-        other. Errors, intervals and q-values are then those of clusters."""
+        """The number of each prompt's cluster, where they are not independent: ``about["clusters"]``
+        and prompts that repeat each other. Errors, intervals and q are then those of clusters."""
         return clusters_of(self)
 
     @property
@@ -105,13 +104,7 @@ class Interactions:
         an adaptive search chose them, by their size on these prompts, over all of their order that
         there were to choose from."""
         p = p_values(self.values, self.clusters)
-        if not self.chosen_from:
-            return q_values(p)
-        q = np.empty_like(p)
-        for order in np.unique(self.order):
-            rows = self.order == order
-            q[rows] = q_values(p[rows], self.chosen_from.get(int(order)))
-        return q
+        return q_values_by_order(p, self.order, self.chosen_from)
 
     @cached_property
     def n_choices(self) -> int:
@@ -150,11 +143,7 @@ class Interactions:
         """True where a value is too large to belong with the others of its order
         (``results.verdicts``): what can be said of a single prompt, which has no q."""
         floor = self.noise_floor * 2.0 ** (self.order - 2)
-        out = np.zeros(len(self), dtype=bool)
-        for order in np.unique(self.order):
-            rows = self.order == order
-            out[rows] = stand_out(abs(self.mean[rows]), floor[rows])
-        return out
+        return stand_out_by_order(abs(self.mean), floor, self.order)
 
     @cached_property
     def is_finding(self) -> Bool[np.ndarray, " interaction"]:
@@ -198,13 +187,10 @@ class Interactions:
     def readings(self) -> list[str]:
         """Each interaction in words.
 
-        "AND-like": both units help (their main effects are negative), each helps on the average
-        over the other being there or gone, and their damage overlaps (in series). "OR-like": their
-        damage compounds (backup), and each helps on that average: a backup may do nothing, or hurt
-        a little, while the other is there. "mixed": neither, as where one hurts by being there.
-        "noise": under the floor. Of three units and more the sign does not tell the two apart
-        (three in series and three backups both give -1): "beyond pairs". Where less is better all
-        signs are turned. :attr:`doubts` says how sure the prompts are."""
+        "AND-like": both units help, on the average over the other too, and their damage overlaps
+        (in series). "OR-like": their damage compounds (backup), and each helps on that average.
+        "mixed": neither. "noise": under the floor. "beyond pairs": more than two units, where the
+        sign does not tell. ``results.readings`` has the rules, :attr:`doubts` how sure they are."""
         return readings_of(self, self.is_noise, self.less_is_better)
 
     @cached_property

@@ -1,4 +1,16 @@
-"""What an interaction's signs say, in words, and how sure the prompts are of it."""
+"""What an interaction's signs say, in words, and how sure the prompts are of it.
+
+- "AND-like": both units help (their main effects are negative), each helps on the average over the
+  other being there or gone, and their damage overlaps (in series).
+- "OR-like": their damage compounds (backup), and each helps on that average: a backup may do
+  nothing, or hurt a little, while the other is there.
+- "mixed": neither, as where a unit hurts by being there.
+- "noise": under the floor.
+- "beyond pairs": of three units and more the sign does not tell the two apart (three in series and
+  three backups both give -1).
+
+Where less is better all signs are turned.
+"""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int

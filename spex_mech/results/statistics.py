@@ -197,6 +197,22 @@ def q_values(
     return q
 
 
+def q_values_by_order(
+    p: Float[np.ndarray, " row"],
+    order: Int[np.ndarray, " row"],
+    chosen_from: dict[int, int],
+) -> Float[np.ndarray, " row"]:
+    """The q-values of all rows together or, where a search chose them, of each order by itself,
+    over all of that order that there were to choose from."""
+    if not chosen_from:
+        return q_values(p)
+    q = np.empty_like(p)
+    for size in np.unique(order):
+        rows = order == size
+        q[rows] = q_values(p[rows], chosen_from.get(int(size)))
+    return q
+
+
 def ratios(
     above: Float[np.ndarray, "row prompt"], below: Float[np.ndarray, " prompt"]
 ) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, "row prompt"]]:

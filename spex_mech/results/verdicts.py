@@ -16,7 +16,7 @@ everywhere, and its largest one says nothing.
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 if TYPE_CHECKING:
     from spex_mech.results.interactions import Interactions
@@ -81,3 +81,16 @@ def stand_out(
     t = np.divide(sizes, spread, out=np.full(n, np.inf), where=spread > 0)
     p = 2 * stdtr(max(1.0, _EFFICIENCY * (n - 1)), -t)
     return (sizes > floor) & ((of_others <= floor) | (n * p <= SIGNIFICANT))
+
+
+def stand_out_by_order(
+    sizes: Float[np.ndarray, " row"],
+    floor: Float[np.ndarray, " row"],
+    order: Int[np.ndarray, " row"],
+) -> Bool[np.ndarray, " row"]:
+    """The same, each row among the others of its order."""
+    out = np.zeros(len(sizes), dtype=bool)
+    for size in np.unique(order):
+        rows = order == size
+        out[rows] = stand_out(sizes[rows], floor[rows])
+    return out
