@@ -88,14 +88,13 @@ class Interactions:
 
     @cached_property
     def clusters(self) -> Int[np.ndarray, " prompt"] | None:
-        """The number of each prompt's cluster, where they are not independent: ``about["clusters"]``
-        and prompts that repeat each other. Errors, intervals and q are then those of clusters."""
+        """Each prompt's cluster where they are not independent: ``about["clusters"]`` and prompts
+        that repeat each other. Errors, intervals and q are then those of clusters."""
         return clusters_of(self)
 
     @property
     def cautions(self) -> list[str]:
-        """What speaks against trusting the errors and q-values: few, repeated, clustered or skewed
-        prompts, values that repeat each other. Printed with the result."""
+        """What speaks against trusting errors and q (``results.cautions``); it is printed too."""
         return cautions_of(self, self.clusters)
 
     @cached_property
@@ -147,8 +146,7 @@ class Interactions:
 
     @cached_property
     def is_finding(self) -> Bool[np.ndarray, " interaction"]:
-        """True where an interaction may be given a reading: it is significant or, of a single
-        prompt, stands out."""
+        """True where a reading may be given: significant or, of a single prompt, standing out."""
         return is_finding(self)
 
     @property
@@ -159,8 +157,7 @@ class Interactions:
 
     @cached_property
     def confirmed(self) -> Int8[np.ndarray, " interaction"]:
-        """Whether an interaction held on other prompts (``confirmed_by``): 1 if it did, 0 if it did
-        not, -1 where it was not measured again."""
+        """Whether it held on other prompts (``confirmed_by``): 1, 0, or -1 (not measured again)."""
         return np.full(len(self), -1, dtype=np.int8)
 
     @cached_property
@@ -195,8 +192,7 @@ class Interactions:
 
     @cached_property
     def doubts(self) -> Float[np.ndarray, " interaction"]:
-        """The chance, at most, that other prompts would give another reading (NaN where there is no
-        AND-like or OR-like reading, or a single prompt)."""
+        """The chance, at most, that other prompts give another reading (NaN: not known)."""
         return doubts_of(self, self.readings, self.clusters)
 
     @property
