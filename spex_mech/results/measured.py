@@ -10,9 +10,20 @@ from jaxtyping import Float, Int
 class Measured(Protocol):
     """The fields of ``Interactions`` that were measured."""
 
-    units: Int[np.ndarray, "interaction order"]
-    values: Float[np.ndarray, "interaction prompt"]
-    main_effects_by_prompt: Float[np.ndarray, "unit prompt"]
-    intact_by_prompt: Float[np.ndarray, " prompt"]
-    noise_floor: float
-    about: dict[str, Any]
+    @property
+    def units(self) -> Int[np.ndarray, "interaction order"]: ...
+
+    @property
+    def values(self) -> Float[np.ndarray, "interaction prompt"]: ...
+
+    @property
+    def main_effects_by_prompt(self) -> Float[np.ndarray, "unit prompt"]: ...
+
+    @property
+    def intact_by_prompt(self) -> Float[np.ndarray, " prompt"]: ...
+
+    @property
+    def noise_floor(self) -> float: ...
+
+    @property
+    def about(self) -> dict[str, Any]: ...
