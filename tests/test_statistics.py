@@ -247,8 +247,10 @@ def test_few_discrete_and_skewed_prompts_are_warned_of() -> None:
     assert few.cautions[0].startswith("4 prompts are few: no p can be under 0.12")
     discrete = pairs_of(rng.choice([-1.0, 0, 1], (105, 32)), 15)
     assert "exact sign tests" in discrete.cautions[0]
-    skewed = pairs_of(rng.exponential(size=(105, 64)) - 1, 15)
-    assert "skewed" in skewed.cautions[0] and "confirm()" in skewed.cautions[0]
+    for n_prompts in (8, 64):
+        skewed = pairs_of(rng.exponential(size=(105, n_prompts)) - 1, 15)
+        assert "skewed" in skewed.cautions[0] and "confirm()" in skewed.cautions[0]
+        assert pairs_of(rng.standard_normal((105, n_prompts)), 15).cautions == []
 
 
 @pytest.mark.parametrize(("sign", "less"), [(1.0, False), (-1.0, True)])

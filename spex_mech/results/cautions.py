@@ -14,7 +14,8 @@ from spex_mech.results.statistics import (
 
 _LOOKED_AT = 200  # strongest interactions
 _DISTINCT = 16  # values on a prompt, without which it may equal another by chance
-_SKEWED = 1.0  # typical skewness; of 16 normal prompts it is 0.4, of 16 exponential ones 1.3
+_SKEWED = 1.0  # typical skewness; of 16 normal prompts it is 0.4, of 16 exponential ones 1.3,
+_SKEWED_FEW = 0.75  # and of 8 it is 0.45 and 0.95
 
 
 def clusters_of(found: Measured) -> Int[np.ndarray, " prompt"] | None:
@@ -73,7 +74,7 @@ def cautions_of(found: Measured, clusters: Int[np.ndarray, " prompt"] | None) ->
     shown = found.values[_strongest(found)][:, np.unique(repeats)]
     if is_discrete(shown).mean() > 0.5:
         said.append("values repeat each other, as those of accuracy do: q is by exact sign tests")
-    elif (skew := skewness(shown)) > _SKEWED and n_prompts >= FEW:
+    elif (skew := skewness(shown)) > (_SKEWED if count > 12 else _SKEWED_FEW):
         said.append(
             f"values are skewed over prompts ({skew:.1f}), so that q is too small: trust what is "
             "significant here and again in confirm()"
