@@ -325,10 +325,10 @@ def test_triples_are_found_by_groups_as_large_as_still_tell() -> None:
 
 @pytest.mark.slow
 def test_story_model_top_pairs_at_three_evaluations_a_unit(shared_data: Path) -> None:
-    from benchmarks.truth import load_truth, story_game
+    from benchmarks.games import load_truth, story_game
 
     truth = load_truth()
-    found = sm.discover(story_game(shared_data, torch.from_numpy(truth["tokens"])), budget=3600)
+    found = sm.discover(story_game(shared_data), budget=3600)
     have = set(values_of(found))
     top = [tuple(int(u) for u in pair[:2]) for pair in truth["units"][:500]]
     assert np.mean([pair in have for pair in top[:100]]) >= 0.95
