@@ -252,14 +252,16 @@ def faithfulness(name: str, game: Any, held_out: Any) -> Row:
     return out
 
 
-def advantage(ours: sm.Curve, theirs: sm.Curve, aim: str) -> tuple[np.ndarray, np.ndarray]:
+def advantage(
+    ours: sm.FaithfulnessCurve, theirs: sm.FaithfulnessCurve, aim: str
+) -> tuple[np.ndarray, np.ndarray]:
     """How much closer to 1 (or higher) ours is at each size, and the paired standard error."""
     if aim == "recover":
-        gain, pull = ours.faithfulness - theirs.faithfulness, ours.pulls - theirs.pulls
+        gain, pull = ours.faithfulness - theirs.faithfulness, ours.influence - theirs.influence
     else:
         off, other = 1 - ours.faithfulness, 1 - theirs.faithfulness
         gain = abs(other) - abs(off)
-        pull = np.sign(off)[:, None] * ours.pulls - np.sign(other)[:, None] * theirs.pulls
+        pull = np.sign(off)[:, None] * ours.influence - np.sign(other)[:, None] * theirs.influence
     return gain, pull.std(axis=1, ddof=1) / np.sqrt(pull.shape[1])
 
 

@@ -10,8 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spex_mech.circuits.circuit import Circuit, Curve
-    from spex_mech.circuits.find import faithfulness_curve, find_circuit
+    from spex_mech.circuits.circuit import Circuit
+    from spex_mech.circuits.curve import FaithfulnessCurve
+    from spex_mech.circuits.find import faithfulness_curve, find_circuit, score_circuit
     from spex_mech.circuits.plots import plot_circuit, plot_curve
     from spex_mech.discover import confirm, discover, measure
     from spex_mech.distill import Distillation, distill, explain
@@ -43,8 +44,8 @@ _HOMES = {
     "Circuit": "circuits.circuit",
     "Component": "engine.components",
     "Components": "engine.components",
-    "Curve": "circuits.circuit",
     "Distillation": "distill",
+    "FaithfulnessCurve": "circuits.curve",
     "Game": "game",
     "GameFactory": "runs.factory",
     "Interactions": "results.interactions",
@@ -76,6 +77,7 @@ _HOMES = {
     "plot_network": "plots.pictures",
     "plot_neurons": "plots.pictures",
     "plot_text": "plots.text",
+    "score_circuit": "circuits.find",
     "stability": "results.stability",
     "text_task": "tasks",
     "to_shapiq": "results.shapiq",
@@ -85,7 +87,7 @@ _HOMES = {
 _DEPRECATED = {
     f"interactive_{picture}": "plots.deprecated"
     for picture in ("layers", "map", "network", "neurons")
-}
+} | {"Curve": "circuits.curve"}
 
 __all__ = [
     "Architecture",
@@ -93,8 +95,8 @@ __all__ = [
     "Circuit",
     "Component",
     "Components",
-    "Curve",
     "Distillation",
+    "FaithfulnessCurve",
     "Game",
     "GameFactory",
     "Interactions",
@@ -126,6 +128,7 @@ __all__ = [
     "plot_network",
     "plot_neurons",
     "plot_text",
+    "score_circuit",
     "stability",
     "text_task",
     "to_shapiq",

@@ -273,8 +273,14 @@ def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = Tru
         of each (``searched``), and what ``holds``. ``found.confirmed_by(again)`` keeps it.
 
     Raises:
+        TypeError: what is to be confirmed are no interactions.
         ValueError: the other game lacks a unit, or k is under 1.
     """
+    if not isinstance(found, Interactions):
+        raise TypeError(
+            f"confirm takes Interactions, not {type(found).__name__}; a circuit is scored on other "
+            "prompts by score_circuit(game, circuit)"
+        )
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1 interaction to measure again")
     top = found.top(k)

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 import spex_mech as sm
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.plots import circuit_positions
-from spex_mech.circuits.search import KeptSets, Surrogate
+from spex_mech.circuits.search import EvaluatedCircuits, Goal, Surrogate, search_circuits
+from spex_mech.circuits.steps import Steps, StepSearch
 from spex_mech.discover import CallableGame
 from tests.backups import demo_with_backup, plant_backup
 from tests.planted import planted_game
@@ -58,10 +59,10 @@ def test_scores_are_those_of_the_definitions() -> None:
     assert circuit.units[::2] == ["L0H0", "L2H0"] and circuit.span == pytest.approx(span)
     # One of the two backups, b, was left out. K = {a} breaks the circuit and not the model.
     (kept,) = {"L1H0", "L1H1"} & set(circuit.units)
-    parts = {part.units: part.value for part in circuit.completeness.parts}
+    parts = {part.units: part.value for part in circuit.completeness.by_subset}
     assert circuit.completeness.value == max(parts.values()) == pytest.approx(1.5 / span)
     assert all(value == pytest.approx(1.5 / span) for k, value in parts.items() if k == (kept,))
-    least = {part.units[0]: part.value for part in circuit.minimality.parts}
+    least = {part.units[0]: part.value for part in circuit.minimality.by_subset}
     assert least["L2H0"] == circuit.minimality.value == pytest.approx(0.15 / span)
     assert least["L0H0"] == least[kept] == pytest.approx(1.5 / span)
 
@@ -69,7 +70,7 @@ def test_scores_are_those_of_the_definitions() -> None:
 def test_a_pair_of_backups_that_are_both_kept_is_minimal_given_the_other() -> None:
     circuit = small_circuit(size=4)
     assert circuit.units == ["L0H0", "L1H0", "L1H1", "L2H0"]
-    given = {part.units[0]: part for part in circuit.minimality.parts}
+    given = {part.units[0]: part for part in circuit.minimality.by_subset}
     assert given["L1H0"].given == ("L1H1",) and given["L1H1"].given == ("L1H0",)
     assert given["L1H0"].value == pytest.approx(2 / 1.8)
     assert circuit.why["L1H0"].inside == 0 and circuit.completeness.value == 0
@@ -117,21 +118,20 @@ def test_a_surrogate_keeps_backups_and_drops_a_spent_partner() -> None:
     assert sorted(triple.order("match").tolist()) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("budget", [8, 20, 60])
+@pytest.mark.parametrize("budget", [8, 20, 31])
 def test_the_budget_holds(budget: int) -> None:
-    asked = []
+    def steps() -> Steps[EvaluatedCircuits]:
+        sets = yield from EvaluatedCircuits.started(Goal("match"), budget, 5)
+        nothing = Surrogate(np.zeros(5), np.zeros((0, 2), dtype=int), np.zeros(0))
+        yield from search_circuits(sets, nothing, [], lambda sets: range(1, 5))
+        return sets
 
-    def run(masks: np.ndarray) -> np.ndarray:
-        asked.append(len(masks))
-        return one_of_two(torch.from_numpy(masks)).numpy()
-
-    sets = KeptSets(run, 5, "match", budget)
-    from spex_mech.circuits.search import search_kept_sets
-
-    nothing = Surrogate(np.zeros(5), np.zeros((0, 2), dtype=int), np.zeros(0))
-    search_kept_sets(sets, nothing, [], lambda sets: range(1, 5))
-    assert sum(asked) == sets.evaluations <= budget
-    assert len({mask.tobytes() for mask in sets.masks}) == len(sets.masks)
+    search, asked = StepSearch(steps(), 5, budget, "test"), []
+    while (question := search.ask()) is not None:
+        masks = question.masks(5)
+        asked += [mask.tobytes() for mask in masks]
+        search.tell(one_of_two(torch.from_numpy(masks)).numpy())
+    assert len(asked) == len(set(asked)) == search.result.spent == budget
 
 
 def test_order_of_units_does_not_matter() -> None:
@@ -158,7 +158,7 @@ def test_a_planted_backup_pair_of_heads() -> None:
     whole = torch.ones(1, 8, dtype=torch.bool)
     torch.testing.assert_close(game(whole), plain(whole), atol=1e-4, rtol=1e-4)
     found = sm.discover(game, progress=False)
-    circuit = sm.find_circuit(game, found, 0.99, held_out=held_out)
+    circuit = sm.find_circuit(game, found, 0.99, held_out=held_out, budget=120)
     by_singles = [found.labels[u] for u in np.flatnonzero(found.main_effects < -0.1 * circuit.span)]
     assert by_singles == ["L0H3"]
     singles = sm.faithfulness_curve(game, found, order=by_singles, sizes=[1], held_out=held_out)
@@ -168,11 +168,11 @@ def test_a_planted_backup_pair_of_heads() -> None:
     assert circuit.minimality.value > 0.5  # each is needed once the other is gone
     backups = [group.units for group in circuit.groups if group.kind == "backup"]
     assert backups == [("L1H0", "L1H3")]
-    small = sm.find_circuit(game, found, 0.9, held_out=held_out)
+    small = sm.find_circuit(game, found, 0.9, held_out=held_out, budget=120)
     assert len(small) == 2 and small.completeness.value > 0.9  # one backup is left out, knowingly
     assert [group.units for group in small.groups if group.kind == "backup"] == backups
     assert circuit.n_prompts == 32 and circuit.about["measured_on"] == "held-out prompts"
-    assert "those of the selection" in sm.find_circuit(game, found).about["measured_on"]
+    assert "those of the selection" in sm.find_circuit(game, found, budget=40).about["measured_on"]
 
 
 def test_backups_that_no_single_ablation_shows() -> None:
@@ -184,7 +184,7 @@ def test_backups_that_no_single_ablation_shows() -> None:
     units = sm.Components.heads(model) + sm.Components.neurons(model, layers=0)[:84]
     game, held_out = sm.ModelGame(model, first, units), sm.ModelGame(model, rest, units)
     found = sm.discover(game, progress=False)
-    circuit = sm.find_circuit(game, found, size=3, held_out=held_out, progress=False)
+    circuit = sm.find_circuit(game, found, size=3, held_out=held_out, budget=600, progress=False)
     singles = [found.labels[u] for u in np.argsort(-abs(np.nan_to_num(found.main_effects)))]
     backups = {"L1H0", "L1H3"}
     assert not backups & set(singles[:4])
@@ -205,7 +205,7 @@ def test_two_backup_groups_of_a_circuit_without_main_effects() -> None:
     units = sm.Components.heads(model) + sm.Components.neurons(model, layers=0)[:32]
     game = sm.ModelGame(model, task, units)
     found = sm.discover(game, progress=False)
-    circuit = sm.find_circuit(game, found, 0.9, progress=False)
+    circuit = sm.find_circuit(game, found, 0.9, budget=500, progress=False)
     assert np.nanmax(abs(found.main_effects)) < 0.01 * circuit.span
     backups = {group.units for group in circuit.groups if group.kind == "backup"}
     assert backups == {("L0H0", "L0H3"), ("L1H0", "L1H3")}
@@ -236,7 +236,7 @@ def test_units_that_hold_the_metric_down_are_no_backups() -> None:
 def test_areas_by_hand() -> None:
     values = np.array([[0.0, 0], [1, 3], [3, 3], [2, 2]])
     circuits = np.tri(4, 3, -1, dtype=bool)
-    curve = sm.Curve([*"abc"], circuits, values)
+    curve = sm.FaithfulnessCurve([*"abc"], circuits, values)
     np.testing.assert_allclose(curve.faithfulness, [0, 1, 1.5, 1])
     assert curve.cpr.value == pytest.approx((0.5 + 1.25 + 1.25) / 3)
     assert curve.cmd.value == pytest.approx((0.5 + 0.25 + 0.25) / 3)
@@ -248,9 +248,9 @@ def test_areas_by_hand() -> None:
 def test_errors_cover_redrawn_prompts() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal([[0.0], [0.8], [1.0]], 0.2, (3, 400)) + rng.normal(0, 0.1, 400)
-    curve = sm.Curve([*"ab"], np.tri(3, 2, -1, dtype=bool), values)
+    curve = sm.FaithfulnessCurve([*"ab"], np.tri(3, 2, -1, dtype=bool), values)
     draws = rng.integers(0, 400, (2000, 400))
-    again = [sm.Curve([*"ab"], curve.circuits, values[:, draw]) for draw in draws]
+    again = [sm.FaithfulnessCurve([*"ab"], curve.circuits, values[:, draw]) for draw in draws]
     assert np.std([c.faithfulness[1] for c in again]) == pytest.approx(curve.stderr[1], rel=0.1)
     assert np.std([c.cmd.value for c in again]) == pytest.approx(curve.cmd.stderr, rel=0.1)
 
@@ -275,7 +275,7 @@ def test_benchmark_json_there_and_back() -> None:
     nodes = read["nodes"]
     assert {name for name in units if nodes[name]["in_graph"]} == kept
     assert nodes["m1"] == {"in_graph": True} and nodes["a2.h1"] == {"in_graph": True}
-    assert nodes["a0.h0"]["score"] == circuit.minimality.parts[0].value
+    assert nodes["a0.h0"]["score"] == circuit.minimality.by_subset[0].value
     for name, edge in read["edges"].items():
         source, target = name.split("<")[0].split("->")
         assert edge["in_graph"] == (nodes[source]["in_graph"] and nodes[target]["in_graph"])

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import spex_mech as sm
-from spex_mech.circuits.circuit import Circuit, Group, Link, Part, Reason, Score
+from spex_mech.circuits.circuit import Circuit
+from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
+from spex_mech.circuits.scores import Score, SubsetScore
 from spex_mech.games.model_game import tokens_sha256
 from spex_mech.report.reproduce import command_of
 from spex_mech.report.words import summary
@@ -286,14 +288,16 @@ def test_other_prompts_are_refused(tmp_path: Path) -> None:
 
 def a_circuit(labels: list[str] = HEADS) -> Circuit:
     a, b, c = (labels[unit] for unit in (0, 2, 3))
-    link = Link((a, b), 3.0, 0.3, "AND-like")
-    score = Score(0.25, 0.05, (Part((a,), (b,), 0.25, 0.05), Part((b,), (), -0.5, np.nan)))
+    link = CircuitInteraction((a, b), 3.0, 0.3, "AND-like")
+    score = Score(
+        0.25, 0.05, (SubsetScore((a,), (b,), 0.25, 0.05), SubsetScore((b,), (), -0.5, np.nan))
+    )
     return Circuit(
         labels,
         np.array([True, False, True, False]),
         {
-            a: Reason(-3.1, -2.0, (link,), "main effect"),
-            b: Reason(-2.0, -2.5, (link,), "interactions"),
+            a: Membership(-3.1, -2.0, (link,), "main effect"),
+            b: Membership(-2.0, -2.5, (link,), "interactions"),
         },
         (Group("series", (a, b), (a, b)), Group("backup", (b, c), (b,))),
         (link,),

@@ -1,5 +1,5 @@
 """Circuit: the units that are kept, why, and how well they do alone, measured on the model
-(``spex_mech.circuits.find`` finds and scores it).
+(``circuits.find`` finds and scores it).
 
 With F(S) the metric when the units S are kept and all others ablated, M all units and C the circuit
 (Wang et al. 2022, "Interpretability in the Wild", section 4; arXiv 2211.00593):
@@ -12,110 +12,76 @@ With F(S) the metric when the units S are kept and all others ablated, M all uni
 All are given here as shares of ``span = F(M) - F(nothing kept)``; multiply by it for the metric's
 own units. So faithfulness is ``(F(C) - F(nothing)) / (F(M) - F(nothing))``, as in the Mechanistic
 Interpretability Benchmark (Mueller et al. 2025; arXiv 2504.13151), whose areas CPR and CMD a
-:class:`Curve` gives.
+:class:`FaithfulnessCurve` gives. Where less of the metric is better the span is negative, and
+shares are what they would be with the metric turned round.
 """
 
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.plots.numbers import layer_of
-from spex_mech.results.statistics import ratios, standard_errors
+from spex_mech.circuits.curve import FaithfulnessCurve
+from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
+from spex_mech.circuits.mib import mib_json, mib_members, read_mib
+from spex_mech.circuits.scores import NOT_SCORED, Score
+from spex_mech.circuits.span import Span
+from spex_mech.results.stability import compare
+from spex_mech.units import Units
 
 if TYPE_CHECKING:
     import networkx
     import pandas as pd
 
-Kind = Literal["series", "backup"]
+__all__ = ["Circuit", "FaithfulnessCurve", "Overlap", "Ranking"]
+
+
+class Ranking(list[str]):
+    """All labels of a circuit's units, the most important first; an order for
+    ``faithfulness_curve``. Called with ``signed=True`` it gives the signed one."""
+
+    def __init__(self, by_size: list[str], by_sign: list[str]) -> None:
+        super().__init__(by_size)
+        self._by_sign = by_sign
+
+    def __call__(self, signed: bool = False) -> list[str]:
+        """The labels by the size of their importance; ``signed``: what helps most first, what
+        holds the metric down most last."""
+        return list(self._by_sign if signed else self)
 
 
 @dataclass(frozen=True)
-class Part:
-    """One measured share: of these units, given those."""
-
-    units: tuple[str, ...]
-    given: tuple[str, ...]
-    value: float
-    stderr: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """A share of the span with its standard error over prompts (NaN for a single prompt).
+class Overlap:
+    """Two circuits side by side.
 
     Args:
-        parts: completeness: each K (``units``); minimality: each member with its K (``given``).
+        jaccard: units of both over units of either (1 where neither has any).
+        both: the labels of units that both have.
+        only_a, only_b: of those that one has alone.
+        not_in_b, not_in_a: labels of members that the other circuit could not choose, as they are
+            no units of its game.
     """
 
-    value: float
-    stderr: float
-    parts: tuple[Part, ...] = ()
+    jaccard: float
+    both: tuple[str, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    not_in_b: tuple[str, ...] = ()
+    not_in_a: tuple[str, ...] = ()
 
-    def __float__(self) -> float:
-        return self.value
+    def __repr__(self) -> str:
+        def named(units: tuple[str, ...]) -> str:
+            return ", ".join(units) or "none"
 
-    def __str__(self) -> str:
-        error = "" if np.isnan(self.stderr) else f" +- {self.stderr:.2g}"
-        return f"{self.value:.3g}{error}"
-
-
-@dataclass(frozen=True)
-class Link:
-    """A measured interaction that counts in a circuit: of its units at least one is a member."""
-
-    units: tuple[str, ...]
-    value: float
-    stderr: float
-    reading: str
-
-    def __str__(self) -> str:
-        return f"{' x '.join(self.units)} {self.value:+.3g} {self.reading}"
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a unit is a member, in the metric's own units.
-
-    Args:
-        main_effect: of ablating it alone in the intact model.
-        inside: of ablating it in the circuit, where what is not a member is gone already.
-        links: the interactions that it takes part in, strongest first.
-        brought_by: "main effect": by its main effect alone it would be among as many units;
-            "interactions": it would not, but has links; "ablations": neither, it was found by
-            ablating on the way.
-    """
-
-    main_effect: float
-    inside: float
-    links: tuple[Link, ...]
-    brought_by: Literal["main effect", "interactions", "ablations"]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Units that belong together.
-
-    Args:
-        kind: "series": each one's damage is mostly that of the others (AND-like); "backup": one
-            takes over when another is gone (OR-like).
-        units: their labels.
-        kept: those of them that are members; a backup that was left out is not.
-    """
-
-    kind: Kind
-    units: tuple[str, ...]
-    kept: tuple[str, ...]
-
-    def __str__(self) -> str:
-        names = ", ".join(u if u in self.kept else f"({u})" for u in self.units)
-        return f"{self.kind}: {names}"
+        return (
+            f"overlap {self.jaccard:.2f} (units of both over units of either): both "
+            f"{named(self.both)}; only the first {named(self.only_a)}; only the second "
+            f"{named(self.only_b)}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,19 +101,24 @@ class Circuit:
         empty: F(nothing kept), averaged over the prompts that were measured on.
         n_prompts: how many those are.
         importance: of every unit, member or not, the largest effect of ablating it: in the intact
-            model, in the circuit, or, of a backup, in the intact model without the other. As a
-            share of the span, without a sign.
-        stability: mean Jaccard overlap with the circuits that are selected when the prompts are
-            drawn anew (bootstrap among the sets that were run; its stderr is the spread).
+            model, in the circuit, or, of a backup, in the intact model without any of the others
+            of its group. As a share of the span, without a sign.
+        stability: mean Jaccard overlap with the circuits that the same rule selects when the
+            prompts are drawn anew (bootstrap among the sets that were run; its stderr is the
+            spread). NaN for a single prompt, and for a circuit that was given.
         cost: evaluations on the prompts of the selection and on held-out ones, gradients, seconds.
         about: how it was selected, what it was measured on, and what the interactions came from.
+        signs: of every unit 1 where the effect behind its importance helps the metric, -1 where it
+            holds it down.
+        span_stderr: standard error of the span over prompts.
+        known_units: the units with their kinds and layers; None: what their labels say.
     """
 
     labels: list[str]
     members: Bool[np.ndarray, " unit"]
-    why: dict[str, Reason]
+    why: dict[str, Membership]
     groups: tuple[Group, ...]
-    links: tuple[Link, ...]
+    links: tuple[CircuitInteraction, ...]
     faithfulness: Score
     completeness: Score
     minimality: Score
@@ -158,6 +129,9 @@ class Circuit:
     stability: Score
     cost: dict[str, int | float] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    signs: Int[np.ndarray, " unit"] | None = None
+    span_stderr: float = float("nan")
+    known_units: Units | None = None
 
     def __len__(self) -> int:
         return int(self.members.sum())
@@ -168,27 +142,48 @@ class Circuit:
         return [self.labels[u] for u in np.flatnonzero(self.members)]
 
     @property
+    def table(self) -> Units:
+        """Every unit of the game, with its kind and layer."""
+        return Units.of_labels(self.labels) if self.known_units is None else self.known_units
+
+    @property
     def span(self) -> float:
         """What all units together do for the metric: the scores' unit."""
         return self.intact - self.empty
 
     @property
-    def ranking(self) -> list[str]:
-        """All labels, the largest ``importance`` first; an order for ``faithfulness_curve``.
+    def signed_importance(self) -> Float[np.ndarray, " unit"]:
+        """``importance``, negative of units that hold the metric down."""
+        return self.importance if self.signs is None else self.importance * self.signs
+
+    @property
+    def ranking(self) -> Ranking:
+        """All labels, the largest ``importance`` first: an order for ``faithfulness_curve`` and its
+        CMD. ``ranking(signed=True)`` puts what holds the metric down last, which is right for CPR.
 
         Two backups both rank high, as each is missed where the other is gone: it says what takes
         part, where ``members`` are the few that are enough.
         """
-        order = np.argsort(-self.importance, kind="stable")
-        return [self.labels[u] for u in order]
+        by_size = np.argsort(-np.round(self.importance, 9), kind="stable")
+        by_sign = np.argsort(-np.round(self.signed_importance, 9), kind="stable")
+        return Ranking([self.labels[u] for u in by_size], [self.labels[u] for u in by_sign])
+
+    def overlap(self, other: "Circuit") -> Overlap:
+        """What this circuit and another one share, by the labels of their units.
+
+        Raises:
+            TypeError: the other one is no circuit.
+            ValueError: no label is in both games.
+        """
+        return _overlap(self, other)
 
     def frame(self) -> "pd.DataFrame":
-        """A pandas table with a row a member, the largest effect inside the circuit first: ``unit
+        """A pandas table with a row per member, the largest effect inside the circuit first: ``unit
         main_effect inside minimality minimality_stderr given brought_by groups interactions``."""
         import pandas as pd
 
         rows = []
-        least = {part.units[0]: part for part in self.minimality.parts}
+        least = {part.units[0]: part for part in self.minimality.by_subset}
         for unit, reason in self.why.items():
             part = least[unit]
             named = [str(group) for group in self.groups if unit in group.units]
@@ -209,6 +204,24 @@ class Circuit:
         strongest = np.argsort(-abs(table["inside"].to_numpy(dtype=float)), kind="stable")
         return table.iloc[strongest].reset_index(drop=True)
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything into one JSON file, all or nothing; :meth:`load` reads it."""
+        from spex_mech.circuits.files import save_circuit
+
+        return save_circuit(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Circuit":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a circuit, or of a newer format.
+        """
+        from spex_mech.circuits.files import load_circuit
+
+        return load_circuit(path)
+
     def to_mib(self, **cfg: int | bool) -> dict[str, Any]:
         """The node circuit in the JSON format of the Mechanistic Interpretability Benchmark and of
         EAP-IG: ``json.dump(circuit.to_mib(), file)``.
@@ -216,7 +229,7 @@ class Circuit:
         Nodes are ``input``, heads ``a0.h1``, MLPs ``m3`` and ``logits``; an edge is in the circuit
         if both of its nodes are. What the game never ablates (MLPs, heads that are no units) is in,
         without a score: the benchmark keeps such nodes. A member's score is its minimality, that of
-        a head left out 0.
+        a unit left out its importance; negative where it holds the metric down.
 
         Args:
             cfg: ``n_layers``, ``n_heads``, ``d_model``, ``parallel_attn_mlp``, where the circuit
@@ -226,75 +239,49 @@ class Circuit:
             ValueError: units that the format cannot express (its ``neurons`` are dimensions of the
                 residual stream), or a config that is not known.
         """
-        heads = [re.fullmatch(r"L(\d+)H(\d+)", label) for label in self.labels]
-        if foreign := [x for x, head in zip(self.labels, heads, strict=True) if head is None]:
-            raise ValueError(
-                f"the benchmark's format has nodes for heads and whole MLPs, not for {foreign[0]}; "
-                "export a circuit of heads, or use to_networkx()"
-            )
+        scores = np.array(self.signed_importance, dtype=np.float64)
+        for part in self.minimality.by_subset:
+            scores[self.labels.index(part.units[0])] = part.sign * part.value
         config = {"parallel_attn_mlp": False, **self.about.get("config", {}), **cfg}
-        if unknown := [k for k in ("n_layers", "n_heads", "d_model") if k not in config]:
-            raise ValueError(
-                f"{unknown[0]} of the model is not known; give to_mib({unknown[0]}=...)"
-            )
-        at = [f"a{head[1]}.h{head[2]}" for head in heads if head]
-        kept = dict(zip(at, self.members.tolist(), strict=True))
-        score = dict.fromkeys(at, 0.0)
-        for part in self.minimality.parts:
-            score[at[self.labels.index(part.units[0])]] = part.value
-        names = _mib_nodes(config["n_layers"], config["n_heads"])
-        if strange := set(at) - set(names):
-            raise ValueError(f"the config has no head {min(strange)}: {config}")
-        nodes: dict[str, dict[str, Any]] = {
-            name: {"in_graph": kept.get(name, True)} for name in names
+        return mib_json(self.table, self.members, scores, config)
+
+    @staticmethod
+    def from_mib(source: Mapping[str, Any] | str | os.PathLike[str]) -> "Circuit":
+        """The circuit of the benchmark's JSON (what :meth:`to_mib` gives, or a file of it): the
+        nodes with ``in_graph``, and their scores as importance. It is not scored here:
+        ``score_circuit(game, circuit)`` does that.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not such JSON.
+        """
+        read, name = read_mib(source)
+        members = mib_members(read)
+        by_label = {
+            label: float(node.get("score") or 0.0)
+            for label, node in zip(members, _unit_nodes(read, members), strict=True)
         }
-        for name, value in score.items():
-            nodes[name]["score"] = value
-        edges = {
-            f"{source}->{target}{letter}": {
-                "score": 0.0,
-                "in_graph": nodes[source]["in_graph"] and nodes[target]["in_graph"],
-            }
-            for source, target, letter in _mib_edges(config)
-        }
-        order = ("n_layers", "n_heads", "parallel_attn_mlp", "d_model")
-        return {"cfg": {key: config[key] for key in order}, "nodes": nodes, "edges": edges}
+        scores = np.array(list(by_label.values()), dtype=np.float64)
+        return Circuit(
+            labels=list(members),
+            members=np.array(list(members.values()), dtype=bool),
+            why={}, groups=(), links=(),
+            faithfulness=NOT_SCORED, completeness=NOT_SCORED, minimality=NOT_SCORED,
+            intact=float("nan"), empty=float("nan"), n_prompts=0,
+            importance=abs(scores), stability=NOT_SCORED,
+            about={"selected": f"read from {name}", "config": dict(read.get("cfg", {}))},
+            signs=np.where(scores < 0, -1, 1),
+        )  # fmt: skip
 
     def to_networkx(self) -> "networkx.Graph":
-        """Every unit as a node (``member``, ``layer``, and of members ``main_effect``, ``inside``,
-        ``minimality``, ``brought_by``, ``groups``), every link of two units as an edge (``value``,
-        ``stderr``, ``reading``). All attributes are plain numbers and text.
+        """Every unit as a node, every link of two units as an edge: see ``circuits.files``.
 
         Raises:
             ImportError: networkx is missing (the extra ``viz``).
         """
-        try:
-            import networkx as nx
-        except ImportError as error:
-            raise ImportError("this needs networkx: pip install 'spex_mech[viz]'") from error
-        scores = [("faithfulness", self.faithfulness), ("completeness", self.completeness)]
-        scores += [("minimality", self.minimality)]
-        graph = nx.Graph()
-        graph.graph |= {"n_prompts": self.n_prompts} | {name: float(s) for name, s in scores}
-        least = {part.units[0]: part.value for part in self.minimality.parts}
-        for label, member in zip(self.labels, self.members.tolist(), strict=True):
-            graph.add_node(label, member=member)
-            if (layer := layer_of(label)) >= 0:
-                graph.nodes[label]["layer"] = layer
-            named = [str(group) for group in self.groups if label in group.units]
-            graph.nodes[label]["groups"] = "; ".join(named)
-            if reason := self.why.get(label):
-                graph.nodes[label].update(
-                    main_effect=reason.main_effect,
-                    inside=reason.inside,
-                    minimality=least[label],
-                    brought_by=reason.brought_by,
-                )
-        for link in self.links:
-            if len(link.units) == 2:
-                values = {"value": link.value, "stderr": link.stderr, "reading": link.reading}
-                graph.add_edge(*link.units, **values)
-        return graph
+        from spex_mech.circuits.files import graph_of
+
+        return graph_of(self)
 
     def save_graphml(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_networkx` as GraphML, for Gephi, Cytoscape, yEd and the like."""
@@ -307,20 +294,7 @@ class Circuit:
         return path
 
     def __repr__(self) -> str:
-        where = self.about.get("measured_on", "prompts of its own")
-        lines = [
-            f"circuit of {len(self)} of {len(self.labels):,} units: {', '.join(self.units[:12])}"
-            + (", ..." if len(self) > 12 else ""),
-            f"  on {self.n_prompts} {where}: faithfulness {self.faithfulness}, largest "
-            f"incompleteness {self.completeness}, least minimality {self.minimality}",
-        ]
-        if self.about.get("selected"):
-            lines.append(
-                f"  {self.about['selected']}, {self.cost['evaluations']:,} evaluations; redrawn "
-                f"prompts select circuits that share {self.stability.value:.2f} of it"
-            )
-        lines += [f"  {group}" for group in self.groups[:8]]
-        return "\n".join(lines)
+        return "\n".join(_words(self))
 
 
 _COLUMNS = (
@@ -329,100 +303,58 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """The best circuit of each size, and how faithful it is.
-
-    Args:
-        labels: the name of every unit.
-        circuits: which units each kept; sizes ascend, from none to all.
-        values: the metric of each circuit on each prompt.
-        about: what ordered or searched the circuits, and what they were measured on.
-    """
-
-    labels: list[str]
-    circuits: Bool[np.ndarray, "size unit"]
-    values: Float[np.ndarray, "size prompt"]
-    cost: dict[str, int | float] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def sizes(self) -> Int[np.ndarray, " size"]:
-        """How many units each keeps."""
-        return self.circuits.sum(axis=1)
-
-    @cached_property
-    def pulls(self) -> Float[np.ndarray, "size prompt"]:
-        """Each prompt's pull on each faithfulness: for errors of sums and differences of curves
-        that were measured on the same prompts."""
-        return self._ratios[1]
-
-    @cached_property
-    def faithfulness(self) -> Float[np.ndarray, " size"]:
-        """Of each size: 0 for nothing kept, 1 for everything."""
-        return self._ratios[0]
-
-    @cached_property
-    def stderr(self) -> Float[np.ndarray, " size"]:
-        """Standard error of each faithfulness over prompts (NaN for a single prompt)."""
-        return standard_errors(self.pulls)
-
-    @property
-    def cpr(self) -> Score:
-        """Area under faithfulness over the share of units kept, from 0 to 1: higher is better."""
-        return self._area(self.faithfulness, self.pulls)
-
-    @property
-    def cmd(self) -> Score:
-        """Area between faithfulness and 1: lower is better."""
-        off = 1 - self.faithfulness
-        return self._area(abs(off), -np.sign(off)[:, None] * self.pulls)
-
-    def frame(self) -> "pd.DataFrame":
-        """A pandas table with a row a size: ``size faithfulness stderr units``."""
-        import pandas as pd
-
-        names = np.array(self.labels)
-        data = {"size": self.sizes, "faithfulness": self.faithfulness, "stderr": self.stderr}
-        return pd.DataFrame({**data, "units": [", ".join(names[kept]) for kept in self.circuits]})
-
-    def __repr__(self) -> str:
-        on = f"{self.values.shape[1]} {self.about.get('measured_on', 'prompts')}"
-        return (
-            f"faithfulness of circuits of {len(self.sizes)} sizes among {len(self.labels):,} "
-            f"units, on {on}: CPR {self.cpr}, CMD {self.cmd}"
+def _words(circuit: Circuit) -> list[str]:
+    lines = [
+        f"circuit of {len(circuit)} of {len(circuit.labels):,} units: "
+        f"{', '.join(circuit.units[:12])}" + (", ..." if len(circuit) > 12 else "")
+    ]
+    if not circuit.n_prompts:
+        return [
+            *lines,
+            f"  {circuit.about.get('selected', '')}; score_circuit(game, ...) scores it",
+        ]
+    where = circuit.about.get("measured_on", "prompts of its own")
+    lines += [
+        f"  on {circuit.n_prompts} {where}: faithfulness {circuit.faithfulness}, largest "
+        f"incompleteness {circuit.completeness}, least minimality {circuit.minimality}",
+        f"  shares of {Span(circuit.span, circuit.span_stderr)}, which all units do together",
+    ]
+    if circuit.about.get("selected"):
+        again = (
+            ""
+            if np.isnan(circuit.stability.value)
+            else f"; redrawn prompts select circuits that share {circuit.stability.value:.2f} of it"
         )
-
-    @cached_property
-    def _ratios(self) -> tuple[Float[np.ndarray, " size"], Float[np.ndarray, "size prompt"]]:
-        return ratios(self.values - self.values[0], self.values[-1] - self.values[0])
-
-    def _area(self, height: Float[np.ndarray, " size"], pulls: Any) -> Score:
-        share = self.sizes / len(self.labels)
-        error = standard_errors(np.trapezoid(pulls, share, axis=0)[None])[0]
-        return Score(float(np.trapezoid(height, share)), float(error))
+        lines.append(
+            f"  {circuit.about['selected']}, {circuit.cost['evaluations']:,} evaluations{again}"
+        )
+    return lines + [f"  {group}" for group in circuit.groups[:8]]
 
 
-def _mib_nodes(n_layers: int, n_heads: int) -> list[str]:
-    names = ["input"]
-    for layer in range(n_layers):
-        names += [f"a{layer}.h{head}" for head in range(n_heads)] + [f"m{layer}"]
-    return [*names, "logits"]
+def _unit_nodes(read: Mapping[str, Any], members: Mapping[str, bool]) -> list[dict[str, Any]]:
+    nodes = read["nodes"]
+    return [
+        nodes[f"m{x[1:-3]}" if x.endswith("MLP") else f"a{x[1:].replace('H', '.h')}"]
+        for x in members
+    ]
 
 
-def _mib_edges(config: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
-    """Every edge of the benchmark's graph: each node reads all that write before it."""
-    before = ["input"]
-    for layer in range(config["n_layers"]):
-        heads = [f"a{layer}.h{head}" for head in range(config["n_heads"])]
-        for source in before:
-            for head in heads:
-                yield from ((source, head, f"<{letter}>") for letter in "qkv")
-        if config["parallel_attn_mlp"]:
-            yield from ((source, f"m{layer}", "") for source in before)
-            before += heads
-        else:
-            before += heads
-            yield from ((source, f"m{layer}", "") for source in before)
-        before.append(f"m{layer}")
-    yield from ((source, "logits", "") for source in before)
+@compare.register(Circuit)
+def _overlap(found_a: Circuit, found_b: Circuit, k: int = 20) -> Overlap:
+    """Two circuits side by side, by their units' labels (``k`` is not used)."""
+    if not isinstance(found_b, Circuit):
+        raise TypeError(f"a circuit is compared with a circuit, not {type(found_b).__name__}")
+    if not set(found_a.labels) & set(found_b.labels):
+        raise ValueError(
+            f"the two circuits share no unit: {found_a.labels[:3]}... and {found_b.labels[:3]}..."
+        )
+    a, b = found_a.units, found_b.units
+    both = tuple(unit for unit in a if unit in b)
+    return Overlap(
+        jaccard=len(both) / len({*a, *b}) if a or b else 1.0,
+        both=both,
+        only_a=tuple(unit for unit in a if unit not in b),
+        only_b=tuple(unit for unit in b if unit not in a),
+        not_in_b=tuple(unit for unit in a if unit not in found_b.labels),
+        not_in_a=tuple(unit for unit in b if unit not in found_a.labels),
+    )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spex_mech.circuits.circuit import Circuit, Curve, Link
+from spex_mech.circuits.circuit import Circuit
+from spex_mech.circuits.curve import FaithfulnessCurve
+from spex_mech.circuits.explain import CircuitInteraction
 from spex_mech.plots.network import in_columns
-from spex_mech.plots.numbers import layer_of
 from spex_mech.plots.static import new_figure
 from spex_mech.plots.style import BLUE, RED
 
@@ -27,8 +28,9 @@ def circuit_positions(circuit: Circuit) -> dict[str, tuple[float, float]]:
     """Where :func:`plot_circuit` puts each unit: members, and backups that were left out; x by
     layer (units without a layer in columns of eight), y spread within it."""
     shown = {*circuit.units, *(u for group in circuit.groups for u in group.units)}
-    ordered = [label for label in circuit.labels if label in shown]
-    layers = [layer_of(label) for label in ordered]
+    kept = [unit for unit in circuit.table if unit.label in shown]
+    ordered = [unit.label for unit in kept]
+    layers = [-1 if unit.layer is None else unit.layer for unit in kept]
     if min(layers, default=-1) < 0:
         layers = [i // 8 for i in range(len(ordered))]
     return in_columns(ordered, layers)
@@ -59,7 +61,7 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
             arrowprops={
                 "arrowstyle": "-",
                 "connectionstyle": f"arc3,rad={0.35 if x0 == x1 else 0.08}",
-                "color": RED if link.value > 0 else BLUE,
+                "color": RED if link.value * circuit.span > 0 else BLUE,
                 "linestyle": _line_style(link),
                 "linewidth": 0.6 + 4.4 * abs(link.value) / largest,
                 "alpha": 0.85,
@@ -103,14 +105,14 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
     return figure
 
 
-def _line_style(link: Link) -> Any:
+def _line_style(link: CircuitInteraction) -> Any:
     """Dotted where neither reading fits, as in ``plots``."""
     if link.reading not in ("AND-like", "OR-like"):
         return ":"
-    return "-" if link.value > 0 else (0, (4, 2))
+    return "-" if link.reading == "AND-like" else (0, (4, 2))
 
 
-def plot_curve(curves: Curve | Mapping[str, Curve]) -> "Figure":
+def plot_curve(curves: FaithfulnessCurve | Mapping[str, FaithfulnessCurve]) -> "Figure":
     """Faithfulness by circuit size, of one or several named curves, with bands of one standard
     error; CPR and CMD in the legend.
 
@@ -118,7 +120,7 @@ def plot_curve(curves: Curve | Mapping[str, Curve]) -> "Figure":
         ImportError: matplotlib is missing (the extra ``viz``).
         ValueError: no curve was given.
     """
-    named = {"": curves} if isinstance(curves, Curve) else dict(curves)
+    named = {"": curves} if isinstance(curves, FaithfulnessCurve) else dict(curves)
     if not named:
         raise ValueError("there is nothing to draw: no curve was given")
     figure, axes = new_figure(6.8, 4.4)

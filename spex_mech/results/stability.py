@@ -5,7 +5,8 @@
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -187,15 +188,31 @@ class Comparison:
         )
 
 
-def compare(found_a: Interactions, found_b: Interactions, k: int = 20) -> Comparison:
+@singledispatch
+def compare(found_a: Any, found_b: Any, k: int = 20) -> Any:
     """Two results side by side, by the units' labels: two tasks, ablations or checkpoints.
+
+    Of two circuits it gives their overlap (``Circuit.overlap``), of two results a ``Comparison``.
 
     The Jaccard overlap is of the k strongest of each; an interaction that the other result never
     measured counts as not in its top.
 
     Raises:
+        TypeError: they are neither two results nor two circuits.
         ValueError: no label is in both, or k is below 1.
     """
+    raise TypeError(
+        f"compare takes two Interactions or two circuits, not {type(found_a).__name__} and "
+        f"{type(found_b).__name__}"
+    )
+
+
+@compare.register(Interactions)
+def _compare(found_a: Interactions, found_b: Any, k: int = 20) -> Comparison:
+    if not isinstance(found_b, Interactions):
+        raise TypeError(
+            f"Interactions are compared with Interactions, not {type(found_b).__name__}"
+        )
     if k < 1:
         raise ValueError(f"k is {k}; it must be at least 1")
     if not set(found_a.labels) & set(found_b.labels):

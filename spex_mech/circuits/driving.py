@@ -1,0 +1,215 @@
+"""A circuit's two games, the driver that runs coroutines on them, and what that cost."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from spex_mech.circuits.circuit import Circuit
+from spex_mech.circuits.held_out import check_signs, measured_on
+from spex_mech.circuits.mib import mib_config
+from spex_mech.circuits.scores import scored
+from spex_mech.circuits.select import Selection
+from spex_mech.circuits.span import checked_span
+from spex_mech.circuits.steps import Masks, Steps, StepSearch, Values
+from spex_mech.driver import drive
+from spex_mech.game import Game, as_game, is_game
+from spex_mech.games.model_game import ModelGame
+from spex_mech.results.interactions import Interactions
+from spex_mech.runs.store import opened
+from spex_mech.runs.workers import started
+from spex_mech.search.contract import GRADIENT_COST
+
+T = TypeVar("T")
+_NAMED = ("model", "weights_sha256", "task", "metric", "ablation", "tokens_sha256")
+
+
+@dataclass(frozen=True)
+class Games:
+    """The game of the selection, and the one to score on (None: the same)."""
+
+    game: Game
+    held_out: Game | None
+
+    @staticmethod
+    def checked(game: Any, held_out: Any, labels: Sequence[str]) -> "Games":
+        """Both as games of these units.
+
+        Raises:
+            ValueError: other units.
+        """
+        games: list[Game] = []
+        named = ((game, "game"), (game if held_out is None else held_out, "held-out game"))
+        for one, name in named:
+            one = as_game(one, None, None if is_game(one) else list(labels))
+            if one.labels != list(labels):
+                odd = next(iter(set(one.labels) ^ set(labels)), "in another order")
+                raise ValueError(
+                    f"the units of the {name} are not those of the interactions ({odd}); make both "
+                    "from the same components"
+                )
+            games.append(one)
+        return Games(games[0], None if held_out is None else games[1])
+
+    @staticmethod
+    def started(
+        stack: ExitStack, game: Any, held_out: Any, workers: int | None, address: str | None
+    ) -> tuple[Any, Any]:
+        """Both as they are, or on workers, which end with the stack."""
+        if workers is None and address is None:
+            return game, held_out
+        games = [
+            None if one is None else stack.enter_context(started(one, workers, address))
+            for one in (game, held_out)
+        ]
+        return games[0], games[1]
+
+
+class CircuitRuns:
+    """Runs coroutines on the two games, through the one driver, and counts.
+
+    Args:
+        games: the two games.
+        store: a file for the evaluations, or None; those on the held-out game lie beside it.
+        progress: show a progress bar.
+        settings: what tells this search from others in the store.
+    """
+
+    def __init__(
+        self,
+        games: Games,
+        store: str | os.PathLike[str] | None,
+        progress: bool,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.games, self.store, self.progress = games, store, progress
+        self.settings = dict(settings)
+        self.costs: list[dict[str, int | float]] = []
+        self.held_out_costs: list[dict[str, int | float]] = []
+
+    def select(self, name: str, steps: Steps[T], planned: int) -> T:
+        """The result of a coroutine on the game of the selection."""
+        stage = "selecting a circuit"
+        result, cost = self._run(self.games.game, self.store, name, steps, planned, stage)
+        self.costs.append(cost)
+        return result
+
+    def score(self, masks: Masks) -> Values:
+        """The values of masks on the held-out game."""
+        path = None
+        if self.store is not None:
+            path = Path(self.store)
+            path = path.with_name(f"{path.stem}.held_out{path.suffix}")
+        assert self.games.held_out is not None
+        values, cost = self._run(
+            self.games.held_out, path, "scores", one_question(masks), len(masks), "scoring"
+        )
+        self.held_out_costs.append(cost)
+        return values
+
+    def circuit(self, selection: Selection, gradients: int, about: dict[str, Any]) -> Circuit:
+        """What was selected, scored and explained."""
+        sets, what, labels = selection.sets, selection.what, self.games.game.labels
+        masks = what.masks()
+        values = selected = sets.known_values(masks)
+        span, where = sets.span, "prompts, those of the selection"
+        if self.games.held_out is not None:
+            values = self.score(masks)
+            where = measured_on(
+                self.games.game, self.games.held_out, self._described(), (selected, values)
+            )
+            intact, empty = what.ends(masks, values)
+            span = checked_span(intact, empty, f"the {values.shape[1]} held-out prompts")
+            check_signs(sets.span, span)
+        scores = scored(what, masks, values, labels)
+        return Circuit(
+            labels=labels,
+            members=what.kept,
+            why=selection.why,
+            groups=selection.groups,
+            links=selection.links,
+            faithfulness=scores.faithfulness,
+            completeness=scores.completeness,
+            minimality=scores.minimality,
+            intact=scores.intact,
+            empty=scores.empty,
+            n_prompts=values.shape[1],
+            importance=abs(selection.importance),
+            stability=selection.stability,
+            cost=self.cost(gradients),
+            about=self.about({"measured_on": where} | about),
+            signs=np.where(selection.importance < 0, -1, 1),
+            span_stderr=span.stderr,
+            known_units=self.games.game.units,
+        )
+
+    def where(self, selected: Values | None, values: Values) -> str:
+        """What the values of a curve were measured on."""
+        if self.games.held_out is None:
+            return "prompts, those of the selection"
+        both = None if selected is None else (selected, values)
+        return measured_on(self.games.game, self.games.held_out, self._described(), both)
+
+    def cost(self, gradients: int) -> dict[str, int | float]:
+        """Evaluations on the game of the selection and on the held-out one, gradients, seconds; and
+        with a store what other searches had left there."""
+
+        def total(costs: Sequence[Mapping[str, int | float]], key: str) -> int | float:
+            return sum(cost.get(key, 0) for cost in costs)
+
+        every = [*self.costs, *self.held_out_costs]
+        cost: dict[str, int | float] = {
+            "evaluations": total(self.costs, "evaluations") + GRADIENT_COST * gradients,
+            "held_out_evaluations": total(self.held_out_costs, "evaluations"),
+            "gradients": gradients,
+            "seconds": round(total(every, "seconds"), 3),
+        }
+        return cost if self.store is None else cost | {"reused": total(every, "reused")}
+
+    def about(self, about: dict[str, Any]) -> dict[str, Any]:
+        """With what the game says of itself."""
+        described = self._described()[0]
+        about = about | {key: described[key] for key in _NAMED if key in described}
+        if isinstance(game := self.games.game, ModelGame) and game.architecture.has("head", 0):
+            sizes = game.architecture
+            about["config"] = mib_config(game.model, sizes.n_layers, sizes.count("head", 0))
+        return about
+
+    def _described(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        ours, theirs = self.games.game, self.games.held_out
+        return ours.provenance(), {} if theirs is None else theirs.provenance()
+
+    def _run(
+        self,
+        game: Game,
+        store: str | os.PathLike[str] | None,
+        name: str,
+        steps: Steps[T],
+        planned: int,
+        stage: str,
+    ) -> tuple[T, dict[str, int | float]]:
+        search = StepSearch(steps, len(game), planned, stage)
+        if store is None:
+            cost = drive(game, search, self.progress)
+        else:
+            settings = {"method": name, **self.settings}
+            with opened(store, game) as kept:
+                run = kept.search(settings, game, game.masks_per_batch)
+                cost = drive(game, search, self.progress, run)
+        return search.result, cost
+
+
+def one_question(masks: Masks) -> Steps[Values]:
+    """The values of these masks."""
+    return (yield masks)
+
+
+def digest(found: Interactions) -> str:
+    """What tells these interactions from others."""
+    arrays = (found.units, found.mean, found.main_effects, found.q_value)
+    return blake2b(b"".join(a.tobytes() for a in arrays), digest_size=8).hexdigest()

@@ -1,0 +1,159 @@
+"""Circuits in files: JSON that holds all of a circuit, and graphs for other programs."""
+
+import json
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spex_mech.circuits.circuit import Circuit
+from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
+from spex_mech.circuits.scores import Score, SubsetScore
+from spex_mech.results.files import write_whole
+from spex_mech.units import Unit, Units
+
+if TYPE_CHECKING:
+    import networkx
+
+_FORMAT = 1
+_KIND = "spex_mech circuit"
+
+
+def save_circuit(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
+    """Write a circuit as JSON; numbers that are not finite become null, "inf" or "-inf"."""
+    data = {"kind": _KIND, "format": _FORMAT}
+    data |= {f.name: _plain(getattr(circuit, f.name)) for f in fields(Circuit)}
+    text = json.dumps(data, indent=1, allow_nan=False)
+    return write_whole(path, lambda file: file.write(text.encode()))
+
+
+def load_circuit(path: str | os.PathLike[str]) -> Circuit:
+    """Read what :func:`save_circuit` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a circuit, or of a newer format.
+    """
+    try:
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(read, dict) or read.pop("kind", None) != _KIND:
+            raise ValueError("it is no circuit that Circuit.save wrote")
+        newer = read.pop("format") > _FORMAT
+        circuit = None if newer else _circuit(read)
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a spex_mech circuit (JSON): {error}") from error
+    if circuit is None:
+        raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
+    return circuit
+
+
+def _circuit(read: dict[str, Any]) -> Circuit:
+    links = tuple(_link(x) for x in read.pop("links"))
+    why = {
+        label: Membership(
+            _number(x["main_effect"]), _number(x["inside"]),
+            tuple(_link(link) for link in x["links"]), x["brought_by"],
+        )
+        for label, x in read.pop("why").items()
+    }  # fmt: skip
+    scores = {
+        name: _score(read.pop(name))
+        for name in ("faithfulness", "completeness", "minimality", "stability")
+    }
+    groups = tuple(
+        Group(x["kind"], tuple(x["units"]), tuple(x["kept"]), tuple(map(tuple, x["sides"])))
+        for x in read.pop("groups")
+    )
+    signs, units = read.pop("signs"), read.pop("known_units")
+    numbers = {name: _number(read.pop(name)) for name in ("intact", "empty", "span_stderr")}
+    return Circuit(
+        members=np.array(read.pop("members"), dtype=bool),
+        importance=np.array([_number(x) for x in read.pop("importance")], dtype=np.float64),
+        signs=None if signs is None else np.array(signs, dtype=np.int64),
+        known_units=None if units is None else _units(units),
+        groups=groups, links=links, why=why, **scores, **numbers, **read,
+    )  # fmt: skip
+
+
+def _units(rows: list[list[Any]]) -> Units:
+    return Units(Unit(label, kind, layer, tuple(slots)) for label, kind, layer, slots in rows)
+
+
+def _link(x: dict[str, Any]) -> CircuitInteraction:
+    value, stderr = _number(x["value"]), _number(x["stderr"])
+    return CircuitInteraction(tuple(x["units"]), value, stderr, x["reading"])
+
+
+def _score(x: dict[str, Any]) -> Score:
+    parts = tuple(
+        SubsetScore(
+            tuple(p["units"]), tuple(p["given"]), _number(p["value"]), _number(p["stderr"]),
+            _number(p["low"]), _number(p["high"]), p["sign"],
+        )
+        for p in x["by_subset"]
+    )  # fmt: skip
+    value, stderr = _number(x["value"]), _number(x["stderr"])
+    return Score(value, stderr, parts, _number(x["low"]), _number(x["high"]), x["is_bound"])
+
+
+def _number(x: Any) -> float:
+    return float("nan") if x is None else float(x)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold."""
+    if isinstance(value, dict):
+        return {str(key): _plain(x) for key, x in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, Units):
+        return [[unit.label, unit.kind, unit.layer, list(unit.slots)] for unit in value]
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if isinstance(value, Score | SubsetScore | Group | CircuitInteraction | Membership):
+        return _plain(asdict(value))
+    if isinstance(value, float) and not np.isfinite(value):
+        return None if np.isnan(value) else "inf" if value > 0 else "-inf"
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def graph_of(circuit: Circuit) -> "networkx.Graph":
+    """Every unit as a node (``member``, ``layer``, and of members ``main_effect``, ``inside``,
+    ``minimality``, ``brought_by``, ``groups``), every link of two units as an edge (``value``,
+    ``stderr``, ``reading``). All attributes are plain numbers and text.
+
+    Raises:
+        ImportError: networkx is missing (the extra ``viz``).
+    """
+    try:
+        import networkx as nx
+    except ImportError as error:
+        raise ImportError("this needs networkx: pip install 'spex_mech[viz]'") from error
+    scores = [("faithfulness", circuit.faithfulness), ("completeness", circuit.completeness)]
+    scores += [("minimality", circuit.minimality)]
+    graph = nx.Graph()
+    graph.graph |= {"n_prompts": circuit.n_prompts} | {name: float(s) for name, s in scores}
+    least = {part.units[0]: part.value for part in circuit.minimality.by_subset}
+    rows = zip(circuit.labels, circuit.members.tolist(), circuit.table.layers.tolist(), strict=True)
+    for label, member, layer in rows:
+        graph.add_node(label, member=member)
+        if layer >= 0:
+            graph.nodes[label]["layer"] = layer
+        named = [str(group) for group in circuit.groups if label in group.units]
+        graph.nodes[label]["groups"] = "; ".join(named)
+        if reason := circuit.why.get(label):
+            graph.nodes[label].update(
+                main_effect=reason.main_effect,
+                inside=reason.inside,
+                minimality=least[label],
+                brought_by=reason.brought_by,
+            )
+    for link in circuit.links:
+        if len(link.units) == 2:
+            values = {"value": link.value, "stderr": link.stderr, "reading": link.reading}
+            graph.add_edge(*link.units, **values)
+    return graph
