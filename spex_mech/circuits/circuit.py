@@ -111,7 +111,7 @@ class Circuit:
         signs: of every unit 1 where the effect behind its importance helps the metric, -1 where it
             holds it down.
         span_stderr: standard error of the span over prompts.
-        known_units: the units with their kinds and layers; None: what their labels say.
+        unit_table: label, kind, layer and slots of each unit; default: what the labels say.
     """
 
     labels: list[str]
@@ -131,7 +131,11 @@ class Circuit:
     about: dict[str, Any] = field(default_factory=dict)
     signs: Int[np.ndarray, " unit"] | None = None
     span_stderr: float = float("nan")
-    known_units: Units | None = None
+    unit_table: Units = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.unit_table is None or self.unit_table.labels != list(self.labels):
+            object.__setattr__(self, "unit_table", Units.of_labels(self.labels))
 
     def __len__(self) -> int:
         return int(self.members.sum())
@@ -140,11 +144,6 @@ class Circuit:
     def units(self) -> list[str]:
         """The members' labels."""
         return [self.labels[u] for u in np.flatnonzero(self.members)]
-
-    @property
-    def table(self) -> Units:
-        """Every unit of the game, with its kind and layer."""
-        return Units.of_labels(self.labels) if self.known_units is None else self.known_units
 
     @property
     def span(self) -> float:
@@ -243,7 +242,7 @@ class Circuit:
         for part in self.minimality.by_subset:
             scores[self.labels.index(part.units[0])] = part.sign * part.value
         config = {"parallel_attn_mlp": False, **self.about.get("config", {}), **cfg}
-        return mib_json(self.table, self.members, scores, config)
+        return mib_json(self.unit_table, self.members, scores, config)
 
     @staticmethod
     def from_mib(source: Mapping[str, Any] | str | os.PathLike[str]) -> "Circuit":

@@ -145,7 +145,7 @@ class CircuitRuns:
             about=self.about({"measured_on": where} | about),
             signs=np.where(selection.importance < 0, -1, 1),
             span_stderr=span.stderr,
-            known_units=self.games.game.units,
+            unit_table=self.games.game.units,
         )
 
     def where(self, selected: Values | None, values: Values) -> str:

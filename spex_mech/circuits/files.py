@@ -12,7 +12,7 @@ from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.scores import Score, SubsetScore
 from spex_mech.results.files import write_whole
-from spex_mech.units import Unit, Units
+from spex_mech.units import Units
 
 if TYPE_CHECKING:
     import networkx
@@ -68,19 +68,15 @@ def _circuit(read: dict[str, Any]) -> Circuit:
         Group(x["kind"], tuple(x["units"]), tuple(x["kept"]), tuple(map(tuple, x["sides"])))
         for x in read.pop("groups")
     )
-    signs, units = read.pop("signs"), read.pop("known_units")
+    signs = read.pop("signs")
     numbers = {name: _number(read.pop(name)) for name in ("intact", "empty", "span_stderr")}
     return Circuit(
         members=np.array(read.pop("members"), dtype=bool),
         importance=np.array([_number(x) for x in read.pop("importance")], dtype=np.float64),
         signs=None if signs is None else np.array(signs, dtype=np.int64),
-        known_units=None if units is None else _units(units),
+        unit_table=Units.of_columns(read["labels"], read.pop("unit_table")),
         groups=groups, links=links, why=why, **scores, **numbers, **read,
     )  # fmt: skip
-
-
-def _units(rows: list[list[Any]]) -> Units:
-    return Units(Unit(label, kind, layer, tuple(slots)) for label, kind, layer, slots in rows)
 
 
 def _link(x: dict[str, Any]) -> CircuitInteraction:
@@ -111,7 +107,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
     if isinstance(value, Units):
-        return [[unit.label, unit.kind, unit.layer, list(unit.slots)] for unit in value]
+        return _plain(value.as_columns())
     if isinstance(value, list | tuple):
         return [_plain(x) for x in value]
     if isinstance(value, Score | SubsetScore | Group | CircuitInteraction | Membership):
@@ -138,7 +134,9 @@ def graph_of(circuit: Circuit) -> "networkx.Graph":
     graph = nx.Graph()
     graph.graph |= {"n_prompts": circuit.n_prompts} | {name: float(s) for name, s in scores}
     least = {part.units[0]: part.value for part in circuit.minimality.by_subset}
-    rows = zip(circuit.labels, circuit.members.tolist(), circuit.table.layers.tolist(), strict=True)
+    rows = zip(
+        circuit.labels, circuit.members.tolist(), circuit.unit_table.layers.tolist(), strict=True
+    )
     for label, member, layer in rows:
         graph.add_node(label, member=member)
         if layer >= 0:

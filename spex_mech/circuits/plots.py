@@ -28,7 +28,7 @@ def circuit_positions(circuit: Circuit) -> dict[str, tuple[float, float]]:
     """Where :func:`plot_circuit` puts each unit: members, and backups that were left out; x by
     layer (units without a layer in columns of eight), y spread within it."""
     shown = {*circuit.units, *(u for group in circuit.groups for u in group.units)}
-    kept = [unit for unit in circuit.table if unit.label in shown]
+    kept = [unit for unit in circuit.unit_table if unit.label in shown]
     ordered = [unit.label for unit in kept]
     layers = [-1 if unit.layer is None else unit.layer for unit in kept]
     if min(layers, default=-1) < 0:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spex_mech.masks import MaskBatch
-from spex_mech.search.contract import Findings, Question
+from spex_mech.search.contract import Findings, Question, Search
 
 Masks = Bool[np.ndarray, "mask unit"]
 Values = Float[np.ndarray, "mask prompt"]
@@ -21,7 +21,7 @@ T = TypeVar("T")
 Steps = Generator[Masks, Values, T]
 
 
-class StepSearch(Generic[T]):
+class StepSearch(Search, Generic[T]):
     """The coroutine as a search.
 
     Args:
@@ -36,26 +36,26 @@ class StepSearch(Generic[T]):
         self.planned = planned
         self._steps, self._n, self._stage = steps, n, stage
         self._values: Values | None = None
+        self._question: Question | None = None  # that is not answered yet
         self._result: list[T] = []
 
     def ask(self) -> Question | None:
         """The next question; None when the search is over."""
+        if self._question is not None or self._result:
+            return self._question
         try:
             masks = next(self._steps) if self._values is None else self._steps.send(self._values)
         except StopIteration as end:
             self._result = [end.value]
             return None
-        return Question(MaskBatch.of_kept(masks).ablated, stage=self._stage)
+        self._question = Question(MaskBatch.of_kept(masks).ablated, stage=self._stage)
+        return self._question
 
     def tell(
         self, values: Values, gradients: Float[np.ndarray, "mask block unit"] | None = None
     ) -> None:
         """The answer to the last question."""
-        self._values = values
-
-    def best(self, k: int) -> list[tuple[tuple[int, ...], float]]:
-        """A search for circuits names no interactions to a progress bar."""
-        return []
+        self._values, self._question = values, None
 
     def findings(self) -> Findings:
         """A search for circuits measures no interactions."""
