@@ -4,8 +4,6 @@ one of these is no longer needed, and whoever mended it takes it out.
 
 # "file > module" of imports that do not run downwards.
 UPWARD = {
-    "circuits.circuit > plots.numbers",
-    #
     "fingerprints > engine.prompts",
     #
     "proxies.closed_forms > search.largest_pairs",
@@ -37,8 +35,6 @@ CIRCLES = {
 
 # "file: name" of classes over 300 lines and functions over 60.
 LONG = {
-    "circuits.find: find_circuit",
-    #
     "cli: _parser",
     #
     "games.model_game: ModelGame",
@@ -46,8 +42,6 @@ LONG = {
 
 # How often a file asks hasattr, or getattr with a default, about a type of the package.
 ASKED = {
-    "circuits.find": 3,
-    #
     "discover": 2,
     #
     "distill": 1,

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 
 from spex_mech.circuits.curve import FaithfulnessCurve
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
+from spex_mech.circuits.files import graph_of, load_circuit, save_circuit
 from spex_mech.circuits.mib import mib_json, mib_members, read_mib
 from spex_mech.circuits.scores import NOT_SCORED, Score
 from spex_mech.circuits.span import Span
@@ -205,8 +206,6 @@ class Circuit:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything into one JSON file, all or nothing; :meth:`load` reads it."""
-        from spex_mech.circuits.files import save_circuit
-
         return save_circuit(self, path)
 
     @staticmethod
@@ -217,9 +216,7 @@ class Circuit:
             FileNotFoundError: there is no such file.
             ValueError: it is not a circuit, or of a newer format.
         """
-        from spex_mech.circuits.files import load_circuit
-
-        return load_circuit(path)
+        return Circuit(**load_circuit(path))
 
     def to_mib(self, **cfg: int | bool) -> dict[str, Any]:
         """The node circuit in the JSON format of the Mechanistic Interpretability Benchmark and of
@@ -278,8 +275,6 @@ class Circuit:
         Raises:
             ImportError: networkx is missing (the extra ``viz``).
         """
-        from spex_mech.circuits.files import graph_of
-
         return graph_of(self)
 
     def save_graphml(self, path: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.scores import Score, SubsetScore
 from spex_mech.results.files import write_whole
@@ -21,16 +20,16 @@ _FORMAT = 1
 _KIND = "spex_mech circuit"
 
 
-def save_circuit(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
-    """Write a circuit as JSON; numbers that are not finite become null, "inf" or "-inf"."""
+def save_circuit(circuit: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a ``Circuit`` as JSON; numbers that are not finite become null, "inf" or "-inf"."""
     data = {"kind": _KIND, "format": _FORMAT}
-    data |= {f.name: _plain(getattr(circuit, f.name)) for f in fields(Circuit)}
+    data |= {f.name: _plain(getattr(circuit, f.name)) for f in fields(circuit)}
     text = json.dumps(data, indent=1, allow_nan=False)
     return write_whole(path, lambda file: file.write(text.encode()))
 
 
-def load_circuit(path: str | os.PathLike[str]) -> Circuit:
-    """Read what :func:`save_circuit` wrote.
+def load_circuit(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of the ``Circuit`` that :func:`save_circuit` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -51,7 +50,7 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
     return circuit
 
 
-def _circuit(read: dict[str, Any]) -> Circuit:
+def _circuit(read: dict[str, Any]) -> dict[str, Any]:
     links = tuple(_link(x) for x in read.pop("links"))
     why = {
         label: Membership(
@@ -70,7 +69,7 @@ def _circuit(read: dict[str, Any]) -> Circuit:
     )
     signs = read.pop("signs")
     numbers = {name: _number(read.pop(name)) for name in ("intact", "empty", "span_stderr")}
-    return Circuit(
+    return dict(
         members=np.array(read.pop("members"), dtype=bool),
         importance=np.array([_number(x) for x in read.pop("importance")], dtype=np.float64),
         signs=None if signs is None else np.array(signs, dtype=np.int64),
@@ -117,10 +116,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def graph_of(circuit: Circuit) -> "networkx.Graph":
-    """Every unit as a node (``member``, ``layer``, and of members ``main_effect``, ``inside``,
-    ``minimality``, ``brought_by``, ``groups``), every link of two units as an edge (``value``,
-    ``stderr``, ``reading``). All attributes are plain numbers and text.
+def graph_of(circuit: Any) -> "networkx.Graph":
+    """Of a ``Circuit`` every unit as a node (``member``, ``layer``, and of members ``main_effect``,
+    ``inside``, ``minimality``, ``brought_by``, ``groups``), every link of two units as an edge
+    (``value``, ``stderr``, ``reading``). All attributes are plain numbers and text.
 
     Raises:
         ImportError: networkx is missing (the extra ``viz``).

@@ -115,7 +115,9 @@ def mib_config(model: Any, n_layers: int, n_heads: int) -> dict[str, Any]:
     """
     known: dict[str, Any] = {"n_layers": n_layers, "n_heads": n_heads}
     configs = [c for c in (getattr(model, "config", None), getattr(model, "cfg", None)) if c]
-    widths = [getattr(c, name, None) for c in configs for name in ("hidden_size", "d_model")]
+    widths = [
+        getattr(config, name, None) for config in configs for name in ("hidden_size", "d_model")
+    ]
     if width := next((width for width in widths if width), None):
         known["d_model"] = int(width)
     return known | {"parallel_attn_mlp": any(has_parallel_blocks(c) for c in configs)}
