@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from spex_mech.distill import Distillation, distill, explain
     from spex_mech.engine.architectures import Architecture
     from spex_mech.engine.components import Component, Components
-    from spex_mech.engine.metrics import Task
     from spex_mech.engine.prompts import Prompts
+    from spex_mech.engine.task import Task
     from spex_mech.game import Game
     from spex_mech.games.features import frozen_features
     from spex_mech.games.model_game import ModelGame
@@ -52,7 +52,7 @@ _HOMES = {
     "ModelGame": "games.model_game",
     "Prompts": "engine.prompts",
     "Search": "search.contract",
-    "Task": "engine.metrics",
+    "Task": "engine.task",
     "TokenGame": "games.token_game",
     "TrainingGame": "games.training_game",
     "compare": "results.stability",

@@ -45,6 +45,30 @@ def sha256_of(tensors: Sequence[Tensor | None]) -> str:
     return digest.hexdigest()[:_LENGTH]
 
 
+def weights_sha256(model: nn.Module) -> str:
+    """Of a model's parameters and buffers, wherever they are: those that accelerate has put on the
+    disk, and the parts of quantised ones, too."""
+    waiting: dict[int, Tensor] = {}
+    for module in model.modules():
+        away = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+        if away is not None:
+            own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+            waiting |= {id(t): away[name] for name, t in own if t.device.type == "meta"}
+    every = [*model.parameters(), *model.buffers()]
+    found = [part for tensor in every for part in _parts_of(waiting.get(id(tensor), tensor))]
+    return sha256_of(found)
+
+
+def _parts_of(tensor: Tensor) -> list[Tensor]:
+    """A tensor, or those that a quantised one is made of."""
+    if tensor.device.type == "meta":
+        return [torch.tensor(tensor.shape)]  # nothing is loaded that could be read
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        return [part for name in names for part in _parts_of(getattr(tensor, name))]
+    return [tensor]
+
+
 def prompts_sha256(prompts: Prompts) -> str:
     """Of everything that a metric may read: tokens, answers, masks, corrupted tokens."""
     return sha256_of([value for _, value in sorted(vars(prompts).items())])

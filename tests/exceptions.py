@@ -36,8 +36,6 @@ CIRCLES = {
 # "file: name" of classes over 300 lines and functions over 60.
 LONG = {
     "cli: _parser",
-    #
-    "games.model_game: ModelGame",
 }
 
 # How often a file asks hasattr, or getattr with a default, about a type of the package.

@@ -161,10 +161,8 @@ def test_kv_group_is_its_query_heads_together() -> None:
 
 def test_given_references_are_used() -> None:
     game = a_game(ablation="mean")
-    references = {
-        name: game._references[key]
-        for name, key in zip(game.hook_points, game._references, strict=True)
-    }
+    references = game.references
+    assert list(references) == game.hook_points
     masks = some_masks(4, len(game))
     torch.testing.assert_close(a_game(ablation=references)(masks), game(masks))
     shifted = {name: ref + 1 for name, ref in references.items()}
@@ -247,15 +245,16 @@ def test_out_of_memory_halves_the_batch_and_repeats_nothing(monkeypatch: Any) ->
     game = a_game(batch_size=8, replay=False)
     masks = some_masks(7, len(game))
     want = a_game(batch_size=8)(masks)
-    forward, seen = game._forward, []
+    taps = game._current.derived.taps
+    run, seen = taps.run, []
 
     def out_of_memory(prompts: sm.Prompts, hooks: Any) -> Any:
         if len(prompts) > 4:
             raise torch.OutOfMemoryError("injected")
         seen.append(len(prompts))
-        return forward(prompts, hooks)
+        return run(prompts, hooks)
 
-    monkeypatch.setattr(game, "_forward", out_of_memory)
+    monkeypatch.setattr(taps, "run", out_of_memory)
     torch.testing.assert_close(game(masks), want, rtol=1e-5, atol=1e-5)
     assert sum(seen) == 7 * 3 and game.batch_size == 4
 

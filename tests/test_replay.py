@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 import spex_mech as sm
 from spex_mech.engine.blocks import Blocks
+from spex_mech.engine.derived import ReplayEngine
+from spex_mech.engine.device import MemoryPlan
+from spex_mech.engine.replay import Replay
 from spex_mech.masks import lists_of
 from tests.families import FAMILIES, MORE_FAMILIES, N_LAYERS, build, logits
 from tests.test_engine import ABLATIONS, all_units, some_masks, some_prompts
@@ -23,6 +26,17 @@ def a_game(family: str = "gpt2", metric: Any = "logit_diff", **options: Any) -> 
     prompts = options.pop("prompts", None) or some_prompts()
     units = options.pop("components", None) or all_units(model)
     return sm.ModelGame(model, sm.Task(prompts, metric), units, **options)
+
+
+def replay_of(game: sm.ModelGame) -> Replay:
+    engine = game._current.derived.engine
+    assert isinstance(engine, ReplayEngine)
+    return engine.replay
+
+
+def by_plain_passes(game: sm.ModelGame, masks: Tensor) -> Tensor:
+    """The values of the same game by whole passes."""
+    return torch.from_numpy(game._current.derived.plain.values(lists_of(masks)))
 
 
 def varied_masks(n_units: int) -> Tensor:
@@ -41,7 +55,7 @@ def varied_masks(n_units: int) -> Tensor:
 def test_equals_plain_passes(family: str, ablation: str) -> None:
     game = a_game(family, ablation=ablation, replay=True)
     masks = varied_masks(len(game))
-    got, want = game(masks), game._values(masks)
+    got, want = game(masks), by_plain_passes(game, masks)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     assert (got[1:] - got[0]).abs().max() > 1e-3
 
@@ -62,9 +76,10 @@ METRICS = ("logit_diff", "prob_diff", "log_prob", "loss", "kl")
 @pytest.mark.parametrize(("family", "metric"), [*product(("gpt2", "bert"), METRICS)])
 def test_logits_where_the_metric_reads_them_are_enough(family: str, metric: str) -> None:
     game = a_game(family, metric, replay=True)
-    assert game._replay.measure.read_at is not None and game._replay.measure.read_at.shape == (3, 1)
+    read_at = replay_of(game).measure.read_at
+    assert read_at is not None and read_at.shape == (3, 1)
     masks = varied_masks(len(game))
-    torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(game(masks), by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("metric", ["log_prob", "kl"])
@@ -78,18 +93,17 @@ def test_texts_of_which_some_positions_are_scored(metric: str, padded: bool) -> 
     prompts = sm.Prompts(tokens, attention_mask=real, target_mask=scored)
     for family in ("llama", "gemma2", "bert", "bridge_gpt2"):
         game = a_game(family, metric, prompts=prompts, replay=True)
-        assert (game._replay.measure.read_at is None) == (metric == "kl")
+        assert (replay_of(game).measure.read_at is None) == (metric == "kl")
         masks = varied_masks(len(game))
-        torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(game(masks), by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)
 
 
 class Counted:
     """How many rows pass each block of a game."""
 
     def __init__(self, game: sm.ModelGame, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert game._replay is not None
         self.rows = [0] * N_LAYERS
-        step = game._replay.blocks.step
+        step = replay_of(game).blocks.step
 
         def counting(layer: int, stream: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.before(len(stream))
@@ -97,7 +111,7 @@ class Counted:
             self.rows[layer] += len(stream)
             return out
 
-        monkeypatch.setattr(game._replay.blocks, "step", counting)
+        monkeypatch.setattr(replay_of(game).blocks, "step", counting)
 
     def before(self, n_rows: int) -> None:
         pass
@@ -129,12 +143,12 @@ def test_neurons_only_add_where_nothing_follows(monkeypatch: pytest.MonkeyPatch)
     counted = Counted(game, monkeypatch)
     last = np.arange(48, 96)[:, None]
     torch.testing.assert_close(
-        game.ablating(last), game._values(masks_of(last, 96)), rtol=1e-5, atol=1e-5
+        game.ablating(last), by_plain_passes(game, masks_of(last, 96)), rtol=1e-5, atol=1e-5
     )
     assert counted.rows == [0, 0]
     many = np.sort(np.stack([np.random.default_rng(s).permutation(96)[:40] for s in range(5)]), 1)
     torch.testing.assert_close(
-        game.ablating(many), game._values(masks_of(many, 96)), rtol=1e-5, atol=1e-5
+        game.ablating(many), by_plain_passes(game, masks_of(many, 96)), rtol=1e-5, atol=1e-5
     )
 
 
@@ -183,10 +197,10 @@ def test_waves_of_any_size_give_the_same(family: str) -> None:
     game = a_game(family, ablation="resample", replay=True)
     masks = varied_masks(len(game))
     want = game(masks)
-    assert game._replay is not None
-    game._replay.wave_bytes = 4 * 7 * 32 * 4 * 5  # five rows
-    assert game._replay.shape(40) == (5, 1)
-    game._replay.kept_bytes, game._replay._kept = 0, None
+    replay = replay_of(game)
+    replay.memory = MemoryPlan(states=4 * 7 * 32 * 4 * 5, intact=0, logits=2**20)  # five rows
+    assert replay.shape(40) == (5, 1)
+    replay._kept = None
     torch.testing.assert_close(game(masks), want, rtol=1e-5, atol=1e-5)
 
 
@@ -199,7 +213,7 @@ def test_padded_prompts_one_at_a_time() -> None:
     for family in ("llama", "bert"):
         game = a_game(family, "log_prob", prompts=prompts, replay=True, batch_size=1)
         masks = varied_masks(len(game))
-        torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(game(masks), by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)
 
 
 def test_changed_weights_are_seen() -> None:
@@ -208,7 +222,7 @@ def test_changed_weights_are_seen() -> None:
     before = game(masks)
     with torch.no_grad():
         game.model.transformer.h[0].mlp.c_fc.weight.mul_(1.5)
-    torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(game(masks), by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)
     assert (game(masks) - before).abs().max() > 1e-3
 
 
@@ -267,7 +281,7 @@ def test_bfloat16_is_near_float32_and_says_what_it_cannot_resolve(family: str) -
     want, got = exact(masks), half(masks)
     spread = (want - want[0]).abs().max()
     assert 1e-5 * spread < (got - want).abs().max() < 0.1 * spread
-    torch.testing.assert_close(got, half._values(masks), rtol=0, atol=0.1 * float(spread))
+    torch.testing.assert_close(got, by_plain_passes(half, masks), rtol=0, atol=0.1 * float(spread))
     assert half.noise_floor > 20 * exact.noise_floor
     assert half.describe()["precision"] == "bfloat16"
     # Neurons of the last layer hardly interact.
@@ -312,12 +326,11 @@ def test_logits_of_the_answers_alone(family: str) -> None:
         some_prompts().tokens, answers=[[5, 9], [60], [9]], wrong_answers=[[7], [5, 12], [1]]
     )
     game = a_game(family, prompts=prompts, replay=True)
-    assert game._replay is not None
-    assert game._replay.measure.tokens.tolist() == [1, 5, 7, 9, 12, 60]
+    assert replay_of(game).measure.tokens.tolist() == [1, 5, 7, 9, 12, 60]
     masks = varied_masks(len(game))
-    torch.testing.assert_close(game(masks), game._values(masks), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(game(masks), by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)
     assert "forward" not in game.model.get_output_embeddings().__dict__
-    assert a_game(family, "prob_diff", replay=True)._replay.measure.tokens is None
+    assert replay_of(a_game(family, "prob_diff", replay=True)).measure.tokens is None
 
 
 def same_slopes(game: sm.ModelGame, plain: sm.ModelGame, gates: Tensor) -> Tensor:
@@ -398,13 +411,12 @@ def test_compiled_passes_are_the_same(family: str) -> None:
     torch.testing.assert_close(compiled(masks), game(masks), rtol=1e-5, atol=1e-5)
     gradients = compiled.gradient(masks[:3]), game.gradient(masks[:3])
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
-    replay = compiled._replay
-    assert replay is not None and len(replay.blocks._compiled) > N_LAYERS
+    assert len(replay_of(compiled).blocks._compiled) > N_LAYERS
     assert not any("forward" in module.__dict__ for module in compiled.model.modules())
 
 
 def test_compile_says_what_stands_in_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="leave replay=False out"):
+    with pytest.raises(ValueError, match="remove replay=False"):
         a_game(replay=False, compile=True)
 
     def no_compiler(*_: Any, **__: Any) -> Any:

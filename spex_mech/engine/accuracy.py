@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spex_mech.engine.metrics import answer_logits, logits_of, scored_positions
-from spex_mech.engine.passes import forward
+from spex_mech.engine.passes import call, evaluating
 from spex_mech.engine.prompts import Prompts
 
 _TOKENS_AT_ONCE = 2048
@@ -90,8 +90,8 @@ def accuracy_of(model: Any, prompts: Prompts, metric: str) -> Accuracy | None:
     for start in range(0, len(prompts), size):
         rows = torch.arange(start, min(start + size, len(prompts)), device=prompts.tokens.device)
         part = prompts[rows]
-        with torch.no_grad():
-            output = forward(model, part, {})
+        with torch.no_grad(), evaluating(model):
+            output = call(model, part)
         try:
             hits = _token_hits(output, part) if by_token else _answer_hits(output, part)
         except ValueError:
@@ -105,6 +105,8 @@ def _answer_hits(output: Any, prompts: Prompts) -> Tensor:
     logits = answer_logits(output, prompts)
     answers = prompts.answers
     assert answers is not None
+    if int(answers.max()) >= logits.shape[-1]:
+        raise ValueError("the answers are none of these outputs")
     if prompts.wrong_answers is None:
         return (logits.argmax(-1, keepdim=True) == answers).any(-1)
     return _total(logits, answers) > _total(logits, prompts.wrong_answers)

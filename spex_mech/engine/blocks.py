@@ -7,7 +7,8 @@ model with every block switched to passing on what it is given (``Blocks.output`
 two shortcuts save what ablation does not change: attention need not be run where its heads' outputs
 are known (``z``), and where a projection only adds to the stream, an ablation is a product with its
 weight (``Layer.adds``). Nothing here knows a family: the places are found by names, and what they
-may be used for by measuring. Hooks and switches stand only within ``Blocks.standing``.
+may be used for by measuring. Hooks and switches stand only within ``Blocks.installed``, and act on
+the passes of this thread that a :class:`BlockPass` describes.
 """
 
 import warnings
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from spex_mech.engine.architectures import Architecture, is_hooked
 from spex_mech.engine.components import Site
-from spex_mech.engine.passes import call, computing, evaluating, first_tensor, hooked
+from spex_mech.engine.passes import Hook, Pass, Taps, call, first_tensor, ours
 from spex_mech.engine.prompts import Prompts
 
 Residual = Float[Tensor, "row pos d_model"]
@@ -54,28 +55,37 @@ class Layer:
 
 
 @dataclass
-class Now:
-    """What the call that is running should do."""
+class BlockPass(Pass):
+    """A pass of which blocks do a part.
 
-    n_rows: int = 0
-    replace: Mapping[int, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
-    z: Tensor | None = None  # [row pos width]: skip attention, its heads give this
-    seen: dict[int, Tensor] | None = None  # records what passes each site
-    calls: list[tuple[Any, Any]] | None = None  # records what each block is called with
-    streams: list[Tensor] | None = None  # records each block's input, and the last one's output
-    final: Tensor | None = None  # blocks pass on; the last gives this
+    Args:
+        z: attention is not run, its heads give this, ``[row pos width]``.
+        final: no block is run, the last gives this.
+        tokens: of the logits only these are computed; None: all.
+        calls_seen: filled with what each block is called with.
+        streams: filled with each block's input, and the last one's output.
+        last: the last block's output, before what hooks of the user's make of it.
+    """
+
+    z: Tensor | None = None
+    final: Tensor | None = None
+    tokens: Int[Tensor, " token"] | None = None
+    calls_seen: list[tuple[Any, Any]] | None = None
+    streams: list[Tensor] | None = None
+    last: Tensor | None = None
 
 
 class Blocks:
     """See the module's text.
 
     Args:
-        model, architecture: as a game has them.
-        sites: the hook points of the game, in the order of the forward pass.
+        taps: the hook points of the game.
+        sites: what is ablated there, in the order of the forward pass.
+        architecture: as a game has it.
         prompts: the game's, a few of which it finds out with.
-        precision: to compute in.
         compiled: run what is neither a projection nor hooked (norms, activation functions) as one
             compiled kernel each.
+        exact: no shortcut through weights: an activation or a reference is infinite.
 
     Raises:
         CannotReplay: the model cannot be cut at its blocks.
@@ -83,44 +93,41 @@ class Blocks:
 
     def __init__(
         self,
-        model: Any,
-        architecture: Architecture,
+        taps: Taps,
         sites: Sequence[Site],
+        architecture: Architecture,
         prompts: Prompts,
-        precision: str = "float32",
         compiled: bool = False,
+        exact: bool = False,
     ) -> None:
-        self.model, self.architecture, self.sites = model, architecture, list(sites)
-        self.precision = precision
+        self.taps, self.model = taps, taps.model
+        self.architecture, self.sites = architecture, list(sites)
         names = [block_name(architecture, layer) for layer in range(architecture.n_layers)]
-        self.layers = [Layer(model.get_submodule(name)) for name in names]
-        self._now = Now()
-        self._names = [architecture.name(site.kind, site.layer) for site in self.sites]
-        self._compiled = _compiled(model) if compiled else {}
+        self.layers = [Layer(self.model.get_submodule(name)) for name in names]
+        if len({layer.block for layer in self.layers}) < len(self.layers):
+            raise CannotReplay("some of its layers are one block that runs several times")
+        self.unembedding = unembedding_of(self.model)
+        self._compiled = _compiled(self.model) if compiled else {}
         # Models leave out an attention mask in which nothing is padding: with the most padded
         # prompt in every intact run, all runs have the same arguments.
         n_real = prompts.real.sum(dim=1)
         padded = int(n_real.argmin())
         self._padded = prompts[padded : padded + 1] if n_real[padded] < n_real.max() else None
-        with torch.no_grad(), self.standing():
+        with torch.no_grad(), self.installed():
             self._find_what_varies(prompts)
         with torch.no_grad():
             for layer in range(len(self.layers)):
                 self._find_attention(layer, prompts[:2])
-            with self.standing():
-                self._find_what_adds(prompts[:2])
+            if not exact:
+                with self.installed():
+                    self._find_what_adds(prompts[:2])
 
     @contextmanager
-    def standing(self) -> Iterator[None]:
-        """Hooks and switched forwards, all taken away at the end, also after an error."""
-        rewriters = {
-            name: (lambda act, index=index: self._at_site(index, act))
-            for index, name in enumerate(self._names)
-        }
+    def installed(self) -> Iterator[None]:
+        """Hooks and switched forwards, all taken away at the end, also after an error. They act on
+        the passes below alone."""
         with ExitStack() as stack:
-            stack.enter_context(evaluating(self.model))
-            stack.enter_context(computing(self.model, self.precision))
-            stack.enter_context(hooked(self.model, rewriters, lambda: self._now.n_rows, set()))
+            stack.enter_context(self.taps.installed())
             if self._compiled:
                 stack.enter_context(warnings.catch_warnings())
                 # The compiler looks at every tensor that it is given.
@@ -133,12 +140,11 @@ class Blocks:
                 stack.enter_context(forward_of(layer.block, switched))
                 if layer.attention is not None:
                     stack.enter_context(forward_of(layer.attention, self._skips(layer)))
-            try:
-                yield
-            finally:
-                self._now = Now()
+            if self.unembedding is not None:
+                stack.enter_context(forward_of(self.unembedding, self._some_logits))
+            yield
 
-    # -- calls, all within standing() ---------------------------------------------------------
+    # -- calls, all within installed() --------------------------------------------------------
 
     def intact(self, prompts: Prompts) -> "Intact":
         """Run the model as it is and record everything that a replay needs."""
@@ -147,13 +153,18 @@ class Blocks:
         return self._record(prompts.joined(self._padded)).prompts(0, len(prompts), self.varies)
 
     def _record(self, prompts: Prompts) -> "Intact":
-        self._now = Now(len(prompts), seen={}, calls=[], streams=[])
-        call(self.model, prompts)
-        now, self._now = self._now, Now()
-        assert now.streams is not None and now.calls is not None and now.seen is not None
-        if len(now.calls) != len(self.layers):
-            raise CannotReplay(f"its {len(self.layers)} blocks were called {len(now.calls)} times")
-        return Intact(now.streams, now.seen, now.calls)
+        calls: list[tuple[Any, Any]] = []
+        streams: list[Tensor] = []
+        seen: dict[int, Tensor] = {}
+        one = BlockPass(len(prompts), seen=seen, calls_seen=calls, streams=streams)
+        with self.taps.passing(one):
+            call(self.model, prompts)
+        if len(calls) != len(self.layers):
+            raise CannotReplay(f"its {len(self.layers)} blocks were called {len(calls)} times")
+        if any(x.ndim != 3 or len(x) != len(prompts) for x in streams):
+            shapes = ", ".join(str(list(x.shape)) for x in streams[:2])
+            raise CannotReplay(f"its blocks pass on {shapes}, not [row pos width]")
+        return Intact(streams, seen, calls)
 
     def step(
         self,
@@ -161,7 +172,7 @@ class Blocks:
         stream: Residual,
         arguments: tuple[Any, Any],
         of_prompt: Int[Tensor, " row"],
-        replace: Mapping[int, Callable[[Tensor], Tensor | None]] | None = None,
+        replace: Mapping[int, Hook] | None = None,
         z: Float[Tensor, "row pos width"] | None = None,
         seen: dict[int, Tensor] | None = None,
     ) -> Residual:
@@ -174,52 +185,66 @@ class Blocks:
             z: what the heads give, so that attention is not run.
             seen: filled with the activations at the block's sites, before they are replaced.
         """
-        self._now = Now(len(stream), replace or {}, z, seen)
         args, kwargs = _at(arguments, of_prompt, self.varies[layer])
         args, kwargs = _with_stream(args, kwargs, stream)
-        return first_tensor(self.layers[layer].block(*args, **kwargs))
+        one = BlockPass(len(stream), replace or {}, seen, z=z)
+        with self.taps.passing(one):
+            out = first_tensor(self.layers[layer].block(*args, **kwargs))
+        return out if one.last is None else one.last
 
-    def output(self, final: Residual, prompts: Prompts) -> Any:
-        """What the model makes of the last block's output; ``prompts`` give its shape only."""
-        self._now = Now(len(final), final=final)
-        return call(self.model, prompts)
+    def output(
+        self, final: Residual, prompts: Prompts, tokens: Int[Tensor, " token"] | None = None
+    ) -> Any:
+        """What the model makes of the last block's output; ``prompts`` give its shape only.
+
+        Args:
+            tokens: whose logits are computed; default: all.
+        """
+        with self.taps.passing(BlockPass(len(final), final=final, tokens=tokens)):
+            return call(self.model, prompts)
 
     # -- what runs inside -----------------------------------------------------------------------
 
-    def _at_site(self, index: int, act: Tensor) -> Tensor | None:
-        now = self._now
-        if now.seen is not None:
-            now.seen[index] = act.detach()
-        replace = now.replace.get(index)
-        return None if replace is None else replace(act)
-
     def _block_forward(self, layer: Layer, last: bool) -> Callable[..., Any]:
         def forward(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            now = self._now
-            if now.final is not None:
-                stream = now.final if last else _stream_of(args, kwargs)
-                return _as_output(stream, layer.n_block_outputs)
-            if now.calls is None or now.streams is None:
+            one = self.taps.running
+            if not isinstance(one, BlockPass):
                 return original(*args, **kwargs)
-            now.streams.append(_stream_of(args, kwargs))
-            now.calls.append(_without_stream(args, kwargs))
+            if one.final is not None:
+                stream = _safe(layer.block, one.final) if last else _stream_of(args, kwargs)
+                return _as_output(stream, layer.n_block_outputs)
+            if one.calls_seen is not None:
+                one.calls_seen.append(_without_stream(args, kwargs))
+            if one.streams is not None:
+                one.streams.append(_stream_of(args, kwargs))
             result = original(*args, **kwargs)
             layer.n_block_outputs = len(result) if isinstance(result, tuple) else 0
-            if last:
-                now.streams.append(first_tensor(result))
+            if last:  # hooks of the user's come after it, and again when its output is passed on
+                one.last = _safe(layer.block, first_tensor(result))
+                if one.streams is not None:
+                    one.streams.append(one.last)
             return result
 
         return forward
 
     def _skips(self, layer: Layer) -> Callable[..., Any]:
         def forward(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            z = self._now.z
-            if z is None:
+            one = self.taps.running
+            if not isinstance(one, BlockPass) or one.z is None:
                 return original(*args, **kwargs)
-            out = z if layer.bare or layer.projection is None else layer.projection(z)
+            out = one.z if layer.bare or layer.projection is None else layer.projection(one.z)
             return _as_output(out, layer.n_outputs)
 
         return forward
+
+    def _some_logits(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        one, module = self.taps.running, self.unembedding
+        if not isinstance(one, BlockPass) or one.tokens is None or module is None:
+            return original(*args, **kwargs)
+        rows = one.tokens.to(module.weight.device)
+        bias = None if module.bias is None else module.bias[rows]
+        # Hooks of accelerate, which bring the stream to the weight, are gone round.
+        return nn.functional.linear(args[0].to(module.weight.device), module.weight[rows], bias)
 
     # -- finding out ------------------------------------------------------------------------------
 
@@ -258,7 +283,7 @@ class Blocks:
             layer.projection.register_forward_pre_hook(lambda _, args: given.append(args[0]))
         )
         try:
-            with evaluating(self.model), computing(self.model, self.precision):
+            with self.taps.installed():
                 call(self.model, prompts)
         finally:
             for handle in handles:
@@ -290,7 +315,7 @@ class Blocks:
             if weight is None:
                 continue
             stream, after = intact.streams[site.layer], intact.streams[site.layer + 1]
-            half = self.precision != "float32" or act.dtype.itemsize < 4
+            half = self.taps.precision != "float32" or act.dtype.itemsize < 4
             most = _ADDS_IN_HALF if half else _ADDS
             adds = True
             for noise in _noises(act):
@@ -390,7 +415,8 @@ def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
     """``forward(original forward, ...)`` in place of a module's own."""
     had = module.__dict__.get("forward")
     original = module.forward
-    module.__dict__["forward"] = lambda *args, **kwargs: forward(original, *args, **kwargs)
+    switched = lambda *args, **kwargs: forward(original, *args, **kwargs)  # noqa: E731
+    module.__dict__["forward"] = ours(switched, had)
     try:
         yield
     finally:
@@ -403,6 +429,38 @@ def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
 def _as_output(first: Tensor, n_outputs: int) -> Any:
     """A tuple of so many, or no tuple."""
     return (first, *[None] * (n_outputs - 1)) if n_outputs else first
+
+
+def with_rounded_stream(
+    change: Callable[[Tensor], Tensor], acts: Callable[[], bool]
+) -> Callable[..., Any]:
+    """A pre-hook of a block that changes its stream, while ``acts()``."""
+
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if not acts():
+            return None
+        return _with_stream(args, kwargs, change(_stream_of(args, kwargs)))
+
+    return hook
+
+
+def unembedding_of(model: Any) -> nn.Linear | None:
+    """The module that gives logits, where it is a plain linear one that no hook follows."""
+    found = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if type(found) is not nn.Linear or found.weight.device.type == "meta":
+        return None
+    return None if _is_followed(found) else found
+
+
+def _is_followed(module: nn.Module) -> bool:
+    """Whether hooks of the user's act on what a module gives."""
+    every = nn.modules.module._global_forward_hooks
+    return bool(module._forward_hooks or every)
+
+
+def _safe(block: nn.Module, stream: Tensor) -> Tensor:
+    """The same, as a copy where a hook might change it in place."""
+    return stream.clone() if _is_followed(block) else stream
 
 
 _STREAMS = ("hidden_states", "hidden_state", "x")

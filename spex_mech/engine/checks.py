@@ -1,8 +1,14 @@
-"""A game's replay, compared with plain passes before it is used."""
+"""What an engine must pass: it changes something, it equals plain passes, and its noise is known.
 
-from collections.abc import Callable, Iterator
+How far rounding moves a value is found out by rounding: plain passes are run again with every
+block's input and every activation that is ablated changed by a random part of one rounding of the
+type that the model computes in. In half precision that is far more than two runs of the same pass
+differ, which round alike.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,202 +17,282 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from spex_mech.engine.architectures import Architecture
-from spex_mech.engine.blocks import Blocks, Residual, forward_of
-from spex_mech.engine.components import Site
-from spex_mech.engine.metrics import (
-    Metric,
-    logits_of,
-    narrowed,
-    read_positions,
-    read_tokens,
-    renumbered,
-)
-from spex_mech.engine.passes import answers_of, first_tensor, forward
+from spex_mech.engine.blocks import Blocks, CannotReplay, block_name, with_rounded_stream
+from spex_mech.engine.device import MemoryPlan, float_type_of, is_out_of_memory
+from spex_mech.engine.metrics import KL, ReadingMetric, logits_of
+from spex_mech.engine.passes import Taps, first_tensor, ours, tensors_in
+from spex_mech.engine.plain import Engine, PlainEngine, Setup
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.readout import Readout
 from spex_mech.engine.replay import Replay
 from spex_mech.masks import MaskBatch
 
-# What a replay may hold: of states, of intact activations, of logits.
-_CPU_BYTES = (512 * 2**20, 2**30, 16 * 2**20)
-_CUDA_SHARES = (0.3, 0.15, 0.1)  # of what is free
-_MOST_TAIL_ROWS = 4096
-_LEAST_READ = 256  # positions at a time, or reading the unembedding takes longer than using it
 _COMPARED = 2  # prompts on which a replay is compared with plain passes
-_ROUNDINGS = 500  # by which the two may differ, but in half precision
-_EPS = {"float32": 2**-23, "tf32": 2**-15, "bfloat16": 2**-12}
-
-# What plain passes give: (masks, value of an output, given each row's prompt and mask, number of
-# prompts).
-Plain = Callable[
-    [Bool[Tensor, "mask unit"], Callable[[Any, Tensor, Tensor], Tensor], int],
-    Float[Tensor, "mask prompt"],
-]
+_ROUNDINGS = 500  # by which outputs may differ, of their size; not in half precision
+_OF_DIFFERENCES = 0.01  # by which differences between masks may be off, of their size
+_OF_NOISE = 4  # times the noise of plain passes by which they may be off in half precision
+_OF_FULL_NOISE = 50  # the same in full precision, in which both are tiny
+_EPS = {"float32": 0.0, "tf32": 2**-11, "bfloat16": 2**-8}
+_FLOOR_MASKS, _FLOOR_ROUNDINGS, _FLOOR_SIGMAS = 24, 4, 3
 
 
-@dataclass(frozen=True)
-class Tail:
-    """What comes after the last block: logits where a metric reads them, and the metric.
-
-    ``read_at`` holds the positions and ``tokens`` the tokens that are read, None: all.
-    """
-
-    blocks: Blocks
-    prompts: Prompts
-    metric: Metric
-    read_at: Int[Tensor, "prompt k"] | None
-    tokens: Int[Tensor, " token"] | None
-
-    def __call__(self, final: Residual, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-        rows = rows.to(self.prompts.tokens.device)
-        prompts = self.prompts[rows]
-        if self.read_at is not None:
-            at = self.read_at[rows]
-            final = _at_positions(final, at)
-            prompts = narrowed(prompts, at)
-        if self.tokens is None:
-            return self.metric(self.blocks.output(final, prompts), prompts)
-        with _only(self.blocks.model, self.tokens):
-            output = self.blocks.output(final, prompts)
-        return self.metric(output, renumbered(prompts, self.tokens))
+def eps_of(model: nn.Module, precision: str) -> float:
+    """One rounding, of 1, in the narrowest type that a model computes in."""
+    own = torch.finfo(float_type_of(model)).eps
+    # Models in float64 normalise in float32.
+    return max(own, _EPS[precision], torch.finfo(torch.float32).eps)
 
 
-def compared_replay(
-    model: Any,
-    architecture: Architecture,
-    sites: list[Site],
-    prompts: Prompts,
-    references: list[Tensor],
-    unit_layer: Int[np.ndarray, " unit"],
-    metric: Metric,
-    metric_name: Metric | str,
-    rows: int,
-    precision: str,
-    compiled: bool,
-    plain: Plain,
-) -> Replay:
-    """Cut the model at its blocks, and compare what comes out with plain passes.
+def self_test(taps: Taps, prompts: Prompts) -> None:
+    """Replacing every head and neuron by noise must change the output: a hook that fires but is
+    ignored would make every interaction zero, and no one would know.
 
     Args:
-        metric_name: the metric as the task gave it; tells which logits it reads.
-        rows: of a batch.
-        precision: to compute in.
-        compiled: run norms and activation functions compiled.
+        taps: all hook points of the model.
 
     Raises:
-        CannotReplay: the model cannot be cut.
-        RuntimeError: it can, and gives something else.
+        ValueError: nothing changed.
+        RuntimeError: a hook did not fire.
     """
-    read_at = _positions(model, prompts, metric_name)
-    tokens = None
-    if read_at is not None and _unembedding(model) is not None:
-        tokens = read_tokens(metric_name, prompts)
-    blocks = Blocks(model, architecture, sites, prompts, precision, compiled)
-    sizes = _sizes(prompts.tokens.device)
-    n_read = prompts.tokens.shape[1] if read_at is None else read_at.shape[1]
-    n_answers = (answers_of(model) or 1024) if tokens is None else len(tokens)
-    least = -(-_LEAST_READ // n_read)
-    tail_rows = min(_MOST_TAIL_ROWS, max(least, int(sizes[2] / (12 * n_read * n_answers))))
 
-    def make(prompts: Prompts, metric: Metric) -> Replay:
-        return Replay(
-            blocks,
-            prompts,
-            references,
-            unit_layer,
-            Tail(blocks, prompts, metric, read_at, tokens),
-            rows=rows,
-            wave_bytes=int(sizes[0]),
-            kept_bytes=int(sizes[1]),
-            tail_rows=tail_rows,
+    def scramble(act: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(act.shape, generator=generator, device="cpu").to(act)
+        return noise * (1 + act.nan_to_num(posinf=1, neginf=1).abs().max())
+
+    with torch.no_grad(), taps.installed():
+        intact = first_tensor(taps.run(prompts))
+        changed = first_tensor(taps.run(prompts, dict.fromkeys(range(len(taps.places)), scramble)))
+    if torch.equal(intact, changed):
+        raise ValueError(
+            f"replacing every head and neuron of this {type(taps.model).__name__} changes nothing "
+            "in its output: the named modules are not where it computes"
         )
 
-    def sketch_of_plain(output: Any, of_prompt: Tensor, _: Tensor) -> Tensor:
-        if read_at is not None:
-            output = _at_positions(logits_of(output), read_at[of_prompt.to(read_at.device)])
-            if tokens is not None:
-                output = output[:, :, tokens.to(output.device)]
-        return sketch(output, prompts)
 
-    masks = _masks_to_compare(unit_layer)
-    got = torch.from_numpy(
-        make(prompts[:_COMPARED], sketch).values(MaskBatch.of_kept(masks.numpy()).ablated)
-    )
-    want = plain(masks, sketch_of_plain, _COMPARED)
-    off = ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    # Models in float64 normalise in float32.
-    eps = max(torch.finfo(dtype).eps, _EPS[precision])
-    if not off <= _ROUNDINGS * eps:
-        raise RuntimeError(f"its outputs differ by {off:.2g} of their size")
-    return make(prompts, metric)
+def check_replay(make: "MakeReplay", plain: PlainEngine, blocks: Blocks, by_position: bool) -> None:
+    """Compare a replay with plain passes: the output that it rebuilds, and the metric itself.
+
+    Args:
+        make: a replay of some prompts with a readout.
+        by_position: the model gives logits position by position.
+
+    Raises:
+        CannotReplay: the metric reads more of the output than a replay rebuilds.
+        RuntimeError: the replay gives something else.
+    """
+    setup = plain.setup
+    prompts = setup.prompts[:_COMPARED]
+    others = not isinstance(setup.metric, ReadingMetric | KL)
+    masks = MaskBatch.of_kept(_masks_to_compare(setup.unit_layer).numpy()).ablated
+
+    def numbers_of(output: Any, asked: Prompts) -> Float[Tensor, "row number"]:
+        parts = [sketch(first_tensor(output)), setup.measure(output, asked)]
+        parts += [_sketch_of_others(output, len(asked))] if others else []
+        return torch.stack([part.to(parts[0].device, torch.float32) for part in parts], dim=1)
+
+    def numbers_of_rebuilt(output: Any, asked: Prompts) -> Float[Tensor, "row number"]:
+        try:
+            return numbers_of(output, asked)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise CannotReplay(
+                f"the metric {setup.measure.name} cannot read what is rebuilt of the output: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    readout = Readout.of(blocks, prompts, setup.metric, numbers_of_rebuilt, by_position)
+
+    def of_plain(output: Any, rows: Int[Tensor, " row"]) -> Float[Tensor, "row number"]:
+        whole = numbers_of(output, setup.some_prompts(rows))
+        if readout.read_at is not None:
+            whole[:, 0] = sketch(readout.narrowed_output(logits_of(output), rows)).to(whole)
+        return whole
+
+    got = torch.from_numpy(make(prompts, readout).values(masks))
+    want = plain.numbers(masks, of_plain, len(prompts))
+    with rounded(setup, eps_of(setup.taps.model, setup.taps.precision)):
+        noisy = plain.numbers(masks, of_plain, len(prompts))
+    eps = eps_of(setup.taps.model, setup.taps.precision)
+    numbers = range(got.shape[2])
+    off = [_off(got[..., i], want[..., i], noisy[..., i], eps) for i in numbers]
+    if off[0]:
+        raise RuntimeError(f"its outputs are off by {off[0]}")
+    if others and off[2] and not _reads_the_first_alone(setup, blocks):
+        raise CannotReplay(
+            f"the metric {setup.measure.name} reads more than the first of the model's outputs, "
+            "which alone is rebuilt"
+        )
+    if off[1]:
+        raise RuntimeError(f"its metric is off by {off[1]}")
 
 
-def sketch(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
-    """One number a row that any change of the output changes: a metric to compare passes with."""
-    flat = first_tensor(output).flatten(1).float()
+class MakeReplay:
+    """Makes replays of one model that share what was found out about it."""
+
+    def __init__(self, blocks: Blocks, setup: Setup, memory: MemoryPlan) -> None:
+        self.blocks, self.setup, self.memory = blocks, setup, memory
+
+    def __call__(self, prompts: Prompts, readout: Readout) -> Replay:
+        setup = self.setup
+        return Replay(
+            self.blocks,
+            prompts,
+            setup.references,
+            setup.unit_layer,
+            readout,
+            rows=setup.rows,
+            memory=self.memory,
+            tail_rows=readout.rows(self.memory),
+            exact=setup.exact,
+        )
+
+
+def _off(got: Tensor, want: Tensor, noisy: Tensor, eps: float) -> str:
+    """How far numbers ``[mask prompt]`` are off, the first mask being intact; empty: near enough.
+
+    Judged are the differences between masks, which is what a game is asked for.
+    """
+    # A metric may be no number somewhere: a call says so. It must be none in both.
+    same = (got.isfinite() == want.isfinite()).all()
+    got, want, noisy = (x.where(want.isfinite(), 0.0) for x in (got, want, noisy.nan_to_num()))
+    if not same:
+        return "values that are no numbers"
+    half = eps > torch.finfo(torch.float32).eps
+    if not half:
+        size = want.abs().max().clamp(min=1e-30)
+        most = ((got - want).abs().max() / size).item()
+        if not most <= _ROUNDINGS * eps:
+            return f"{most:.2g} of their size"
+    rms = lambda x: x.square().mean().sqrt().item()  # noqa: E731
+    change = want[1:] - want[:1]
+    error, noise = rms(got[1:] - got[:1] - change), rms(noisy - want)
+    allowed = _OF_DIFFERENCES * rms(change) + (_OF_NOISE if half else _OF_FULL_NOISE) * noise
+    if error <= allowed + 1e-30:
+        return ""
+    return f"{error / max(rms(change), 1e-30):.2g} of the differences between masks"
+
+
+def sketch(output: Float[Tensor, "row ..."]) -> Float[Tensor, " row"]:
+    """One number per row that any change of the output changes: a metric to compare passes with."""
+    flat = output.flatten(1).float()
     weights = torch.arange(flat.shape[1], device=flat.device).mul(0.7).cos()
     return flat @ weights / flat.shape[1] ** 0.5
 
 
-def _at_positions(
-    x: Float[Tensor, "row pos width"], at: Int[Tensor, "row k"]
-) -> Float[Tensor, "row k width"]:
-    return x.gather(1, at.to(x.device)[:, :, None].expand(-1, -1, x.shape[2]))
+def _sketch_of_others(output: Any, n_rows: int) -> Float[Tensor, " row"]:
+    """Of all tensors in an output but the first."""
+    tensors = list(tensors_in(output))
+    total = torch.zeros(n_rows, device=tensors[0].device)
+    for number, tensor in enumerate(tensors[1:], start=1):
+        if tensor.ndim and len(tensor) == n_rows and tensor.is_floating_point():
+            total = total + sketch(tensor.unsqueeze(1)).to(total) / number
+    return total
 
 
-def _unembedding(model: Any) -> nn.Linear | None:
-    """The module that gives logits, where it is a plain linear one."""
-    found = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return found if type(found) is nn.Linear else None
+def _reads_the_first_alone(setup: Setup, blocks: Blocks) -> bool:
+    """Whether the metric has the same values where all but the first tensor is no number."""
+    prompts = setup.prompts[:_COMPARED]
+    with torch.no_grad(), setup.taps.installed():
+        output = setup.taps.run(prompts)
+        whole = setup.measure(output, prompts)
+        for other in (torch.nan, 1e9, -1e9):
+            try:
+                blank = setup.measure(_blanked(output, other), prompts)
+            except Exception:  # whatever the metric makes of it, it read it
+                return False
+            if not torch.equal(blank, whole):
+                return False
+    return True
 
 
-@contextmanager
-def _only(model: Any, tokens: Int[Tensor, " token"]) -> Iterator[None]:
-    """Logits of some tokens alone."""
-    module = _unembedding(model)
-    assert module is not None
+def _blanked(output: Any, number: float) -> Any:
+    """The output with a number in place of all floating tensors but the first."""
+    first = first_tensor(output)
 
-    def forward(_: Any, x: Tensor) -> Tensor:
-        rows = tokens.to(module.weight.device)
-        bias = None if module.bias is None else module.bias[rows]
-        return nn.functional.linear(x, module.weight[rows], bias)
+    def blank(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            floats = value.is_floating_point() and value is not first
+            return torch.full_like(value, number) if floats else value
+        if isinstance(value, Mapping):
+            new: Any = copy.copy(value)
+            for key in value:
+                new[key] = blank(value[key])
+            return new
+        if isinstance(value, list | tuple):
+            return type(value)(blank(part) for part in value)
+        return value
 
-    with forward_of(module, forward):
-        yield
-
-
-def _sizes(device: torch.device) -> tuple[float, ...]:
-    """Bytes for states, for intact activations, for logits."""
-    if device.type != "cuda":
-        return tuple(float(size) for size in _CPU_BYTES)
-    free = torch.cuda.mem_get_info(device)[0]
-    return tuple(share * free for share in _CUDA_SHARES)
-
-
-def _positions(
-    model: Any, prompts: Prompts, metric: Metric | str
-) -> Int[Tensor, "prompt k"] | None:
-    """Where the metric reads logits, for models that give logits position by position."""
-    one = prompts[:1]
-    with torch.no_grad():
-        output = forward(model, one, {})
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != one.tokens.shape:
-        return None
-    return read_positions(metric, prompts)
+    return blank(output)
 
 
 def _masks_to_compare(unit_layer: Int[np.ndarray, " unit"]) -> Bool[Tensor, "mask unit"]:
     """All and nothing, dense ones, singles, and pairs that share a unit of the first layer."""
     generator = torch.Generator().manual_seed(0)
     n_units = len(unit_layer)
-    some = torch.randperm(n_units, generator=generator)[:6]
-    masks = torch.ones(5 + 2 * len(some), n_units, dtype=torch.bool)
+    some = torch.randperm(n_units, generator=generator, device="cpu")[:6]
+    masks = torch.ones(5 + 2 * len(some), n_units, dtype=torch.bool, device="cpu")
     masks[1] = False
-    masks[2:4] = torch.rand(2, n_units, generator=generator) > 0.3
+    masks[2:4] = torch.rand(2, n_units, generator=generator, device="cpu") > 0.3
     first = int(unit_layer.argmin())
     masks[4, first] = False
     for row, unit in enumerate(some.tolist(), start=5):
         masks[row, [first, unit]] = False
         masks[row + len(some), unit] = False
     return masks
+
+
+@contextmanager
+def rounded(setup: Setup, eps: float) -> Iterator[None]:
+    """Passes that we start are off by random parts of a rounding: at the input of each block, where
+    blocks are known, and at each activation that may be ablated."""
+    taps, generator = setup.taps, torch.Generator().manual_seed(0)
+
+    def round_off(x: Tensor) -> Tensor:
+        part = torch.rand(x.shape, generator=generator, device="cpu").to(x.device) - 0.5
+        return (x * (1 + eps * part)).to(x.dtype)
+
+    handles = []
+    try:
+        for block in _blocks_of(taps.model, setup.architecture):
+            hook = ours(with_rounded_stream(round_off, lambda: taps.running is not None))
+            handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
+        with taps.changed_by(round_off):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _blocks_of(model: nn.Module, architecture: Architecture) -> list[nn.Module]:
+    try:
+        names = [block_name(architecture, layer) for layer in range(architecture.n_layers)]
+    except CannotReplay:
+        return []
+    return list(dict.fromkeys(model.get_submodule(name) for name in names))
+
+
+def noise_floor(engine: Engine, plain: PlainEngine) -> float:
+    """The size under which an interaction cannot be told from rounding, in the metric's unit.
+
+    The same masks are asked twice, the second time by plain passes that are rounded otherwise, at
+    other places of batches of another size; ``sigma`` is the root mean square of the difference
+    over sqrt(2). An interaction adds four such values (2 sigma); the floor is three times that, and
+    at least four roundings of the metric.
+    """
+    setup, generator = plain.setup, torch.Generator().manual_seed(0)
+    n_units, n_prompts = setup.n_units, len(setup.prompts)
+    masks = torch.rand(_FLOOR_MASKS, n_units, generator=generator, device="cpu")
+    masks = masks > min(0.5, 2 / n_units)
+    masks[0] = True
+    batch = MaskBatch.of_kept(masks.numpy())
+    there = torch.from_numpy(engine.values(batch.ablated)).mean(1)
+    # A third of what fits, and less where all masks would fit in one batch.
+    size = max(1, min(plain.rows() // 3, len(masks) * n_prompts // 3))
+    eps = eps_of(setup.taps.model, setup.taps.precision)
+    with rounded(setup, eps):
+        back = plain.numbers(batch.ablated[::-1].copy(), rows=size).flip(0).mean(1)
+    sigma = (there - back).square().mean().sqrt().item() / np.sqrt(2)
+    rounding = torch.finfo(torch.float32).eps * there.abs().max().item()
+    return max(2 * _FLOOR_SIGMAS * sigma, _FLOOR_ROUNDINGS * rounding)

@@ -227,7 +227,7 @@ class Components(Sequence[Component]):
                 slot_unit = [
                     unit_of.get(Component(kind, layer, s), len(self)) for s in range(n_slots)
                 ]
-                sites.append(Site(layer, kind, torch.tensor(slot_unit)))
+                sites.append(Site(layer, kind, torch.tensor(slot_unit, device="cpu")))
         return sites
 
     def _slots(self, unit: Component) -> Iterator[Component]:

@@ -1,16 +1,147 @@
-"""Batches that shrink when memory runs out."""
+"""The one place that knows number types, devices, memory, and what happens when it runs out.
 
-from collections.abc import Callable
+A model computes in a precision (:func:`computing`), on a device (:func:`device_of`). How many rows
+a pass takes is one number, which all that runs the model shares (:class:`Rows`): it is found once,
+halved when memory runs out, and kept. Host tensors name their device, so that a default device or
+type which a user has set changes nothing.
+"""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+# A batch on the CPU: large enough to feed the matrix products, small enough for the caches.
+_CPU_TOKENS = 2048
+_CPU_BYTES = 256 * 2**20
+_CUDA_SHARE = 0.33  # of the free memory; a replay holds more beside it
+_TRIED_ROWS = 16
+_BACKWARD = 8  # times the memory of a forward pass that one with gradients needs
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_FLOAT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Rows:
+    """How many rows (masks x prompts) a forward pass takes: shared by all that runs one model."""
+
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a replay may hold.
+
+    Args:
+        states: the streams that are carried together.
+        intact: the intact activations, kept between calls.
+        logits: what comes after the last block.
+    """
+
+    states: int
+    intact: int
+    logits: int
+
+    @staticmethod
+    def of(device: torch.device) -> "MemoryPlan":
+        """Fixed on a CPU, shares of what is free on a GPU."""
+        if device.type != "cuda":
+            return MemoryPlan(512 * 2**20, 2**30, 16 * 2**20)
+        free = torch.cuda.mem_get_info(device)[0]
+        return MemoryPlan(int(0.3 * free), int(0.15 * free), int(0.1 * free))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's inputs go: the device of its first weight that is loaded, or where the
+    hooks of accelerate run a module whose weights wait elsewhere."""
+    for module in model.modules():
+        place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if place is not None:
+            return (
+                torch.device(place) if not isinstance(place, int) else torch.device("cuda", place)
+            )
+        for weight in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if weight.device.type != "meta":
+                return weight.device
+    return torch.device("cpu")
+
+
+def float_type_of(model: nn.Module) -> torch.dtype:
+    """The narrowest floating type among the weights: the one whose rounding shows."""
+    found = {p.dtype for p in model.parameters() if p.dtype in _FLOAT_TYPES}
+    return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating type of a device: float64, but for Apple's, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same in float32, or as it is where it is wider."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Raises:
+    ValueError: there is no such precision, or not on this device.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(
+            f"precision='tf32' is of CUDA devices, and the model is on {device}; use "
+            "'float32' or 'bfloat16'"
+        )
+
+
+@contextmanager
+def computing(device: torch.device, precision: str) -> Iterator[None]:
+    """The model's passes in a precision. "float32" is the model's own types: an autocast or a TF32
+    mode that stands around the call is switched off within."""
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            matmul = torch.backends.cuda.matmul
+            stack.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
+            matmul.allow_tf32 = precision == "tf32"
+        if precision == "bfloat16":
+            stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
+        elif torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        yield
+
+
+@contextmanager
+def as_the_user(device: torch.device) -> Iterator[None]:
+    """A metric in its own types, inside :func:`computing`: without autocast."""
+    if not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    # Nested, so that autocast's copies of the weights are kept for the next pass.
+    with torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
+def out_of_inference_mode() -> Iterator[None]:
+    """Tensors made within may be used in a gradient, whatever mode stands around the call."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False):
+        yield
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Of any device."""
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in text or "out of memory" in text
-    )
+    return isinstance(error, torch.OutOfMemoryError) or any(t in text for t in _OUT_OF_MEMORY)
 
 
 def in_batches(n_items: int, size: int, run: Callable[[slice], None]) -> int:
@@ -23,14 +154,53 @@ def in_batches(n_items: int, size: int, run: Callable[[slice], None]) -> int:
     start = 0
     while start < n_items:
         part = slice(start, min(start + size, n_items))
+        failed = False
         try:
             run(part)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or part.stop - start == 1:
                 raise
-            size = (part.stop - start) // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            failed = True
+        if not failed:
+            start = part.stop
             continue
-        start = part.stop
+        size = (part.stop - start) // 2
+        if torch.cuda.is_available():  # only now: the error held the tensors of the failed pass
+            torch.cuda.empty_cache()
     return size
+
+
+def rows_on_cpu(n_pos: int, n_outputs: int) -> int:
+    """How many rows a pass on a CPU takes."""
+    tokens = min(_CPU_TOKENS, _CPU_BYTES // (4 * n_outputs))
+    return max(1, tokens // n_pos)
+
+
+@torch.no_grad()
+def rows_that_fit(device: torch.device, run: Callable[[int], None]) -> int:
+    """How many rows use a third of a GPU's free memory, by what a few of them use."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run(_TRIED_ROWS)
+    per_row = (torch.cuda.max_memory_allocated(device) - before) / _TRIED_ROWS
+    free = torch.cuda.mem_get_info(device)[0]
+    return max(1, int(_CUDA_SHARE * free / max(per_row, 1)))
+
+
+def rows_with_gradients(rows: int, device: torch.device) -> int:
+    """How many rows a pass takes that keeps every activation for a backward pass."""
+    return max(1, rows // (_BACKWARD if device.type == "cuda" else 1))
+
+
+def on(numbers: Shaped[np.ndarray, "..."], like: Tensor) -> Shaped[Tensor, "..."]:
+    """Numbers of the host on a tensor's device, without waiting for it."""
+    there = torch.from_numpy(numbers)
+    if like.device.type != "cuda":
+        return there.to(like.device)
+    return there.pin_memory().to(like.device, non_blocking=True)
+
+
+def first_numbers(n: int, device: Any = "cpu") -> Tensor:
+    """0, 1, ..., n - 1."""
+    return torch.arange(n, device=device)

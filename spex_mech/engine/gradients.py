@@ -7,22 +7,15 @@ each mask. For the gradients at ``N`` without one unit, over all units, that sav
 forward passes.
 """
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from spex_mech.engine.blocks import Intact, Residual
 from spex_mech.engine.device import in_batches, is_out_of_memory
-from spex_mech.engine.passes import Hook
+from spex_mech.engine.plain import Setup, Slopes, slopes_of
 from spex_mech.engine.replay import Replay
-
-# What rewrites the activation at each site of rows, given their gates and prompts.
-Rewriting = Callable[[Float[Tensor, "row column"], Int[Tensor, " row"]], Mapping[int, Hook]]
-# The metric's values as they are, or an error: given also their prompts and what is kept.
-Checking = Callable[[Tensor, Int[Tensor, " row"], Bool[Tensor, "row unit"]], Tensor]
 
 _WORTH = 1.5  # times the cost of the shared part that sharing must save
 
@@ -31,31 +24,26 @@ class Gradients:
     """The values and slopes of gates, as ``ModelGame.value_and_slopes`` gives them.
 
     Args:
-        rewriting: the hooks of rows, by site.
-        check: raises where a value is not finite.
         rows: of a batch.
         n_blocks: of prompts, whose slopes are kept apart.
     """
 
-    def __init__(
-        self, replay: Replay, rewriting: Rewriting, check: Checking, rows: int, n_blocks: int
-    ) -> None:
-        self.replay, self.rewriting, self.check = replay, rewriting, check
+    def __init__(self, replay: Replay, setup: Setup, rows: int, n_blocks: int) -> None:
+        self.replay, self.setup = replay, setup
         self.rows, self.n_blocks = rows, n_blocks
         self.first = min(site.layer for site in replay.blocks.sites)  # nothing is rewritten before
 
     @torch.no_grad()
-    def __call__(
-        self, gates: Tensor
-    ) -> tuple[Float[Tensor, "mask prompt"], Float[Tensor, "mask block unit"]]:
+    def __call__(self, gates: Tensor) -> Slopes:
         n_prompts = len(self.replay.prompts)
-        values = torch.empty(len(gates), n_prompts, dtype=torch.float64)
-        slopes = torch.zeros(len(gates), self.n_blocks, gates.shape[1], dtype=torch.float64)
-        first = self.replay.first_layers(gates != 1)
+        double = {"dtype": torch.float64, "device": "cpu"}
+        values = torch.empty(len(gates), n_prompts, **double)
+        slopes = torch.zeros(len(gates), self.n_blocks, gates.shape[1], **double)
+        first = self.replay.order.first_layers((gates != 1).numpy())
         order = np.argsort(first, kind="stable")
         size = min(self.rows, n_prompts)
         todo = [(a, min(a + size, n_prompts)) for a in range(0, n_prompts, size)]
-        with self.replay.blocks.standing():
+        with self.replay.blocks.installed():
             while todo:
                 start, stop = todo.pop(0)
                 try:
@@ -86,8 +74,10 @@ class Gradients:
         """The slopes of the blocks that these prompts are of; their values are written."""
         n_prompts = len(self.replay.prompts)
         blocks = self._blocks(start, stop)
-        of_block = torch.arange(start, stop) * self.n_blocks // n_prompts - blocks.start
-        slopes = torch.zeros(len(gates), blocks.stop - blocks.start, gates.shape[1]).double()
+        of_block = torch.arange(start, stop, device="cpu") * self.n_blocks // n_prompts
+        of_block = of_block - blocks.start
+        n_here = blocks.stop - blocks.start
+        slopes = torch.zeros(len(gates), n_here, gates.shape[1], dtype=torch.float64, device="cpu")
         intact = self.replay.intact(start, stop)
         size = max(1, self.rows // (stop - start))
         cuts = first[order[::size]]
@@ -113,16 +103,15 @@ class Gradients:
                 final = rows.through(begin, last, stream, intact)[-1]
                 of_prompt = start + rows.of_prompt.to(final.device)
                 measured = self.replay.measure(final, of_prompt)
-                total = measured.sum() * (self.n_blocks / n_prompts)
             keep = gates[masks].repeat_interleave(stop - start, dim=0) > 0
-            self.check(measured.detach(), start + rows.of_prompt, keep)
+            self.setup.check_finite(measured.detach(), start + rows.of_prompt, keep)
             asked = [rows.leaf, stream] if cut else [rows.leaf]
-            # Only the gates' gradients are asked for: no parameter's .grad is touched.
-            slope, *before = torch.autograd.grad(total, asked, materialize_grads=True)
+            scale = self.n_blocks / n_prompts
+            slope, *before = slopes_of(measured, asked, scale, self.setup.measure.name)
             if cut and shared is not None:
                 slope = slope + shared.slopes(cut, *before)
-            values[masks, start:stop] = measured.detach().double().cpu().reshape(len(masks), -1)
-            slopes[masks] = slope.double().cpu()
+            values[masks, start:stop] = measured.detach().cpu().double().reshape(len(masks), -1)
+            slopes[masks] = slope.cpu().double()
 
         in_batches(len(order), size, run)
         return slopes
@@ -140,14 +129,14 @@ class _Rows:
         leaf = gates.to(device, exact)[:, None].repeat(1, n_blocks, 1)
         self.of, self.start, self.leaf = of, start, leaf.requires_grad_()
         self.of_block = of_block.to(device)
-        self.of_prompt = torch.arange(len(of_block)).repeat(len(gates))
+        self.of_prompt = torch.arange(len(of_block), device="cpu").repeat(len(gates))
 
     def through(self, first: int, last: int, stream: Residual, intact: Intact) -> list[Residual]:
         """The stream before and after each of some blocks."""
         blocks = self.of.replay.blocks
         padded = torch.cat([self.leaf, self.leaf.new_ones(*self.leaf.shape[:2], 1)], dim=2)
         gate = padded[:, self.of_block].flatten(0, 1)
-        hooks = self.of.rewriting(gate, self.start + self.of_prompt)
+        hooks = self.of.setup.hooks(gate, self.start + self.of_prompt)
         streams = [stream]
         for layer in range(first, last):
             of_prompt = self.of_prompt.to(stream.device)
@@ -169,7 +158,7 @@ class Shared:
         last: int,
         like: Tensor,
     ) -> None:
-        ones = torch.ones(n_masks, like.shape[1], dtype=like.dtype)
+        ones = torch.ones(n_masks, like.shape[1], dtype=like.dtype, device="cpu")
         rows = _Rows(of, ones, start, of_block)
         self.leaf, self.first = rows.leaf, of.first
         stream = intact.streams[of.first].repeat(n_masks, 1, 1)

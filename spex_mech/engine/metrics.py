@@ -3,20 +3,86 @@
 A metric is any ``metric(output, prompts) -> Float[Tensor, " row"]``, called with the rows of a
 batch and the prompts that belong to them. ``output`` is the logits of a causal model, otherwise
 what the model returns. Larger should mean better: then a unit that helps has a negative main
-effect.
+effect. A metric of this module also carries what it reads of the logits, so that no others are
+computed, and the unit of its values.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spex_mech.engine.device import at_least_float32
 from spex_mech.engine.prompts import Prompts
 
+Metric = Callable[[Any, Prompts], Tensor]
+Positions = Int[Tensor, "prompt k"] | None  # where logits are read; None: everywhere
+Tokens = Int[Tensor, " token"] | None  # whose logits are read; None: all, as a softmax does
 
+
+@dataclass(frozen=True, eq=False)
+class ReadingMetric:
+    """A metric that says what it reads.
+
+    Args:
+        function: ``function(output, prompts) -> Float[Tensor, " row"]``.
+        positions: the positions whose logits it reads, ascending, ``[prompt k]``; None: all.
+        tokens: the tokens whose logits it reads, ascending; None: all.
+        unit: of its values.
+    """
+
+    function: Metric
+    positions: Callable[[Prompts], Positions]
+    tokens: Callable[[Prompts], Tokens]
+    unit: str
+
+    def __call__(self, output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
+        return self.function(output, prompts)
+
+    @property
+    def __name__(self) -> str:
+        return name_of_metric(self.function)
+
+
+def reading(
+    positions: Callable[[Prompts], Positions],
+    unit: str,
+    tokens: Callable[[Prompts], Tokens] = lambda prompts: None,
+) -> Callable[[Metric], ReadingMetric]:
+    """Says of a metric what it reads; for one of your own, too."""
+
+    def decorate(function: Metric) -> ReadingMetric:
+        return ReadingMetric(function, positions, tokens, unit)
+
+    return decorate
+
+
+def _at_answers(prompts: Prompts) -> Positions:
+    return prompts.last[:, None]
+
+
+def _at_answers_or_targets(prompts: Prompts) -> Positions:
+    if prompts.answers is not None:
+        return _at_answers(prompts)
+    n_prompts, n_pos = prompts.tokens.shape
+    scored = scored_positions(prompts).any(dim=0).nonzero()[:, 0]
+    if not 0 < len(scored) < n_pos - 1:
+        return None
+    # The last position is added because a metric drops it: it has no next token.
+    return torch.cat([scored, scored.new_tensor([n_pos - 1])]).expand(n_prompts, -1)
+
+
+def _answers_alone(prompts: Prompts) -> Tokens:
+    if prompts.answers is None or prompts.wrong_answers is None:
+        return None
+    both = torch.cat([prompts.answers, prompts.wrong_answers], dim=1)
+    return both[both >= 0].unique()
+
+
+@reading(_at_answers, "logits", _answers_alone)
 def logit_diff(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
     """Mean logit of the answers minus mean logit of the wrong answers, where the answer is read."""
     logits = answer_logits(output, prompts)
@@ -24,6 +90,7 @@ def logit_diff(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
     return _mean_over(logits, right) - _mean_over(logits, wrong)
 
 
+@reading(_at_answers, "probability")
 def prob_diff(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
     """Probability of any of the answers minus that of any wrong answer (greater-than's metric)."""
     probs = answer_logits(output, prompts).softmax(-1)
@@ -31,6 +98,7 @@ def prob_diff(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
     return _sum_over(probs, right) - _sum_over(probs, wrong)
 
 
+@reading(_at_answers_or_targets, "nats")
 def log_prob(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
     """Log-probability in nats: of any of the answers; without answers, the mean over the next
     tokens at the positions of ``target_mask`` (default: every real one)."""
@@ -45,11 +113,12 @@ def log_prob(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
             "[row pos d_vocab]; give Prompts(answers=...)"
         )
     scored = scored_positions(prompts)
-    log_probs = logits[:, :-1].float().log_softmax(-1)
+    log_probs = at_least_float32(logits[:, :-1]).log_softmax(-1)
     of_next = log_probs.gather(-1, prompts.tokens[:, 1:, None])[..., 0]
     return (of_next * scored).sum(-1) / scored.sum(-1)
 
 
+@reading(_at_answers_or_targets, "nats")
 def loss(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
     """Cross-entropy in nats: minus :func:`log_prob`. Here *smaller* is better."""
     return -log_prob(output, prompts)
@@ -60,32 +129,69 @@ class KL:
     """Minus the Kullback-Leibler divergence, in nats, from the intact model's prediction: 0 when
     nothing changed, negative otherwise. A task whose metric is the word "kl" gets it from its game.
 
-    ``intact`` holds the intact model's log-probabilities, one row a prompt (``[prompt d_vocab]``,
-    where the answer is read, or ``[prompt pos d_vocab]``).
+    Args:
+        intact: the intact model's log-probabilities, one row per prompt (``[prompt d_vocab]``,
+            where the answer is read, or ``[prompt pos d_vocab]``).
+        index: the ``index`` of the prompt that each row belongs to; default: 0, 1, 2, ...
+
+    Raises:
+        ValueError: it is asked about a prompt that it has no row of.
     """
 
     intact: Float[Tensor, "prompt *pos d_vocab"]
+    index: Int[Tensor, " prompt"] | None = None
+    unit: str = "nats"
 
     def __call__(self, output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
-        intact = self.intact.to(prompts.index.device)[prompts.index]
+        intact = self.intact[self._rows(prompts)]
         if intact.ndim == 2:
             log_probs = answer_logits(output, prompts).log_softmax(-1)
+            intact = intact.to(log_probs)
             return -(intact.exp() * (intact - log_probs)).sum(-1)
-        log_probs = logits_of(output).float().log_softmax(-1)
+        log_probs = at_least_float32(logits_of(output)).log_softmax(-1)
+        intact = intact.to(log_probs)
         per_pos = (intact.exp() * (intact - log_probs)).sum(-1)[:, :-1]
-        scored = scored_positions(prompts)
+        scored = scored_positions(prompts).to(per_pos.device)
         return -(per_pos * scored).sum(-1) / scored.sum(-1)
+
+    def _rows(self, prompts: Prompts) -> Int[Tensor, " row"]:
+        asked = prompts.index.to(self.intact.device)
+        known = torch.arange(len(self.intact), device=asked.device)
+        known = known if self.index is None else self.index.to(asked.device)
+        in_order, order = known.sort(stable=True)
+        at = torch.searchsorted(in_order, asked).clamp(max=len(known) - 1)
+        if not (in_order[at] == asked).all():
+            raise ValueError(
+                f"kl has the intact prediction of prompts {known.tolist()[:8]}, and not of prompt "
+                f"{int(asked[in_order[at] != asked][0])}; make it of the task's own prompts"
+            )
+        return order[at]
+
+    def positions(self, prompts: Prompts) -> Positions:
+        """The positions whose logits it reads."""
+        return _at_answers(prompts) if self.intact.ndim == 2 else None
+
+    def tokens(self, prompts: Prompts) -> Tokens:
+        """All: it reads a distribution."""
+        return None
 
     @staticmethod
     def to_intact(output: Any, prompts: Prompts) -> "KL":
         """The metric for the prompts whose intact output is given."""
         logits = logits_of(output).detach()
         if prompts.target_mask is None or logits.ndim == 2:
-            return KL(answer_logits(output, prompts).detach().log_softmax(-1))
-        return KL(logits.float().log_softmax(-1))
+            intact = answer_logits(output, prompts).detach()
+        else:
+            intact = at_least_float32(logits)
+        return KL(intact.log_softmax(-1), prompts.index)
+
+    @staticmethod
+    def joined(parts: "list[KL]") -> "KL":
+        """Of several groups of prompts as one."""
+        index = torch.cat([part.index for part in parts if part.index is not None])
+        return KL(torch.cat([part.intact for part in parts]), index)
 
 
-Metric = Callable[[Any, Prompts], Tensor]
 METRICS: dict[str, Metric] = {
     "logit_diff": logit_diff,
     "prob_diff": prob_diff,
@@ -94,33 +200,16 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def read_positions(metric: Metric | str, prompts: Prompts) -> Int[Tensor, "prompt k"] | None:
-    """The positions whose logits a metric of this module reads, ascending; None: all of them."""
-    known = isinstance(metric, str) or metric in METRICS.values()
-    n_prompts, n_pos = prompts.tokens.shape
-    if not known or n_pos == 1:
+def read_positions(metric: Metric, prompts: Prompts) -> Positions:
+    """The positions whose logits a metric reads, ascending; None: all, or it does not say."""
+    if not isinstance(metric, ReadingMetric | KL) or prompts.tokens.shape[1] == 1:
         return None
-    of_answer = metric in ("logit_diff", "prob_diff", logit_diff, prob_diff)
-    if of_answer or (
-        metric in ("log_prob", "loss", log_prob, loss) and prompts.answers is not None
-    ):
-        return prompts.last[:, None]
-    if metric == "kl":
-        return prompts.last[:, None] if prompts.target_mask is None else None
-    scored = scored_positions(prompts).any(dim=0).nonzero()[:, 0]
-    if not 0 < len(scored) < n_pos - 1:
-        return None
-    # One more, since a metric leaves out the last position, which predicts nothing.
-    return torch.cat([scored, scored.new_tensor([n_pos - 1])]).expand(n_prompts, -1)
+    return metric.positions(prompts)
 
 
-def read_tokens(metric: Metric | str, prompts: Prompts) -> Int[Tensor, " token"] | None:
-    """The tokens whose logits a metric reads, ascending; None: all, as a softmax does."""
-    has_both = prompts.answers is not None and prompts.wrong_answers is not None
-    if metric not in ("logit_diff", logit_diff) or not has_both:
-        return None
-    both = torch.cat([_needed(prompts, "answers"), _needed(prompts, "wrong_answers")], dim=1)
-    return both[both >= 0].unique()
+def read_tokens(metric: Metric, prompts: Prompts) -> Tokens:
+    """The tokens whose logits a metric reads, ascending; None: all, or it does not say."""
+    return metric.tokens(prompts) if isinstance(metric, ReadingMetric | KL) else None
 
 
 def renumbered(prompts: Prompts, tokens: Int[Tensor, " token"]) -> Prompts:
@@ -157,48 +246,6 @@ def narrowed(prompts: Prompts, positions: Int[Tensor, "prompt k"]) -> Prompts:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """Prompts and what is measured on them.
-
-    Args:
-        prompts: what the model reads.
-        metric: ``metric(output, prompts) -> Float[Tensor, " row"]``, or a name: "logit_diff",
-            "prob_diff", "log_prob", "loss", "kl" (to the intact model).
-        name: how results call the task.
-        decode: token ids -> texts to show, where there is a tokenizer.
-    """
-
-    prompts: Prompts
-    metric: Metric | str
-    name: str = "custom"
-    decode: Callable[[Sequence[int]], list[str]] | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.metric, str) and self.metric not in {*METRICS, "kl"}:
-            raise ValueError(
-                f"unknown metric {self.metric!r}; choose one of {', '.join([*METRICS, 'kl'])}, or "
-                "give a function metric(output, prompts) -> one value per row"
-            )
-
-    @property
-    def metric_name(self) -> str:
-        """The metric's word, or the name of its function."""
-        return self.metric if isinstance(self.metric, str) else _name_of(self.metric)
-
-    def split(self, n_first: int) -> "tuple[Task, Task]":
-        """Two tasks: the first ``n_first`` prompts, to search on, and the rest, to confirm on.
-
-        Raises:
-            ValueError: one of the two would be empty.
-        """
-        if not 0 < n_first < len(self.prompts):
-            raise ValueError(f"cannot take {n_first} of {len(self.prompts)} prompts and leave some")
-        parts = (self.prompts[:n_first], self.prompts[n_first:])
-        first, rest = (replace(p, index=torch.arange(len(p))) for p in parts)
-        return replace(self, prompts=first), replace(self, prompts=rest)
-
-
 def logits_of(output: Any) -> Float[Tensor, "row *pos d_vocab"]:
     """The logits in what a model returned.
 
@@ -218,8 +265,15 @@ def answer_logits(output: Any, prompts: Prompts) -> Float[Tensor, "row d_vocab"]
     """The logits where the answer is read: at ``prompts.last``; a classifier's as they are."""
     logits = logits_of(output)
     if logits.ndim == 3:
+        if logits.shape[1] != prompts.tokens.shape[1]:
+            raise ValueError(
+                f"the model gives logits at {logits.shape[1]} positions for "
+                f"{prompts.tokens.shape[1]} tokens (prompt tuning puts positions of its own in "
+                "front), so that the answer's position is not known; give a metric of your own, "
+                "metric(output, prompts)"
+            )
         logits = logits[torch.arange(len(logits), device=logits.device), prompts.last]
-    return logits.float() if logits.dtype.itemsize < 4 else logits
+    return at_least_float32(logits)
 
 
 def scored_positions(prompts: Prompts) -> Bool[Tensor, "row pos_but_last"]:
@@ -253,5 +307,6 @@ def _needed(prompts: Prompts, name: str) -> Int[Tensor, "row answer"]:
     return value
 
 
-def _name_of(metric: Metric) -> str:
+def name_of_metric(metric: Metric) -> str:
+    """The name of a metric's function, or of its class."""
     return getattr(metric, "__name__", type(metric).__name__)

@@ -1,156 +1,232 @@
-"""One forward pass: hooks that rewrite what passes a hook point, and what a model can read.
+"""Forward passes that we start, and hooks that act on these alone.
 
-Two ways behind one function, chosen by what the model is: plain modules by forward pre-hooks,
-TransformerLens by its own hook points.
+A hook or a switched forward of ours reads what to do from a :class:`Pass`. It is bound to the
+thread that started the pass, for the time of the pass: a metric that runs the model, plain
+inference beside a game, another game or another thread find the model as it is.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from spex_mech.engine.architectures import Architecture, is_hooked
+from spex_mech.engine.device import as_the_user, computing
+from spex_mech.engine.facts import is_causal, takes
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.sites import Place
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
 Hook = Callable[[Tensor], Tensor | None]  # [row pos width] -> the same rewritten, or None: as it is
 
+_TURNS: "WeakKeyDictionary[nn.Module, threading.RLock]" = WeakKeyDictionary()
+_MAKING = threading.Lock()
 
-def self_test(model: Any, architecture: Architecture, prompts: Prompts) -> None:
-    """Replacing every head and neuron by noise must change the output: a hook that fires but is
-    ignored would make every interaction zero, and no one would know.
 
-    Raises:
-        ValueError: nothing changed.
-        RuntimeError: a hook did not fire.
+@dataclass
+class Pass:
+    """One pass that we start.
+
+    Args:
+        n_rows: how many rows it has.
+        replace: place -> what rewrites the activation there.
+        seen: filled with the activations at the places, before they are replaced.
     """
-    everything = [
-        architecture.name(kind, layer)
-        for layer in range(architecture.n_layers)
-        for kind in ("head", "neuron")
-        if architecture.has(kind, layer)
-    ]
 
-    def scramble(act: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(act.shape, generator=generator).to(act) * (1 + act.abs().max())
-
-    with torch.no_grad():
-        intact = first_tensor(forward(model, prompts, {}))
-        changed = first_tensor(forward(model, prompts, dict.fromkeys(everything, scramble)))
-    if torch.equal(intact, changed):
-        raise ValueError(
-            f"replacing every head and neuron of this {type(model).__name__} changes nothing in "
-            "its output: the named modules are not where it computes"
-        )
+    n_rows: int
+    replace: Mapping[int, Hook] = field(default_factory=dict)
+    seen: dict[int, Tensor] | None = None
+    calls: dict[str, int] = field(default_factory=dict)  # of each hook point so far
+    fired: set[int] = field(default_factory=set)
 
 
-def forward(
-    model: Any, prompts: Prompts, hooks: Mapping[str, Hook], precision: str = "float32"
-) -> Any:
-    """One forward pass in evaluation mode, ``hooks[name]`` rewriting what passes that hook point.
+class Taps:
+    """The hook points of a model, and the passes that run through them.
 
-    Raises:
-        RuntimeError: a hook did not fire.
+    Args:
+        places: the hook points; a pass names them by their number here.
+        precision: to compute in.
     """
-    fired: set[str] = set()
-    rows = lambda: len(prompts)  # noqa: E731
-    with evaluating(model), computing(model, precision), hooked(model, hooks, rows, fired):
-        output = call(model, prompts)
-    for name in hooks:
-        if name not in fired:
-            raise RuntimeError(
-                f"the hook at {name} did not fire: the model's forward pass goes around it, so "
-                "ablating there would change nothing (a compiled or fused forward?)"
-            )
-    return output
 
+    def __init__(
+        self, model: Any, places: Sequence[Place], device: torch.device, precision: str
+    ) -> None:
+        self.model, self.places = model, list(places)
+        self.device, self.precision = device, precision
+        self._running: tuple[int, Pass] | None = None  # thread and pass
+        self._change: Callable[[Tensor], Tensor] | None = None
+        self._at = {(place.name, place.call): i for i, place in enumerate(self.places)}
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then every module's own training flag again."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    @property
+    def running(self) -> Pass | None:
+        """The pass that runs now in this thread, if we started it."""
+        running = self._running
+        return running[1] if running and running[0] == threading.get_ident() else None
 
-
-@contextmanager
-def computing(model: Any, precision: str) -> Iterator[None]:
-    """In another precision than the model's own, where it is not "float32"."""
-    if precision == "bfloat16":
-        with torch.autocast(device_of(model).type, dtype=torch.bfloat16):
-            yield
-    elif precision == "tf32":
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = True
+    @contextmanager
+    def passing(self, one: Pass) -> Iterator[None]:
+        """Our hooks act as this pass says until the end."""
+        before, self._running = self._running, (threading.get_ident(), one)
         try:
             yield
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
-    else:
-        yield
+            self._running = before
 
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """The hooks stand, the model is in evaluation mode, and it computes in our precision."""
+        names = list(dict.fromkeys(place.name for place in self.places))
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self.model))
+            stack.enter_context(computing(self.device, self.precision))
+            stack.enter_context(raw_hooks(self.model, names, self._at_point))
+            yield
 
-def check_precision(model: Any, precision: str) -> None:
-    """Raises:
-    ValueError: there is no such precision, or not on the model's device.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}; choose one of {', '.join(PRECISIONS)}")
-    if precision == "tf32" and device_of(model).type != "cuda":
-        raise ValueError(
-            f"precision='tf32' is of CUDA devices, and the model is on {device_of(model)}; use "
-            "'float32' or 'bfloat16'"
-        )
+    def run(
+        self,
+        prompts: Prompts,
+        replace: Mapping[int, Hook] | None = None,
+        seen: dict[int, Tensor] | None = None,
+    ) -> Any:
+        """One whole pass, within :meth:`installed`.
+
+        Raises:
+            RuntimeError: a hook did not fire.
+        """
+        one = Pass(len(prompts), replace or {}, seen)
+        with self.passing(one):
+            output = call(self.model, prompts)
+        for index in one.replace:
+            if index not in one.fired:
+                raise RuntimeError(
+                    f"the hook at {self.places[index].name} did not fire: the model's forward pass "
+                    "goes around it, so ablating there would change nothing (a fused forward?)"
+                )
+        return output
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """What is the user's runs here: in its own types."""
+        with as_the_user(self.device):
+            yield
+
+    @contextmanager
+    def changed_by(self, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Every activation at a place is changed so, after what a pass makes of it."""
+        before, self._change = self._change, change
+        try:
+            yield
+        finally:
+            self._change = before
+
+    def _at_point(self, name: str, act: Tensor) -> Tensor | None:
+        one = self.running
+        if one is None:
+            return None
+        number = one.calls.get(name, 0)
+        one.calls[name] = number + 1
+        index = self._at.get((name, number))
+        if index is None:
+            return None
+        one.fired.add(index)
+        layout, replace = self.places[index].layout, one.replace.get(index)
+        if one.seen is None and replace is None and self._change is None:
+            return None
+        flat = layout.read(act, one.n_rows)
+        if one.seen is not None:
+            one.seen[index] = flat.detach()
+        new = None if replace is None else replace(flat)
+        if self._change is not None:
+            new = self._change(flat if new is None else new)
+        return None if new is None else layout.write(new, act)
 
 
 @contextmanager
-def hooked(
-    model: Any,
-    replace: Mapping[str, Hook],
-    n_rows: Callable[[], int],
-    fired: set[str],
+def raw_hooks(
+    model: Any, names: Sequence[str], rewrite: Callable[[str, Tensor], Tensor | None]
 ) -> Iterator[None]:
-    """Let ``replace[hook point]`` rewrite ``[row pos width]`` there (None: leave it); the names of
-    those that ran are put into ``fired``."""
+    """Let ``rewrite(hook point, activation)`` change what passes there (None: leave it)."""
 
-    def rewrite(name: str, act: Tensor) -> Tensor | None:
-        fired.add(name)
-        # TransformerLens gives heads as [row pos head d_head]; OPT flattens rows and positions.
-        flat = act.flatten(2) if act.ndim == 4 else act.reshape(n_rows(), -1, act.shape[-1])
-        new = replace[name](flat)
-        return None if new is None else new.reshape(act.shape)
+    def hook_point(name: str) -> Callable[..., Any]:
+        return lambda module, args, act: rewrite(name, act)
 
-    if is_hooked(model):
-        hooks = [(name, lambda act, hook, name=name: rewrite(name, act)) for name in replace]
-        with model.hooks(fwd_hooks=hooks):
-            yield
-        return
-
-    def pre_hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
-        def run(module: nn.Module, args: tuple[Any, ...]) -> Any:
-            new = rewrite(name, args[0])
-            return None if new is None else (new, *args[1:])
+    def pre_hook(name: str) -> Callable[..., Any]:
+        def run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            # A projection may be called with its input by name.
+            key = None if args else next((k for k, v in kwargs.items() if _is_input(v)), None)
+            if not args and key is None:
+                return None
+            new = rewrite(name, args[0] if key is None else kwargs[key])
+            if new is None:
+                return None
+            return ((new, *args[1:]), kwargs) if key is None else (args, kwargs | {key: new})
 
         return run
 
     handles = []
     try:
-        for name in replace:
-            module = model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(pre_hook(name)))
+        for name in names:
+            if is_hooked(model):
+                hook = ours(hook_point(name))
+                handles.append(model.hook_dict[name].register_forward_hook(hook))
+            else:
+                hook = ours(pre_hook(name))
+                module = model.get_submodule(name)
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def ours(function: Callable[..., Any], had: Any = None) -> Callable[..., Any]:
+    """Marks what this package puts on a model for the time of a call.
+
+    Args:
+        had: what stood there before.
+    """
+    function.spex_mech_had = had  # type: ignore[attr-defined]
+    return function
+
+
+def is_ours(function: Any) -> bool:
+    """Whether this package put it there."""
+    return hasattr(function, "spex_mech_had")
+
+
+def _is_input(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no compiled forwards, then every module as it was again."""
+    training = [module for module in model.modules() if module.training]
+    compiled = [m for m in model.modules() if m._compiled_call_impl is not None]
+    calls = [module._compiled_call_impl for module in compiled]
+    for module in training:
+        module.training = False
+    for module in compiled:  # hooks that come after compiling are ignored by it
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for module, impl in zip(compiled, calls, strict=True):
+            module._compiled_call_impl = impl
+
+
+def turn_of(model: nn.Module, architecture: Architecture) -> threading.RLock:
+    """The lock of the games on one model, also under another wrapper: they take turns."""
+    names = [name for name in (*architecture.heads, *architecture.neurons) if name is not None]
+    shared = model if is_hooked(model) else model.get_submodule(names[0])
+    with _MAKING:
+        return _TURNS.setdefault(shared, threading.RLock())
 
 
 def call(model: Any, prompts: Prompts) -> Any:
@@ -160,98 +236,42 @@ def call(model: Any, prompts: Prompts) -> Any:
             {} if prompts.attention_mask is None else {"attention_mask": prompts.attention_mask}
         )
         return model(prompts.tokens, return_type="logits", **padded)
-    takes = inspect.signature(model.forward).parameters
-    given = {}
+    given: dict[str, Any] = {}
     if prompts.attention_mask is not None:
-        if "attention_mask" not in takes:
+        if not takes(model, "attention_mask"):
             raise ValueError(
                 f"{type(model).__name__}.forward takes no attention_mask, so padding cannot be "
                 "masked: give prompts of one length without attention_mask"
             )
         given["attention_mask"] = prompts.attention_mask.long()
     if prompts.token_types is not None:
-        if "token_type_ids" not in takes:
+        if not takes(model, "token_type_ids"):
             raise ValueError(
                 f"{type(model).__name__}.forward takes no token_type_ids; leave token_types out"
             )
         given["token_type_ids"] = prompts.token_types
-    if "use_cache" in takes:
+    if takes(model, "use_cache"):
         given["use_cache"] = False
     return output_of(model, model(prompts.tokens, **given))
 
 
 def output_of(model: Any, output: Any) -> Any:
     """What a metric reads: a causal model's logits; of any other model all that it returns."""
-    causal = any(word in type(model).__name__ for word in ("CausalLM", "LMHeadModel"))
-    return output.logits if causal and hasattr(output, "logits") else output
+    return output.logits if is_causal(model) and hasattr(output, "logits") else output
 
 
 def first_tensor(output: Any) -> Tensor:
     """Of an output, whatever holds it."""
+    return next(tensors_in(output))
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Every tensor in an output, in the order in which it holds them."""
     if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, Mapping) else output
-    return next(v for v in values if isinstance(v, Tensor))
-
-
-def device_of(model: Any) -> torch.device:
-    """Of the model's first weight."""
-    return next((p.device for p in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-
-
-def text_config(model: Any) -> Any:
-    config: Any = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def vocabulary_of(model: Any) -> int | None:
-    """The number of token ids that the model can read, where it can be known."""
-    if is_hooked(model):
-        return int(model.cfg.d_vocab)
-    return getattr(text_config(model), "vocab_size", None)
-
-
-def positions_of(model: Any) -> int | None:
-    """The longest prompt that the model can read, where it is bounded by a table of positions."""
-    if is_hooked(model):
-        return getattr(model.cfg, "n_ctx", None)
-    return getattr(text_config(model), "max_position_embeddings", None)
-
-
-def name_of(model: Any) -> str:
-    """What the model is called: the last part of the path or hub name it was loaded from."""
-    config = getattr(model, "config", None)
-    path = getattr(config, "_name_or_path", "") or getattr(
-        getattr(model, "cfg", None), "model_name", ""
-    )
-    return str(path).rstrip("/").split("/")[-1] or type(model).__name__
-
-
-def answers_of(model: Any) -> int | None:
-    """The number of things that the model can answer, where it can be known."""
-    if is_hooked(model):
-        out = getattr(model.cfg, "d_vocab_out", None)
-        return int(out if out and out > 0 else model.cfg.d_vocab)
-    if "Classification" in type(model).__name__:
-        return model.config.num_labels
-    return getattr(text_config(model), "vocab_size", None)
-
-
-def check_tokens(model: Any, prompts: Prompts) -> None:
-    """Raises:
-    ValueError: the prompts are too long for the model, or a token is none of its own.
-    """
-    n_pos, most = prompts.tokens.shape[1], positions_of(model)
-    if most and n_pos > most:
-        raise ValueError(
-            f"the prompts have {n_pos} tokens, and the model reads at most {most}; shorten them"
-        )
-    n_vocab = vocabulary_of(model)
-    for name in ("tokens", "corrupted", "answers", "wrong_answers"):
-        value = getattr(prompts, name)
-        # Answers of a classifier are classes: its output, not its vocabulary, bounds them.
-        bound = n_vocab if name in ("tokens", "corrupted") else answers_of(model)
-        if value is not None and bound and int(value.max()) >= bound:
-            raise ValueError(
-                f"{name} holds the token {int(value.max())}, outside the vocabulary of {bound}"
-            )
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from tensors_in(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from tensors_in(value)

@@ -1,5 +1,6 @@
 """Prompts: what a model reads, and what a metric needs to know of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,8 +17,11 @@ class Prompts:
     Lists are made tensors; a single answer a prompt is made a row of one; sets of answers of
     unequal size are padded with -1.
 
+    An answer that is listed twice counts once.
+
     Args:
-        tokens: token ids, ``[prompt pos]``.
+        tokens: token ids, ``[prompt pos]``; or what a tokenizer returns, with ``input_ids`` and
+            perhaps ``attention_mask`` and ``token_type_ids``.
         attention_mask: True where a token is real, ``[prompt pos]``; default: everywhere.
         answers: the right answers' token ids, ``[prompt]`` or ``[prompt answer]``.
         wrong_answers: the same for wrong ones.
@@ -31,8 +35,10 @@ class Prompts:
             other, such as those of one template or name. Errors and q-values are then by cluster.
 
     Raises:
-        ValueError: no prompts, rows of unequal length (pad them, and give ``attention_mask``),
-            padding on the left, or a field whose shape does not fit.
+        ValueError: no prompts, texts instead of token ids, rows of unequal length (pad them, and
+            give ``attention_mask``), padding on the left, a negative token, an answer position that
+            is out of range or padding, an answer that is right and wrong at once, or a field whose
+            shape does not fit.
     """
 
     tokens: Int[Tensor, "prompt pos"]
@@ -59,6 +65,14 @@ class Prompts:
         token_types: Any = None,
         clusters: Any = None,
     ) -> None:
+        if isinstance(tokens, Mapping):  # as a tokenizer returns them
+            if "input_ids" not in tokens:
+                raise ValueError(f"tokens has {', '.join(map(str, tokens))} and no input_ids")
+            given, tokens = tokens, tokens["input_ids"]
+            attention_mask = (
+                given.get("attention_mask") if attention_mask is None else attention_mask
+            )
+            token_types = given.get("token_type_ids") if token_types is None else token_types
         tokens = _token_matrix("tokens", tokens)
         n_prompts, n_pos = tokens.shape
         if not n_prompts or not n_pos:
@@ -82,14 +96,14 @@ class Prompts:
             "corrupted": corrupted,
             "target_mask": _like(tokens, "target_mask", target_mask),
             "answer_pos": _one_each("answer_pos", answer_pos, n_prompts),
-            "index": _one_each(
-                "index", torch.arange(n_prompts) if index is None else index, n_prompts
-            ),
+            "index": _one_each("index", range(n_prompts) if index is None else index, n_prompts),
             "token_types": None
             if token_types is None
             else _same_shape(tokens, "token_types", _token_matrix("token_types", token_types)),
             "clusters": _one_each("clusters", clusters, n_prompts),
         }
+        _check_answers(values["answers"], values["wrong_answers"])
+        _check_positions(values["answer_pos"], real, tokens)
         for name, value in values.items():
             object.__setattr__(self, name, None if value is None else value.to(tokens.device))
 
@@ -160,7 +174,44 @@ def _unchecked(values: dict[str, Tensor | None]) -> Prompts:
     return prompts
 
 
+def _check_answers(right: Tensor | None, wrong: Tensor | None) -> None:
+    if right is None or wrong is None:
+        return
+    both = (right[:, :, None] == wrong.to(right.device)[:, None, :]) & (right[:, :, None] >= 0)
+    if both.any():
+        prompt, place, _ = both.nonzero()[0].tolist()
+        raise ValueError(
+            f"prompt {prompt} has the answer {int(right[prompt, place])} among answers and among "
+            "wrong_answers; take it out of one of them"
+        )
+
+
+def _check_positions(at: Tensor | None, real: Tensor | None, tokens: Tensor) -> None:
+    if at is None:
+        return
+    n_pos = tokens.shape[1]
+    if (bad := (at < 0) | (at >= n_pos)).any():
+        prompt = int(bad.nonzero()[0])
+        raise ValueError(
+            f"answer_pos is {int(at[prompt])} for prompt {prompt}; positions run from 0 to "
+            f"{n_pos - 1}"
+        )
+    at = at.to(tokens.device)
+    if real is not None and (bad := ~real.to(at.device).gather(1, at[:, None])[:, 0]).any():
+        prompt = int(bad.nonzero()[0])
+        raise ValueError(
+            f"answer_pos is {int(at[prompt])} for prompt {prompt}, which is padding there; name a "
+            "position whose attention_mask is True"
+        )
+
+
 def _token_matrix(name: str, value: Any) -> Int[Tensor, "prompt pos"]:
+    if isinstance(value, str) or (
+        isinstance(value, Sequence) and any(isinstance(row, str) for row in value)
+    ):
+        raise ValueError(
+            f"{name} are texts; give token ids: tokenizer(texts, return_tensors='pt').input_ids"
+        )
     if not isinstance(value, Tensor):
         rows = [list(row) for row in value]
         if not rows:
@@ -176,6 +227,11 @@ def _token_matrix(name: str, value: Any) -> Int[Tensor, "prompt pos"]:
         raise ValueError(
             f"{name} must be token ids [prompt pos], not {value.dtype} of shape "
             f"{tuple(value.shape)}"
+        )
+    if value.numel() and int(value.min()) < 0:
+        raise ValueError(
+            f"{name} holds the token {int(value.min())}; token ids are not negative (padding is a "
+            "token of its own, which attention_mask marks)"
         )
     return value.long()
 
@@ -196,7 +252,7 @@ def _like(tokens: Tensor, name: str, value: Any) -> Bool[Tensor, "prompt pos"] |
 def _one_each(name: str, value: Any, n_prompts: int) -> Int[Tensor, " prompt"] | None:
     if value is None:
         return None
-    value = torch.as_tensor(value).long()
+    value = torch.as_tensor(value if isinstance(value, Tensor) else list(value)).long()
     if value.shape != (n_prompts,):
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it needs one number for each of the "
@@ -221,4 +277,11 @@ def _answer_matrix(name: str, value: Any, n_prompts: int) -> Int[Tensor, "prompt
         )
     if not (value >= 0).any(dim=1).all():
         raise ValueError(f"{name}: a prompt has no answer at all (only -1, the padding)")
-    return value.long()
+    return _each_once(value.long())
+
+
+def _each_once(answers: Int[Tensor, "prompt answer"]) -> Int[Tensor, "prompt answer"]:
+    """An answer's first mention; later ones become padding."""
+    equal = answers[:, :, None] == answers[:, None, :]
+    again = equal.tril(diagonal=-1).any(dim=2)
+    return answers.masked_fill(again, -1) if again.any() else answers

@@ -1,7 +1,7 @@
 """Ablations: what replaces an activation, as one reference tensor per hook point.
 
 Every reference has the shape ``[prompt pos width]`` with 1 where it does not vary, so that the hook
-is one formula for all: ``where(keep, act, reference)``.
+is one formula for all (``blend``): ``where(keep, act, reference)``, with gates between.
 
 - ``zero``: zeros. Its effects depend on how the weights were processed (folded biases).
 - ``mean`` (default): the mean over the real tokens of the task's prompts or of a reference set.
@@ -10,24 +10,82 @@ is one formula for all: ``where(keep, act, reference)``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spex_mech.engine.components import Site
+from spex_mech.engine.device import at_least_float32, widest
+from spex_mech.engine.passes import Hook
 from spex_mech.engine.prompts import Prompts
 
 ABLATIONS: tuple[str, ...] = ("zero", "mean", "mean_per_position", "resample")
 
-Key = tuple[str, int]  # kind and layer: what tells one hook point from another
-Activations = dict[Key, Float[Tensor, "row pos width"]]
-References = dict[Key, Float[Tensor, "prompt_or_1 pos_or_1 width"]]
+# By the number of the site in the game: [row pos width] and [prompt_or_1 pos_or_1 width], of which
+# the width may differ from site to site.
+Activations = Mapping[int, Tensor]
+References = list[Tensor]
 Batches = Iterable[tuple[Activations, Bool[Tensor, "row pos"]]]
 
 
-def key_of(site: Site) -> Key:
-    return site.kind, site.layer
+def check_asked(
+    ablation: str | Mapping[str, Tensor], prompts: Prompts, reference: Prompts | None
+) -> None:
+    """What can be said of an ablation before a model runs.
+
+    Raises:
+        ValueError: there is no such ablation, the prompts lack what it needs, ``reference`` is
+            given where nothing reads it, or the ablation can change nothing.
+    """
+    if isinstance(ablation, str) and ablation not in ABLATIONS:
+        raise ValueError(
+            f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}, or give a "
+            "tensor per hook point"
+        )
+    word = ablation if isinstance(ablation, str) else "given tensors"
+    if reference is not None and word not in ("mean", "mean_per_position"):
+        raise ValueError(
+            f"reference= gives the prompts of a mean, and the ablation is {word}; leave it out, or "
+            "use ablation='mean'"
+        )
+    if word == "resample" and prompts.corrupted is None:
+        raise ValueError(
+            "resample ablation takes activations from corrupted prompts, and these have "
+            "none; give Prompts(corrupted=...) or use ablation='mean'"
+        )
+    source = prompts if reference is None else reference
+    n_pos = prompts.tokens.shape[1]
+    if word == "mean_per_position" and source.tokens.shape[1] < n_pos:
+        raise ValueError(
+            f"the reference prompts have {source.tokens.shape[1]} positions, the task's "
+            f"{n_pos}; a mean per position needs at least as many"
+        )
+    if word != "mean" and (why := changes_nothing(word, prompts, reference)):
+        raise ValueError(why)
+
+
+def changes_nothing(word: str, prompts: Prompts, reference: Prompts | None) -> str:
+    """Why what replaces every activation is that activation; empty: it is not."""
+    if word == "resample" and prompts.corrupted is not None:
+        same = ((prompts.corrupted == prompts.tokens) | ~prompts.real).all(dim=1)
+        if same.all():
+            return (
+                "resample ablation changes nothing: the corrupted prompts are the prompts "
+                "themselves; corrupt them, or use ablation='mean'"
+            )
+        return ""
+    if reference is not None or word not in ("mean", "mean_per_position"):
+        return ""
+    tokens = prompts.tokens.masked_fill(~prompts.real, -1)
+    if (tokens == tokens[:1]).all() and (word == "mean_per_position" or tokens.shape[1] == 1):
+        what = "one prompt" if len(prompts) == 1 else f"{len(prompts)} equal prompts"
+        short = "" if word == "mean_per_position" else " of one token"
+        return (
+            f"{word} ablation changes nothing on {what}{short}: the mean of an activation is that "
+            "activation; give different prompts, reference=Prompts(...) or another ablation"
+        )
+    return ""
 
 
 def make(
@@ -35,18 +93,18 @@ def make(
     activations: Callable[[Prompts], Batches],
     prompts: Prompts,
     reference: Prompts | None,
-    names: Mapping[Key, str],
+    names: list[str],
 ) -> References:
-    """The references of an ablation.
+    """The references of an ablation that :func:`check_asked` has passed, one per site.
 
     Args:
-        ablation: its name, or a tensor a hook point.
+        ablation: its name, or a tensor for each hook point.
         activations: of given prompts, batch by batch.
         reference: prompts for the means; default: ``prompts``, the task's own.
         names: of the hook points.
 
     Raises:
-        ValueError: there is no such ablation, or the prompts lack what it needs.
+        ValueError: tensors that do not fit.
     """
     source = prompts if reference is None else reference
     if not isinstance(ablation, str):
@@ -56,79 +114,96 @@ def make(
         return zero(activations(source[:1]))
     if ablation == "mean":
         return mean(activations(source))
-    n_pos = prompts.tokens.shape[1]
     if ablation == "mean_per_position":
-        if source.tokens.shape[1] < n_pos:
-            raise ValueError(
-                f"the reference prompts have {source.tokens.shape[1]} positions, the task's "
-                f"{n_pos}; a mean per position needs at least as many"
-            )
+        n_pos = prompts.tokens.shape[1]
         means = mean(activations(source), per_position=True)
-        return {key: m[:, :n_pos] for key, m in means.items()}
-    if ablation == "resample":
-        if prompts.corrupted is None:
-            raise ValueError(
-                "resample ablation takes activations from corrupted prompts, and these have "
-                "none; give Prompts(corrupted=...) or use ablation='mean'"
-            )
-        return resample(activations(Prompts(prompts.corrupted, prompts.attention_mask)))
-    raise ValueError(
-        f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}, or give a "
-        "tensor per hook point"
-    )
+        cut = source.tokens.shape[1] > n_pos  # activations that follow the tokens' positions
+        return [m[:, :n_pos] if cut and m.shape[1] == source.tokens.shape[1] else m for m in means]
+    assert prompts.corrupted is not None
+    return resample(activations(prompts.replaced(tokens=prompts.corrupted, corrupted=None)))
 
 
 def zero(batches: Batches) -> References:
     """Zeros, in the width of what the model was seen to compute."""
     activations, _ = next(iter(batches))
-    return {key: torch.zeros_like(act[:1, :1]) for key, act in activations.items()}
+    return [torch.zeros_like(act[:1, :1]) for act in _in_order(activations)]
 
 
 def mean(batches: Batches, per_position: bool = False) -> References:
     """Means over the real tokens of all rows; per position, positions that no prompt reaches
-    get 0 (nothing reads them)."""
-    sums: dict[Key, Tensor] = {}
-    counts = torch.zeros(())
+    get 0 (nothing reads them). In the activations' type, in float32 at least."""
+    sums: dict[int, Tensor] = {}
+    counts: dict[int, Tensor] = {}
+    like: dict[int, Tensor] = {}
     for activations, real in batches:
-        counts = counts.to(real.device) + real.double().sum(0)
-        for key, act in activations.items():
-            # float64: a mean over 1e6 tokens in float32 would itself be noise.
-            total = torch.einsum("rpw,rp->pw", act.double(), real.to(act.device).double())
-            sums[key] = sums[key] + total if key in sums else total
-    if not per_position:
-        counts, sums = counts.sum(), {k: s.sum(0, keepdim=True) for k, s in sums.items()}
-    seen = counts.clamp(min=1).reshape(-1, 1)
-    return {key: (s / seen.to(s.device)).float()[None] for key, s in sums.items()}
+        for index, act in activations.items():
+            read = _positions(act, real).to(act.device)
+            # In double: a mean over 1e6 tokens in float32 would itself be noise.
+            wide = widest(act.device)
+            kept = act.masked_fill(~read[:, :, None], 0)
+            total = kept.to(wide).sum(0).cpu().double()
+            number = read.sum(0).cpu().double()
+            sums[index] = sums[index] + total if index in sums else total
+            counts[index] = counts[index] + number if index in counts else number
+            like[index] = at_least_float32(act[:1, :1])
+    found = []
+    for index in sorted(sums):
+        total, number = sums[index], counts[index][:, None]
+        if not per_position:
+            total, number = total.sum(0, keepdim=True), number.sum(0, keepdim=True)
+        found.append((total / number.clamp(min=1)).to(like[index])[None])
+    return found
+
+
+def _positions(
+    act: Float[Tensor, "row pos width"], real: Bool[Tensor, "row token"]
+) -> Bool[Tensor, "row pos"]:
+    """Which positions of an activation are of real tokens: all, where positions are no tokens.
+
+    Raises:
+        ValueError: there is padding, and it cannot be told where.
+    """
+    if act.shape[1] == real.shape[1]:
+        return real
+    if not real.all():
+        raise ValueError(
+            f"the activations have {act.shape[1]} positions and the prompts {real.shape[1]} "
+            "tokens, so that a mean cannot leave padding out; give prompts of one length, or "
+            "another ablation"
+        )
+    return real.new_ones(act.shape[:2])
 
 
 def resample(batches: Batches) -> References:
     """The activations themselves, row by row: run it on the corrupted prompts."""
-    kept: dict[Key, list[Tensor]] = {}
+    kept: dict[int, list[Tensor]] = {}
     for activations, _ in batches:
-        for key, act in activations.items():
-            kept.setdefault(key, []).append(act)
-    return {key: torch.cat(acts) for key, acts in kept.items()}
+        for index, act in activations.items():
+            kept.setdefault(index, []).append(act.clone())
+    return [torch.cat(acts) for acts in _in_order(kept)]
 
 
 def given(
-    tensors: Mapping[str, Tensor], names: Mapping[Key, str], seen: Activations, n_prompts: int
+    tensors: Mapping[str, Any], names: list[str], seen: Activations, n_prompts: int
 ) -> References:
-    """The user's own tensors, one per hook point's name, broadcast to ``[prompt pos width]``.
+    """The user's own tensors, one per hook point's name, broadcast to ``[prompt pos width]``;
+    copies, so that changing them later changes nothing.
 
     Raises:
         ValueError: a hook point has no tensor, a name is no hook point, or a shape does not fit.
     """
-    if unknown := sorted(set(tensors) - set(names.values())):
+    if unknown := sorted(set(tensors) - set(names)):
         raise ValueError(
             f"reference for an unknown hook point {unknown[0]!r}; this game's are "
-            f"{', '.join(names.values())}"
+            f"{', '.join(names)}"
         )
-    references: References = {}
-    for key, name in names.items():
+    references: References = []
+    for index, name in enumerate(names):
         if name not in tensors:
             raise ValueError(f"no reference tensor for {name!r}; give one for every hook point")
-        shape = (n_prompts, *seen[key].shape[1:])
-        value = tensors[name].to(seen[key])
+        act = seen[index]
+        shape = (n_prompts, *act.shape[1:])
+        value = torch.as_tensor(tensors[name]).detach().to(at_least_float32(act), copy=True)
         value = value.reshape((1,) * (3 - value.ndim) + tuple(value.shape))
         fits = value.ndim == 3 and all(v in (1, s) for v, s in zip(value.shape, shape, strict=True))
         if not fits:
@@ -136,34 +211,44 @@ def given(
                 f"the reference for {name!r} has shape {tuple(tensors[name].shape)}; it must "
                 f"broadcast to [prompt pos width] = {list(shape)}"
             )
-        references[key] = value.expand(-1, -1, shape[2])
+        references.append(value.expand(-1, -1, shape[2]))
     return references
 
 
-def mix(
+def _in_order(values: Mapping[int, Any]) -> list[Any]:
+    return [values[index] for index in sorted(values)]
+
+
+def blend(
     act: Float[Tensor, "row pos width"],
     gate: Bool[Tensor, "row slot"] | Float[Tensor, "row slot"],
     reference: Float[Tensor, "row_or_1 pos_or_1 width"],
+    exact: bool = False,
 ) -> Float[Tensor, "row pos width"]:
     """``gate * act + (1 - gate) * reference``, slot by slot.
 
-    One fused product: choosing with ``where`` takes two to four times as long on a CPU.
+    One fused product: choosing with ``where`` takes two to four times as long on a CPU. But 0
+    times infinity is no number, so that is done where values may be infinite: in float16, and
+    where ``exact`` says so.
     """
     ref = reference.to(act)
-    kept = gate.to(act.device, act.dtype)
-    kept = kept.repeat_interleave(act.shape[-1] // gate.shape[1], dim=1)[:, None, :]
+    kept = gate.to(act.device).repeat_interleave(act.shape[-1] // gate.shape[1], dim=1)[:, None, :]
+    if gate.dtype == torch.bool and (exact or act.dtype == torch.float16):
+        return torch.where(kept, act, ref)
+    kept = kept.to(act.dtype)
     return torch.addcmul(ref * (1 - kept), act, kept)
 
 
 def replacing(
     gate: Bool[Tensor, "row slot"] | Float[Tensor, "row slot"],
     reference: Float[Tensor, "prompt_or_1 pos_or_1 width"],
-    of_prompt: Int[Tensor, " row"],
-) -> Callable[[Tensor], Tensor]:
-    """A hook that mixes, with the reference of each row's prompt."""
+    prompt_of: Int[Tensor, " row"],
+    exact: bool = False,
+) -> Hook:
+    """A hook that blends, with the reference of each row's prompt."""
 
     def replace(act: Float[Tensor, "row pos width"]) -> Float[Tensor, "row pos width"]:
-        ref = reference if len(reference) == 1 else reference[of_prompt.to(reference.device)]
-        return mix(act, gate, ref)
+        ref = reference if len(reference) == 1 else reference[prompt_of.to(reference.device)]
+        return blend(act, gate, ref, exact)
 
     return replace

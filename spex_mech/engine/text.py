@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spex_mech.engine.metrics import Task, log_prob, logits_of
+from spex_mech.engine.metrics import log_prob, logits_of
 from spex_mech.engine.passes import is_hooked
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.task import Task
 
 HeadKind = Literal["classes", "labels", "score", "tokens", "masked", "decoder", "causal"]
 # Heads with several outputs of unlike meaning: which one is meant, a task of one's own must say.

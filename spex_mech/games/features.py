@@ -8,8 +8,8 @@ from torch import Tensor
 
 from spex_mech.engine.architectures import Architecture, architecture_of
 from spex_mech.engine.blocks import block_name
-from spex_mech.engine.device import in_batches
-from spex_mech.engine.passes import call, device_of, evaluating, first_tensor
+from spex_mech.engine.device import device_of, in_batches
+from spex_mech.engine.passes import call, evaluating, first_tensor
 from spex_mech.engine.prompts import Prompts
 
 _ROWS = 64

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.engine.metrics import Task
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask
 
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Chinese characters

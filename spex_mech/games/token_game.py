@@ -16,10 +16,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spex_mech.engine.architectures import is_hooked
-from spex_mech.engine.device import in_batches
-from spex_mech.engine.metrics import METRICS, Metric, Task
-from spex_mech.engine.passes import call, check_tokens, device_of, evaluating, name_of, output_of
+from spex_mech.engine.device import device_of, in_batches
+from spex_mech.engine.facts import check_tokens, name_of
+from spex_mech.engine.metrics import METRICS, Metric
+from spex_mech.engine.passes import call, evaluating, output_of
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask, head_of
 from spex_mech.fingerprints import (
     config_sha256,

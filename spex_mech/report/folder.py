@@ -11,7 +11,7 @@ from spex_mech.report.page import write_report
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
-    from spex_mech.engine.metrics import Task
+    from spex_mech.engine.task import Task
 
 
 def check_folder(folder: Path, option: str = "--out") -> None:

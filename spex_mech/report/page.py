@@ -25,7 +25,7 @@ from spex_mech.results.files import write_whole
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
-    from spex_mech.engine.metrics import Task
+    from spex_mech.engine.task import Task
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

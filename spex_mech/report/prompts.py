@@ -6,7 +6,7 @@ from spex_mech.report.words import value_text
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
-    from spex_mech.engine.metrics import Task
+    from spex_mech.engine.task import Task
 
 _MOST_PROMPTS = 20
 

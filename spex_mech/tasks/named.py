@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from spex_mech.engine.metrics import Task
-from spex_mech.engine.passes import vocabulary_of
+from spex_mech.engine.facts import vocabulary_of
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.task import Task
 from spex_mech.models import load_tokenizer
 from spex_mech.tasks.greater_than import greater_than_rows
 from spex_mech.tasks.readers import read_rows

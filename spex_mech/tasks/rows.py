@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from spex_mech.engine.metrics import Task
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.task import Task
 
 _IN_PROMPT = 0.5  # the least share of rows whose answers' words are in the prompt, to believe ids
 

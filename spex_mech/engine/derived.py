@@ -1,0 +1,442 @@
+"""All that derives from a model as it is, in one place: it is made together, and anew together.
+
+Hook points and their layouts, references, the reference of a KL, the replay with its intact
+streams, and the hash of the weights belong to one state of the model. When the model changes, none
+of them is kept.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from spex_mech.engine import references as references_by
+from spex_mech.engine.accuracy import Accuracy, accuracy_of
+from spex_mech.engine.architectures import Architecture, architecture_of, is_hooked
+from spex_mech.engine.blocks import Blocks, CannotReplay
+from spex_mech.engine.checks import MakeReplay, check_replay, noise_floor, self_test
+from spex_mech.engine.components import Components
+from spex_mech.engine.device import (
+    MemoryPlan,
+    Rows,
+    check_precision,
+    computing,
+    device_of,
+    is_out_of_memory,
+    out_of_inference_mode,
+    rows_on_cpu,
+    rows_with_gradients,
+)
+from spex_mech.engine.facts import answers_of, check_tokens
+from spex_mech.engine.gradients import Gradients
+from spex_mech.engine.metrics import KL, METRICS, Metric, name_of_metric
+from spex_mech.engine.passes import Taps, call, evaluating, raw_hooks, turn_of
+from spex_mech.engine.plain import (
+    MOST_BLOCKS,
+    Engine,
+    NoSlopes,
+    PlainEngine,
+    Setup,
+    Slopes,
+    Tick,
+)
+from spex_mech.engine.plan import Ablated
+from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
+from spex_mech.engine.references import Activations, Batches, References
+from spex_mech.engine.replay import Replay
+from spex_mech.engine.sites import (
+    Calls,
+    Key,
+    Place,
+    another_prompt,
+    calls_of,
+    check_calls,
+    check_merged,
+    layout_of,
+)
+from spex_mech.engine.watch import Watch
+from spex_mech.fingerprints import weights_sha256
+
+_SELF_TEST_ROWS = 4
+_MANY = 100_000  # masks, which a driver may have
+_UNKNOWN_OUTPUTS = 1024
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of a game: nothing here derives from the model.
+
+    Args:
+        architecture: as it was given; None: the model's own.
+        reference: prompts for a mean.
+        replay: True: it must be possible; None: where it is; False: never.
+    """
+
+    model: Any
+    prompts: Prompts
+    metric: Metric | str
+    components: Components
+    ablation: str | Mapping[str, Tensor]
+    reference: Prompts | None
+    architecture: Architecture | None
+    precision: str
+    replay: bool | None
+    compile: bool
+    rows: Rows = field(default_factory=Rows)
+
+
+class Derived:
+    """See the module's text.
+
+    Raises:
+        ValueError: anything that cannot be ablated or measured as asked.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        model = asked.model
+        self.asked, self.model = asked, model
+        self.architecture = architecture_of(model, asked.architecture)
+        if not asked.components.architecture.same_places(self.architecture):
+            raise ValueError("the components belong to another model; make them from this one")
+        self.components = Components(asked.components.units, self.architecture)
+        self.sites = self.components.sites()
+        self.device = device_of(model)
+        check_precision(self.device, asked.precision)
+        self.prompts = self._prompts()
+        self.places = self._find_places()
+        self.watch = Watch(model, self.prompts, self._running)
+        self_test(self._taps(list(self.places.values())), self.prompts[:_SELF_TEST_ROWS])
+        self.taps = self._taps([self.places[s.kind, s.layer] for s in self.sites])
+        self.hook_points = self._hook_points()
+        self.references, self.exact = self._references()
+        self.metric, self.by_position = self._metric()
+        self.setup = self._setup()
+        self.plain = PlainEngine(self.setup)
+        self.passes = "plain: replay=False"
+        self.engine: Engine = self.plain
+        if self.watch.is_random:
+            self.passes = "plain: the model is random"
+            warnings.warn(
+                f"the {type(model).__name__} gives another output each time for the same prompt: "
+                "differences between masks are chance as well; switch its noise or dropout off",
+                stacklevel=5,
+            )
+        elif asked.replay is not False:
+            self._try_replay()
+
+    def _prompts(self) -> Prompts:
+        asked, model = self.asked, self.asked.model
+        check_tokens(model, asked.prompts)
+        if asked.reference is not None:
+            check_tokens(model, asked.reference, "reference prompts")
+        prompts = asked.prompts.to(self.device)
+        if asked.metric == "kl":  # its rows are this game's own prompts, whatever they are called
+            prompts = prompts.replaced(index=torch.arange(len(prompts), device=self.device))
+        return prompts
+
+    def _taps(self, places: Sequence[Place]) -> Taps:
+        return Taps(self.model, places, self.device, self.asked.precision)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The model computes as in a game, without hooks."""
+        with evaluating(self.model), computing(self.device, self.asked.precision):
+            yield
+
+    def _find_places(self) -> dict[Key, Place]:
+        """Where every head and neuron of the model is rewritten, found out by running it."""
+        arch, one = self.architecture, self.prompts[:1]
+        keys: list[Key] = []
+        for layer in range(arch.n_layers):
+            if arch.has("head", layer):
+                keys.append(("head", layer))
+            if arch.has("neuron", layer):
+                keys.append(("neuron", layer))
+        names = {key: arch.name(*key) for key in keys}
+        hooked = is_hooked(self.model)
+        modules = {
+            name: self.model.hook_dict[name] if hooked else self.model.get_submodule(name)
+            for name in names.values()
+        }
+        first_name = {id(module): name for name, module in reversed(modules.items())}
+        alone, both, three = (
+            self._seen(part, list(first_name.values()))
+            for part in (one, another_prompt(self.prompts), self.prompts[[0, 0, 0]])
+        )
+        calls = calls_of(arch, modules)
+        n_named: dict[str, int] = {}
+        for key, name in names.items():
+            first = first_name[id(modules[name])]
+            n_named[first] = max(n_named.get(first, 0), calls[key] + 1)
+        places: dict[Key, Place] = {}
+        for key, name in names.items():
+            first, number = first_name[id(modules[name])], calls[key]
+            seen = [run[first] for run in (alone, both, three)]
+            check_calls(first, n_named[first], seen, one.tokens.shape[1])
+            width = arch.d_mlp[key[1]] if key[0] == "neuron" else self._head_width(key[1])
+            layout = layout_of(first, width, *(run[number] for run in seen))
+            if layout.row_axis == 0 and len(seen[0][number]) > 1:
+                check_merged(first, layout, seen[0][number], seen[1][number])
+            places[key] = Place(first, number, layout)
+        return places
+
+    def _head_width(self, layer: int) -> int:
+        return self.architecture.count("head", layer) * self.architecture.d_head[layer]
+
+    def _seen(self, prompts: Prompts, names: Sequence[str]) -> dict[str, Calls]:
+        seen: dict[str, Calls] = {name: [] for name in names}
+        keep = lambda name, act: seen[name].append(act.detach())  # noqa: E731
+        with torch.no_grad(), self._running(), raw_hooks(self.model, names, keep):
+            call(self.model, prompts)
+        return seen
+
+    def _hook_points(self) -> list[str]:
+        """The name of each site; with the number of the call where a module runs several times."""
+        arch = self.architecture
+        names = [arch.name(site.kind, site.layer) for site in self.sites]
+        every = [place.name for place in self.places.values()]
+        return [
+            f"{name}:{place.call}" if every.count(place.name) > 1 else name
+            for name, place in zip(names, self.taps.places, strict=True)
+        ]
+
+    def _references(self) -> tuple[References, bool]:
+        asked = self.asked
+        reference = None if asked.reference is None else asked.reference.to(self.device)
+        made = references_by.make(
+            asked.ablation, self._activations, self.prompts, reference, self.hook_points
+        )
+        finite = all(bool(x.isfinite().all()) for x in made)
+        for seen, _ in self._activations(self.prompts):
+            finite = finite and all(bool(x.isfinite().all()) for x in seen.values())
+            break
+        return made, not finite
+
+    def _activations(self, prompts: Prompts) -> Batches:
+        """Intact activations at this game's hook points, batch by batch."""
+        for part in self._parts(prompts):
+            seen: dict[int, Tensor] = {}
+            with torch.no_grad(), self.taps.installed():
+                self.taps.run(part, seen=seen)
+            activations: Activations = seen
+            yield activations, part.real
+
+    def _parts(self, prompts: Prompts) -> Iterator[Prompts]:
+        n_outputs = answers_of(self.model) or _UNKNOWN_OUTPUTS
+        size = rows_on_cpu(prompts.tokens.shape[1], n_outputs)
+        for start in range(0, len(prompts), size):
+            yield prompts[start : start + size]
+
+    def _metric(self) -> tuple[Metric, bool]:
+        """The metric, and whether the model gives logits position by position."""
+        given = self.asked.metric
+        with torch.no_grad(), self.taps.installed():
+            one = self.prompts[:1]
+            output = self.taps.run(one)
+            by_position = gives_logits_by_position(output, one)
+            self._check_classes(output)
+            if given != "kl":
+                return METRICS[given] if isinstance(given, str) else given, by_position
+            parts = self._parts(self.prompts)
+            return KL.joined([KL.to_intact(self.taps.run(p), p) for p in parts]), by_position
+
+    def _check_classes(self, output: Any) -> None:
+        """Raises:
+        ValueError: an answer is none of the things that the model can answer.
+        """
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or callable(self.asked.metric):
+            return
+        for name in ("answers", "wrong_answers"):
+            value = getattr(self.prompts, name)
+            if value is not None and int(value.max()) >= logits.shape[-1]:
+                raise ValueError(
+                    f"{name} holds {int(value.max())}, and the model answers with one of "
+                    f"{logits.shape[-1]}, counted from 0"
+                )
+
+    def _setup(self) -> Setup:
+        asked = self.asked
+        name = asked.metric if isinstance(asked.metric, str) else name_of_metric(asked.metric)
+        labels = self.components.labels
+        return Setup(
+            taps=self.taps,
+            architecture=self.architecture,
+            sites=self.sites,
+            unit_layer=np.array([unit.layer for unit in self.components.units]),
+            prompts=self.prompts,
+            references=self.references,
+            exact=self.exact,
+            metric=self.metric,
+            measure=Measure(self.metric, name, labels, self.device),
+            rows=asked.rows,
+        )
+
+    def _try_replay(self) -> None:
+        required = "compile" if self.asked.compile else "replay" if self.asked.replay else ""
+        try:
+            self.engine = self._replayed()
+            self.passes = "replayed, compiled" if self.asked.compile else "replayed"
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            why = f"{type(self.model).__name__} cannot be replayed: {error}"
+            self.passes = f"plain: {why}"
+            if required:
+                raise ValueError(f"{required}=True, but {why}; leave it out") from error
+            if not isinstance(error, CannotReplay):
+                warnings.warn(f"{why}; plain passes are run instead", stacklevel=5)
+
+    def _replayed(self) -> "ReplayEngine":
+        setup = self.setup
+        self.plain.rows()  # found before the blocks take memory
+        blocks = Blocks(
+            self.taps, self.sites, self.architecture, self.prompts, self.asked.compile, self.exact
+        )
+        make = MakeReplay(blocks, setup, MemoryPlan.of(self.device))
+        check_replay(make, self.plain, blocks, self.by_position)
+        readout = Readout.of(blocks, self.prompts, self.metric, setup.measure, self.by_position)
+        return ReplayEngine(make(self.prompts, readout), setup)
+
+    def values(self, ablated: Ablated, tick: Tick) -> Float[np.ndarray, "mask prompt"]:
+        """The metric of each mask on each prompt.
+
+        Raises:
+            ValueError: something is ablated, and that can change nothing.
+        """
+        values = self.engine.values(ablated, tick)
+        word = self.asked.ablation
+        if isinstance(word, str) and (ablated >= 0).any():
+            if why := references_by.changes_nothing(word, self.prompts, self.asked.reference):
+                raise ValueError(why)
+        return values
+
+    def slopes(self, gates: Tensor) -> Slopes:
+        """Values, and their slopes by each gate, by block of prompts.
+
+        Raises:
+            NoSlopes: the metric or the model has no gradient.
+        """
+        if self.why_no_slopes:
+            raise NoSlopes(self.why_no_slopes)
+        return self.engine.slopes(gates)
+
+    @cached_property
+    def why_no_slopes(self) -> str:
+        """Why there is no gradient; empty: there is one. One prompt is tried."""
+        setup = replace(self.setup, prompts=self.prompts[:1])
+        gates = torch.full((2, setup.n_units), 0.5, device="cpu")
+        gates[1] = 0
+        try:
+            values, slopes = PlainEngine(setup).slopes(gates)
+        except NoSlopes as error:
+            return str(error)
+        except RuntimeError as error:
+            if "nference tensors" not in str(error):
+                raise
+            return (
+                "a model whose weights were made in torch.inference_mode() has no gradient; make "
+                "it outside of that, or say discover(..., gradients=False)"
+            )
+        half = torch.equal(values[0], values[1])
+        if half or bool((slopes != 0).any()):
+            return ""
+        return (
+            f"no gradient of the metric {setup.measure.name} reaches the units, though ablating "
+            "them changes it (quantised layers, or a detach, lie between); say discover(..., "
+            "gradients=False)"
+        )
+
+    @cached_property
+    def noise_floor(self) -> float:
+        """See ``checks.noise_floor``."""
+        return noise_floor(self.engine, self.plain)
+
+    @cached_property
+    def accuracy(self) -> Accuracy | None:
+        """How often the intact model is right on the prompts; None where that cannot be told."""
+        with self._running():
+            return accuracy_of(self.model, self.prompts, self.setup.measure.name)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Of all parameters and buffers."""
+        return weights_sha256(self.model)
+
+
+class ReplayEngine(Engine):
+    """Masks by replay, their slopes by shared prefixes."""
+
+    def __init__(self, replay: Replay, setup: Setup) -> None:
+        self.replay, self.setup = replay, setup
+
+    def masks_per_batch(self) -> int:
+        """As many as a wave holds."""
+        return self.replay.shape(_MANY)[0]
+
+    def values(self, ablated: Ablated, tick: Any = lambda done: None) -> Any:
+        """The metric of each mask on each prompt, in float64.
+
+        Raises:
+            ValueError: a value that is not finite, or not one per row.
+        """
+        values = self.replay.values(ablated, tick)
+        if not np.isfinite(values).all():
+            mask, prompt = np.argwhere(~np.isfinite(values))[0].tolist()
+            units = [u for u in ablated[mask].tolist() if u >= 0]
+            self.setup.measure.not_finite(float(values[mask, prompt]), prompt, units)
+        return values
+
+    def slopes(self, gates: Tensor) -> Slopes:
+        """Values, and their slopes by each gate, by block of prompts."""
+        rows = rows_with_gradients(self.setup.rows.limit or 1, self.setup.device)
+        n_blocks = min(len(self.setup.prompts), MOST_BLOCKS)
+        return Gradients(self.replay, self.setup, rows, n_blocks)(gates)
+
+
+class Current:
+    """What derives from a model, and the look at each call whether the model is still that one."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.n_changes = 0  # of the model, since the game was made
+        architecture = architecture_of(asked.model, asked.architecture)
+        with turn_of(asked.model, architecture), out_of_inference_mode():
+            self.derived = Derived(asked)
+
+    @contextmanager
+    def as_it_is(self) -> Iterator[Derived]:
+        """What derives from the model as it is now; other games on it wait.
+
+        Raises:
+            ValueError: the model changed, and cannot be run as it is now.
+            RuntimeError: it changed within.
+        """
+        with turn_of(self.asked.model, self.derived.architecture), out_of_inference_mode():
+            if changed := self.derived.watch.changed():
+                self._make_anew(changed)
+            derived = self.derived
+            yield derived
+            if changed := derived.watch.structure_changed():
+                raise RuntimeError(
+                    f"{changed} changed while the game was running the model, so that its values "
+                    "are of neither; let nothing change the model during a call, and ask again"
+                )
+
+    def _make_anew(self, changed: str) -> None:
+        try:
+            self.derived = Derived(self.asked)
+        except (ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise ValueError(
+                f"{changed} changed since the game was made, and as the model is now it cannot be "
+                f"run: {error}; make a new game"
+            ) from error
+        self.n_changes += 1

@@ -1,0 +1,158 @@
+"""What a model is: its name, vocabulary, positions and outputs, and what is wrapped around it."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from spex_mech.engine.architectures import is_hooked
+from spex_mech.engine.prompts import Prompts
+
+# Where libraries that wrap a model keep it: torch.compile, nnsight, pyvene, data parallel training.
+_WRAPPERS = (
+    ("OptimizedModule", "_orig_mod"),
+    ("NNsight", "_module"),
+    ("LanguageModel", "_module"),
+    ("IntervenableModel", "model"),
+    ("DataParallel", "module"),
+    ("DistributedDataParallel", "module"),
+)
+
+
+def unwrapped(model: Any) -> Any:
+    """The module inside what a library wraps around one; any other model as it is.
+
+    Raises:
+        ValueError: it is no module, and none is found in it.
+    """
+    while True:
+        inside = next(
+            (
+                vars(model).get(name) or getattr(model, name, None)
+                for kind, name in _WRAPPERS
+                if any(kind in base.__name__ for base in type(model).__mro__)
+            ),
+            None,
+        )
+        if not isinstance(inside, nn.Module) or inside is model:
+            break
+        model = inside
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"the model is a {type(model).__name__}, which is no torch.nn.Module; give the module "
+            "itself"
+        )
+    return model
+
+
+def core_of(model: Any) -> Any:
+    """The model inside a PEFT wrapper: what says which family it is; any other as it is."""
+    if "Peft" in type(model).__name__ and hasattr(model, "get_base_model"):
+        return model.get_base_model()
+    return model
+
+
+def is_causal(model: Any) -> bool:
+    """Whether its output is the logits of the next token."""
+    return any(word in type(core_of(model)).__name__ for word in ("CausalLM", "LMHeadModel"))
+
+
+def takes(model: Any, name: str) -> bool:
+    """Whether a model's forward takes an argument, also through a wrapper that hands it on."""
+    parameters = inspect.signature(model.forward).parameters
+    if name in parameters:
+        return True
+    inner = core_of(model)
+    return inner is not model and name in inspect.signature(inner.forward).parameters
+
+
+def text_config(model: Any) -> Any:
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def vocabulary_of(model: Any) -> int | None:
+    """The number of token ids that the model can read, where it can be known."""
+    if is_hooked(model):
+        return int(model.cfg.d_vocab)
+    return getattr(text_config(model), "vocab_size", None)
+
+
+def positions_of(model: Any) -> int | None:
+    """The longest prompt that the model can read, where it is bounded by a table of positions."""
+    if is_hooked(model):
+        return getattr(model.cfg, "n_ctx", None)
+    config = text_config(model)
+    most = getattr(config, "max_position_embeddings", None)
+    for module in model.modules():
+        # RoBERTa and those like it count positions from behind the padding token's number.
+        padding = getattr(module, "padding_idx", None)
+        table = getattr(module, "position_embeddings", None)
+        if most and isinstance(padding, int) and isinstance(table, nn.Embedding):
+            if table.padding_idx is not None:
+                return most - table.padding_idx - 1
+    return most
+
+
+def name_of(model: Any) -> str:
+    """What the model is called: the last part of the path or hub name it was loaded from."""
+    config = getattr(model, "config", None)
+    path = getattr(config, "_name_or_path", "") or getattr(
+        getattr(model, "cfg", None), "model_name", ""
+    )
+    return str(path).rstrip("/").split("/")[-1] or type(model).__name__
+
+
+def answers_of(model: Any) -> int | None:
+    """The number of things that the model can answer, where it can be known."""
+    if is_hooked(model):
+        out = getattr(model.cfg, "d_vocab_out", None)
+        return int(out if out and out > 0 else model.cfg.d_vocab)
+    inner = core_of(model)
+    if "NextSentence" in type(inner).__name__:
+        return 2
+    if "Classification" in type(inner).__name__:
+        return inner.config.num_labels
+    return getattr(text_config(model), "vocab_size", None)
+
+
+def weight_processing(model: Any) -> str:
+    """How the weights were processed: zero ablation depends on it, mean and resample do not."""
+    if not is_hooked(model):
+        return "none"
+    return "compatibility mode" if getattr(model, "compatibility_mode", False) else "none"
+
+
+def check_tokens(model: Any, prompts: Prompts, what: str = "prompts") -> None:
+    """Raises:
+    ValueError: the prompts are too long for the model, or a token is none of its own.
+    """
+    n_pos, most = prompts.tokens.shape[1], positions_of(model)
+    if most and n_pos > most:
+        raise ValueError(
+            f"the {what} have {n_pos} tokens, and the model reads at most {most}; shorten them"
+        )
+    n_vocab = vocabulary_of(model)
+    for name in ("tokens", "corrupted", "answers", "wrong_answers"):
+        value = getattr(prompts, name)
+        if value is None:
+            continue
+        # Answers of a classifier are classes: its output, not its vocabulary, bounds them.
+        bound = n_vocab if name in ("tokens", "corrupted") else answers_of(model)
+        where = name if what == "prompts" else f"the {what}' {name}"
+        if bound and int(value.max()) >= bound:
+            raise ValueError(
+                f"{where} holds the token {int(value.max())}, outside the vocabulary of {bound}"
+            )
+
+
+def check_compiled(model: Any, inside: Any, first: torch.Tensor, other: torch.Tensor) -> None:
+    """Raises:
+    ValueError: a wrapper's values are not those of what it wraps.
+    """
+    if first.shape != other.shape or not torch.allclose(first, other, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"the {type(model).__name__} gives other values than the {type(inside).__name__} "
+            "inside it, whose heads and neurons are ablated; give the module whose values you want"
+        )

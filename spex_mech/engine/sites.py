@@ -1,0 +1,165 @@
+"""Where an activation is rewritten, and how it lies in memory: ``[row pos width]``, found out.
+
+A model may hold what passes a hook point as ``[row pos width]``, with more axes between rows and
+width (images), with positions first, with rows and positions merged into one axis, or with heads
+on an axis of their own; and it may call one module several times in a pass. Nothing of that is
+assumed: the model is run on one, two and three rows, and the axes are those that grow.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from spex_mech.engine.architectures import Architecture, Kind
+from spex_mech.engine.prompts import Prompts
+
+Key = tuple[Kind, int]  # kind and layer: what tells one hook point from another
+Calls = list[Tensor]  # what passed a hook point, call by call
+_MIXED = 0.2  # relative difference above which an activation is another one
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an activation holds rows and slots.
+
+    Args:
+        row_axis: where the rows are; where they are merged with positions, rows come first.
+        n_features: how many of the last axes hold the width.
+    """
+
+    row_axis: int = 0
+    n_features: int = 1
+
+    def read(self, act: Shaped[Tensor, "..."], n_rows: int) -> Float[Tensor, "row pos width"]:
+        """The same as ``[row pos width]``."""
+        moved = act.movedim(self.row_axis, 0) if self.row_axis else act
+        return moved.reshape(n_rows, -1, prod(act.shape[-self.n_features :]))
+
+    def write(
+        self, new: Float[Tensor, "row pos width"], like: Shaped[Tensor, "..."]
+    ) -> Shaped[Tensor, "..."]:
+        """The same in the layout of ``like``."""
+        if not self.row_axis:
+            return new.reshape(like.shape)
+        moved = like.movedim(self.row_axis, 0).shape
+        return new.reshape(moved).movedim(0, self.row_axis)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One hook point of a pass: its name, and which of the calls of it in a pass."""
+
+    name: str
+    call: int
+    layout: Layout
+
+
+def calls_of(architecture: Architecture, modules: Mapping[str, object]) -> dict[Key, int]:
+    """Which call of its module each hook point is: a module that is named for several layers runs
+    once for each, in their order."""
+    n_before: dict[tuple[Kind, int], int] = {}
+    found: dict[Key, int] = {}
+    for layer in range(architecture.n_layers):
+        for kind in ("head", "neuron"):
+            if architecture.has(kind, layer):
+                module = (kind, id(modules[architecture.name(kind, layer)]))
+                found[kind, layer] = n_before.get(module, 0)
+                n_before[module] = found[kind, layer] + 1
+    return found
+
+
+def layout_of(name: str, width: int, one: Tensor, two: Tensor, three: Tensor) -> Layout:
+    """By what passes a hook point in passes of one, two and three rows.
+
+    Raises:
+        ValueError: no axis grows with the rows, or none has the width.
+    """
+    shape = tuple(one.shape)
+    n_features = next((k for k in (1, 2) if prod(shape[len(shape) - k :]) == width), None)
+    if n_features is None or len(shape) == n_features:
+        raise ValueError(
+            f"what {name} reads has the shape {list(shape)}, and its last axis should hold "
+            f"{width} numbers; its slots cannot be told apart"
+        )
+    sizes = list(zip(one.shape, two.shape, three.shape, strict=False))[: len(shape) - n_features]
+    if len({one.ndim, two.ndim, three.ndim}) == 1:
+        for axis, size in enumerate(sizes):
+            if size == (1, 2, 3):
+                return Layout(axis, n_features)
+        first = sizes[0][0]
+        if sizes[0] == (first, 2 * first, 3 * first):
+            return Layout(0, n_features)
+    raise ValueError(
+        f"what {name} reads has no axis of rows: its shapes for one, two and three prompts are "
+        f"{list(one.shape)}, {list(two.shape)} and {list(three.shape)}"
+    )
+
+
+def check_merged(name: str, layout: Layout, alone: Tensor, both: Tensor) -> None:
+    """Where rows and positions are merged, rows must come first.
+
+    Args:
+        alone: what passes for one prompt.
+        both: what passes for that prompt and another.
+
+    Raises:
+        ValueError: they do not.
+    """
+    first = layout.read(both, 2)[0]
+    wanted = layout.read(alone, 1)[0]
+    if first.shape == wanted.shape and (first - wanted).norm() <= _MIXED * wanted.norm():
+        return
+    raise ValueError(
+        f"what {name} reads for one prompt is not what it reads for that prompt beside another: "
+        "its rows cannot be told apart, or they depend on each other; make the module take "
+        "[row pos width]"
+    )
+
+
+def another_prompt(prompts: Prompts) -> Prompts:
+    """One prompt and a different one: to see which rows are which."""
+    pair = prompts[[0, 0]]
+    tokens = pair.tokens.clone()
+    others = prompts.tokens[(prompts.tokens != tokens[0]).any(dim=1)]
+    if len(others):
+        tokens[1] = others[0]
+    else:
+        tokens[1, 0] = tokens[1, 0] - 1 if tokens[1, 0] > 0 else 1
+    return pair.replaced(tokens=tokens, index=pair.index)
+
+
+def check_calls(name: str, n_named: int, calls: Sequence[Calls], n_pos: int) -> None:
+    """A module must run as often as it is named.
+
+    Raises:
+        ValueError: it does not.
+        RuntimeError: it does not run at all.
+    """
+    n_calls = len(calls[0])
+    if n_calls == 0:
+        raise RuntimeError(
+            f"{name} did not run in a forward pass: the hook at {name} did not fire, so ablating "
+            "there would change nothing (a fused forward?)"
+        )
+    if n_calls == n_named:
+        return
+    parts = [act.shape[1] if act.ndim > 2 else 0 for act in calls[0]]
+    if n_calls > n_named and n_named == 1 and sum(parts) == n_pos and len(set(parts)) <= 2:
+        raise ValueError(
+            f"{name} runs {n_calls} times in a forward pass, each time on some of the positions; "
+            "make it take all at once (config.chunk_size_feed_forward = 0)"
+        )
+    if n_calls > n_named:
+        raise ValueError(
+            f"{name} runs {n_calls} times in a forward pass, and is named for {n_named} "
+            f"layer{'s' if n_named > 1 else ''}; a unit is one call of it, so name it once for "
+            f"each: Architecture(heads=({name!r},) * {n_calls}, ...), and join the calls with "
+            "Components.joined where all should be one unit"
+        )
+    raise ValueError(
+        f"{name} is named for {n_named} layers and runs {n_calls} time"
+        f"{'s' if n_calls > 1 else ''} in a forward pass; name each layer's own module"
+    )

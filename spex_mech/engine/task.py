@@ -1,0 +1,86 @@
+"""A task: prompts, and what is measured on them."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spex_mech.engine.facts import text_config
+from spex_mech.engine.metrics import METRICS, Metric, name_of_metric
+from spex_mech.engine.prompts import Prompts
+
+_FEW = 4  # prompts, below which nobody takes a standard error for one
+_REPEATED = 2  # prompts per different one, from which on they are said to be repeated
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Prompts and what is measured on them.
+
+    Args:
+        prompts: what the model reads.
+        metric: ``metric(output, prompts) -> Float[Tensor, " row"]``, or a name: "logit_diff",
+            "prob_diff", "log_prob", "loss", "kl" (to the intact model).
+        name: how results call the task.
+        decode: token ids -> texts to show, where there is a tokenizer.
+    """
+
+    prompts: Prompts
+    metric: Metric | str
+    name: str = "custom"
+    decode: Callable[[Sequence[int]], list[str]] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.metric, str) and self.metric not in {*METRICS, "kl"}:
+            raise ValueError(
+                f"unknown metric {self.metric!r}; choose one of {', '.join([*METRICS, 'kl'])}, or "
+                "give a function metric(output, prompts) -> one value per row"
+            )
+
+    @property
+    def metric_name(self) -> str:
+        """The metric's word, or the name of its function."""
+        return self.metric if isinstance(self.metric, str) else name_of_metric(self.metric)
+
+    def split(self, n_first: int) -> "tuple[Task, Task]":
+        """Two tasks: the first ``n_first`` prompts, to search on, and the rest, to confirm on.
+
+        Raises:
+            ValueError: one of the two would be empty.
+        """
+        if not 0 < n_first < len(self.prompts):
+            raise ValueError(f"cannot take {n_first} of {len(self.prompts)} prompts and leave some")
+        parts = (self.prompts[:n_first], self.prompts[n_first:])
+        first, rest = (replace(p, index=torch.arange(len(p))) for p in parts)
+        return replace(self, prompts=first), replace(self, prompts=rest)
+
+
+def warn_of_prompts(model: Any, prompts: Prompts) -> None:
+    """Warn of prompts whose values would be right, and would not mean what they seem to."""
+    fields = (prompts.tokens, prompts.answers, prompts.wrong_answers, prompts.corrupted)
+    rows = torch.cat([x for x in fields if x is not None], dim=1)
+    n_different = len(rows.unique(dim=0))
+    if len(prompts) >= max(_FEW, _REPEATED * n_different):
+        warnings.warn(
+            f"only {n_different} of the {len(prompts)} prompts differ: standard errors and "
+            "q-values count each as evidence of its own; leave the repeated ones out",
+            stacklevel=3,
+        )
+    padding = getattr(text_config(model), "pad_token_id", None)
+    if prompts.attention_mask is None and isinstance(padding, int):
+        ends = _n_at_end(prompts.tokens == padding)
+        if ends.any() and ends.max() > ends.min():
+            warnings.warn(
+                f"{int((ends > 0).sum())} prompts end in the model's padding token {padding}, and "
+                "no attention_mask says so: it is read, and the answer is read behind it; give "
+                "Prompts(attention_mask=tokens != pad)",
+                stacklevel=3,
+            )
+
+
+def _n_at_end(which: Tensor) -> Tensor:
+    """How many entries are True at the end of each row."""
+    return which.flip(1).long().cumprod(dim=1).sum(dim=1)

@@ -1,0 +1,303 @@
+"""Notices that a model is no longer what it was.
+
+Two ways, both cheap. *Structure*: of every module its class, hooks, plain attributes, and its
+weights' places, types and counts of changes in place, with the sum of a sample of each.
+*Behaviour*: the whole output of one intact prompt, and the embedding of every token that the
+prompts hold.
+Attributes that change in a pass by themselves (counters, caches) are left out; so is what this
+package puts on a model for the time of a call.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spex_mech.engine.blocks import forward_of, unembedding_of
+from spex_mech.engine.facts import is_causal, vocabulary_of
+from spex_mech.engine.passes import call, is_ours, tensors_in
+from spex_mech.engine.prompts import Prompts
+from spex_mech.fingerprints import function_sha256
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_MOST_ITEMS = 64  # of a list or dict that are looked at
+_SAMPLE = 64  # numbers of a weight
+_TOKENS = 3  # of the prompt that is run at each call
+_SAMPLED_LOGITS = 256
+_ROUNDINGS = 8  # of float32, by which the same pass may differ
+_WEIGHTS = ("_parameters", "_buffers")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+_NOT_TOLD = (
+    "_modules",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+    "_non_persistent_buffers_set",
+    "_is_full_backward_hook",
+    "_compiled_call_impl",
+    "training",
+)
+State = dict[tuple[str, str], Any]
+
+
+class Watch:
+    """What a model was when it was made.
+
+    Args:
+        prompts: the game's.
+        runs: a context in which the model computes as a game does.
+    """
+
+    def __init__(self, model: Any, prompts: Prompts, runs: Callable[[], Any]) -> None:
+        self.model, self._runs = model, runs
+        self._prompts = prompts
+        longest = int(prompts.real.sum(dim=1).argmax())
+        self._one = prompts[longest : longest + 1]
+        self._tokens = prompts.tokens.unique()
+        asked = (prompts.tokens, prompts.answers, prompts.wrong_answers)
+        named = [x.flatten() for x in asked if x is not None]
+        n_tokens = vocabulary_of(model) or 0
+        step = max(1, n_tokens // _SAMPLED_LOGITS)
+        sample = torch.arange(0, n_tokens, step, device=prompts.tokens.device)
+        self._rows = torch.cat([*named, sample]).unique().clamp(min=0)
+        try:
+            self._one = beginning_of(self._one) if is_causal(model) else self._one
+            first = self._behaviour()
+        except Exception:  # a model or a hook that wants the whole prompt
+            self._one = prompts[longest : longest + 1]
+            first = self._behaviour()
+        before = state_of(model)
+        self._intact = self._behaviour()
+        self._state = state_of(model)
+        # What a pass changes by itself says nothing of the model.
+        keys = before.keys() | self._state.keys()
+        self._volatile = {k for k in keys if before.get(k) != self._state.get(k)}
+        self._noise = _distance(first, self._intact)
+        self._asked = _versions(prompts)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two passes of one prompt differ by more than rounding."""
+        return self._noise > _ROUNDINGS * torch.finfo(torch.float32).eps
+
+    def changed(self) -> str:
+        """What changed since it was made, in words; empty: nothing that can be seen."""
+        return self.structure_changed() or self._behaviour_changed()
+
+    def structure_changed(self) -> str:
+        """The same without running the model."""
+        if _versions(self._prompts) != self._asked:
+            return "the prompts"
+        now, was = state_of(self.model), self._state
+        keys = [*was, *(key for key in now if key not in was)]
+        for key in keys:
+            if key not in self._volatile and now.get(key) != was.get(key):
+                where = key[0] or type(self.model).__name__
+                return f"{_WORDS.get(key[1], key[1])} of {where}"
+        return ""
+
+    def _behaviour_changed(self) -> str:
+        allowed = max(_ROUNDINGS * torch.finfo(torch.float32).eps, 10 * self._noise)
+        now = self._behaviour()
+        shapes = [x.shape for x in now] == [x.shape for x in self._intact]
+        if shapes and _distance(now, self._intact) <= allowed:
+            return ""
+        return "what the model makes of a prompt"
+
+    def _behaviour(self) -> list[Tensor]:
+        with torch.no_grad(), self._runs(), self._some_logits():
+            output = list(tensors_in(call(self.model, self._one)))
+            for module in self.model.modules():
+                if isinstance(module, nn.Embedding) and module.weight.device.type != "meta":
+                    tokens = self._tokens[self._tokens < module.num_embeddings]
+                    output.append(module.weight[tokens.to(module.weight.device)])
+        return [x.detach().clone() for x in output]
+
+    @contextmanager
+    def _some_logits(self) -> Iterator[None]:
+        """Logits of the tokens that the prompts hold and ask for, and of a sample of all others."""
+        module = unembedding_of(self.model)
+        if module is None:
+            yield
+            return
+        weight, bias = module.weight, module.bias
+        rows = self._rows[self._rows < len(weight)].to(weight.device)
+
+        def forward(_: Any, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, weight[rows], None if bias is None else bias[rows])
+
+        with forward_of(module, forward):
+            yield
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from others, beside its weights and configuration: how it behaves,
+        its hooks, and the plain attributes of its modules."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self._state.items(), key=lambda item: item[0]):
+            if key not in self._volatile and key[1] not in (*_WEIGHTS, "sample", "config"):
+                digest.update(repr((key, list(_plainly(value)))).encode())
+        level = sum(x.double().cpu().abs().mean().item() for x in self._intact)
+        return {"modules_sha256": digest.hexdigest()[:16], "intact": f"{level:.3g}"}
+
+
+def beginning_of(prompts: Prompts) -> Prompts:
+    """A prompt's first tokens: a pass over few of them costs little more than reading the weights
+    once."""
+    cut = {
+        name: x[:, :_TOKENS]
+        for name, x in vars(prompts).items()
+        if name in ("tokens", "attention_mask", "token_types", "target_mask") and x is not None
+    }
+    return prompts.replaced(**cut, corrupted=None, answer_pos=None)
+
+
+_WORDS = {
+    "_parameters": "the weights",
+    "_buffers": "the buffers",
+    "sample": "the weights",
+    "is": "the class or place",
+    "_forward_hooks": "the hooks",
+    "_forward_pre_hooks": "the hooks",
+    "forward": "the forward",
+    "config": "the configuration",
+}
+
+
+class _Same:
+    """An object that is told from others by being itself."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Number(int):
+    """The number of an object in this process: it tells two apart, and says nothing of them."""
+
+
+class _Place(tuple[Any, ...]):
+    """Where a tensor is, of which type, and how often it was changed in place."""
+
+
+def state_of(model: nn.Module) -> State:
+    """What can be seen of a model without running it, by module and attribute."""
+    state: State = {}
+    told: dict[int, Any] = {}  # of configurations, which many modules share
+    every = nn.modules.module
+    state["", "global hooks"] = [
+        [_Same(hook) for hook in hooks.values()]
+        for hooks in (every._global_forward_hooks, every._global_forward_pre_hooks)
+    ]
+    for name, module in model.named_modules():
+        state[name, "is"] = [_Number(id(module)), _Same(type(module)), _Same(type(module).forward)]
+        for key, value in vars(module).items():
+            if key in _NOT_TOLD:
+                continue
+            if key in _WEIGHTS:
+                if value:
+                    state[name, key] = {n: _place(t) for n, t in value.items()}
+                    state[name, "sample"] = [_sample(t) for t in value.values()]
+            elif key in _HOOKS:
+                own = [_Same(hook) for hook in value.values() if not is_ours(hook)]
+                if own:
+                    state[name, key] = own
+            elif key == "forward":
+                while is_ours(value):
+                    value = value.spex_mech_had
+                if value is not None:
+                    state[name, key] = _Same(value)
+            else:
+                state[name, key] = _told(value, told)
+    return state
+
+
+def _told(value: Any, told: dict[int, Any], depth: int = 0) -> Any:
+    """A plain value as it is, lists and dicts of them too; of anything else which object it is."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, Tensor):
+        return _place(value)
+    if depth < 3 and isinstance(value, list | tuple | set | frozenset | dict):
+        if len(value) > _MOST_ITEMS:
+            return [_Number(id(value)), len(value)]
+        if isinstance(value, dict):
+            return {str(k): _told(v, told, depth + 1) for k, v in value.items()}
+        if isinstance(value, set | frozenset):
+            return sorted(map(str, value))
+        return [_told(v, told, depth + 1) for v in value]
+    if kind.__name__.endswith("Config") and hasattr(value, "__dict__"):
+        if id(value) not in told:
+            told[id(value)] = {}
+            told[id(value)] = _told(vars(value), told, depth + 1)
+        return told[id(value)]
+    return (
+        _Same(value) if callable(value) and not isinstance(value, nn.Module) else _Number(id(value))
+    )
+
+
+def _place(tensor: Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    version = -1 if tensor.is_inference() else tensor._version
+    return _Place((id(tensor), version, tensor.dtype, tensor.device, tensor.shape))
+
+
+@torch.no_grad()
+def _sample(tensor: Tensor | None) -> Any:
+    """The sum of a few of a weight's numbers: an edit that no count tells of shows in it."""
+    if tensor is None or type(tensor) not in (Tensor, nn.Parameter):
+        return None
+    if tensor.device.type == "meta" or not tensor.numel():
+        return None
+    if not tensor.is_contiguous() or tensor.layout != torch.strided or tensor.is_complex():
+        return None
+    step = max(1, tensor.numel() // _SAMPLE)
+    return repr(tensor.detach().view(-1)[::step].sum().item())
+
+
+def _plainly(value: Any) -> Iterator[str]:
+    """What of a state means the same in another process."""
+    kind = type(value)
+    if kind in _PLAIN:
+        yield repr(value)
+    elif kind is dict:
+        for key, part in value.items():
+            yield f"{key}:"
+            yield from _plainly(part)
+    elif kind is list:
+        for part in value:
+            yield from _plainly(part)
+    elif kind is _Same:
+        if isinstance(value.value, type):
+            yield value.value.__qualname__
+        elif callable(value.value):
+            yield function_sha256(value.value)
+
+
+def _versions(prompts: Prompts) -> list[Any]:
+    return [_place(x) if isinstance(x, Tensor) else None for x in vars(prompts).values()]
+
+
+def _distance(a: list[Tensor], b: list[Tensor]) -> float:
+    """The largest difference, of the largest number."""
+    most = 0.0
+    for x, y in zip(a, b, strict=False):
+        if not torch.equal(x, y):
+            size = y.double().abs().max().item() if y.is_floating_point() else 1.0
+            most = max(most, (x.double() - y.double()).abs().max().item() / max(size, 1e-30))
+    return most
