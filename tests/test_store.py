@@ -330,7 +330,10 @@ def test_games_of_each_lens_are_told_apart_by_what_fixes_their_values() -> None:
     same = sm.ModelGame(sm.load_model("demo"), sm.load_task("induction", model, n_prompts=4))
     assert not differ(of(task), same)
     other = task.prompts.replaced(target_mask=torch.ones_like(task.prompts.tokens).bool())
-    assert differ(of(task), of(sm.Task(other, task.metric, task.name))) == {"prompts_sha256"}
+    assert differ(of(task), of(sm.Task(other, task.metric, task.name))) == {
+        "accuracy",
+        "prompts_sha256",
+    }
     scale = torch.tensor(1.0)
 
     def metric(output: Any, prompts: sm.Prompts) -> Tensor:
