@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float
 from spex_mech.circuits.scores import Comparisons
 from spex_mech.circuits.search import EvaluatedCircuits, Surrogate, every_subset, flipped
 from spex_mech.circuits.steps import Steps
-from spex_mech.results.interactions import Interactions, readings_of
+from spex_mech.results.interactions import Interactions
+from spex_mech.results.readings import readings_of
 
 Kind = Literal["series", "backup"]
 
@@ -93,7 +94,7 @@ def links_of(
     has_member = np.append(kept, False)[found.units].any(axis=1)
     rows = np.flatnonzero(has_member & is_real(found, span))
     rows = rows[np.argsort(-abs(found.mean[rows]), kind="stable")]
-    readings, names = readings_of(found, less_is_better=span < 0), found.names
+    readings, names = readings_of(found, found.is_noise, less_is_better=span < 0), found.names
     return tuple(
         CircuitInteraction(
             names[row], float(found.mean[row]), float(found.stderr[row]), readings[row]
