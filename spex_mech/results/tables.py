@@ -34,7 +34,10 @@ def as_frame(found: "Interactions", order: int | None) -> "pd.DataFrame":
     data |= {"q_value": found.q_value[rows]}
     data |= {f"main_{c}": mains[units[:, i]] for i, c in enumerate(letters)}
     data |= {"reading": readings, "is_noise": found.is_noise[rows], "verdict": verdicts}
-    data |= {"is_significant": found.is_significant[rows], "confirmed": found.confirmed[rows]}
+    data |= {
+        "is_significant": found.is_significant[rows],
+        "confirmed": found.confirmed[rows].astype(int),
+    }
     return pd.DataFrame(data)
 
 
