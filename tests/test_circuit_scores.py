@@ -823,11 +823,13 @@ def test_what_two_circuits_share() -> None:
 
 def test_an_interaction_that_prompts_do_not_confirm_is_no_link() -> None:
     """Two pairs, equally strong on the mean; of one every second prompt says the opposite."""
-    shaky = torch.tensor([1.1, -0.1, 0.9, 0.1])
+    shaky = torch.tensor([1.3, -0.3, 1.2, -0.2, 1.1, -0.1, 1.15, -0.15])
 
     def function(m: torch.Tensor) -> torch.Tensor:
         m = m.double()
-        sure = (m[:, 0] * m[:, 1])[:, None] * torch.tensor([0.5, 0.55, 0.45, 0.5])
+        sure = (m[:, 0] * m[:, 1])[:, None] * torch.tensor(
+            [0.5, 0.55, 0.45, 0.52, 0.48, 0.51, 0.53, 0.47]
+        )
         unsure = (m[:, 2] * m[:, 3])[:, None] * shaky
         return sure + unsure + 3 * m.mean(1)[:, None]
 

@@ -24,11 +24,11 @@ HEADS = ["L0H0", "L0H1", "L1H0", "L1H1", "L2H0"]
 
 
 def one_of_two(masks: torch.Tensor) -> torch.Tensor:
-    """L0H0 with either of L1H0 and L1H1 ; without L2H0 it does a little better. Eight prompts,
-    every second of which weighs half."""
+    """L0H0 with either of L1H0 and L1H1 ; without L2H0 it does a little better. Eight prompts of
+    mean weight 0.75, no two alike: prompts that repeat one another count once."""
     m = masks.double()
     value = 2 * m[:, 0] * torch.maximum(m[:, 2], m[:, 3]) - 0.2 * m[:, 4]
-    return value[:, None] * torch.tensor([1.0, 0.5]).repeat(4)
+    return value[:, None] * torch.tensor([1.0, 0.5, 0.95, 0.55, 0.9, 0.6, 0.85, 0.65])
 
 
 def small_circuit(**options: Any) -> Circuit:
