@@ -20,7 +20,6 @@ from spex_mech.game import Answer, Game
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import opened
 from spex_mech.runs.workers import RemoteGame, started
-from spex_mech.search.contract import Question
 from spex_mech.units import Units
 
 
@@ -102,8 +101,8 @@ def flat_memory(batches: int) -> Row:
         run = store.search({"flat": True}, game, 16)
         rng = np.random.default_rng(0)
         for batch in range(batches):
-            question = Question(np.sort(rng.integers(0, 1000, (16, 3)), axis=1))
-            run.answer(question, lambda rest: game.valued(rest.ablated))
+            asked = MaskBatch.of_rows(rng.integers(0, 1000, (16, 3)), 1000)
+            run.answer(asked, False, "", None, lambda asked=asked: game.valued(asked.ablated))
             if batch in (batches // 10, batches - 1):
                 held.append(memory_mb())
     return {"batches": batches, "mb_after_a_tenth": held[0], "mb_after": held[1]}

@@ -60,8 +60,9 @@ def measured(kind: str, count: int, path: Path) -> Row:
         for start in range(0, count, batch):
             question = masks(kind, rng, min(batch, count - start))
             found = answer(question, rng)
+            asked = question.batch(UNITS)
             started = time.perf_counter()
-            run.answer(question, lambda _, found=found: found)
+            run.answer(asked, question.gradient, kind, None, lambda found=found: found)
             spent += time.perf_counter() - started
     started = time.perf_counter()
     with opened(path, Game()) as store:
@@ -69,8 +70,9 @@ def measured(kind: str, count: int, path: Path) -> Row:
         other = store.search({"kind": "other"}, Game(), batch)
         rng = np.random.default_rng(0)
         question = masks(kind, rng, batch)
+        asked = question.batch(UNITS)
         started = time.perf_counter()
-        other.answer(question, lambda _: answer(question, rng))
+        other.answer(asked, question.gradient, kind, None, lambda: answer(question, rng))
         found_again = time.perf_counter() - started
         assert other.reused == question.cost
     size = path.stat().st_size

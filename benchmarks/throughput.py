@@ -26,7 +26,7 @@ from benchmarks.frame import Options, Row, options_of, parser, rows_of, script, 
 from benchmarks.games import all_units, prompts, story_game
 from spex_mech.engine.metrics import METRICS
 from spex_mech.engine.passes import call
-from spex_mech.masks import lists_of
+from spex_mech.masks import MaskBatch
 
 ROUNDS = 3
 
@@ -101,7 +101,7 @@ def works(game: sm.ModelGame, n_pairs: int, n_dense: int) -> dict[str, np.ndarra
         "single heads": np.arange(n_heads)[:, None],
         f"pairs of heads ({len(pairs):,})": pairs,
         f"random pairs of neurons ({n_pairs:,})": neurons,
-        "dense masks": lists_of(dense),
+        "dense masks": MaskBatch.of_kept(dense.numpy()).ablated,
     }
 
 

@@ -3,12 +3,15 @@
 What is asked of a game, and how the answers go back, is in ``driver``.
 """
 
+import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from spex_mech.driver import Rounding, drive
 from spex_mech.fingerprints import versions
@@ -19,8 +22,8 @@ from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
 from spex_mech.results.confirmation import Confirmation, confirmation, shared_text
 from spex_mech.results.interactions import Interactions
-from spex_mech.runs.store import Run, opened
-from spex_mech.runs.workers import started
+from spex_mech.runs.session import game_from
+from spex_mech.runs.store import Run, identity_of, opened
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.contract import Search
 from spex_mech.search.exhaustive import Exhaustive
@@ -111,8 +114,8 @@ def discover(
         OSError: the store cannot be written; what was committed is kept.
     """
     if workers is not None or address is not None:
-        given = {"n": n, "labels": labels, "progress": progress, "store": store, **options}
-        with started(game, workers, address) as remote:
+        given = {"progress": progress, "store": store, **options}
+        with game_from(game, n, labels, workers, address) as remote:
             return discover(remote, method, budget, order, seed, **given)
     game = as_game(game, n, labels)
     if isinstance(method, Search):
@@ -121,7 +124,8 @@ def discover(
                 "a search of one's own brings its own budget, order, seed and options: leave out "
                 "budget=, order=, seed= and others"
             )
-        return _with_own_search(game, method, progress, store)
+        about = {"method": method.name or type(method).__name__}
+        return _searched(game, lambda: method, about, {"method": method}, progress, store)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if unknown := options.keys() - set(METHODS[method]):
@@ -141,28 +145,11 @@ def discover(
         rest = dict(options)
         shown = {"top": rest.pop("top", 100), "audit": rest.pop("audit", None)}
         if isinstance(smaller := rest.get("proxy"), Game):
-            rest["proxy"] = student_of(game, smaller, order, seed, progress)
+            rest["proxy"] = student_of(game, smaller, order, seed, progress, store)
         return Adaptive(_strategy(game, method, seed, rest), len(game), **common, **shown)
 
-    if store is None:
-        return _drive(game, search(), about, progress)
-    with opened(store, game) as kept:
-        run = kept.search({"method": method, **common, **options}, game, game.masks_per_batch)
-        if (finished := run.result()) is not None:
-            return finished
-        return run.finish(_drive(game, search(), about, progress, run))
-
-
-def _with_own_search(
-    game: Game, search: Search, progress: bool, store: str | os.PathLike[str] | None
-) -> Interactions:
-    about = {"method": search.name or type(search).__name__}
-    if store is None:
-        return _drive(game, search, about, progress)
-    with opened(store, game) as kept:
-        # The code of a search is not hashed: its evaluations are used again, its result is not.
-        run = kept.search({**about, "search": search}, game, game.masks_per_batch)
-        return run.finish(_drive(game, search, about, progress, run))
+    identity = {"method": method, **common, **options}
+    return _searched(game, search, about, identity, progress, store)
 
 
 def _strategy(game: Game, method: str, seed: int, options: dict[str, Any]) -> CandidateSource:
@@ -181,8 +168,19 @@ def _strategy(game: Game, method: str, seed: int, options: dict[str, Any]) -> Ca
     return ProxySpex(proxy, half=half == "half", **_known("gradients", has and reads, options))
 
 
-def student_of(game: Game, smaller: Game, order: int, seed: int, progress: bool) -> Student:
+def student_of(
+    game: Game,
+    smaller: Game,
+    order: int,
+    seed: int,
+    progress: bool,
+    store: str | os.PathLike[str] | None = None,
+) -> Student:
     """A smaller game as a proxy: its interactions are searched first, with its own evaluations.
+
+    Args:
+        store: of the large game; the student's evaluations are kept in a file of its own beside it,
+            whose name ends in ``.student-`` and a hash.
 
     Raises:
         ValueError: the two games differ in their units.
@@ -198,7 +196,11 @@ def student_of(game: Game, smaller: Game, order: int, seed: int, progress: bool)
     few = n * (n - 1) // 2 <= _FEW_PAIRS and order == 2
     budget = None if few else _STUDENT_BUDGET * n + 1000
     method = "exhaustive" if few else "spex"
-    found = discover(smaller, method, budget, order, seed, progress=progress)
+    beside = None
+    if store is not None:  # one file for each student
+        told = json.dumps(identity_of(smaller), sort_keys=True).encode()
+        beside = f"{os.fspath(store)}.student-{blake2b(told, digest_size=4).hexdigest()}"
+    found = discover(smaller, method, budget, order, seed, progress=progress, store=beside)
     sets = [tuple(u for u in row if u >= 0) for row in found.units.tolist()]
     return Student(smaller, list(zip(sets, found.mean.tolist(), strict=True)), found.cost)
 
@@ -236,8 +238,20 @@ def _device(game: Game) -> str:
     return str(game.device) if game.device.type == "cuda" else "cpu"
 
 
-def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) -> Interactions:
+def measure(
+    game: Any,
+    sets: Sequence[Sequence[str]],
+    *,
+    progress: bool = True,
+    store: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+) -> Interactions:
     """Measure exactly the interactions of the given sets of labels, and of their subsets.
+
+    Args:
+        game, progress, store, workers, address: as for ``discover``.
+        sets: each of two labels or more.
 
     Raises:
         ValueError: no set of two labels, an unknown label, or one twice in a set.
@@ -248,7 +262,16 @@ def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) 
     >>> found.value("a", "b")
     1.0
     """
-    game = as_game(game)
+    with game_from(game, None, None, workers, address) as ready:
+        rows = _rows_of(sets, ready)
+        search = Exhaustive(len(ready), order=rows.shape[1], sets=rows)
+        identity = {"method": "listed sets", "sets": rows.tolist()}
+        about = {"method": "listed sets"}
+        return _searched(ready, lambda: search, about, identity, progress, store)
+
+
+def _rows_of(sets: Sequence[Sequence[str]], game: Game) -> Int[np.ndarray, "set order"]:
+    """Sets of labels as rows of unit numbers, padded with -1."""
     column = game.units.column
     if not any(len(labels) > 1 for labels in sets):
         raise ValueError("no sets to measure: give at least one set of two labels")
@@ -258,13 +281,27 @@ def measure(game: Any, sets: Sequence[Sequence[str]], *, progress: bool = True) 
         raise ValueError(f"unknown unit {unknown[0]!r}; this game's units are {game.labels[:4]}...")
     width = max(len(labels) for labels in sets)
     rows = [[column[x] for x in labels] + [-1] * (width - len(labels)) for labels in sets]
-    search = Exhaustive(len(game), order=width, sets=np.array(rows).reshape(-1, width))
-    return _drive(game, search, {"method": "listed sets"}, progress)
+    return np.array(rows).reshape(-1, width)
 
 
-def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = True) -> Confirmation:
+def confirm(
+    found: Interactions,
+    game: Any,
+    k: int = 20,
+    *,
+    progress: bool = True,
+    store: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+) -> Confirmation:
     """Measure the k strongest interactions again on another game of the same units: other prompts,
     another ablation. What was selected on some prompts is a finding only if it holds on others.
+
+    Args:
+        found: the result of a search.
+        game: the other game, or with ``workers`` what makes it.
+        k: how many interactions.
+        progress, store, workers, address: as for ``discover``. The store is the other game's own.
 
     It warns where the game's prompts are those of the search, on which everything is found again.
 
@@ -283,8 +320,9 @@ def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = Tru
         )
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1 interaction to measure again")
-    top = found.top(k)
-    again = confirmation(top, measure(game, top.names, progress=progress))
+    top, run = found.top(k), {"progress": progress, "store": store}
+    measured = measure(game, top.names, workers=workers, address=address, **run)
+    again = confirmation(top, measured)
     if again.n_shared:
         warnings.warn(
             f"{shared_text(again.n_shared, again.values.shape[1])}, on which every value is found "
@@ -294,23 +332,30 @@ def confirm(found: Interactions, game: Any, k: int = 20, *, progress: bool = Tru
     return again
 
 
-def _drive(
-    game: Game, search: Search, about: dict[str, Any], progress: bool, run: Run | None = None
+def _searched(
+    game: Game,
+    make: Callable[[], Search],
+    about: dict[str, Any],
+    identity: dict[str, Any],
+    progress: bool,
+    store: str | os.PathLike[str] | None,
 ) -> Interactions:
-    rounding = Rounding()
-    cost = drive(game, search, progress, run, rounding)
-    found = _result(game, search, cost, about, rounding)
-    if game.coarse is None:
-        return found
-    lost = abs(found.top(_RESOLVED).mean) < found.noise_floor
-    if lost.any():
-        warnings.warn(
-            f"{game.coarse.cause} cannot resolve {int(lost.sum())} of the {len(lost)} "
-            f"strongest interactions: they are under the noise floor of {found.noise_floor:.2g}; "
-            f"{game.coarse.cure}",
-            stacklevel=3,
-        )
-    return found
+    """The result of a search, driven to its end, or as a store has it from an earlier call."""
+
+    def result(run: Run | None) -> Interactions:
+        search, rounding = make(), Rounding()
+        cost = drive(game, search, progress, run, rounding)
+        return _result(game, search, cost, about, rounding)
+
+    if store is None:
+        return result(None)
+    with opened(store, game) as kept:
+        run = kept.search(identity, game, game.masks_per_batch)
+        # The code of a user's own search is not hashed: its evaluations are used, its result not.
+        own = isinstance(identity["method"], Search)
+        if not own and (finished := run.result()) is not None:
+            return finished
+        return run.finish(result(run))
 
 
 def _result(
@@ -324,7 +369,7 @@ def _result(
     if floor is None:
         floor = rounding.floor()
         described = {**described, "resolution": rounding.precision}
-    return Interactions(
+    found = Interactions(
         labels=game.labels,
         units=findings.units,
         values=findings.values.astype(np.float32),
@@ -337,3 +382,18 @@ def _result(
         chosen_from=search.chosen_from(),
         unit_table=game.units,
     )
+    _warn_if_unresolved(game, found)
+    return found
+
+
+def _warn_if_unresolved(game: Game, found: Interactions) -> None:
+    if game.coarse is None:
+        return
+    lost = abs(found.top(_RESOLVED).mean) < found.noise_floor
+    if lost.any():
+        warnings.warn(
+            f"{game.coarse.cause} cannot resolve {int(lost.sum())} of the {len(lost)} "
+            f"strongest interactions: they are under the noise floor of {found.noise_floor:.2g}; "
+            f"{game.coarse.cure}",
+            stacklevel=6,
+        )

@@ -6,6 +6,7 @@ of masks that ablate half of the units. What it says is an estimate, unless ever
 evaluated: then the indices are exact.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 
 from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import proxy_named
-from spex_mech.driver import drive
 from spex_mech.game import as_game
 from spex_mech.proxies.gaussian_process import GaussianProcess
 from spex_mech.proxies.table import CompleteTable
 from spex_mech.proxies.trees import Trees
+from spex_mech.runs.session import driven, game_from
 from spex_mech.search.proxyspex import Proxy, r_squared
 from spex_mech.search.random_masks import EvaluateOnly, complementary_masks
 from spex_mech.setfunctions import KINDS, convert
@@ -118,6 +119,9 @@ def distill(
     n: int | None = None,
     labels: Sequence[str] | None = None,
     progress: bool = True,
+    store: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    address: str | None = None,
 ) -> Distillation:
     """Fit a proxy to masks that ablate half of the units, in pairs of complements.
 
@@ -130,7 +134,7 @@ def distill(
         proxy: "distilled", "trees" (needs the extra ``trees``) or an object with ``fit``,
             ``predict``, ``propose`` and ``uncertainty``.
         seed: of masks and proxy.
-        n, labels, progress: as for ``discover``.
+        n, labels, progress, store, workers, address: as for ``discover``.
 
     Raises:
         ValueError: a budget under 20.
@@ -141,14 +145,15 @@ def distill(
     >>> small.frame(1, kind="banzhaf").round(2).to_numpy().tolist()
     [['0 x 1', 1.0]]
     """
-    game = as_game(game, n, labels)
     if budget < 20:
         raise ValueError(f"a budget of {budget} masks is too small to learn from: give at least 20")
-    sample = EvaluateOnly(_drawn(len(game), budget, np.random.default_rng(seed)))
-    cost = drive(game, sample, progress)
-    # They come in pairs of complements, which stay together.
-    held = np.arange(len(sample.masks)) < max(2, int(_SHARE_HELD * len(sample.masks)) // 2 * 2)
-    return _fitted(sample.masks, sample.values, proxy, seed, game, held, cost)
+    with game_from(game, n, labels, workers, address) as ready:
+        sample = EvaluateOnly(_drawn(len(ready), budget, np.random.default_rng(seed)))
+        identity = {"method": "masks to distil from", "budget": budget, "seed": seed}
+        cost = driven(ready, sample, identity, progress=progress, store=store)
+        # They come in pairs of complements, which stay together.
+        held = np.arange(len(sample.masks)) < max(2, int(_SHARE_HELD * len(sample.masks)) // 2 * 2)
+        return _fitted(sample.masks, sample.values, proxy, seed, ready, held, cost)
 
 
 def explain(

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from spex_mech.game import Answer, Game, Pending, Tick, no_tick
 from spex_mech.masks import MaskBatch, names_of
-from spex_mech.search.contract import Question, Search
+from spex_mech.search.contract import Question, Search, cost_of_mask
 from spex_mech.search.resolution import Resolution
 
 
@@ -35,12 +35,12 @@ class Kept(Protocol):
     reused: int  # evaluations that other searches left
     seconds: float  # of all sittings
 
-    def look(self, question: Question) -> Any:
+    def look(self, masks: MaskBatch, slopes: bool) -> Any:
         """What of a batch is there."""
         ...
 
     def answer(
-        self, question: Question, ask: Callable[[Question], Answer], looked: Any = None
+        self, masks: MaskBatch, slopes: bool, stage: str, looked: Any, ask: Callable[[], Answer]
     ) -> Answer:
         """The whole answer to a batch, once it is committed; ``ask`` gives what is missing."""
         ...
@@ -177,8 +177,13 @@ def drive(
 ) -> dict[str, int | float]:
     """Carry all of a search's questions to the game and the answers back.
 
-    Anything with ``ask`` and ``tell`` can be driven, a search of circuits as well as one of
-    interactions.
+    Any ``Search`` can be driven: one of circuits as well as one of interactions. It says which
+    masks to run next (``ask``), is told their values (``tell``), and calls nothing itself::
+
+        cost = drive(game, KeptSetsSearch(...), progress, run=store.search({...}, game, size))
+
+    With ``run`` from an open store what is known is not run again, and with a game of workers the
+    batches of a question run side by side.
 
     Args:
         progress: show a progress bar once it takes more than a few seconds.
@@ -211,31 +216,29 @@ def _answers(
     game: Game, question: Question, size: int, run: Kept | None, watcher: Watcher
 ) -> Iterator[Answer]:
     """The answer to each batch of a question, in order; some batches are begun ahead."""
-    parts = [question.part(at, at + size) for at in range(0, len(question), size)]
-    begun: deque[tuple[Any, Question, Any]] = deque()
+    slopes, each = question.gradient, cost_of_mask(question.gradient)
+    parts = list(question.batch(len(game)).split(size))
+    begun: deque[tuple[Any, MaskBatch, Any]] = deque()
     for at, part in enumerate(parts):
         for new in parts[at + len(begun) : at + game.n_ahead]:
-            looked = None if run is None else run.look(new)
+            looked = None if run is None else run.look(new, slopes)
             rest = new if looked is None else new.rows(looked.missing)
-            begun.append((looked, rest, _begin(game, rest, watcher) if len(rest) else None))
+            pending = _begin(game, rest, slopes, watcher) if len(rest) else None
+            begun.append((looked, rest, pending))
         looked, rest, pending = begun.popleft()
-        watcher.kept(part.cost - rest.cost)
+        watcher.kept(each * (len(part) - len(rest)))
 
-        def ask(rest: Question, pending: Any = pending) -> Answer:
-            return checked(pending.result(), _masks(game, rest), rest.gradient, game)
+        def ask(rest: MaskBatch = rest, pending: Any = pending) -> Answer:
+            return checked(pending.result(), rest, slopes, game)
 
-        answer = ask(rest) if run is None else run.answer(part, ask, looked)
-        watcher.answered(rest.cost)
+        answer = ask() if run is None else run.answer(part, slopes, question.stage, looked, ask)
+        watcher.answered(each * len(rest))
         yield answer
 
 
-def _begin(game: Game, rest: Question, watcher: Watcher) -> Pending:
-    each = rest.cost / len(rest)
-    return game.start(_masks(game, rest), rest.gradient, lambda n: watcher.worked(n * each))
-
-
-def _masks(game: Game, question: Question) -> MaskBatch:
-    return MaskBatch.of_rows(question.ablated, len(game))
+def _begin(game: Game, masks: MaskBatch, slopes: bool, watcher: Watcher) -> Pending:
+    each = cost_of_mask(slopes)
+    return game.start(masks, slopes, lambda n: watcher.worked(n * each))
 
 
 def evaluate_batch(

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spex_mech.fingerprints import function_identity
-from spex_mech.masks import MaskBatch, mask_table
+from spex_mech.masks import MaskBatch
 from spex_mech.units import Units
 
 MASKS_PER_BATCH = 256  # that a game is asked at a time where it does not say
@@ -349,7 +349,9 @@ _WITH_SLOPES = ("value_and_slopes", "value_and_gradient")
 
 def is_game(value: Any) -> bool:
     """Whether it is a game, by its type or by ``len`` and ``labels``."""
-    return isinstance(value, Game) or (hasattr(value, "__len__") and hasattr(value, "labels"))
+    if isinstance(value, Game | type):  # a class makes games, and is none
+        return isinstance(value, Game)
+    return hasattr(value, "__len__") and hasattr(value, "labels")
 
 
 def as_game(game: Any, n: int | None = None, labels: Sequence[str] | None = None) -> Game:
@@ -377,6 +379,20 @@ def as_game(game: Any, n: int | None = None, labels: Sequence[str] | None = None
     if n is not None and len(names) != n:
         raise ValueError(f"{len(names)} labels for {n} units")
     return FunctionGame(game, names)
+
+
+def mask_table(masks: Any, n_units: int) -> Tensor:
+    """Masks or gates from a tensor, an array or lists: ``[mask unit]``, detached, on the CPU.
+
+    Raises:
+        ValueError: another shape.
+    """
+    masks = torch.as_tensor(masks).detach().cpu()
+    if masks.ndim != 2 or masks.shape[1] != n_units:
+        raise ValueError(
+            f"masks have shape {tuple(masks.shape)}; they need [mask unit] with {n_units} units"
+        )
+    return masks
 
 
 def as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:

@@ -22,7 +22,6 @@ import spex_mech.game
 from spex_mech.game import Answer, Game, Pending
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import Run
-from spex_mech.search.contract import Question
 
 MOMENTS = ("any time", "computed", "committing", "committed")
 
@@ -97,13 +96,13 @@ def work(job: Job, ready: Connection | None = None) -> None:
     begin, commit = driver._begin, Run._commit
     n_commits = 0
 
-    def logged(game: Game, question: Question, watcher: Any) -> Pending:
-        kind = "gradient" if question.gradient else "value"
-        keys = [[kind, key.hex()] for key in MaskBatch.of_rows(question.ablated, len(game)).keys()]
+    def logged(game: Game, masks: MaskBatch, slopes: bool, watcher: Any) -> Pending:
+        kind = "gradient" if slopes else "value"
+        keys = [[kind, key.hex()] for key in masks.keys()]
         with job.asked.open("a") as file:
             file.write(json.dumps(keys) + "\n")
         time.sleep(job.pause / 2)
-        answer = begin(game, question, watcher).result()
+        answer = begin(game, masks, slopes, watcher).result()
         time.sleep(job.pause / 2)
         return Done(answer)
 

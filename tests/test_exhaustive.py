@@ -380,7 +380,7 @@ def test_the_strongest_so_far_are_known_on_the_way() -> None:
     search = Exhaustive(8, order=3)
     assert search.best(2) == []
     while (question := search.ask()) is not None:
-        values = game(torch.from_numpy(question.masks(8)))
+        values = game(torch.from_numpy(question.batch(8).kept()))
         search.tell(values)
     found = [(s, game.interaction(s).mean()) for r in (2, 3) for s in combinations(range(8), r)]
     found.sort(key=lambda pair: -abs(pair[1]))

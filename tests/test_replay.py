@@ -14,7 +14,7 @@ from spex_mech.engine.blocks import Blocks
 from spex_mech.engine.derived import ReplayEngine
 from spex_mech.engine.device import MemoryPlan
 from spex_mech.engine.replay import Replay
-from spex_mech.masks import lists_of
+from spex_mech.masks import MaskBatch
 from tests.families import FAMILIES, MORE_FAMILIES, N_LAYERS, build, logits
 from tests.test_engine import ABLATIONS, all_units, some_masks, some_prompts
 
@@ -64,7 +64,9 @@ def test_equals_plain_passes(family: str, ablation: str) -> None:
 def test_lists_of_what_is_ablated_are_masks(replay: bool) -> None:
     game = a_game(replay=replay)
     masks = varied_masks(len(game))
-    torch.testing.assert_close(game.ablating(lists_of(masks)), game(masks), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        game.ablating(MaskBatch.of_kept(masks.numpy()).ablated), game(masks), rtol=1e-6, atol=1e-6
+    )
     done: list[float] = []
     game.ablating(np.full((3, 0), -1), done.append)
     assert sum(done) == pytest.approx(3)

@@ -141,3 +141,59 @@ def test_a_search_of_ones_own(tmp_path: Path) -> None:
         kept.values.tolist()
     )
     assert again.asked == 12  # its code may have changed, so that it runs again, on kept values
+
+
+SIZES = np.random.default_rng(0).normal(size=(6, 6))
+
+
+class Counting(sm.Game):
+    """Pairs of any size, on three prompts; it counts what it is asked."""
+
+    units = Units.of_labels("abcdef")
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = no_tick) -> Answer:
+        self.asked += len(masks)
+        lost = (~masks.kept()).astype(float)
+        values = np.einsum("mi,ij,mj->m", lost, SIZES, lost)
+        return Answer(values[:, None] * np.array([1.0, 1.5, 0.25]))
+
+    def identity(self) -> dict[str, Any]:
+        return {"counting": 1}
+
+
+def test_measure_confirm_and_distill_keep_their_evaluations(tmp_path: Path) -> None:
+    store = tmp_path / "run.sqlite"
+    game = Counting()
+    found = sm.discover(game, method="exhaustive", store=store, progress=False)
+    assert game.asked == 22
+    measured = sm.measure(game, [("a", "b"), ("c", "f")], store=store, progress=False)
+    assert game.asked == 22 and measured.cost["reused"] == measured.cost["evaluations"] > 0
+    assert measured.value("c", "f") == found.value("c", "f")
+    with pytest.warns(UserWarning, match="confirms nothing"):
+        again = sm.confirm(found, game, k=3, store=store, progress=False)
+    assert game.asked == 22 and len(again) == 3
+    small = sm.distill(game, 40, store=store, progress=False)
+    asked = game.asked
+    assert 22 < asked <= 62
+    assert sm.distill(game, 40, store=store, progress=False).frame().equals(small.frame())
+    assert game.asked == asked
+
+
+def test_measure_and_distill_on_workers() -> None:
+    alone = sm.measure(Counting(), [("a", "b")], progress=False)
+    there = sm.measure(Counting, [("a", "b")], workers=1, progress=False)
+    assert there.values.tolist() == alone.values.tolist() and there.about["workers"] == 1
+    small = sm.distill(Counting, 40, workers=1, progress=False)
+    assert small.frame().equals(sm.distill(Counting(), 40, progress=False).frame())
+
+
+def test_the_search_of_a_student_is_kept_beside_the_store(tmp_path: Path) -> None:
+    store, student = tmp_path / "run.sqlite", Counting()
+    options: dict[str, Any] = {"method": "proxyspex", "proxy": student, "progress": False}
+    sm.discover(Counting(), store=store, **options)
+    assert student.asked == 22 and len([*tmp_path.glob("run.sqlite.student-????????")]) == 1
+    sm.discover(Counting(), store=store, **options, seed=1)
+    assert student.asked == 22

@@ -22,7 +22,7 @@ import spex_mech as sm
 from spex_mech.discover import CallableGame
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.runs import store as stores
-from spex_mech.runs.store import identity_of, mask_keys, opened, packed
+from spex_mech.runs.store import identity_of, opened, packed
 from spex_mech.search.contract import Question
 from tests.killed import MOMENTS, Job, work
 from tests.planted import planted_game
@@ -615,9 +615,9 @@ def test_a_mask_is_the_shorter_of_list_and_bits(n: int, width: int) -> None:
     rows = np.full((len(sets), n + 3), -1)
     for row, units in enumerate(sets):
         rows[row, rng.choice(n + 3, len(units), replace=False)] = units  # in any order, with holes
-    question = Question(rows)
-    keys = mask_keys(question, n)
-    lost = ~question.masks(n)
+    batch = Question(rows).batch(n)
+    keys = batch.keys()
+    lost = ~batch.kept()
     for key, ablated in zip(keys, lost, strict=True):
         assert len(key) == 1 + min(width * ablated.sum(), -(-n // 8))
         if key[:1] == b"\0":
@@ -626,7 +626,7 @@ def test_a_mask_is_the_shorter_of_list_and_bits(n: int, width: int) -> None:
             bits = np.unpackbits(np.frombuffer(key[1:], np.uint8))[:n]
             assert np.array_equal(bits.astype(bool), ablated)
     twice = Question(np.array([[3, 3, 5, -1], [5, 3, -1, -1]]))
-    assert len(set(mask_keys(twice, n))) == 1
+    assert len(set(twice.batch(n).keys())) == 1
 
 
 def test_numbers_take_four_bytes_where_that_is_exact() -> None:

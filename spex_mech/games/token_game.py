@@ -30,8 +30,9 @@ from spex_mech.fingerprints import (
     sha256_of,
 )
 from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
+from spex_mech.games.places import spread, unit_of_places
 from spex_mech.games.spans import labels_of, scored_positions, spans_of
-from spex_mech.masks import MaskBatch, names_of, spread, unit_of_places
+from spex_mech.masks import MaskBatch, names_of
 from spex_mech.units import Unit, Units
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")

@@ -20,7 +20,8 @@ from spex_mech.engine.device import in_batches, is_out_of_memory
 from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
 from spex_mech.game import Answer, Game, Tick, no_tick
 from spex_mech.games.learners import Train, kernel_ridge, logistic, network, ridge
-from spex_mech.masks import MaskBatch, names_of, spread, unit_of_places
+from spex_mech.games.places import spread, unit_of_places
+from spex_mech.masks import MaskBatch, names_of
 from spex_mech.units import Unit, Units
 
 _MOST_BLOCKS = 8  # of test points, in slopes by block

@@ -49,8 +49,9 @@ from jaxtyping import Float
 
 from spex_mech.fingerprints import function_identity
 from spex_mech.game import Answer, Game, as_game
+from spex_mech.masks import MaskBatch
 from spex_mech.results.interactions import Interactions
-from spex_mech.search.contract import GRADIENT_COST, Question
+from spex_mech.search.contract import cost_of_mask
 
 _APPLICATION = 0x73706578  # marks the file as one of these
 _FORMAT = 1
@@ -202,6 +203,16 @@ class Looked:
     missing: list[int]
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """A line of a search's log."""
+
+    slopes: bool
+    stage: str
+    n_masks: int
+    digest: bytes
+
+
 class Run:
     """One search's part of a store: answers what is there, keeps what is not.
 
@@ -223,47 +234,58 @@ class Run:
         with _explained(store.path, store.holder):
             self._logged: int = self._one(count, number)
 
-    def look(self, question: Question) -> Looked:
+    def look(self, masks: MaskBatch, slopes: bool) -> Looked:
         """What of a batch is in the store, for :meth:`answer` later; batches that are looked up
         ahead are answered in the same order."""
-        keys = mask_keys(question, self.store.n)
+        keys = masks.keys()
         hashes = [_hash(key) for key in keys]
         with _explained(self.store.path, self.store.holder):
-            found = [self._find(question.gradient, *of) for of in zip(hashes, keys, strict=True)]
+            found = [self._find(slopes, *of) for of in zip(hashes, keys, strict=True)]
         unknown = [row for row, known in enumerate(found) if known is None]
         missing = [row for row in unknown if keys[row] not in self._on_their_way]
         self._on_their_way.update(keys[row] for row in missing)
         return Looked(keys, hashes, found, missing)
 
     def answer(
-        self, question: Question, ask: Callable[[Question], Answer], looked: Looked | None = None
+        self,
+        masks: MaskBatch,
+        slopes: bool,
+        stage: str,
+        looked: Looked | None,
+        ask: Callable[[], Answer],
     ) -> Answer:
-        """The answer to a batch: what is in the store, and what the game says of the rest, once it
-        is committed."""
-        looked = looked or self.look(question)
+        """The answer to a batch: what is in the store, and what ``ask`` gives for the rows that are
+        missing there, once it is committed.
+
+        Args:
+            stage: what the log calls it.
+            looked: as it was looked up; None: look now.
+        """
+        looked = looked or self.look(masks, slopes)
         keys, hashes, found, missing = looked.keys, looked.hashes, looked.found, looked.missing
-        self._check_log(question, hashes)
+        digest = _digest(slopes, hashes)
+        self._check_log(digest)
         with _explained(self.store.path, self.store.holder):
             asked = {*missing}
             for row, known in enumerate(found):
                 if known is None and row not in asked:  # a batch before this one asked for it
-                    found[row] = self._find(question.gradient, hashes[row], keys[row])
+                    found[row] = self._find(slopes, hashes[row], keys[row])
         first: dict[bytes, int] = {}
         if missing:
-            new = ask(question if len(missing) == len(keys) else question.rows(missing))
+            new = ask()
             for at, row in enumerate(missing):  # a mask that is asked twice has its first answer
                 at = first.setdefault(keys[row], at)
                 found[row] = (new.values[at], None if new.slopes is None else new.slopes[at])
         rows = [missing[at] for at in first.values()]
         answers = [known for known in found if known is not None]
         if rows or self._batch >= self._logged:
-            self._commit(question, keys, hashes, answers, rows)
+            self._commit(_Batch(slopes, stage, len(masks), digest), keys, hashes, answers, rows)
         self._on_their_way.difference_update(first)
         self._batch += 1
         values = np.stack([value for value, _ in answers])
-        if not question.gradient:
+        if not slopes:
             return Answer(values)
-        return Answer(values, np.stack([slopes for _, slopes in answers if slopes is not None]))
+        return Answer(values, np.stack([slope for _, slope in answers if slope is not None]))
 
     def result(self) -> Interactions | None:
         """The finished result, if there is one."""
@@ -291,7 +313,7 @@ class Run:
         if row is None:
             return None
         if row[0] != self.number:
-            self.reused += GRADIENT_COST if gradient else 1
+            self.reused += cost_of_mask(gradient)
         value = self._unpacked(row[1], key)
         if not gradient:
             return value, None
@@ -299,7 +321,7 @@ class Run:
 
     def _commit(
         self,
-        question: Question,
+        batch: "_Batch",
         keys: list[bytes],
         hashes: list[int],
         answers: list[tuple[Any, Any]],
@@ -311,7 +333,7 @@ class Run:
             for row in rows:
                 value, gradient = answers[row]
                 at = (hashes[row], self.number, keys[row], packed(value, keys[row]))
-                if question.gradient:
+                if batch.slopes:
                     slopes = packed(gradient.ravel(), keys[row])
                     self._write("INSERT INTO gradients VALUES (?, ?, ?, ?, ?)", *at, slopes)
                 else:
@@ -320,22 +342,22 @@ class Run:
                 "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
                 self.number,
                 self._batch,
-                question.stage,
-                int(question.gradient),
-                len(question),
+                batch.stage,
+                int(batch.slopes),
+                batch.n_masks,
                 len(rows),
-                _digest(question, hashes),
+                batch.digest,
             )
             changed = "UPDATE searches SET seconds = ?, batch_size = ? WHERE id = ?"
             self._write(changed, seconds, self._game.pass_size(), self.number)
         self.seconds, self._since = seconds, now
 
-    def _check_log(self, question: Question, hashes: list[int]) -> None:
+    def _check_log(self, digest: bytes) -> None:
         """A search that goes on must ask as it did before."""
         if self._batch >= self._logged:
             return
         asked = "SELECT digest FROM batches WHERE search = ? AND number = ?"
-        if self._one(asked, self.number, self._batch) == _digest(question, hashes):
+        if self._one(asked, self.number, self._batch) == digest:
             return
         warnings.warn(
             f"{self.store.path}: the search asks for other masks than before from batch "
@@ -361,26 +383,6 @@ class Run:
         self.store.connection.execute(statement, values)
 
 
-def mask_keys(question: Question, n: int) -> list[bytes]:
-    """Each mask as bytes, the shorter of two ways, the first byte telling which: 0 and the units
-    that it ablates in ascending order (two bytes each, four from 65,536 units on), or 1 and a bit a
-    unit, 1 = ablated."""
-    narrow = "<u2" if n <= 2**16 else "<u4"
-    ordered = np.sort(question.ablated, axis=1)
-    keys = []
-    for row in ordered:
-        units = row[np.searchsorted(row, 0) :]
-        if (units[1:] == units[:-1]).any():
-            units = np.unique(units)
-        if len(units) * np.dtype(narrow).itemsize <= -(-n // 8):
-            keys.append(b"\0" + units.astype(narrow).tobytes())
-        else:
-            lost = np.zeros(n, dtype=bool)
-            lost[units] = True
-            keys.append(b"\1" + np.packbits(lost).tobytes())
-    return keys
-
-
 def packed(values: Float[np.ndarray, " x"], key: bytes) -> bytes:
     """Numbers as bytes, in float32 where that is exact, with a checksum of mask and numbers."""
     with np.errstate(over="ignore"):
@@ -401,8 +403,8 @@ def _hash(key: bytes) -> int:
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
 
 
-def _digest(question: Question, hashes: list[int]) -> bytes:
-    kind = b"gradient" if question.gradient else b"value"
+def _digest(slopes: bool, hashes: list[int]) -> bytes:
+    kind = b"gradient" if slopes else b"value"
     return blake2b(kind + np.array(hashes, dtype="<i8").tobytes(), digest_size=16).digest()
 
 

@@ -27,8 +27,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.driver import evaluate_batch
-from spex_mech.game import Answer, Coarse, Game, Pending, Tick, as_game, is_game, no_tick
-from spex_mech.masks import MaskBatch, mask_table
+from spex_mech.game import (
+    Answer,
+    Coarse,
+    Game,
+    Pending,
+    Tick,
+    as_game,
+    is_game,
+    mask_table,
+    no_tick,
+)
+from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import identity_of
 from spex_mech.units import Units
 

@@ -6,15 +6,21 @@ cluster are the driver's business alone.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
+
+from spex_mech.masks import MaskBatch
 
 MASKS_PER_QUESTION = 16_384  # many workers wait for the slowest at the end of each question
 GRADIENT_COST = 3  # evaluations that one gradient at one mask counts for
+
+
+def cost_of_mask(slopes: bool) -> int:
+    """Evaluations that one mask counts for, with or without slopes."""
+    return GRADIENT_COST if slopes else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,21 +43,11 @@ class Question:
     @property
     def cost(self) -> int:
         """In evaluations."""
-        return len(self) * (GRADIENT_COST if self.gradient else 1)
+        return len(self) * cost_of_mask(self.gradient)
 
-    def part(self, start: int, stop: int) -> "Question":
-        """Some of its masks."""
-        return Question(self.ablated[start:stop], self.gradient, self.stage)
-
-    def rows(self, rows: Sequence[int]) -> "Question":
-        """Those of its masks."""
-        return Question(self.ablated[list(rows)], self.gradient, self.stage)
-
-    def masks(self, n: int) -> Bool[np.ndarray, "mask unit"]:
-        """The masks themselves, True = kept."""
-        keep = np.ones((len(self), n + 1), dtype=bool)
-        keep[np.arange(len(self))[:, None], self.ablated] = False  # -1 hits the spare column
-        return keep[:, :n]
+    def batch(self, n: int) -> MaskBatch:
+        """Its masks over n units, as everything between a driver and a game takes them."""
+        return MaskBatch.of_rows(self.ablated, n)
 
 
 @dataclass(frozen=True, eq=False)

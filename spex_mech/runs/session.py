@@ -1,0 +1,68 @@
+"""A search on a game, with workers and a store where they are asked for.
+
+What ``discover``, ``measure``, ``confirm`` and ``distill`` have in common, and any other search
+that wants both: ``with game_from(...) as game: cost = driven(game, search, ...)``.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from spex_mech.driver import Watcher, drive
+from spex_mech.game import Game, as_game
+from spex_mech.runs.store import opened
+from spex_mech.runs.workers import started
+from spex_mech.search.contract import Search
+
+Path = str | os.PathLike[str]
+
+
+@contextmanager
+def game_from(
+    game: Any,
+    n: int | None = None,
+    labels: Sequence[str] | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+) -> Iterator[Game]:
+    """A user's game, function or factory as a game, for the time of the block.
+
+    Args:
+        game: with ``workers`` or ``address`` a factory, such as a ``GameFactory``; otherwise what
+            ``as_game`` takes.
+        n, labels: of a function.
+        workers, address: as for ``discover``.
+
+    Raises:
+        ValueError: it is no game, or no factory.
+    """
+    if workers is None and address is None:
+        yield as_game(game, n, labels)
+        return
+    with started(game, workers, address) as remote:
+        yield as_game(remote, n, labels)
+
+
+def driven(
+    game: Game,
+    search: Search,
+    identity: dict[str, Any],
+    *,
+    progress: bool = True,
+    store: Path | None = None,
+    watcher: Watcher | None = None,
+) -> dict[str, int | float]:
+    """Drive a search to its end: what it cost. The search then has its findings.
+
+    Args:
+        identity: what the search is, for the store: a search of the same identity goes on where it
+            was. Plain values, arrays and objects whose content can be hashed.
+        store: a file that keeps every evaluation; None: none is kept.
+        watcher: hears what happens.
+    """
+    if store is None:
+        return drive(game, search, progress, None, watcher)
+    with opened(store, game) as kept:
+        run = kept.search(identity, game, game.masks_per_batch)
+        return drive(game, search, progress, run, watcher)
