@@ -36,7 +36,8 @@ def replay_of(game: sm.ModelGame) -> Replay:
 
 def by_plain_passes(game: sm.ModelGame, masks: Tensor) -> Tensor:
     """The values of the same game by whole passes."""
-    return torch.from_numpy(game._current.derived.plain.values(lists_of(masks)))
+    lists = MaskBatch.of_kept(masks.numpy()).ablated
+    return torch.from_numpy(game._current.derived.plain.values(lists))
 
 
 def varied_masks(n_units: int) -> Tensor:
