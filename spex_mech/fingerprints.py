@@ -54,7 +54,7 @@ def weights_sha256(model: nn.Module) -> str:
         if away is not None:
             own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
             waiting |= {id(t): away[name] for name, t in own if t.device.type == "meta"}
-    every = [*model.parameters(), *model.buffers()]
+    every: list[Tensor] = [*model.parameters(), *model.buffers()]
     found = [part for tensor in every for part in _parts_of(waiting.get(id(tensor), tensor))]
     return sha256_of(found)
 
@@ -63,8 +63,9 @@ def _parts_of(tensor: Tensor) -> list[Tensor]:
     """A tensor, or those that a quantised one is made of."""
     if tensor.device.type == "meta":
         return [torch.tensor(tensor.shape)]  # nothing is loaded that could be read
-    if hasattr(tensor, "__tensor_flatten__"):
-        names, _ = tensor.__tensor_flatten__()
+    flatten: Any = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None:
+        names, _ = flatten()
         return [part for name in names for part in _parts_of(getattr(tensor, name))]
     return [tensor]
 

@@ -114,3 +114,11 @@ def test_sites_are_the_slots_of_the_units_in_forward_order() -> None:
     assert [(s.layer, s.kind, s.slot_unit.tolist()) for s in got] == [
         (s.layer, s.kind, s.slot_unit.tolist()) for s in want
     ]
+
+
+def test_units_show_themselves_in_one_line() -> None:
+    model = sm.load_model("demo")
+    heads = sm.Components.heads(model)
+    assert str(heads[3]) == "L0H3"
+    assert repr(heads) == "Components(8: L0H0, L0H1, L0H2, L0H3, ...)"
+    assert repr(heads[:2]) == "Components(2: L0H0, L0H1)"

@@ -10,7 +10,9 @@ import pytest
 
 import spex_mech as sm
 from spex_mech.plots.filters import layer_filters, pair_filters, pairs_by_cell
+from spex_mech.plots.network import network_numbers
 from spex_mech.plots.numbers import folded_numbers, layer_energy, map_numbers
+from spex_mech.units import Unit, Units
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 
@@ -271,6 +273,33 @@ def test_another_backend_is_refused(draw: Any) -> None:
         draw(a_result(), backend="bokeh")
 
 
+@pytest.mark.parametrize("name", ["map", "layers", "neurons", "network"])
+def test_a_page_is_small_and_plotly_lies_beside_it(name: str, tmp_path: Path) -> None:
+    figure = getattr(sm, f"plot_{name}")(a_result(), backend="plotly")
+    figure.write_html(tmp_path / "shared.html")
+    assert (tmp_path / "shared.html").stat().st_size < 1_000_000
+    assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
+    figure.write_html(str(tmp_path / "alone.html"), include_plotlyjs=True)
+    assert (tmp_path / "alone.html").stat().st_size > 1_000_000
+
+
+def test_layers_and_kinds_are_those_of_the_table_not_of_the_names() -> None:
+    found = a_result()
+    named = replace(found, labels=["a", "b", "c", "d", "e", "f"])
+    told = replace(named, unit_table=Units(
+        Unit(label, "head" if label in "ad" else "neuron", 0 if label in "abc" else 1)
+        for label in named.labels
+    ))  # fmt: skip
+    assert list(layer_filters(told)) == list(layer_filters(found))
+    assert list(pair_filters(told)) == list(pair_filters(found))
+    for numbers in (map_numbers(told, "layer"), layer_energy(told), folded_numbers(told)):
+        assert len(numbers.names) > 1
+    nodes = network_numbers(told).nodes
+    assert [node.layer for node in nodes] == [node.layer for node in network_numbers(found).nodes]
+    with pytest.raises(ValueError, match="the unit 'a' has no layer"):
+        map_numbers(named, "layer")
+
+
 # -- in a browser ---------------------------------------------------------------------------------
 
 Open = Callable[..., Any]
@@ -315,7 +344,7 @@ def click_cell(page: Any, row: int, column: int) -> None:
 @pytest.mark.slow
 def test_a_saved_network_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "network.html"
-    sm.plot_network(a_result(), backend="plotly").write_html(path)
+    sm.plot_network(a_result(), backend="plotly").write_html(path, include_plotlyjs=True)
     at = opened(path)
     page = at.page
     lines = page.locator(".scatterlayer .trace:has(path.js-line)")
@@ -343,7 +372,7 @@ def test_a_saved_network_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_click_on_a_saved_map_lists_the_pairs_of_a_cell(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "layers.html"
-    sm.plot_layers(a_result(), backend="plotly").write_html(path)
+    sm.plot_layers(a_result(), backend="plotly").write_html(path, include_plotlyjs=True)
     at = opened(path)
     notes = at.page.locator(".annotation")
     assert notes.count() == 0
@@ -359,7 +388,7 @@ def test_a_click_on_a_saved_map_lists_the_pairs_of_a_cell(opened: Open, tmp_path
 @pytest.mark.slow
 def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "map.html"
-    sm.plot_map(a_result(), backend="plotly").write_html(path)
+    sm.plot_map(a_result(), backend="plotly").write_html(path, include_plotlyjs=True)
     at = opened(path)
     shown = (
         "n => document.querySelector('.js-plotly-plot').calcdata[0][0].z.flat()"
@@ -375,7 +404,7 @@ def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_cell_of_many_pairs_tells_the_value_that_is_chosen(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "map.html"
-    sm.plot_map(a_result(), by="layer", backend="plotly").write_html(path)
+    sm.plot_map(a_result(), by="layer", backend="plotly").write_html(path, include_plotlyjs=True)
     at = opened(path)
     assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: -4.5"
     choose(at.page, 0, "OR-like")

@@ -44,6 +44,9 @@ class Component:
         """``L9H6`` for a head, ``L3N1024`` for a neuron, ``L9G1`` for a key-value group."""
         return f"L{self.layer}{_LETTERS[self.kind]}{self.index}"
 
+    def __str__(self) -> str:
+        return self.label
+
     @staticmethod
     def parse(text: str) -> "Component":
         """Read ``L9H6``, ``L3N1024``, ``L9G1``, ``9.6``, ``A9.6``, ``a9.h6`` or
@@ -84,6 +87,10 @@ class Components(Sequence[Component]):
 
     units: tuple[Component, ...]
     architecture: Architecture = field(repr=False)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(unit.label for unit in self.units[:4])
+        return f"Components({len(self.units):,}: {shown}{', ...' if len(self.units) > 4 else ''})"
 
     def __post_init__(self) -> None:
         if not self.units:

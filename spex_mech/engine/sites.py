@@ -156,8 +156,7 @@ def check_calls(name: str, n_named: int, calls: Sequence[Calls], n_pos: int) -> 
         raise ValueError(
             f"{name} runs {n_calls} times in a forward pass, and is named for {n_named} "
             f"layer{'s' if n_named > 1 else ''}; a unit is one call of it, so name it once for "
-            f"each: Architecture(heads=({name!r},) * {n_calls}, ...), and join the calls with "
-            "Components.joined where all should be one unit"
+            f"each: Architecture(heads=({name!r},) * {n_calls}, ...)"
         )
     raise ValueError(
         f"{name} is named for {n_named} layers and runs {n_calls} time"

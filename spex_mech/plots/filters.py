@@ -1,15 +1,19 @@
 """Which pairs a choice of an interactive picture shows, and which pairs a cell of a map holds."""
 
+from collections import defaultdict
 from itertools import combinations_with_replacement, islice
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spex_mech.plots.network import Edge, edges_of
-from spex_mech.plots.numbers import Folded, MapNumbers, kind_of, layer_of, signed_energy
+from spex_mech.plots.numbers import Folded, MapNumbers, signed_energy
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.verdicts import SIGNIFICANT
 
+_PLURAL = defaultdict(
+    lambda: "units", head="heads", neuron="neurons", kv_group="key-value groups", group="groups"
+)
 _BY_Q = f"q at most {SIGNIFICANT}"
 
 
@@ -23,12 +27,12 @@ def pair_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
     chosen |= {reading: readings == reading for reading in sorted({*readings} - {"noise"})}
     chosen["above the noise floor"] = ~pairs.is_noise
     chosen["confirmed"] = pairs.confirmed == 1
-    kinds = sorted({kind_of(label) for label in pairs.labels})
+    kinds = sorted({*pairs.unit_table.kinds})
     if len(kinds) > 1:
-        of_unit = np.array([kinds.index(kind_of(label)) for label in pairs.labels])
+        of_unit = np.array([kinds.index(kind) for kind in pairs.unit_table.kinds])
         of_pair = np.sort(of_unit[pairs.units[:, :2]], axis=1)
         for a, b in combinations_with_replacement(range(len(kinds)), 2):
-            chosen[f"{kinds[a]} x {kinds[b]}"] = (of_pair == (a, b)).all(axis=1)
+            chosen[f"{_PLURAL[kinds[a]]} x {_PLURAL[kinds[b]]}"] = (of_pair == (a, b)).all(axis=1)
     shown = {name: rows for name, rows in chosen.items() if rows.any()}
     return shown if pairs.values.shape[1] < 2 else shown | {_BY_Q: pairs.is_significant}
 
@@ -37,7 +41,7 @@ def layer_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
     """Which pairs join which two layers (``L0 x L2``); nothing but all of them where units have no
     layers or all pairs join the same two."""
     chosen = {"all layers": np.ones(len(pairs), dtype=bool)}
-    of_unit = np.array([layer_of(label) for label in pairs.labels])
+    of_unit = pairs.unit_table.layers
     layers = np.sort(of_unit[pairs.units[:, :2]], axis=1)
     both = np.unique(layers, axis=0)
     if (layers < 0).any() or len(both) < 2:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from spex_mech.plots.numbers import layer_of, pairs_of, pale
+from spex_mech.plots.numbers import pairs_of, pale
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import halves
 from spex_mech.results.statistics import standard_errors
@@ -84,7 +84,7 @@ def network_numbers(found: Interactions, k: int = 20) -> Network:
     for label, (x, y) in network_positions(found, k).items():
         unit = found.labels.index(label)
         main, error = float(found.main_effects[unit]), float(errors[unit])
-        nodes.append(Node(label, layer_of(label), x, y, main, error))
+        nodes.append(Node(label, int(found.unit_table.layers[unit]), x, y, main, error))
     return Network(tuple(nodes), tuple(edges_of(top)))
 
 
@@ -139,13 +139,14 @@ def network_positions(found: Interactions, k: int = 20) -> dict[str, tuple[float
     """
     units = sorted({int(u) for u in strongest_pairs(found, k).units[:, :2].ravel()})
     shown = [found.labels[unit] for unit in units]
-    if not any(layer_of(name) >= 0 for name in shown):
+    layers = found.unit_table.layers[units].tolist()
+    if max(layers) < 0:
         angles = 2 * np.pi * np.arange(len(shown)) / len(shown)
         return {
             name: (float(np.sin(angle)), float(-np.cos(angle)))
             for name, angle in zip(shown, angles, strict=True)
         }
-    return in_columns(shown, [layer_of(name) for name in shown])
+    return in_columns(shown, layers)
 
 
 def in_columns(names: Sequence[str], layers: Sequence[int]) -> dict[str, tuple[float, float]]:

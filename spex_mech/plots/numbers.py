@@ -9,19 +9,21 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spex_mech.results.interactions import Interactions
+from spex_mech.units import Units
 
 _MOST_HEADS = 40  # of a folded map
 
 
 @dataclass(frozen=True, eq=False)
 class MapNumbers:
-    """What a map shows: ``values[row column]``, the names of both, where a new layer starts, and
-    the row that each unit is in (-1: in none). A cell is ``pale`` where none of its pairs is
-    significant."""
+    """What a map shows: ``values[row column]``, the names and layers of both (-1: of none), where a
+    new layer starts, and the row that each unit is in (-1: in none). A cell is ``pale`` where none
+    of its pairs is significant."""
 
     values: Float[np.ndarray, "row column"]
     pale: Bool[np.ndarray, "row column"]
     names: list[str]
+    layers: Int[np.ndarray, " row"]
     borders: list[int]
     by: str
     row_of: Int[np.ndarray, " unit"]
@@ -51,13 +53,13 @@ def map_numbers(found: Interactions, by: str = "unit", most: int = 64) -> MapNum
         raise ValueError(f"most is {most}; a map needs at least 2 units")
     pairs, means, _ = pairs_of(found)
     if by == "layer":
-        layers = _layers_of(found.labels)
+        layers = _layers_of(found)
         n_layers = int(layers.max()) + 1
         values = signed_energy(layers[pairs], means, n_layers)
         pale = pale_cells(layers, found, n_layers)
         names = [f"L{layer}" for layer in range(n_layers)]
-        return MapNumbers(values, pale, names, [], "layer", layers)
-    layers = np.array([layer_of(label) for label in found.labels])
+        return MapNumbers(values, pale, names, np.arange(n_layers), [], "layer", layers)
+    layers = found.unit_table.layers
     strength = np.zeros(len(found.labels))
     np.add.at(strength, pairs[:, 0], means**2)
     np.add.at(strength, pairs[:, 1], means**2)
@@ -69,7 +71,7 @@ def map_numbers(found: Interactions, by: str = "unit", most: int = 64) -> MapNum
     names = [found.labels[u] for u in shown]
     borders = np.flatnonzero(np.diff(layers[shown])) + 1
     pale = pale_cells(row_of, found, len(shown))
-    return MapNumbers(values, pale, names, borders.tolist(), "unit", row_of)
+    return MapNumbers(values, pale, names, layers[shown], borders.tolist(), "unit", row_of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +112,7 @@ def layer_energy(found: Interactions) -> LayerEnergy:
         ValueError: no pairs were measured, or units carry no layer.
     """
     pairs, means, errors = pairs_of(found)
-    layers = _layers_of(found.labels)
+    layers = _layers_of(found)
     n_layers = int(layers.max()) + 1
     energy, n_pairs = np.zeros((n_layers, n_layers)), np.zeros((n_layers, n_layers), dtype=int)
     low, high = np.sort(layers[pairs], axis=1).T
@@ -144,6 +146,7 @@ class Folded:
     names: list[str]
     sizes: Int[np.ndarray, " row"]
     is_block: Bool[np.ndarray, " row"]
+    layers: Int[np.ndarray, " row"]
     borders: list[int]
     row_of: Int[np.ndarray, " unit"]
     kept: float
@@ -164,8 +167,8 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
     if most < 1:
         raise ValueError(f"most is {most}; give at least 1 neuron")
     pairs, means, _ = pairs_of(found)
-    layers = _layers_of(found.labels)
-    is_neuron = np.array(["N" in label for label in found.labels])
+    layers = _layers_of(found)
+    is_neuron = np.array(found.unit_table.kinds) == "neuron"
     if not is_neuron.any():
         raise ValueError("there is no neuron to fold: plot_map shows heads")
     strength = np.zeros(len(found.labels))
@@ -189,6 +192,7 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
         names=names,
         sizes=np.array(sizes),
         is_block=np.array([bool(block) for _, block, _ in rows]),
+        layers=of_layer,
         borders=(np.flatnonzero(np.diff(of_layer)) + 1).tolist(),
         row_of=row_of,
         kept=kept,
@@ -259,23 +263,19 @@ def pairs_of(
     return found.units[rows][:, :2], found.mean[rows], found.stderr[rows]
 
 
-def _layers_of(labels: list[str]) -> Int[np.ndarray, " unit"]:
-    layers = np.array([layer_of(label) for label in labels])
+def _layers_of(found: Interactions) -> Int[np.ndarray, " unit"]:
+    layers = found.unit_table.layers
     if (layers < 0).any():
-        raise ValueError("a map by layer needs labels such as L9H6 or L3N1024")
+        label = found.labels[int(np.flatnonzero(layers < 0)[0])]
+        raise ValueError(
+            f"the unit {label!r} has no layer: a map by layer needs labels such as L9H6 or L3N1024"
+        )
     return layers
 
 
 def layer_of(label: str) -> int:
-    """The layer in a label such as L9H6; -1 where there is none."""
-    digits = label[1:].split("H")[0].split("N")[0].split("G")[0]
-    return int(digits) if label.startswith("L") and digits.isdigit() else -1
-
-
-def kind_of(label: str) -> str:
-    kinds = {"H": "heads", "N": "neurons", "G": "key-value groups"}
-    letters = [letter for letter in label[1:] if letter in kinds]
-    return kinds[letters[0]] if layer_of(label) >= 0 and letters else "units"
+    """The layer in a label such as L9H6; -1 where there is none. For what has no table of units."""
+    return int(Units.of_labels([label]).layers[0])
 
 
 def metric_unit(found: Interactions) -> str:

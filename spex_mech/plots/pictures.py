@@ -34,8 +34,9 @@ def plot_map(
             strongest pairs.
 
     Returns:
-        A matplotlib figure (save it with ``.savefig("map.png")``), or a plotly figure (save it with
-        ``.write_html("map.html")``).
+        A matplotlib figure (save it with ``.savefig("map.png")``), or a plotly figure. Save that
+        with ``.write_html("map.html")``, which puts ``plotly.min.js`` beside the page for all pages
+        of the folder, or with ``include_plotlyjs=True`` as a page that stands alone (5 MB).
 
     Raises:
         ValueError: no pairs were measured, ``by`` or ``backend`` has another value, the units have

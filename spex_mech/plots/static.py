@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from spex_mech.plots import style
 from spex_mech.plots.network import Edge, Network, Node, edge_curve, network_numbers
@@ -19,7 +19,6 @@ from spex_mech.plots.numbers import (
     LayerEnergy,
     folded_numbers,
     layer_energy,
-    layer_of,
     map_numbers,
     metric_unit,
 )
@@ -43,7 +42,7 @@ def draw_map(found: Interactions, by: str, most: int) -> "Figure":
     _borders(axes, numbers.borders)
     marked = by == "unit" and len(numbers.borders) > 0
     if marked:
-        _layer_marks(axes, numbers.names, numbers.borders)
+        _layer_marks(axes, numbers.layers, numbers.borders)
     if by == "unit":
         _diagonal(axes, n_names)
     cut = f"the {n_names} strongest of {len(found.labels)} units"
@@ -244,11 +243,11 @@ def _borders(axes: Any, borders: list[int]) -> None:
         axes.axvline(border - 0.5, color="black", linewidth=0.5)
 
 
-def _layer_marks(axes: Any, names: list[str], borders: list[int]) -> None:
+def _layer_marks(axes: Any, layers: Int[np.ndarray, " row"], borders: list[int]) -> None:
     """The name of each layer over its columns."""
-    edges = [0, *borders, len(names)]
+    edges = [0, *borders, len(layers)]
     for start, stop in pairwise(edges):
-        layer = layer_of(names[start])
+        layer = int(layers[start])
         if layer >= 0:
             axes.text(
                 (start + stop - 1) / 2, -0.62, f"layer {layer}" if stop - start > 3 else f"{layer}",

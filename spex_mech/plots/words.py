@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from spex_mech.plots.numbers import layer_of
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.verdicts import SIGNIFICANT
 
@@ -46,7 +45,8 @@ def relation(found: Interactions, row: int) -> str:
     verdict = found.take(np.array([row])).verdicts[0]
     if found.about.get("metric") == "kl":  # a distance: all ablations of any model add to it
         return _IN_DISTANCE.get(verdict, "")
-    layers = [layer_of(label) for label in found.names[row]]
+    units = found.units[row]
+    layers = found.unit_table.layers[units[units >= 0]].tolist()
     if verdict == "OR-like":
         return "their damage compounds: either suffices, and one backs the other up"
     if verdict == "AND-like" and min(layers) >= 0 and len({*layers}) > 1:

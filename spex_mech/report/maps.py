@@ -6,12 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from spex_mech.plots.numbers import (
     folded_numbers,
     layer_energy,
-    layer_of,
     map_numbers,
     metric_unit,
 )
@@ -30,7 +29,7 @@ def unit_map(found: Interactions) -> dict[str, Any]:
     tips = _pair_tips(found)
     return _heat(
         "unit-map", numbers.values, numbers.names, numbers.borders, tips, pale=numbers.pale,
-        turned=found.less_is_better,
+        turned=found.less_is_better, layers=numbers.layers,
         caption=f"{which}, in their order ({metric_unit(found)}).",
     )  # fmt: skip
 
@@ -70,7 +69,7 @@ def folded_map(found: Interactions) -> dict[str, Any]:
     return _heat(
         "folded-map", numbers.values, numbers.names, numbers.borders, _pair_tips(found),
         caption=caption, blocks=numbers.is_block, pale=numbers.pale,
-        turned=found.less_is_better,
+        turned=found.less_is_better, layers=numbers.layers,
     )  # fmt: skip
 
 
@@ -106,6 +105,7 @@ def _heat(
     blocks: Bool[np.ndarray, " row"] | None = None,
     pale: Bool[np.ndarray, "row row"] | None = None,
     turned: bool = False,
+    layers: Int[np.ndarray, " row"] | None = None,
 ) -> dict[str, Any]:
     """Places and texts of a map's cells, in pixels."""
     n = len(names)
@@ -140,7 +140,7 @@ def _heat(
             for i, text in enumerate(short)
         ],
         "layers": [
-            {"x": left + cell * (start + stop) / 2, "text": _layer_text(names[start], stop - start)}
+            {"x": left + cell * (start + stop) / 2, "text": _layer_text(layers, start, stop)}
             for start, stop in pairwise([0, *borders, n] if borders else [])
         ],
         "borders": [cell * border for border in borders],
@@ -190,6 +190,6 @@ def _cell(
     }
 
 
-def _layer_text(name: str, n_units: int) -> str:
-    layer = layer_of(name)
-    return "" if layer < 0 else f"layer {layer}" if n_units > 2 else str(layer)
+def _layer_text(layers: Int[np.ndarray, " row"] | None, start: int, stop: int) -> str:
+    layer = -1 if layers is None else int(layers[start])
+    return "" if layer < 0 else f"layer {layer}" if stop - start > 2 else str(layer)

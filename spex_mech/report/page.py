@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spex_mech.circuits.circuit import Circuit
-from spex_mech.plots.numbers import layer_of
 from spex_mech.report.maps import folded_map, layer_map, unit_map
 from spex_mech.report.network import network
 from spex_mech.report.prompts import prompts_shown
@@ -135,8 +134,8 @@ def _frame(found: Interactions, title: str | None) -> dict[str, Any]:
 def _drawings(found: Interactions) -> dict[str, Any]:
     """The maps and the network; None for each that the result has nothing for."""
     has_pairs = bool((found.order == 2).any())
-    layered = has_pairs and all(layer_of(label) >= 0 for label in found.labels)
-    neurons = layered and any("N" in label for label in found.labels)
+    layered = has_pairs and bool((found.unit_table.layers >= 0).all())
+    neurons = layered and "neuron" in found.unit_table.kinds
     return {
         "map": unit_map(found) if has_pairs else None,
         "layers": layer_map(found) if layered else None,

@@ -3,7 +3,6 @@
 import shlex
 from typing import Any
 
-from spex_mech.plots.numbers import layer_of
 from spex_mech.results.interactions import Interactions
 
 _PROXIES = ("distilled", "trees")  # that can be named
@@ -28,7 +27,7 @@ def command_of(found: Interactions) -> str:
     if sayable:
         options = {"model": about["model"], "task": about["task"], **search}
         options |= {"n-prompts": about["n_prompts"], "ablation": about["ablation"]}
-        heads = all(layer_of(u) >= 0 and "H" in u for u in found.labels)
+        heads = {*found.unit_table.kinds} == {"head"}
         options["units"] = ",".join(found.labels)
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         return shlex.join(["spex-mech", "discover", *words]) if heads else _code(found, search)
@@ -39,7 +38,7 @@ def _code(found: Interactions, search: dict[str, Any]) -> str:
     """Python that makes a result like this, from the import to the search."""
     about, labels = found.about, found.labels
     lines = ["import spex_mech as sm", ""]
-    components = all(layer_of(label) >= 0 for label in labels)
+    components = {*found.unit_table.kinds} <= {"head", "neuron", "kv_group"}
     if {"model", "task"} <= set(about) and components:
         n = f", n_prompts={about['n_prompts']}" if "n_prompts" in about else ""
         how = f", ablation={about['ablation']!r}" if "ablation" in about else ""
