@@ -301,6 +301,7 @@ def _discover_data(options: argparse.Namespace) -> None:
         known = sm.explain(held["masks"], held["values"], proxy, labels=labels)
         told = "of no held-out mask" if known.r2 is None else f"{known.r2:.2f} on held-out masks"
         table = known.frame(20, options.order, kind="banzhaf")
+        options.out.mkdir(parents=True, exist_ok=True)
         table.to_csv(options.out / "estimates.csv", index=False)
         say(f"estimates from {known.n_masks:,} known masks, R² {told}")
         say(table.to_string(index=False))

@@ -207,7 +207,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     model: str, tmp_path: Path, capsys: Any, arguments: str, texts: list[str]
 ) -> None:
     out = tmp_path / "out"
-    common = ["discover", "--model", model, "--n-prompts", "2", "--out", str(out)]
+    of_prompts = [] if "--lens" in arguments else ["--n-prompts", "2"]
+    common = ["discover", "--model", model, *of_prompts, "--out", str(out)]
     error = refused(capsys, *common, *arguments.split())
     assert all(text in error for text in texts)
     assert not out.exists()
