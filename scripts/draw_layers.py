@@ -15,7 +15,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("sweep", "many models, tasks and ablations", ""),
     ("report", "a page of a result", ""),
     ("plots", "the numbers of a picture, then a thin drawing", ""),
-    ("circuits distill", "which units do a task; a small model of a game", ""),
+    ("circuits distill testing", "which units do a task; a small model; checks for games", ""),
     ("discover", "the verbs: discover, measure, confirm", ""),
     ("runs", "store, workers, factories", "3"),
     ("driver", "the only loop: batches, cost, progress", "2 8"),

@@ -59,8 +59,10 @@ def test_pairs_are_the_strongest_over_the_noise() -> None:
     pairs = example_pairs(a_result(), 10)
     assert [(pair.units, pair.reading) for pair in pairs] == [
         ((2, 3), "not significant"),
-        ((0, 1), "OR-like"),
+        ((0, 1), "not significant"),  # two points, however equal, prove nothing
     ]
+    many = {pair.units: pair.reading for pair in example_pairs(on_many_points(), 10)}
+    assert many == {(2, 3): "AND-like", (0, 1): "OR-like"}
     assert [pair.value for pair in pairs] == pytest.approx([1.5, -1.0])
     assert pairs[0].stderr == pytest.approx(1.5) and pairs[1].stderr == pytest.approx(0)
     assert len(example_pairs(a_result(), 1)) == 1

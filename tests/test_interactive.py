@@ -29,17 +29,21 @@ VALUES = {
 CLEAR = {("L0H0", "L1H2"), ("L1N7", "L1N8")}  # small errors; those of the others are large
 
 
+N_PROMPTS = 12
+
+
 def a_result(noise_floor: float = 0.1) -> sm.Interactions:
     units = np.array([[UNITS.index(a), UNITS.index(b)] for a, b in VALUES])
     means = np.array(list(VALUES.values()))
-    spread = np.array([0.001 if pair in CLEAR else 0.9 for pair in VALUES])
-    signs = np.array([-1, 1, -1, 1])
+    # As many prompts as q-values need, none like another; the wide ones say nothing.
+    spread = np.array([0.001 if pair in CLEAR else 3.0 for pair in VALUES])
+    offsets = np.linspace(-1, 1, N_PROMPTS)
     return sm.Interactions(
         UNITS,
         units,
-        means[:, None] * (1 + spread[:, None] * signs),
-        -np.ones((len(UNITS), 4)),
-        np.ones(4),
+        means[:, None] * (1 + spread[:, None] * offsets),
+        -np.ones((len(UNITS), N_PROMPTS)),
+        np.ones(N_PROMPTS),
         noise_floor=noise_floor,
         about={"metric": "log_prob"},
     )
@@ -247,7 +251,9 @@ def test_what_a_click_lists() -> None:
 
 @pytest.mark.parametrize("draw", [sm.plot_map, sm.plot_layers, sm.plot_network])
 def test_one_pair_needs_no_menu_that_chooses_nothing(draw: Any) -> None:
-    found = replace(a_result(), units=np.array([[0, 3]]), values=np.zeros((1, 4)), noise_floor=0.0)
+    found = replace(
+        a_result(), units=np.array([[0, 3]]), values=np.zeros((1, N_PROMPTS)), noise_floor=0.0
+    )
     for drop_down in draw(found, backend="plotly").layout.updatemenus:
         assert len(drop_down.buttons) > 1
 

@@ -25,6 +25,9 @@ VALUES = {
 }
 
 
+MAIN = -4.0  # of each unit: it helps, whatever the other does
+
+
 def a_result(
     values: dict[tuple[str, str], float], labels: list[str], spread: float = 0.5, n: int = 2
 ) -> sm.Interactions:
@@ -35,7 +38,7 @@ def a_result(
         labels,
         units,
         np.stack([(1 - spread) * means, (1 + spread) * means] * (n // 2), axis=1),
-        -np.ones((len(labels), n)),
+        np.full((len(labels), n), MAIN),
         np.ones(n),
         about={"metric": "log_prob"},
     )
@@ -70,9 +73,9 @@ def test_network() -> None:
     assert [e.half for e in numbers.edges] == pytest.approx(top.intervals()[:, 1] - top.mean)
     assert [e.line for e in numbers.edges] == ["dashed", "solid"] and not numbers.edges[0].pale
     assert [(n.label, n.layer, n.main_effect, n.stderr) for n in numbers.nodes] == [
-        ("L0H0", 0, -1.0, 0.0),
-        ("L0N5", 0, -1.0, 0.0),
-        ("L1H2", 1, -1.0, 0.0),
+        ("L0H0", 0, MAIN, 0.0),
+        ("L0N5", 0, MAIN, 0.0),
+        ("L1H2", 1, MAIN, 0.0),
     ]
 
 
@@ -189,7 +192,7 @@ def test_interactive_map_has_the_same_numbers() -> None:
     heat = sm.plot_map(found, backend="plotly").data[0]
     np.testing.assert_array_equal(np.array(heat.z, float), map_numbers(found).values)
     texts = np.array(heat.hovertext)
-    assert texts[0, 1] == "L0H0 x L0N5<br>+3 +- 9.5<br>not significant<br>q = 0.3"
+    assert texts[0, 1] == "L0H0 x L0N5<br>+3 +- 9.5<br>not significant<br>q = 0.5"
     assert texts[0, 0] == "L0H0 x L0H0<br>not measured"
 
 
@@ -204,7 +207,7 @@ def test_interactive_network_has_an_edge_and_a_badge_a_pair() -> None:
     assert dashes == {"AND-like, strong": "solid", "OR-like, strong": "dash"}
     badges = [trace.hovertext[0] for trace in figure.data if trace.hovertext is not None]
     assert badges[0].startswith("L0H0 x L0N5<br>+3")
-    assert badges[-1] == "L0H0<br>main effect -1 +- 0"
+    assert badges[-1] == "L0H0<br>main effect -4 +- 0"
 
 
 def test_interactive_layers_and_neurons() -> None:
@@ -215,7 +218,7 @@ def test_interactive_layers_and_neurons() -> None:
     heat = sm.plot_neurons(found, share=0.7, backend="plotly").data[0]
     np.testing.assert_array_equal(np.array(heat.z, float), folded_numbers(found, 0.7).values)
     # A cell of one pair tells of it, also where it stands for a layer's folded neurons.
-    assert heat.hovertext[2][4] == "L0N6 x L1N8<br>-2 +- 6.3<br>not significant<br>q = 0.3"
+    assert heat.hovertext[2][4] == "L0N6 x L1N8<br>-2 +- 6.3<br>not significant<br>q = 0.5"
 
 
 def test_plotly_reads_no_tag_in_a_name() -> None:

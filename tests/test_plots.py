@@ -22,12 +22,14 @@ def a_result(
     width = max(map(len, values))
     units = [[labels.index(u) for u in s] + [-1] * (width - len(s)) for s in values]
     means = np.array(list(values.values()), dtype=np.float32)
+    # As many prompts as q-values need, none like another; their means are exact.
+    offsets = np.array([*range(-6, 0), *range(1, 7)], dtype=np.float32) / 1024
     return sm.Interactions(
         labels,
         np.array(units),
-        np.repeat(means[:, None], 2, axis=1),
-        -np.ones((len(labels), 2)),
-        np.ones(2),
+        means[:, None] * (1 + offsets),
+        np.full((len(labels), len(offsets)), -4.0),  # each unit helps, whatever the other does
+        np.ones(len(offsets)),
         about=about,
     )
 

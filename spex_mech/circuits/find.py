@@ -109,7 +109,7 @@ def find_circuit(
     >>> len(circuit), circuit.faithfulness.value
     (2, 1.0)
     >>> [str(group) for group in circuit.groups if group.kind == "backup"]
-    ['backup: b, (c)']
+    ['backup: (b), c']
     """
     with ExitStack() as stack:
         game, held_out = Games.started(stack, game, held_out, workers, address)

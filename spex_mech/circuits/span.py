@@ -104,7 +104,7 @@ def share_intervals(
 
     >>> above, below = np.array([[1.0, 2.0, 3.0]]), np.array([4.0, 4.1, 3.9])
     >>> share_intervals(above, below).round(3).tolist()
-    [[0.072, 0.928]]
+    [[0.077, 0.943]]
     """
     from scipy.special import stdtrit
 
