@@ -63,8 +63,9 @@ def random_model(seed: int) -> sm.Interactions:
     )  # fmt: skip
     torch.manual_seed(seed)
     model = transformers.GPT2LMHeadModel(config).eval()
-    tokens, answers = torch.randint(0, 40, (16, 8)), torch.randint(0, 40, (2, 16))
-    prompts = sm.Prompts(tokens, answers=answers[0], wrong_answers=answers[1])
+    tokens, answers = torch.randint(0, 40, (16, 8)), torch.randint(0, 40, (16,))
+    wrong = (answers + torch.randint(1, 40, (16,))) % 40  # any other token
+    prompts = sm.Prompts(tokens, answers=answers, wrong_answers=wrong)
     return sm.discover(sm.ModelGame(model, sm.Task(prompts, "logit_diff")), progress=False)
 
 
@@ -74,7 +75,9 @@ def shuffled_answers(seed: int) -> sm.Interactions:
     tokens = sm.load_task("induction", model, n_prompts=16, seed=seed).prompts.tokens
     order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
     answers = tokens[order, -1]
-    prompts = sm.Prompts(tokens[:, :-1], answers=answers, wrong_answers=answers.roll(1))
+    wrong = answers.roll(1)
+    wrong = torch.where(wrong == answers, answers % 60 + 1, wrong)  # another token in any case
+    prompts = sm.Prompts(tokens[:, :-1], answers=answers, wrong_answers=wrong)
     return sm.discover(sm.ModelGame(model, sm.Task(prompts, "logit_diff")), progress=False)
 
 
