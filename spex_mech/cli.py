@@ -177,7 +177,7 @@ def _demo(options: argparse.Namespace) -> None:
     say(found)
     say(
         f"\n{a} and {b} make induction: each alone costs "
-        f"{_main(found, a):+.2f} and {_main(found, b):+.2f} nats, "
+        f"{found.main_effect(a):+.2f} and {found.main_effect(b):+.2f} nats, "
         f"and the damage overlaps by {found.value(a, b):+.2f}: they work in series."
     )
     say(f"On 64 other prompts: {again.mean[0]:+.2f} +- {again.stderr[0]:.2f}.\n\n{files}")
@@ -387,10 +387,6 @@ def _tasks(options: argparse.Namespace) -> None:
     for name, what in TASKS.items():
         say(f"{name:<14}{what}")
     say(f"{'a file':<14}of prompts: EAP-IG's .csv, auto-circuit's .json, or rows of your own")
-
-
-def _main(found: Any, label: str) -> float:
-    return float(found.main_effects[found.labels.index(label)])
 
 
 def _write(found: Any, options: argparse.Namespace, task: Any) -> str:
