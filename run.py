@@ -3,7 +3,7 @@
 
     python3 run.py demo            the main job, on the bundled model
     python3 run.py smollm2         the same on SmolLM2-135M, a real language model (93 MB)
-    python3 run.py test [...]      the tests (arguments go to pytest)
+    python3 run.py test [...]      the tests, on all cores (arguments go to pytest; -n 0: on one)
     python3 run.py COMMAND [...]   any other command of spex-mech
 
 The first call makes a virtual environment in .venv and installs the package into it; later calls
@@ -65,8 +65,11 @@ def main() -> int:
         print(f"the set-up failed: {error}; remove {ENVIRONMENT} to start it afresh")
         return 1
     if arguments[0] == "test":
-        command = [str(PYTHON), "-m", "pytest", *arguments[1:]]
-        return subprocess.run(command, cwd=HERE).returncode
+        # One process for each core and one thread in each: torch's threads gain little on tests.
+        spread = ["-n", "auto", "--dist", "worksteal"]
+        command = [str(PYTHON), "-m", "pytest", *spread, *arguments[1:]]
+        threads = {"OMP_NUM_THREADS": "1", **os.environ}
+        return subprocess.run(command, cwd=HERE, env=threads).returncode
     return subprocess.run([str(PYTHON), "-m", "spex_mech", *arguments]).returncode
 
 
