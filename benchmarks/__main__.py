@@ -22,7 +22,7 @@ from benchmarks.frame import HERE, Options, options_of, parser, provenance
 
 # In order of what one would look at first. What it measures: the module's first lines say.
 NAMES = (
-    "recovery", "recovery_ioi", "circuits", "pruning", "robustness", "growth", "lenses",
+    "smollm2", "recovery", "recovery_ioi", "circuits", "pruning", "robustness", "growth", "lenses",
     "throughput", "cluster", "store_size", "ioi_maps",
 )  # fmt: skip
 

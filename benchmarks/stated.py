@@ -246,6 +246,26 @@ def throughput() -> Stated:
     }  # fmt: skip
 
 
+def smollm2() -> Stated:
+    rows = kept("smollm2")
+    run = the(rows, what="run")
+    pairs = rows_of(rows, what="pair")[:8]
+    return {
+        "smollm2.units": f"{run['units']:,}",
+        "smollm2.pairs": f"{run['pairs'] / 1e9:.2f} billion",
+        "smollm2.evaluations": f"{run['evaluations']:,}",
+        "smollm2.minutes": f"{run['seconds'] / 60:.1f}",
+        "smollm2.gigabytes": text(run["gigabytes"], 1),
+        "smollm2.right": f"{run['right']} of {run['prompts']}",
+        "smollm2.confirmed": f"{run['confirmed']} of {run['tried']}",
+        "smollm2.same_sign": f"{run['same_sign']} of {run['tried']}",
+        "smollm2.strongest": [
+            [row["pair"], f"{row['searched']:+.2f}", f"{row['again']:+.2f} ± {row['stderr']:.2f}"]
+            for row in pairs
+        ],
+    }
+
+
 def store_size() -> Stated:
     rows = kept("store_size")
     pairs, halves, gradients = (the(rows, masks=m) for m in ("pairs", "halves", "gradients"))
@@ -375,8 +395,8 @@ def stated() -> Stated:
 
     found: Stated = {}
     for of in (
-        recovery, recovery_ioi, throughput, store_size, cluster, growth, lenses, circuits, pruning,
-        robustness,
+        smollm2, recovery, recovery_ioi, throughput, store_size, cluster, growth, lenses, circuits,
+        pruning, robustness,
     ):  # fmt: skip
         found |= of()
     return found

