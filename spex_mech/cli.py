@@ -183,7 +183,7 @@ def _demo(options: argparse.Namespace) -> None:
     say(f"On 64 other prompts: {again.mean[0]:+.2f} +- {again.stderr[0]:.2f}.\n\n{files}")
 
 
-# Of the demo on SmolLM2: what takes about two minutes on two CPU cores.
+# Of the demo on SmolLM2: what takes a few minutes on two CPU cores.
 _SMOLLM2_PROMPTS, _SMOLLM2_BUDGET, _SMOLLM2_CONFIRMED = 8, 1200, 20
 
 
