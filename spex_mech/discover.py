@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from spex_mech.driver import Rounding, drive
+from spex_mech.driver import Rounding, Unchanged, drive
 from spex_mech.fingerprints import versions
 from spex_mech.game import FunctionGame as CallableGame
 from spex_mech.game import Game, as_game, is_game
@@ -146,18 +146,17 @@ def discover(
         shown = {"top": rest.pop("top", 100), "audit": rest.pop("audit", None)}
         if isinstance(smaller := rest.get("proxy"), Game):
             rest["proxy"] = student_of(game, smaller, order, seed, progress, store)
-        return Adaptive(_strategy(game, method, seed, rest), len(game), **common, **shown)
+        return Adaptive(_strategy(game, method, seed, rest, about), len(game), **common, **shown)
 
     identity = {"method": method, **common, **options}
     return _searched(game, search, about, identity, progress, store)
 
 
-def _strategy(game: Game, method: str, seed: int, options: dict[str, Any]) -> CandidateSource:
-    has = game.has_slopes
-    if options.get("gradients") and not has:
-        raise ValueError("gradients=True, but this game has no gradient(masks)")
+def _strategy(
+    game: Game, method: str, seed: int, options: dict[str, Any], about: dict[str, Any]
+) -> CandidateSource:
     if method == "spex":
-        return Spex(**_known("gradients", has, options))
+        return Spex(**_known("gradients", _has_slopes(game, options, about), options))
     proxy = proxy_named(options.pop("proxy", "distilled"), seed, game)
     reads = isinstance(proxy, Distilled)
     if options.get("gradients") and not reads:
@@ -165,7 +164,27 @@ def _strategy(game: Game, method: str, seed: int, options: dict[str, Any]) -> Ca
     half = options.pop("masks", "near")
     if half not in ("near", "half"):
         raise ValueError(f"masks={half!r}; choose 'near' (the intact model) or 'half' (p = 1/2)")
-    return ProxySpex(proxy, half=half == "half", **_known("gradients", has and reads, options))
+    has = reads and _has_slopes(game, options, about)
+    return ProxySpex(proxy, half=half == "half", **_known("gradients", has, options))
+
+
+def _has_slopes(game: Game, options: dict[str, Any], about: dict[str, Any]) -> bool:
+    """Whether gradients may be asked for; where a game that could have them has none, that is said
+    in a warning and in the result.
+
+    Raises:
+        ValueError: the user asks for them, and there are none.
+    """
+    asked = options.get("gradients")
+    if asked is False or game.has_slopes:
+        return asked is not False
+    why = game.why_no_slopes
+    if asked:
+        raise ValueError(f"gradients=True, but {why or 'this game has no gradient(masks)'}")
+    if why:
+        about["without_gradients"] = why
+        warnings.warn(f"the search does without gradients: {why}", stacklevel=7)
+    return False
 
 
 def student_of(
@@ -344,9 +363,12 @@ def _searched(
 
     def result(run: Run | None) -> Interactions:
         search, rounding = make(), Rounding()
-        cost = drive(game, search, progress, run, rounding)
-        return _result(game, search, cost, about, rounding)
+        cost = drive(game, search, progress, run, rounding, unchanged)
+        found = _result(game, search, cost, about, rounding)
+        unchanged.check()
+        return found
 
+    unchanged = Unchanged(game)
     if store is None:
         return result(None)
     with opened(store, game) as kept:

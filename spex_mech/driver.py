@@ -174,6 +174,7 @@ def drive(
     progress: bool = True,
     run: Kept | None = None,
     watcher: Watcher | None = None,
+    unchanged: "Unchanged | None" = None,
 ) -> dict[str, int | float]:
     """Carry all of a search's questions to the game and the answers back.
 
@@ -189,10 +190,15 @@ def drive(
         progress: show a progress bar once it takes more than a few seconds.
         run: the search's part of a store, which is asked first and told what is new.
         watcher: hears what happens.
+        unchanged: since when what the game is made from may not have changed; default: since now.
 
     Returns:
         what it cost: evaluations, gradients, seconds; with a store, what was reused of others.
+
+    Raises:
+        RuntimeError: what the game is made from (a model, its prompts) changed in between.
     """
+    unchanged = Unchanged(game) if unchanged is None else unchanged
     started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
     # A fixed size: which masks share a batch must not depend on how fast the machine is.
     size = game.masks_per_batch if run is None else run.masks_per_batch
@@ -200,7 +206,7 @@ def drive(
         heard = Watchers((bar,) if watcher is None else (bar, watcher))
         while (question := search.ask()) is not None:
             heard.asked(question, game)
-            answers = list(_answers(game, question, size, run, heard))
+            answers = list(_answers(game, question, size, run, heard, unchanged))
             values = np.concatenate([answer.values for answer in answers])
             slopes = [answer.slopes for answer in answers if answer.slopes is not None]
             cost["evaluations"] += question.cost
@@ -213,7 +219,12 @@ def drive(
 
 
 def _answers(
-    game: Game, question: Question, size: int, run: Kept | None, watcher: Watcher
+    game: Game,
+    question: Question,
+    size: int,
+    run: Kept | None,
+    watcher: Watcher,
+    unchanged: "Unchanged",
 ) -> Iterator[Answer]:
     """The answer to each batch of a question, in order; some batches are begun ahead."""
     slopes, each = question.gradient, cost_of_mask(question.gradient)
@@ -229,11 +240,30 @@ def _answers(
         watcher.kept(each * (len(part) - len(rest)))
 
         def ask(rest: MaskBatch = rest, pending: Any = pending) -> Answer:
-            return checked(pending.result(), rest, slopes, game)
+            answer = pending.result()
+            unchanged.check()
+            return checked(answer, rest, slopes, game)
 
         answer = ask() if run is None else run.answer(part, slopes, question.stage, looked, ask)
         watcher.answered(each * len(rest))
         yield answer
+
+
+class Unchanged:
+    """That what a game is made from stays as it was when this was made."""
+
+    def __init__(self, game: Game) -> None:
+        self.game, self._before = game, len(game.changes(look=True))
+
+    def check(self) -> None:
+        """Raises:
+        RuntimeError: it did not; the text says what changed.
+        """
+        if changes := self.game.changes()[self._before :]:
+            raise RuntimeError(
+                f"{changes[0]} changed during the search, which would mix values of two models; "
+                "search again, and let nothing change the model meanwhile"
+            )
 
 
 def _begin(game: Game, masks: MaskBatch, slopes: bool, watcher: Watcher) -> Pending:

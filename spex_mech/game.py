@@ -117,6 +117,21 @@ class Game(ABC):
         """Whether :meth:`slopes_at` and ``evaluate(..., slopes=True)`` answer."""
         return False
 
+    @property
+    def why_no_slopes(self) -> str:
+        """Why a game that could have slopes has none, for a warning; empty: there is nothing to
+        say."""
+        return ""
+
+    def changes(self, look: bool = False) -> Sequence[str]:
+        """What changed of that which it was made from, in words, since it was made: a search must
+        not mix values of before and after.
+
+        Args:
+            look: whether something changed by now; otherwise, up to the last call.
+        """
+        return ()
+
     def slopes_at(self, gates: Tensor) -> Answer:
         """Values and slopes at gates ``[mask unit]`` from 0 (ablated) to 1 (kept), or at masks.
 

@@ -17,7 +17,7 @@ from spex_mech.circuits.scores import scored
 from spex_mech.circuits.select import Selection
 from spex_mech.circuits.span import checked_span
 from spex_mech.circuits.steps import Masks, Steps, StepSearch, Values
-from spex_mech.driver import drive
+from spex_mech.driver import Unchanged, drive
 from spex_mech.game import Game, as_game, is_game
 from spex_mech.games.model_game import ModelGame
 from spex_mech.results.interactions import Interactions
@@ -193,14 +193,14 @@ class CircuitRuns:
         planned: int,
         stage: str,
     ) -> tuple[T, dict[str, int | float]]:
-        search = StepSearch(steps, len(game), planned, stage)
+        search, unchanged = StepSearch(steps, len(game), planned, stage), Unchanged(game)
         if store is None:
-            cost = drive(game, search, self.progress)
+            cost = drive(game, search, self.progress, unchanged=unchanged)
         else:
             settings = {"method": name, **self.settings}
             with opened(store, game) as kept:
                 run = kept.search(settings, game, game.masks_per_batch)
-                cost = drive(game, search, self.progress, run)
+                cost = drive(game, search, self.progress, run, unchanged=unchanged)
         return search.result, cost
 
 

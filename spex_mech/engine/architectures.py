@@ -254,7 +254,7 @@ def _of_hooked(model: Any) -> Architecture:
 
 
 def _sized(model: nn.Module, arch: Architecture, d_head: int | None = None) -> Architecture:
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     head_widths, neuron_widths = [], []
     for layer in range(arch.n_layers):
         for name, widths in (
@@ -284,10 +284,13 @@ def _sized(model: nn.Module, arch: Architecture, d_head: int | None = None) -> A
 def _numbered(model: nn.Module, pattern: str) -> dict[int, str]:
     """Layer -> module name, for the modules whose name ends in the pattern."""
     found: dict[int, str] = {}
-    for name, _ in model.named_modules():
+    # A block that stands for several layers is named for each: a head is a call of it.
+    for name, module in model.named_modules(remove_duplicate=False):
         # "layer.0.output.dense" must not match inside "layer.0.attention.output.dense".
         if match := re.search(rf"(?:^|\.){pattern}$", name):
-            found[int(match[1])] = name
+            had = found.get(int(match[1]))
+            if had is None or model.get_submodule(had) is not module:  # the first of two names
+                found[int(match[1])] = name
     return found
 
 

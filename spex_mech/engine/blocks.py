@@ -467,7 +467,14 @@ _STREAMS = ("hidden_states", "hidden_state", "x")
 
 
 def _stream_of(args: Any, kwargs: Any) -> Tensor:
-    return args[0] if args else kwargs[next(name for name in _STREAMS if name in kwargs)]
+    return args[0] if args else kwargs[_stream_name(kwargs)]
+
+
+def _stream_name(kwargs: Any) -> str:
+    name = next((name for name in _STREAMS if name in kwargs), None)
+    if name is None:
+        raise CannotReplay(f"a block is called with {', '.join(kwargs) or 'nothing'} by name alone")
+    return name
 
 
 def _without_stream(args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -482,7 +489,7 @@ def _without_stream(args: Any, kwargs: Any) -> tuple[Any, Any]:
 def _with_stream(args: Any, kwargs: Any, stream: Tensor) -> tuple[Any, Any]:
     if args:
         return (stream, *args[1:]), kwargs
-    return (), kwargs | {next(name for name in _STREAMS if name in kwargs): stream}
+    return (), kwargs | {_stream_name(kwargs): stream}
 
 
 def _grows(two: Any, three: Any) -> Any:
@@ -541,4 +548,5 @@ def _weight(
             weight = module.weight.detach()
         else:
             return None
-    return weight if len(weight) == width else None
+    # Of weights that wait elsewhere nothing can be read.
+    return weight if len(weight) == width and weight.device.type != "meta" else None

@@ -243,6 +243,8 @@ class Derived:
             output = self.taps.run(one)
             by_position = gives_logits_by_position(output, one)
             self._check_classes(output)
+            if isinstance(given, str) and given != "kl":
+                METRICS[given](output, one)  # what it lacks is told now
             if given != "kl":
                 return METRICS[given] if isinstance(given, str) else given, by_position
             parts = self._parts(self.prompts)
@@ -346,13 +348,18 @@ class Derived:
                 "a model whose weights were made in torch.inference_mode() has no gradient; make "
                 "it outside of that, or say discover(..., gradients=False)"
             )
-        half = torch.equal(values[0], values[1])
-        if half or bool((slopes != 0).any()):
+        still = (slopes == 0).flatten(0, 1).all(dim=0)
+        if not still.any():
             return ""
+        gates[1] = gates[0].where(~still, 0.0)
+        values = PlainEngine(setup).slopes(gates)[0]
+        if torch.equal(values[0], values[1]):
+            return ""
+        n_still, first = int(still.sum()), self.components.labels[int(still.nonzero()[0])]
         return (
-            f"no gradient of the metric {setup.measure.name} reaches the units, though ablating "
-            "them changes it (quantised layers, or a detach, lie between); say discover(..., "
-            "gradients=False)"
+            f"no gradient of the metric {setup.measure.name} reaches {n_still} of the "
+            f"{len(still)} units ({first}, ...), though ablating them changes it (quantised "
+            "layers, or a detach, lie between); say discover(..., gradients=False)"
         )
 
     @cached_property
@@ -407,7 +414,7 @@ class Current:
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.n_changes = 0  # of the model, since the game was made
+        self.changes: list[str] = []  # of the model, in words, since the game was made
         architecture = architecture_of(asked.model, asked.architecture)
         with turn_of(asked.model, architecture), out_of_inference_mode():
             self.derived = Derived(asked)
@@ -431,6 +438,13 @@ class Current:
                     "are of neither; let nothing change the model during a call, and ask again"
                 )
 
+    def seen_changes(self, look: bool) -> Sequence[str]:
+        """What changed since the game was made, up to the last call, or by now."""
+        if look:
+            with self.as_it_is():
+                pass
+        return self.changes
+
     def _make_anew(self, changed: str) -> None:
         try:
             self.derived = Derived(self.asked)
@@ -439,4 +453,4 @@ class Current:
                 f"{changed} changed since the game was made, and as the model is now it cannot be "
                 f"run: {error}; make a new game"
             ) from error
-        self.n_changes += 1
+        self.changes.append(changed)

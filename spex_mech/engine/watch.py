@@ -253,6 +253,8 @@ def _told(value: Any, told: dict[int, Any], depth: int = 0) -> Any:
 def _place(tensor: Tensor | None) -> Any:
     if tensor is None:
         return None
+    if tensor.device.type == "meta":  # accelerate makes it anew after each pass
+        return _Place((tensor.dtype, tensor.device, tensor.shape))
     version = -1 if tensor.is_inference() else tensor._version
     return _Place((id(tensor), version, tensor.dtype, tensor.device, tensor.shape))
 

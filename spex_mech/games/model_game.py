@@ -6,7 +6,7 @@ Hooks stand only while a call runs, and act only on the passes that the call sta
 back as it was, also after an error or an interrupt.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -97,18 +97,9 @@ class ModelGame(Game):
         self.precision = precision
         check_asked(ablation, task.prompts, reference)
         warn_of_prompts(self.model, task.prompts)
-        self._asked = Asked(
-            self.model,
-            task.prompts,
-            task.metric,
-            self.components,
-            ablation if isinstance(ablation, str) else dict(ablation),
-            reference,
-            architecture,
-            precision,
-            replay,
-            compile,
-        )
+        given = ablation if isinstance(ablation, str) else dict(ablation)
+        asked = (self.model, task.prompts, task.metric, self.components, given, reference)
+        self._asked = Asked(*asked, architecture, precision, replay, compile)
         self.batch_size = batch_size
         self._current = Current(self._asked)
         self.components = self._current.derived.components
@@ -168,8 +159,16 @@ class ModelGame(Game):
     @property
     def has_slopes(self) -> bool:
         """Whether the metric and the model have a gradient, which is tried on one prompt."""
+        return not self.why_no_slopes
+
+    @property
+    def why_no_slopes(self) -> str:
+        """Why not; empty: it has."""
         with self._current.as_it_is() as derived:
-            return not derived.why_no_slopes
+            return derived.why_no_slopes
+
+    def changes(self, look: bool = False) -> Sequence[str]:
+        return self._current.seen_changes(look)
 
     @property
     def coarse(self) -> Coarse | None:
@@ -289,15 +288,6 @@ class ModelGame(Game):
 
 
 def _made_again(task: Task, asked: Asked, batch_size: int | None) -> ModelGame:
-    return ModelGame(
-        asked.model,
-        task,
-        asked.components,
-        ablation=asked.ablation,
-        reference=asked.reference,
-        architecture=asked.architecture,
-        batch_size=batch_size,
-        precision=asked.precision,
-        replay=asked.replay,
-        compile=asked.compile,
-    )
+    names = ("ablation", "reference", "architecture", "precision", "replay", "compile")
+    options = {name: getattr(asked, name) for name in names}
+    return ModelGame(asked.model, task, asked.components, batch_size=batch_size, **options)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from spex_mech.driver import Watcher, drive
+from spex_mech.driver import Unchanged, Watcher, drive
 from spex_mech.game import Game, as_game
 from spex_mech.runs.store import opened
 from spex_mech.runs.workers import started
@@ -63,6 +63,7 @@ def driven(
     """
     if store is None:
         return drive(game, search, progress, None, watcher)
+    unchanged = Unchanged(game)
     with opened(store, game) as kept:
         run = kept.search(identity, game, game.masks_per_batch)
-        return drive(game, search, progress, run, watcher)
+        return drive(game, search, progress, run, watcher, unchanged)

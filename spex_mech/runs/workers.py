@@ -54,6 +54,7 @@ class GameInfo:
     units: Units
     masks_per_batch: int
     has_slopes: bool
+    why_no_slopes: str
     coarse: Coarse | None
     provenance: dict[str, Any]
     identity: dict[str, Any]
@@ -93,6 +94,10 @@ class RemoteGame(Game):
     @property
     def has_slopes(self) -> bool:
         return self._info.has_slopes
+
+    @property
+    def why_no_slopes(self) -> str:
+        return self._info.why_no_slopes
 
     @property
     def coarse(self) -> Coarse | None:
@@ -148,6 +153,7 @@ def info_of(game: Game) -> GameInfo:
         game.units,
         game.masks_per_batch,
         game.has_slopes,
+        game.why_no_slopes,
         game.coarse,
         game.provenance(),
         identity_of(game),
