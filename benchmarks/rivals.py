@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from spex_mech.masks import Set
 from spex_mech.search.contract import GRADIENT_COST
-from spex_mech.search.ledger import Set
 from spex_mech.search.random_masks import complementary_masks
 from spex_mech.setfunctions import convert, parities
 

@@ -23,8 +23,8 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("models", "loading", ""),
     ("engine", "how a model answers: places, passes, replay, metrics", "6 7"),
     ("results proxies search", "what was measured; learners; which masks to ask for", "1 9 10"),
-    ("game", "the type Game: evaluate(masks) gives an Answer", "4"),
-    ("fingerprints setfunctions units", "hashes; Fourier and Moebius; what a column is", ""),
+    ("game proxy", "the types Game and Proxy, from which one's own derive", "4"),
+    ("fingerprints pairs setfunctions units", "hashes; largest pairs; Moebius; columns", ""),
     ("arrays masks", "numbers that users bring; MaskBatch", ""),
 )
 WIDTH, HEIGHT, GAP, LEFT, TOP = 620, 30, 6, 12, 40
@@ -56,8 +56,10 @@ def drawing() -> str:
             parts.append(f'<circle cx="{x}" cy="{y + 15}" r="11" fill="#b4451f"/>')
             parts.append(text(x, y + 19, step, colour="white", bold=True, middle=True))
     below = TOP + len(ROWS) * (HEIGHT + GAP) + 14
-    parts.append(text(LEFT, below, "search and proxies know masks and setfunctions alone, results "
-                      "knows units too:", colour="#8a5a1c"))  # fmt: skip
+    known = (
+        "search and proxies know proxy, pairs, masks, setfunctions alone, results knows units too:"
+    )
+    parts.append(text(LEFT, below, known, colour="#8a5a1c"))
     parts.append(text(LEFT, below + 16, "they can be tested, and replaced, without a model.",
                       colour="#8a5a1c"))  # fmt: skip
     return "\n".join([*parts, "</svg>"]) + "\n"

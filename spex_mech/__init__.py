@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spex_mech.plots.examples import plot_examples
     from spex_mech.plots.pictures import plot_layers, plot_map, plot_network, plot_neurons
     from spex_mech.plots.text import plot_text
+    from spex_mech.proxy import Proxy
     from spex_mech.report.page import write_report
     from spex_mech.results.interactions import Interactions
     from spex_mech.results.shapiq import from_shapiq, to_shapiq
@@ -51,6 +52,7 @@ _HOMES = {
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
     "Prompts": "engine.prompts",
+    "Proxy": "proxy",
     "Search": "search.contract",
     "Task": "engine.task",
     "TokenGame": "games.token_game",
@@ -102,6 +104,7 @@ __all__ = [
     "Interactions",
     "ModelGame",
     "Prompts",
+    "Proxy",
     "Search",
     "Task",
     "TokenGame",

@@ -20,6 +20,7 @@ from spex_mech.game import Game, as_game, is_game
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
+from spex_mech.proxy import Proxy, as_proxy, name_of
 from spex_mech.results.confirmation import Confirmation, confirmation, shared_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs.session import game_from
@@ -27,7 +28,7 @@ from spex_mech.runs.store import Run, identity_of, opened
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.contract import Search
 from spex_mech.search.exhaustive import Exhaustive
-from spex_mech.search.proxyspex import Proxy, ProxySpex
+from spex_mech.search.proxyspex import ProxySpex
 from spex_mech.search.rankers import CandidateSource
 from spex_mech.search.spex import Spex
 
@@ -92,7 +93,7 @@ def discover(
         options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
             ``top`` (how many pairs the audit's recall is about) and ``audit`` (the part of the
             budget for the audit's tests; default: 0.03, from 30 to 400). Of proxyspex: ``proxy``
-            ("distilled", "trees", an object with the methods of ``Proxy``, or a **smaller game of
+            ("distilled", "trees", a ``Proxy`` of one's own, or a **smaller game of
             the same units**, such as a ``TokenGame`` of a student model with the same tokenizer)
             and ``masks`` ("near" the intact model, or "half": complement pairs that ablate half of
             the units).
@@ -158,9 +159,9 @@ def _strategy(
     if method == "spex":
         return Spex(**_known("gradients", _has_slopes(game, options, about), options))
     proxy = proxy_named(options.pop("proxy", "distilled"), seed, game)
-    reads = isinstance(proxy, Distilled)
+    reads = proxy.reads_slopes
     if options.get("gradients") and not reads:
-        raise ValueError(f"gradients=True, but the proxy {_name(proxy)} reads no gradients")
+        raise ValueError(f"gradients=True, but the proxy {name_of(proxy)} reads no gradients")
     half = options.pop("masks", "near")
     if half not in ("near", "half"):
         raise ValueError(f"masks={half!r}; choose 'near' (the intact model) or 'half' (p = 1/2)")
@@ -243,14 +244,7 @@ def proxy_named(proxy: Any, seed: int, game: Game) -> Proxy:
         raise ValueError(
             f"unknown proxy {proxy!r}; choose one of distilled (gp), trees, or your own"
         )
-    lacking = [m for m in ("fit", "predict", "propose", "uncertainty") if not hasattr(proxy, m)]
-    if lacking:
-        raise ValueError(f"the proxy {_name(proxy)} has no method {lacking[0]!r}")
-    return proxy
-
-
-def _name(proxy: Any) -> str:
-    return getattr(proxy, "name", type(proxy).__name__)
+    return as_proxy(proxy)
 
 
 def _device(game: Game) -> str:

@@ -17,13 +17,12 @@ from jaxtyping import Bool, Float, Int
 from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import proxy_named
 from spex_mech.game import as_game
-from spex_mech.proxies.gaussian_process import GaussianProcess
 from spex_mech.proxies.table import CompleteTable
-from spex_mech.proxies.trees import Trees
+from spex_mech.proxy import Proxy, as_proxy
 from spex_mech.runs.session import driven, game_from
-from spex_mech.search.proxyspex import Proxy, r_squared
+from spex_mech.search.proxyspex import r_squared
 from spex_mech.search.random_masks import EvaluateOnly, complementary_masks
-from spex_mech.setfunctions import KINDS, convert
+from spex_mech.setfunctions import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +36,7 @@ class Distillation:
     """A proxy of a game, and how well it does.
 
     Args:
-        proxy: the small model, fitted.
+        proxy: the small model, fitted: a ``Proxy``, or the object with its methods that was given.
         labels: the name of each unit.
         r2: of the prompt mean, on masks that it did not learn from; 1.0 where it knows every mask;
             None where all values are alike, or no mask could be held out.
@@ -45,7 +44,7 @@ class Distillation:
         cost: evaluations and seconds that the game took.
     """
 
-    proxy: Proxy
+    proxy: Proxy | Any
     labels: list[str]
     r2: float | None
     n_masks: int
@@ -91,23 +90,12 @@ class Distillation:
         for name, value in (("k", k), ("order", order)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 on")
-        terms = self._terms(kind, min(int(order), len(self.labels)), int(k))
+        terms = as_proxy(self.proxy).indices(kind, min(int(order), len(self.labels)), int(k))
         sizes = {1} if order == 1 else range(2, order + 1)
         ranked = sorted((s for s in terms if len(s) in sizes), key=lambda s: (-abs(terms[s]), s))
         ranked = ranked[:k]
         names = [" x ".join(self.labels[u] for u in s) for s in ranked]
         return pd.DataFrame({"units": names, "estimate": [terms[s] for s in ranked]})
-
-    def _terms(self, kind: str, order: int, k: int) -> dict[tuple[int, ...], float]:
-        if isinstance(self.proxy, GaussianProcess | Trees | CompleteTable):
-            return self.proxy.indices(kind, order, k)
-        own: Any = getattr(self.proxy, "fourier", None)  # a user's own
-        if own is None:
-            raise ValueError(
-                f"the proxy {type(self.proxy).__name__} has no Fourier coefficients; use 'trees' "
-                "or 'distilled'"
-            )
-        return convert(own if isinstance(own, dict) else own(), "fourier", kind, order)
 
 
 def distill(
@@ -131,8 +119,7 @@ def distill(
     Args:
         game: as for ``discover``.
         budget: evaluations: masks in all.
-        proxy: "distilled", "trees" (needs the extra ``trees``) or an object with ``fit``,
-            ``predict``, ``propose`` and ``uncertainty``.
+        proxy: "distilled", "trees" (needs the extra ``trees``) or a ``Proxy`` of one's own.
         seed: of masks and proxy.
         n, labels, progress, store, workers, address: as for ``discover``.
 
@@ -225,7 +212,7 @@ def _fitted(
         learned, held = np.arange(len(masks)), np.zeros(len(masks), dtype=bool)
     fitted.fit(masks[learned], values[learned])
     r2 = r_squared(masks[held], values[held], fitted) if held.any() else None
-    return Distillation(fitted, labels, r2, len(learned), cost)
+    return Distillation(fitted if isinstance(proxy, str) else proxy, labels, r2, len(learned), cost)
 
 
 def _drawn(n: int, budget: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
+Set = tuple[int, ...]  # units in ascending order
+
 
 @dataclass(frozen=True, eq=False)
 class MaskBatch:

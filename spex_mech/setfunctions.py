@@ -37,7 +37,7 @@ from math import comb
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spex_mech.search.ledger import Set
+from spex_mech.masks import Set
 
 KINDS = ("mobius", "intact", "fourier", "banzhaf", "shapley")
 

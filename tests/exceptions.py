@@ -5,15 +5,6 @@ one of these is no longer needed, and whoever mended it takes it out.
 # "file > module" of imports that do not run downwards.
 UPWARD = {
     "fingerprints > engine.prompts",
-    #
-    "proxies.closed_forms > search.largest_pairs",
-    "proxies.closed_forms > search.ledger",
-    "proxies.gaussian_process > search.gradient_rows",
-    "proxies.gaussian_process > search.ledger",
-    "proxies.table > search.ledger",
-    "proxies.trees > search.ledger",
-    #
-    "setfunctions > search.ledger",
 }
 
 # "file > module" of imports by which the module comes back to the file.
@@ -39,10 +30,4 @@ LONG = {
 }
 
 # How often a file asks hasattr, or getattr with a default, about a type of the package.
-ASKED = {
-    "discover": 2,
-    #
-    "distill": 1,
-    #
-    "search.proxyspex": 4,
-}
+ASKED: dict[str, int] = {}

@@ -9,12 +9,14 @@ import torch
 
 import spex_mech as sm
 from benchmarks.pair_games import KINDS, PairGame, drive, pair_game
+from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.results.audits import audit_lines, recall_text
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.audit.draw import Drawn, in_proportion, strata
 from spex_mech.search.audit.energy import energy_missed, mean_at_least
 from spex_mech.search.audit.recall import CountBounds, recall_of_top
-from spex_mech.search.gradient_rows import GradientRows, RowRanker
+from spex_mech.search.gradient_rows import RowRanker
+from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
 
 
@@ -91,7 +93,7 @@ def test_every_kind_of_pair_is_drawn_from_in_proportion() -> None:
     """A third of the units have a row: any beginning of the order holds pairs of which both, one
     and none have, and of large and small prediction, as their numbers say."""
     rng = np.random.default_rng(1)
-    rows = GradientRows(np.zeros((1, 30)))
+    rows = GradientRows(np.zeros((1, 30)), block_weight=DEFAULTS.block_weight)
     for unit in range(10):
         rows.add(unit, rng.standard_normal((1, 30)))
     ranker = RowRanker(rows)

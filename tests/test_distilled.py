@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.proxies import closed_forms
 from spex_mech.proxies.gaussian_process import GaussianProcess
-from spex_mech.search.gradient_rows import GradientRows
+from spex_mech.search.settings import DEFAULTS
 from spex_mech.setfunctions import parities
 from tests.planted import planted_game
 
@@ -109,7 +110,7 @@ def test_rows_of_slopes_take_the_place_of_pair_effects() -> None:
             extra[b] += value * (lost == a)
         return -(intact + extra)[None]  # with respect to the gates
 
-    rows = GradientRows(slopes(None))
+    rows = GradientRows(slopes(None), block_weight=DEFAULTS.block_weight)
     for unit in range(40):
         rows.add(unit, slopes(unit))
     masks = np.ones((1, 40), dtype=bool)

@@ -103,13 +103,14 @@ LAYERS = (
     ("__main__",), ("cli",), ("sweep",), ("report",), ("plots",),
     ("circuits", "distill", "testing"),
     ("discover",), ("runs",), ("driver",), ("games", "tasks"), ("models",), ("engine",),
-    ("results", "proxies", "search"), ("game",), ("fingerprints", "setfunctions", "units"),
-    ("arrays", "masks"),
+    ("results", "proxies", "search"), ("game", "proxy"),
+    ("fingerprints", "pairs", "setfunctions", "units"), ("arrays", "masks"),
 )  # fmt: skip
 # These know less than stands below them.
 KNOW = {
-    "search": {"masks", "setfunctions"},
-    "proxies": {"masks", "setfunctions"},
+    "search": {"masks", "pairs", "proxy", "setfunctions"},
+    "proxies": {"masks", "pairs", "proxy", "setfunctions"},
+    "proxy": {"masks", "pairs", "setfunctions"},
     "results": {"masks", "setfunctions", "units"},
     "engine": {"fingerprints", "game", "masks", "units"},
     "game": {"fingerprints", "masks", "units"},
@@ -273,7 +274,8 @@ def asked_by_name() -> dict[str, int]:
                 asked = name.value if isinstance(name, ast.Constant) else None
                 if root not in FOREIGN and (asked is None or asked in own):
                     found[module] += 1
-    del found["game"]  # there as_game asks what a stranger's object can do
+    for door in ("game", "proxy"):  # there as_game, as_proxy ask what a stranger's object can do
+        del found[door]
     return dict(found)
 
 

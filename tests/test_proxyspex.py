@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import spex_mech as sm
+from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.trees import Trees
 from spex_mech.search.adaptive import Adaptive, rank_correlation
@@ -52,6 +54,55 @@ class Quadratic:
         self.n = masks.shape[1]
         i, j = np.triu_indices(self.n, 1)
         return np.c_[np.ones(len(masks)), lost, lost[:, i] * lost[:, j]].astype(float)
+
+
+class RowsOnly(sm.Proxy):
+    """A user's own proxy that knows what slopes say, and nothing else."""
+
+    reads_slopes = True
+
+    def __init__(self) -> None:
+        self.rows: GradientRows | None = None
+
+    def fit(self, masks: np.ndarray, values: np.ndarray) -> None:
+        self.mean = float(values.mean())
+
+    def fit_with_slopes(self, masks: np.ndarray, values: np.ndarray, rows: GradientRows) -> None:
+        self.fit(masks, values)
+        self.rows = rows
+
+    def predict(self, masks: np.ndarray) -> np.ndarray:
+        return np.full(len(masks), self.mean)
+
+    def propose(self, k: int, order: int = 2) -> list[tuple[tuple[int, ...], float]]:
+        if self.rows is None:
+            return []
+        pairs = self.rows.strongest(k)
+        sizes = self.rows.predict(pairs).mean(axis=1)
+        return list(zip(map(tuple, pairs.tolist()), sizes.tolist(), strict=True))
+
+
+class Stranger:
+    """The same without the type."""
+
+    def __init__(self) -> None:
+        own = RowsOnly()
+        self.own, self.fit, self.fit_with_slopes = own, own.fit, own.fit_with_slopes
+        self.predict, self.propose = own.predict, own.propose
+
+
+@pytest.mark.parametrize("make", [RowsOnly, Stranger])
+def test_a_proxy_of_ones_own_may_read_slopes(make: Any) -> None:
+    game, proxy = Saturating(100, 0), make()
+    found = run(game, method="proxyspex", budget=400, proxy=proxy)
+    assert found.about["proxy"] == make.__name__
+    assert found.about["candidates"] == "gradient rows" and found.about["gradient_rows"] >= 4
+    rows = (proxy.own if make is Stranger else proxy).rows
+    assert rows is not None and len(rows.asked) == found.about["gradient_rows"]
+    best = {tuple(sorted(pair)) for pair in rows.strongest(20).tolist()}
+    assert len(best & {tuple(pair) for pair in found.units.tolist()}) >= 19  # they were measured
+    without = run(game, method="proxyspex", budget=500, proxy=make(), gradients=False)
+    assert without.cost["gradients"] == 0 and "gradient_rows" not in without.about
 
 
 def trees() -> Trees:

@@ -12,8 +12,8 @@ from benchmarks import extrapolation as large
 from benchmarks import growth
 from benchmarks.frame import Options, plain, rows_of
 from spex_mech.masks import MaskBatch
+from spex_mech.pairs.largest import largest_products
 from spex_mech.search import ledger
-from spex_mech.search.largest_pairs import largest_products
 from tests.planted import planted_game
 
 
@@ -128,7 +128,7 @@ def test_units_that_are_alike_take_one_block() -> None:
     sizes = uneven @ uneven.T
     best = np.sort(sizes[np.triu_indices(60, 1)])[::-1][:40]
     np.testing.assert_allclose(sizes[tuple(found.T)], best)
-    assert len(largest_products(np.zeros((30, 2)), product, 5)) == 5
+    assert len(largest_products(np.zeros((30, 2)), product, 5, 800)) == 5
 
 
 def test_questions_are_large_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

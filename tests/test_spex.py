@@ -14,6 +14,7 @@ from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.budget import Context
 from spex_mech.search.contract import Question
 from spex_mech.search.ledger import Answer, Ledger
+from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
 from tests.planted import Planted, planted_game
 
@@ -451,9 +452,10 @@ def measured(n: int, main: float, pairs: dict[tuple[int, int], list[float]]) -> 
 
 def test_what_was_measured_corrects_rows_by_unit_and_prompt() -> None:
     """Rows of units 0 and 1 predict 1 everywhere; those of unit 1 prove too small on a prompt."""
-    from spex_mech.search.gradient_rows import GradientRows, RowRanker
+    from spex_mech.pairs.gradient_rows import GradientRows
+    from spex_mech.search.gradient_rows import RowRanker
 
-    rows = GradientRows(np.zeros((2, 60)))
+    rows = GradientRows(np.zeros((2, 60)), block_weight=DEFAULTS.block_weight)
     for unit in (0, 1):
         rows.add(unit, -np.ones((2, 60)))
     ranker = RowRanker(rows)
@@ -484,7 +486,7 @@ def test_strengths_learn_which_units_matter_on_which_prompt() -> None:
 
 
 def test_largest_pairs_are_those_of_a_full_sort() -> None:
-    from spex_mech.search.largest_pairs import largest_products
+    from spex_mech.pairs.largest import largest_products
 
     rng = np.random.default_rng(0)
     factors = rng.gamma(0.3, size=(50, 3))
@@ -494,7 +496,7 @@ def test_largest_pairs_are_those_of_a_full_sort() -> None:
     for pairs_at_once in (4_000_000, 49):  # one block, and many that can be passed over
         found = largest_products(factors, lambda a, b: a @ b.T, 40, 8 * pairs_at_once)
         assert found.tolist() == np.stack([i[wanted], j[wanted]], 1).tolist()
-    assert largest_products(factors, lambda a, b: a @ b.T, 0).shape == (0, 2)
+    assert largest_products(factors, lambda a, b: a @ b.T, 0, 800).shape == (0, 2)
 
 
 # -- the central ideas, each by itself ------------------------------------------------------------
@@ -502,9 +504,9 @@ def test_largest_pairs_are_those_of_a_full_sort() -> None:
 
 def test_blocks_of_prompts_that_cancel_still_count() -> None:
     """A pair of +3 and -3 on two blocks goes before one of 0.5 on both."""
-    from spex_mech.search.gradient_rows import GradientRows
+    from spex_mech.pairs.gradient_rows import GradientRows
 
-    rows = GradientRows(np.zeros((2, 10)))
+    rows = GradientRows(np.zeros((2, 10)), block_weight=DEFAULTS.block_weight)
     gradient = np.zeros((2, 10))
     gradient[:, 5], gradient[:, 6] = [3, -3], [0.5, 0.5]
     rows.add(0, gradient)
@@ -512,9 +514,11 @@ def test_blocks_of_prompts_that_cancel_still_count() -> None:
 
 
 def test_rows_are_asked_for_units_that_other_rows_lean_on() -> None:
-    from spex_mech.search.gradient_rows import GradientRows
+    from spex_mech.pairs.gradient_rows import GradientRows
 
-    rows = GradientRows(np.zeros((1, 12)), np.ones((3, 1, 12)))  # random masks tell nothing
+    rows = GradientRows(
+        np.zeros((1, 12)), np.ones((3, 1, 12)), block_weight=DEFAULTS.block_weight
+    )  # random masks tell nothing
     gradient = np.full((1, 12), 0.1)
     gradient[0, 7] = 2.0
     rows.add(0, gradient)
@@ -536,11 +540,12 @@ def after_validation(ranker: Any, pairs: dict[tuple[int, ...], float], left: int
 
 def test_what_a_round_measured_ranks_the_next() -> None:
     """Rows of two units predict alike; the pairs of one prove five times as large as predicted."""
-    from spex_mech.search.gradient_rows import GradientRows, RowRanker
+    from spex_mech.pairs.gradient_rows import GradientRows
+    from spex_mech.search.gradient_rows import RowRanker
 
     sizes = np.linspace(0.5, 1.0, 80)
     sizes[:2] = 10  # what no row says is guessed to be small beside this
-    rows = GradientRows(np.zeros((1, 80)))
+    rows = GradientRows(np.zeros((1, 80)), block_weight=DEFAULTS.block_weight)
     for unit in (0, 1):
         rows.add(unit, -sizes[None])
     pairs = {(0, j): float(sizes[j]) for j in range(2, 80)}

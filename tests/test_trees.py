@@ -9,9 +9,9 @@ import pytest
 import torch
 from planted import Planted, planted_game
 
+from spex_mech.masks import Set
 from spex_mech.proxies import trees as module
 from spex_mech.proxies.trees import Trees, fourier_of_trees
-from spex_mech.search.ledger import Set
 from spex_mech.setfunctions import parities
 
 QUICK = {"n_trees": (40, 80), "learning_rates": (0.1, 0.3)}

@@ -31,9 +31,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from spex_mech.masks import Set
+from spex_mech.pairs.largest import largest_pairs
 from spex_mech.proxies.kernel import Kernel
-from spex_mech.search.largest_pairs import largest_pairs
-from spex_mech.search.ledger import Set
 from spex_mech.setfunctions import DerivativeMeans, derivative_means
 
 _AT_ONCE = 4_000_000  # entries of one block of a scan

@@ -20,6 +20,7 @@ multiplications and ``16 m^2 + 8 m n`` bytes. It fails where pairs are many and 
 masks then say little of each.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from spex_mech.masks import Set
+from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.proxies.closed_forms import PosteriorMean
 from spex_mech.proxies.inputs import check_examples
 from spex_mech.proxies.kernel import Kernel
-from spex_mech.search.gradient_rows import GradientRows
-from spex_mech.search.ledger import Set
+from spex_mech.proxy import Proxy
 
 _STEPS = 80
 _RATE = 0.1
@@ -44,7 +46,7 @@ _HALF = 0.25  # a larger mean share of ablated units means masks of half of the 
 _ROUNDING = 1e-9
 
 
-class GaussianProcess:
+class GaussianProcess(Proxy):
     """A Gaussian process with learned unit scales as a stand-in of a set function.
 
     After ``fit``, ``about`` holds what was learned: the share of the prior variance that main
@@ -57,11 +59,12 @@ class GaussianProcess:
     """
 
     name = "distilled"
-    learns_from_search = True  # needs no masks of its own, and reads rows of slopes
+    learns_from_search = True
+    reads_slopes = True
 
     def __init__(self, seed: int = 0, device: str = "cpu", steps: int = _STEPS) -> None:
         self.seed, self.device, self.steps = seed, device, steps
-        self.about: dict[str, Any] = {}
+        self.about: Mapping[str, Any] = {}
         self.rows: GradientRows | None = None  # pair effects from gradients
         self._fit: _Fit | None = None
 
@@ -109,6 +112,15 @@ class GaussianProcess:
             weights = torch.cholesky_solve(y, factor) * spread
         self._fit = _Fit(x, mean, spread, kernel, factor, weights)
         self.about = {"n_masks": len(masks), **kernel.shares()}
+
+    def fit_with_slopes(
+        self,
+        masks: Bool[np.ndarray, "mask unit"],
+        values: Float[np.ndarray, "mask prompt"],
+        rows: GradientRows,
+    ) -> None:
+        """:meth:`fit` with rows."""
+        self.fit(masks, values, rows)
 
     def predict(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, "mask prompt"]:
         """The values on each prompt."""

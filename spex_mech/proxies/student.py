@@ -6,6 +6,7 @@ interactions that the student proposes. Good where both models compute alike: wh
 told by the R² on held-out masks and by the rank correlation of proposed and confirmed sizes.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float
 
 from spex_mech.proxies.inputs import check_examples
+from spex_mech.proxy import Proxy
 
 
-class Student:
+class Student(Proxy):
     """Values of a smaller game, on the scale of the large one.
 
     Args:
@@ -25,13 +27,16 @@ class Student:
     """
 
     name = "student"
-    searched = True  # it needs masks for its scale only
+    searched = True
 
     def __init__(
         self, game: Any, found: list[tuple[tuple[int, ...], float]], cost: dict[str, Any]
     ) -> None:
         self.game, self._found = game, sorted(found, key=lambda item: -abs(item[1]))
-        self.about = {**game.provenance(), "evaluations_of_student": cost.get("evaluations")}
+        self.about: Mapping[str, Any] = {
+            **game.provenance(),
+            "evaluations_of_student": cost.get("evaluations"),
+        }
         self._known: dict[bytes, float] = {}
         self._offset, self._scale = 0.0, 1.0
 
@@ -53,10 +58,6 @@ class Student:
         """The student's strongest interactions of 2 to ``order`` units."""
         fits = [(units, self._scale * value) for units, value in self._found if len(units) <= order]
         return fits[:k]
-
-    def uncertainty(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, " mask"]:
-        """More, the more is ablated."""
-        return (~masks).sum(axis=1).astype(np.float64)
 
     def _values(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, " mask"]:
         keys = [np.packbits(mask).tobytes() for mask in masks]

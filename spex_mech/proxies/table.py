@@ -1,19 +1,21 @@
 """A complete table as a proxy: where every mask's value is known, nothing needs to be estimated."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.masks import Set
 from spex_mech.proxies.inputs import check_examples
-from spex_mech.search.ledger import Set
+from spex_mech.proxy import Proxy
 from spex_mech.setfunctions import of_table
 
 MOST_UNITS = 20
 _ROUNDING = 1e-9  # of the largest value: two values of one mask that differ by less are the same
 
 
-class CompleteTable:
+class CompleteTable(Proxy):
     """A function of few units whose value of every mask is known. All that it says is exact.
 
     After ``fit``, ``about`` holds the number of masks.
@@ -22,7 +24,7 @@ class CompleteTable:
     name = "table"
 
     def __init__(self) -> None:
-        self.about: dict[str, Any] = {}
+        self.about: Mapping[str, Any] = {}
         self._values: np.ndarray | None = None  # [set prompt], by the number that a mask is in bits
         self._n = 0
 

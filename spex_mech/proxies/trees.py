@@ -23,15 +23,16 @@ the first fold, settings whose squared errors are larger than the best one's by 
 of the paired difference are dropped (a race; Maron & Moore 1994).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spex_mech.masks import Set
 from spex_mech.proxies.inputs import check_examples
-from spex_mech.search.ledger import Set
+from spex_mech.proxy import Proxy
 from spex_mech.setfunctions import convert, parities
 
 _DROPPED = 4.0  # standard errors
@@ -44,7 +45,7 @@ Fold = Int[np.ndarray, " _"]  # rows of masks
 Setting = tuple[int, int, float]
 
 
-class Trees:
+class Trees(Proxy):
     """Boosted trees as a stand-in of a set function, read as sparse Fourier terms.
 
     After ``fit``, ``fourier`` holds the kept terms (``fourier.parities``) and ``about`` what was
@@ -78,7 +79,7 @@ class Trees:
         self.n_folds = n_folds
         self.threads = threads
         self.fourier: dict[Set, float] = {}
-        self.about: dict[str, Any] = {}
+        self.about: Mapping[str, Any] = {}
         self._of_folds: list[tuple[Any, int]] = []
 
     def fit(

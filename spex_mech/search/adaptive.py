@@ -18,13 +18,14 @@ from math import comb
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.masks import Set
 from spex_mech.search.audit import Audit
 from spex_mech.search.audit import audit as audited
 from spex_mech.search.budget import Budget, Context
 from spex_mech.search.contract import Findings, Question, Search, check_order
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.higher_orders import HigherOrders
-from spex_mech.search.ledger import Answer, Asking, Ledger, Set, pair
+from spex_mech.search.ledger import Answer, Asking, Ledger, pair
 from spex_mech.search.rankers import CandidateSource, NoRanker, PairRanker
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 

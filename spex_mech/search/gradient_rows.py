@@ -23,15 +23,14 @@ What the rows miss is where both units are saturated on all prompts. Rows at oth
 learned ranking by boosted trees were tried on four games and found no more at equal cost.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.masks import Set
+from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.search.budget import Budget, Context
 from spex_mech.search.contract import GRADIENT_COST, Question
-from spex_mech.search.largest_pairs import largest_pairs
-from spex_mech.search.ledger import Asking, Ledger, Set, padded
+from spex_mech.search.ledger import Asking, Ledger, padded
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 
 _LEAST_ROWS = 4
@@ -40,7 +39,7 @@ _BYTES_PER_ENTRY = 8  # of a row's slopes by block, with their sizes
 
 def gradient_rows(
     context: Context, budget: Budget, deep_fraction: float = 1.0
-) -> Asking["GradientRows"]:
+) -> Asking[GradientRows]:
     """Gradient rows for the units that promise most.
 
     Args:
@@ -65,7 +64,7 @@ def gradient_rows(
     return rows
 
 
-def _deep_gradients(context: Context, room: int, fraction: float) -> Asking["GradientRows"]:
+def _deep_gradients(context: Context, room: int, fraction: float) -> Asking[GradientRows]:
     """The slopes at the intact model and at random masks, which tell how much units interact."""
     ledger, rng, settings = context.ledger, context.rng, context.settings
     nothing = np.empty((1, 0), dtype=np.int64)
@@ -79,118 +78,7 @@ def _deep_gradients(context: Context, room: int, fraction: float) -> Asking["Gra
     question = Question(padded(sets), gradient=True, stage="gradients at random masks")
     deep = yield from ledger.ask(question)
     assert deep.gradients is not None
-    return GradientRows(answer.gradients[0], deep.gradients, settings)
-
-
-class GradientRows:
-    """Predicted interactions for the units whose gradient row was asked for.
-
-    Args:
-        intact: the gradient at the intact model, by block of prompts.
-        deep: gradients at random masks, by block of prompts: they say how much a unit interacts.
-        settings: the constants.
-    """
-
-    def __init__(
-        self,
-        intact: Float[np.ndarray, "block unit"],
-        deep: Float[np.ndarray, "mask block unit"] | None = None,
-        settings: SearchSettings = DEFAULTS,
-    ) -> None:
-        self.n_blocks, self.n = intact.shape
-        self.settings = settings
-        self.intact = intact.astype(np.float64)
-        changes = self.intact[None] if deep is None or not len(deep) else deep - self.intact
-        self._promise = np.sqrt((self.magnitude(changes) ** 2).mean(0))
-        self.asked: list[int] = []
-        self._slopes = np.zeros((16, self.n_blocks, self.n), dtype=np.float32)
-        self._sizes = np.empty((16, self.n), dtype=np.float32)
-        self._squares = np.zeros(self.n)
-        self._place = np.full(self.n, -1)
-
-    def magnitude(
-        self, by_block: Float[np.ndarray, "... block unit"]
-    ) -> Float[np.ndarray, "... unit"]:
-        """How large slopes are: of their mean over blocks of prompts, and a part of their root mean
-        square, which does not vanish where blocks cancel."""
-        spread = np.sqrt((by_block**2).mean(-2))
-        return abs(by_block.mean(-2)) + self.settings.block_weight * spread
-
-    def add(self, unit: int, gradient: Float[np.ndarray, "block unit"]) -> None:
-        """The gradient at the model without ``unit``, by block of prompts."""
-        row = self.intact - gradient
-        row[:, unit] = 0.0
-        place = len(self.asked)
-        if place == len(self._sizes):
-            self._slopes = np.concatenate([self._slopes, np.zeros_like(self._slopes)])
-            self._sizes = np.concatenate([self._sizes, np.empty_like(self._sizes)])
-        self._place[unit] = place
-        self._slopes[place], self._sizes[place] = row, self.magnitude(row)
-        self._squares += self._sizes[place].astype(np.float64) ** 2
-        self.asked.append(unit)
-
-    def matrix(self) -> Float[np.ndarray, "row unit"]:
-        """The predicted sizes, in the order in which the rows were asked for."""
-        return self._sizes[: len(self.asked)]
-
-    def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
-        """The gradients asked for, by what was ablated (the ablated unit's own as if intact)."""
-        intact = self.intact.mean(0)
-        means = self._slopes[: len(self.asked)].mean(1)
-        return {(): intact, **{(u,): intact - means[self._place[u]] for u in self.asked}}
-
-    def next_rows(self, count: int) -> list[int]:
-        """The units whose rows promise most."""
-        score = self._promise.copy()
-        if self.asked:
-            rms = self.column_rms()
-            score = _relative(score, self.asked) + _relative(rms, self.asked)
-        score[self.asked] = -np.inf
-        best = np.argsort(-score, kind="stable")[:count]
-        return [int(u) for u in best if score[u] > -np.inf]
-
-    def column_rms(self) -> Float[np.ndarray, " unit"]:
-        """The root mean square of each unit's column over the rows."""
-        return np.sqrt(self._squares / max(1, len(self.asked)))
-
-    def extrapolate(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
-        """A guess where neither unit has a row: the product of the root mean squares of both
-        columns, scaled so that it would be right on average for a unit that has a row."""
-        rms = self.column_rms()
-        scale = np.sqrt(np.square(rms[self.asked]).mean())
-        return rms[pairs].prod(axis=1) / (scale or 1.0)
-
-    def n_rows_of(self, pairs: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, " pair"]:
-        """How many of each pair's two units have a row."""
-        return (self._place[pairs] >= 0).sum(axis=1)
-
-    def predict(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, "pair block"]:
-        """The larger of ``s_ij`` and ``s_ji`` in each block; NaN where neither unit has a row."""
-        if not self.asked:
-            return np.full((len(pairs), self.n_blocks), np.nan)
-        both = []
-        for i, j in ((0, 1), (1, 0)):
-            place = self._place[pairs[:, i]]
-            value = self._slopes[place, :, pairs[:, j]].astype(np.float64)
-            both.append(np.where(place[:, None] >= 0, value, np.nan))
-        first, second = both
-        larger = np.isnan(first) | (abs(second) > abs(first))
-        return np.where(larger, second, first)
-
-    def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
-        """The pairs of largest predicted size, strongest first, without an n x n matrix."""
-        others = np.arange(self.n)
-
-        def by_row() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-            for unit, row in zip(self.asked, self.matrix(), strict=True):
-                yield np.full(self.n, unit), others, np.where(others == unit, -1.0, row)
-
-        return largest_pairs(by_row(), self.n, count)
-
-
-def _relative(sizes: Float[np.ndarray, " unit"], to: list[int]) -> Float[np.ndarray, " unit"]:
-    """Sizes over the mean of some of them, whatever the scale; as they are where that is 0."""
-    return sizes / (float(sizes[to].mean()) or 1.0)
+    return GradientRows(answer.gradients[0], deep.gradients, block_weight=settings.block_weight)
 
 
 class RowRanker:
@@ -201,8 +89,8 @@ class RowRanker:
 
     exhausted = False
 
-    def __init__(self, rows: GradientRows) -> None:
-        self.rows = rows
+    def __init__(self, rows: GradientRows, settings: SearchSettings = DEFAULTS) -> None:
+        self.rows, self._settings = rows, settings
         self._factors = np.ones((rows.n, rows.n_blocks))
         self._floor = 1e-6 * float(rows.matrix().max(initial=0.0)) or float(np.finfo(float).tiny)
 
@@ -234,7 +122,7 @@ class RowRanker:
         sizes = abs(np.stack([values[:, block == b].mean(1) for b in range(n_blocks)], axis=1))
         pairs, predicted = pairs[known], predicted[known]
         overall = sizes.sum() / predicted.sum()
-        prior = self.rows.settings.factor_prior * np.median(predicted[predicted > 0])
+        prior = self._settings.factor_prior * np.median(predicted[predicted > 0])
         observed, expected = np.zeros_like(self._factors), np.zeros_like(self._factors)
         for unit in pairs.T:
             np.add.at(observed, unit, sizes)

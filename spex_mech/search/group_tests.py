@@ -28,8 +28,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spex_mech.masks import Set
 from spex_mech.search.budget import Budget, Context
-from spex_mech.search.ledger import Asking, Ledger, Set, subsets
+from spex_mech.search.ledger import Asking, Ledger, subsets
 from spex_mech.search.settings import SearchSettings
 
 Candidates = dict[Set, float]

@@ -15,10 +15,11 @@ from math import comb
 import numpy as np
 from jaxtyping import Float
 
+from spex_mech.masks import Set
 from spex_mech.search.budget import Budget, Context
 from spex_mech.search.contract import GRADIENT_COST, Question
 from spex_mech.search.group_tests import higher_tree
-from spex_mech.search.ledger import Asking, Set, subsets
+from spex_mech.search.ledger import Asking, subsets
 from spex_mech.search.rankers import CandidateSource, PairRanker
 
 _TREE, _TREE_IF_EXHAUSTED = 0.5, 0.9  # of what one order may spend, for group tests

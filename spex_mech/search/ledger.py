@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.masks import Set
 from spex_mech.search.contract import MASKS_PER_QUESTION, Findings, Question
 
 _MOST_SLOTS = 6_000_000  # units ablated by the masks of one question: 48 MB
-Set = tuple[int, ...]  # units in ascending order
 
 
 class Answer(NamedTuple):

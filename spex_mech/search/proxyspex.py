@@ -1,12 +1,12 @@
-"""ProxySPEX: a small distilled model rankers interactions, the large one confirms them.
+"""ProxySPEX: a small distilled model ranks interactions, the large one confirms them.
 
 1. *Sizes.* Two masks each of several sizes tell how much may be ablated before the metric stops
    telling masks apart.
 2. *Masks to learn from*, of random sizes up to that (near the intact model, where interactions are
    defined), or pairs of complements that ablate half of the units each. Some are held out. A proxy
-   that reads slopes gets gradient rows as SPEX asks for them; one that needs no masks of its own
-   (``distilled`` without gradients) gets what group tests or single ablations tell; one that was
-   searched itself (a student model) gets a few, for its scale; any other gets a share of the
+   that reads slopes gets gradient rows as SPEX asks for them; one that learns from the search
+   itself (``distilled``) gets without gradients what group tests or single ablations tell; one that
+   was searched already (a student model) gets a few, for its scale; any other gets a share of the
    budget, the later parts where it is least sure.
 3. *Distil*: the proxy is fitted; its R² on the held-out masks is part of the result, and so is the
    rank correlation of predicted with confirmed sizes, as predicted before they were measured.
@@ -24,16 +24,19 @@ none, on measuring the pairs of units that proved strong.
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spex_mech.masks import Set
+from spex_mech.pairs.gradient_rows import GradientRows
+from spex_mech.proxy import Proxy, name_of
 from spex_mech.search.budget import Budget, Context
 from spex_mech.search.choose import Way, minimum_without_gradients, without_gradients
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.gradient_rows import RowRanker, gradient_rows
-from spex_mech.search.ledger import Asking, Ledger, Set
+from spex_mech.search.ledger import Asking, Ledger
 from spex_mech.search.random_masks import (
     LEDGER_ORDER,
     MOST_SLOTS,
@@ -45,30 +48,6 @@ from spex_mech.search.rankers import PairRanker
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 from spex_mech.search.spex import VALIDATED_AT_LEAST
 from spex_mech.search.strengths import Strengths
-
-
-@runtime_checkable
-class Proxy(Protocol):
-    """A small model of a set function. Anything with these methods can be ``proxy=``."""
-
-    def fit(
-        self, masks: Bool[np.ndarray, "mask unit"], values: Float[np.ndarray, "mask prompt"]
-    ) -> None:
-        """Learn from all masks so far (True = kept) and their values; called several times."""
-        ...
-
-    def predict(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, "mask ..."]:
-        """Values, on each prompt or on average."""
-        ...
-
-    def propose(self, k: int, order: int = 2) -> list[tuple[Set, float]]:
-        """The k strongest interactions of 2 to ``order`` units at the intact model: unit numbers in
-        ascending order, and the signed size."""
-        ...
-
-    def uncertainty(self, masks: Bool[np.ndarray, "mask unit"]) -> Float[np.ndarray, " mask"]:
-        """How unsure the predictions are; only their order matters."""
-        ...
 
 
 @dataclass
@@ -103,26 +82,21 @@ class ProxySpex:
 
     def __post_init__(self) -> None:
         # A proxy of one's own, and a student, may know the units by their numbers.
-        self.renumbers = getattr(self.proxy, "learns_from_search", False)
+        self.renumbers = self.proxy.learns_from_search
         # As long as nothing was distilled: "candidates" says why, where nothing ever is.
-        name = getattr(self.proxy, "name", type(self.proxy).__name__)
-        self.notes |= {"proxy": name, "proxy_r2": None, "rank_correlation": None}
+        self.notes |= {"proxy": name_of(self.proxy), "proxy_r2": None, "rank_correlation": None}
 
     def minimum_budget(self, n: int, settings: SearchSettings = DEFAULTS) -> int:
         fixed = 1 + settings.per_share * len(settings.shares)
         fixed += settings.min_values + settings.min_held
-        if self._searched:
+        if self.proxy.searched:
             return fixed + VALIDATED_AT_LEAST
         if self.gradients:
             return fixed + GRADIENT_COST * (1 + settings.min_deep) + VALIDATED_AT_LEAST
         return fixed + minimum_without_gradients(n)
 
     def default_budget(self, n: int) -> int:
-        return (1 if self._searched else 2 if self.gradients else 4) * n + 100
-
-    @property
-    def _searched(self) -> bool:
-        return getattr(self.proxy, "searched", False)
+        return (1 if self.proxy.searched else 2 if self.gradients else 4) * n + 100
 
     def candidates(self, context: Context, budget: Budget) -> Asking[PairRanker]:
         ledger, settings = context.ledger, context.settings
@@ -135,18 +109,22 @@ class ProxySpex:
         n_held = int(np.clip(settings.held_share * room, settings.min_held, settings.max_held))
         yield from held.ask(ledger, self._masks(context, n_held), "held-out masks")
         ranker: PairRanker
-        if self.renumbers:  # it learns from the search itself
-            ranker = yield from self._distil(context, budget, examples, self.proxy)
+        if self.proxy.learns_from_search:
+            ranker = yield from self._distil(context, budget, examples)
         else:
-            if self._searched:
+            rows = None
+            if self.proxy.searched:
                 yield from self._ask_values(context, budget, examples)
+            elif self.gradients:
+                yield from self._ask_values(context, budget, examples)
+                rows = yield from self._rows(context, budget)
             else:
                 rest = int((1 - settings.learned_share) * room)
                 yield from self._learn(context, budget.reserve(rest), examples)
-            ranker = ProposalRanker(self.proxy, examples, settings)
+            ranker = ProposalRanker(self.proxy, examples, settings, rows)
             ranker.fit(ledger)
         self.notes |= {
-            "proxy_about": getattr(self.proxy, "about", {}),
+            "proxy_about": dict(self.proxy.about),
             "proxy_r2": r_squared(*held.all(), self.proxy),
             "held_out_masks": len(held),
             "largest_share_ablated": self.max_fraction,
@@ -155,7 +133,7 @@ class ProxySpex:
         return ranker
 
     def _distil(
-        self, context: Context, budget: Budget, examples: EvaluatedMasks, proxy: Any
+        self, context: Context, budget: Budget, examples: EvaluatedMasks
     ) -> Asking[PairRanker]:
         """Masks of all sizes for the values; for pairs, rows of slopes, or without gradients what
         group tests or single ablations tell."""
@@ -163,16 +141,20 @@ class ProxySpex:
         yield from self._ask_values(context, budget, examples)
         rows, ranker = None, None
         if self.gradients:
-            rows = yield from gradient_rows(context, budget, self.max_fraction)
-            ranker = RowRanker(rows)
-            self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
+            rows = yield from self._rows(context, budget)
+            ranker = RowRanker(rows, settings)
         else:
             way = yield from without_gradients(context, budget, self.max_fraction)
             main = ledger.main_effects_by_prompt()
             ranker = Strengths(main, exhausted=way is Way.TREE, settings=settings)
             self.notes["candidates"] = str(way)
-        proxy.fit(*examples.all(ledger, settings.max_examples), rows)
+        fit(self.proxy, *examples.all(ledger, settings.max_examples), rows)
         return ranker
+
+    def _rows(self, context: Context, budget: Budget) -> Asking[GradientRows]:
+        rows = yield from gradient_rows(context, budget, self.max_fraction)
+        self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
+        return rows
 
     def _ask_values(
         self, context: Context, budget: Budget, examples: EvaluatedMasks
@@ -213,6 +195,19 @@ class ProxySpex:
         return masks
 
 
+def fit(
+    proxy: Proxy,
+    masks: Bool[np.ndarray, "mask unit"],
+    values: Float[np.ndarray, "mask prompt"],
+    rows: GradientRows | None,
+) -> None:
+    """Fit a proxy to values, and to slopes where there are any."""
+    if rows is None:
+        proxy.fit(masks, values)
+    else:
+        proxy.fit_with_slopes(masks, values, rows)
+
+
 def r_squared(
     masks: Bool[np.ndarray, "mask unit"], values: Float[np.ndarray, "mask prompt"], proxy: Proxy
 ) -> float | None:
@@ -232,9 +227,13 @@ class ProposalRanker:
     exhausted = False
 
     def __init__(
-        self, proxy: Proxy, examples: EvaluatedMasks, settings: SearchSettings = DEFAULTS
+        self,
+        proxy: Proxy,
+        examples: EvaluatedMasks,
+        settings: SearchSettings = DEFAULTS,
+        rows: GradientRows | None = None,
     ) -> None:
-        self.proxy, self._examples, self._settings = proxy, examples, settings
+        self.proxy, self._examples, self._settings, self._rows = proxy, examples, settings, rows
         self._fitted_to = 0
         self._proposed: dict[Set, float] = {}
         self._main = np.zeros((examples.n, 1))
@@ -245,7 +244,7 @@ class ProposalRanker:
         count = len(self._examples) + len(ledger.value)
         if count >= self._settings.refit_factor * self._fitted_to:
             self._fitted_to = count
-            self.proxy.fit(*self._examples.all(ledger))
+            fit(self.proxy, *self._examples.all(ledger), self._rows)
             self._proposed = {}
             self._main = predicted_main_effects(self.proxy, ledger.n)
         known = ledger.main_effects_by_prompt()
@@ -271,7 +270,7 @@ class ProposalRanker:
         return np.zeros(len(pairs), dtype=np.int64)
 
     def slopes(self) -> dict[Set, Float[np.ndarray, " unit"]]:
-        return {}
+        return {} if self._rows is None else self._rows.slopes()
 
     def higher_order(self, order: int, count: int) -> list[Set]:
         proposed = self._propose(count, order)

@@ -5,8 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.masks import Set
 from spex_mech.search.budget import Budget, Context
-from spex_mech.search.ledger import Asking, Ledger, Set
+from spex_mech.search.ledger import Asking, Ledger
 from spex_mech.search.settings import SearchSettings
 
 

@@ -71,7 +71,7 @@ class Spex:
         if self.gradients:
             rows = yield from gradient_rows(context, budget)
             self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
-            return RowRanker(rows)
+            return RowRanker(rows, context.settings)
         way = yield from without_gradients(context, budget, self.max_fraction)
         self.notes |= {"candidates": str(way), "evaluations_of_candidates": ledger.spent}
         main = ledger.main_effects_by_prompt()

@@ -9,8 +9,9 @@ of the top 100, against 0.64 by products of mean effects.
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.largest_pairs import largest_products
-from spex_mech.search.ledger import Ledger, Set
+from spex_mech.masks import Set
+from spex_mech.pairs.largest import largest_products
+from spex_mech.search.ledger import Ledger
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 
 _LEAST_STRENGTH = 1e-3  # of the largest, so that no unit is written off

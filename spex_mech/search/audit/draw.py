@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.masks import Set
 from spex_mech.search.budget import Context
-from spex_mech.search.ledger import Asking, Ledger, Set
+from spex_mech.search.ledger import Asking, Ledger
 from spex_mech.search.rankers import PairRanker
 
 _ENUMERATED = 1_000_000  # pairs, up to which all are looked at

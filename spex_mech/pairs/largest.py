@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.search.settings import DEFAULTS
-
 _ROUNDING = 1e-12  # of a product against the product of norms that bounds it
 _BYTES_PER_PAIR = 8
 
@@ -15,7 +13,7 @@ def largest_products(
     factors: Float[np.ndarray, "unit factor"],
     product: Callable[[np.ndarray, np.ndarray], np.ndarray],
     count: int,
-    block_bytes: int = DEFAULTS.block_bytes,
+    block_bytes: int,
 ) -> Int[np.ndarray, "pair 2"]:
     """The pairs of units whose factors have the largest product, block by block.
 
