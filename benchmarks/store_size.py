@@ -55,7 +55,7 @@ def answer(question: Question, rng: np.random.Generator) -> Answer:
 def measured(kind: str, count: int, path: Path) -> Row:
     rng, spent = np.random.default_rng(0), 0.0
     batch = BATCH if kind != "gradients" else 16
-    with opened(path, Game()) as store:
+    with opened(path, Game(), check=False) as store:
         run = store.search({"kind": kind}, Game(), batch)
         for start in range(0, count, batch):
             question = masks(kind, rng, min(batch, count - start))
@@ -65,7 +65,7 @@ def measured(kind: str, count: int, path: Path) -> Row:
             run.answer(asked, question.gradient, kind, None, lambda found=found: found)
             spent += time.perf_counter() - started
     started = time.perf_counter()
-    with opened(path, Game()) as store:
+    with opened(path, Game(), check=False) as store:
         opening = time.perf_counter() - started
         other = store.search({"kind": "other"}, Game(), batch)
         rng = np.random.default_rng(0)

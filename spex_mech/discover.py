@@ -83,9 +83,11 @@ def discover(
             the call of a finished search returns its result at once. Another search on the same
             game (other method, budget or seed) reuses every evaluation. The store is of one game,
             by ``describe()`` and ``identity()`` of the game: hashes of weights, prompts, metric,
-            references, versions. Of a plain function, code and captured data are hashed; what it
-            reads from files is not seen. ``cost`` then has ``reused``, the evaluations that other
-            searches had left; its seconds are those of all sittings.
+            references, versions. Of a plain function, code and captured data are hashed. What no
+            hash sees (a setting in an object, a file, a hook) is found by asking three masks again
+            at each opening, before a finished result too: other values are refused. ``cost`` then
+            has ``reused``, the evaluations that other searches had left, and ``checks``, those of
+            an opening, which are not of the budget; its seconds are those of all sittings.
         workers: how many processes compute (``runs.workers``), one a GPU or CPU core. Then
             ``game`` is a function that makes it, such as a ``GameFactory``. The result does not
             depend on their number.

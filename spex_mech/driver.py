@@ -33,6 +33,7 @@ class Kept(Protocol):
 
     masks_per_batch: int
     reused: int  # evaluations that other searches left
+    checks: int  # evaluations that each opening of the store costs
     seconds: float  # of all sittings
 
     def look(self, masks: MaskBatch, slopes: bool) -> Any:
@@ -214,7 +215,8 @@ def drive(
             search.tell(values, np.concatenate(slopes) if slopes else None)
             heard.told(values, game, search)
     if run is not None:
-        return {**cost, "reused": run.reused, "seconds": round(run.seconds, 3)}
+        kept = {"reused": run.reused, "checks": run.checks}
+        return {**cost, **kept, "seconds": round(run.seconds, 3)}
     return {**cost, "seconds": round(time.perf_counter() - started, 3)}
 
 

@@ -1,7 +1,8 @@
 """Sweeps: models x tasks x unit kinds x ablations x methods, a folder per cell, all resumable.
 
 Each cell's folder holds its store, result, table, map, report, its state (``cell.json``) and log.
-A cell that is done is not done again, one that was killed or interrupted goes on from its store,
+A cell that is done is not done again, once three of its evaluations were asked again and had the
+values that they had; one that was killed or interrupted goes on from its store,
 and one that failed is tried again and does not end the sweep. Two sweeps in one folder take turns:
 a cell that another process runs is waited for. At the end ``summary.csv`` (and ``summary.parquet``
 where pyarrow is installed) has a row per cell.
@@ -154,12 +155,15 @@ def sweep(
 
     Raises:
         ValueError: a cell cannot be what it says (before anything runs), a cell that is done was
-            done with other files than there are now, or with ``resume=False`` a cell is running.
+            done with other files than there are now or has other values now, or with
+            ``resume=False`` a cell is running.
     """
     root = Path(folder)
     for cell in cells:
         _check(cell)
     _check_inputs(cells, root, resume)
+    if resume:
+        _check_values(cells, root, workers, address)
     root.mkdir(parents=True, exist_ok=True)
     for cell in cells:
         place = root / cell.name
@@ -295,6 +299,35 @@ def _check_inputs(cells: Sequence[Cell], root: Path, resume: bool) -> None:
                 f"{cell.name} is done, but the files of its model or prompts have changed since; "
                 "do all anew (--fresh), or give another folder"
             )
+
+
+def _check_values(
+    cells: Sequence[Cell], root: Path, workers: int | None, address: str | None
+) -> None:
+    """Ask the store of each cell that is done whether the game's values are still those: three
+    evaluations, and its model is loaded.
+
+    Raises:
+        ValueError: they are others now.
+    """
+    from spex_mech.runs.session import game_from
+    from spex_mech.runs.store import opened
+
+    far = bool(workers or address)
+    for cell in cells:
+        place = root / cell.name
+        if not _is_done(place, cell) or not (place / "run.sqlite").is_file():
+            continue
+        try:
+            with (
+                game_from(cell.game if far else cell.game(), None, None, workers, address) as game,
+                opened(place / "run.sqlite", game),
+            ):
+                pass
+        except ValueError as error:
+            raise ValueError(
+                f"{cell.name} is done, but {error}; do all anew (--fresh), or give another folder"
+            ) from error
 
 
 def _inputs_of(cell: Cell) -> dict[str, str]:

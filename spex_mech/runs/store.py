@@ -18,6 +18,9 @@ Another search on the same game finds masks that are there already, and asks for
 batch. It may then differ in the last bits from what it would have found alone, as may a search that
 goes on after another one has written to the file in between; every value is one that was measured.
 
+*Nothing stale.* Three masks are asked at each opening (``runs.checks``), and where their values are
+no longer those of the first opening the store is refused. They cost three evaluations a call.
+
 *What may be lost.* Nothing that was committed: a transaction a batch, in a write-ahead log that is
 synchronised at each commit (a few milliseconds, of batches that take longer). A process that is
 killed leaves a file that opens. A second process is refused while the first one lives: SQLite's own
@@ -38,7 +41,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -51,10 +54,11 @@ from spex_mech.fingerprints import function_identity
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
 from spex_mech.results.interactions import Interactions
+from spex_mech.runs.checks import Check, compare, first_checks
 from spex_mech.search.contract import cost_of_mask
 
 _APPLICATION = 0x73706578  # marks the file as one of these
-_FORMAT = 1
+_FORMAT = 2
 _PAGE = 8192  # bytes; dense masks of 10,000 units, of which 4,096 would hold two or three
 _MOST_BLOB = 900_000_000  # SQLite takes a little more
 _TYPES = {b"f": np.dtype("<f4"), b"d": np.dtype("<f8")}
@@ -67,7 +71,7 @@ CREATE TABLE searches (
 CREATE TABLE batches (
     search INTEGER NOT NULL, number INTEGER NOT NULL, stage TEXT NOT NULL, gradient INTEGER NOT
     NULL, masks INTEGER NOT NULL, asked INTEGER NOT NULL, digest BLOB NOT NULL,
-    PRIMARY KEY (search, number)) WITHOUT ROWID;
+    seconds REAL, PRIMARY KEY (search, number)) WITHOUT ROWID;
 CREATE TABLE evaluations (
     hash INTEGER NOT NULL, search INTEGER NOT NULL, mask BLOB NOT NULL, value BLOB NOT NULL);
 CREATE INDEX evaluations_by_hash ON evaluations (hash);
@@ -76,14 +80,22 @@ CREATE TABLE gradients (
     gradient BLOB NOT NULL);
 CREATE INDEX gradients_by_hash ON gradients (hash);
 """
+_SINCE_2 = """
+CREATE TABLE checks (number INTEGER PRIMARY KEY, units TEXT NOT NULL, value BLOB NOT NULL);
+"""
+_FROM_1_TO_2 = "ALTER TABLE batches ADD COLUMN seconds REAL;" + _SINCE_2
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], game: Any) -> Iterator["Store"]:
+def opened(path: str | os.PathLike[str], game: Any, check: bool = True) -> Iterator["Store"]:
     """The store of a game, made where there is none, and held until the end of the block.
 
+    Args:
+        check: ask three masks, of a store that is not new again (``runs.checks``).
+
     Raises:
-        ValueError: the file is no store, is damaged, of a newer format, or of another game.
+        ValueError: the file is no store, is damaged, of a newer format, or of another game; or the
+            game's values are no longer those that it holds.
         BlockingIOError: another process holds it.
         OSError: the file cannot be written.
     """
@@ -101,6 +113,8 @@ def opened(path: str | os.PathLike[str], game: Any) -> Iterator["Store"]:
             store = Store(path, holder, connection, len(game))
             store._of_game(identity_of(game))
         try:
+            if check:
+                store._check(as_game(game))
             yield store
         finally:
             holder.unlink(missing_ok=True)
@@ -132,6 +146,7 @@ class Store:
     holder: Path
     connection: sqlite3.Connection
     n: int
+    checks: list[Check] = field(default_factory=list)  # that this opening asked
 
     def search(self, identity: dict[str, Any], game: Any, masks_per_batch: int) -> "Run":
         """The part of one search, which goes on if it was here before.
@@ -170,6 +185,34 @@ class Store:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
+
+    def _check(self, game: Game) -> None:
+        """Whether the game's values are still those of the store; see ``runs.checks``."""
+        with _explained(self.path, self.holder):
+            asked = "SELECT units, value FROM checks ORDER BY number"
+            rows = self.connection.execute(asked).fetchall()
+        if rows:
+            kept = [Check(tuple(json.loads(u)), self.unpacked(v, u.encode())) for u, v in rows]
+            compare(self.path, game, kept)
+            self.checks.extend(kept)
+            return
+        self.checks.extend(first_checks(game))
+        with self.transaction():
+            for number, check in enumerate(self.checks):
+                units = json.dumps(check.ablated)
+                row = (number, units, packed(check.values, units.encode()))
+                self.connection.execute("INSERT INTO checks VALUES (?, ?, ?)", row)
+
+    def unpacked(self, data: bytes, key: bytes) -> Float[np.ndarray, " x"]:
+        """Numbers as they were before ``packed``.
+
+        Raises:
+            ValueError: they do not fit their checksum.
+        """
+        body, check = data[:-4], data[-4:]
+        if zlib.crc32(key + body).to_bytes(4, "little") != check or body[:1] not in _TYPES:
+            _damaged(self.path, "a value does not fit its checksum")
+        return np.frombuffer(body[1:], dtype=_TYPES[body[:1]]).astype(np.float64)
 
     def _of_game(self, own: dict[str, Any]) -> None:
         row = self.connection.execute("SELECT identity FROM game").fetchone()
@@ -225,7 +268,7 @@ class Run:
         self, store: Store, number: int, masks_per_batch: int, seconds: float, game: Game
     ) -> None:
         self.store, self.number, self.masks_per_batch = store, number, masks_per_batch
-        self.reused = 0
+        self.reused, self.checks = 0, len(store.checks)
         self.seconds = seconds
         self._game, self._since = game, time.perf_counter()
         self._batch = 0
@@ -314,10 +357,10 @@ class Run:
             return None
         if row[0] != self.number:
             self.reused += cost_of_mask(gradient)
-        value = self._unpacked(row[1], key)
+        value = self.store.unpacked(row[1], key)
         if not gradient:
             return value, None
-        return value, self._unpacked(row[2], key).reshape(-1, self.store.n)
+        return value, self.store.unpacked(row[2], key).reshape(-1, self.store.n)
 
     def _commit(
         self,
@@ -339,7 +382,7 @@ class Run:
                 else:
                     self._write("INSERT INTO evaluations VALUES (?, ?, ?, ?)", *at)
             self._write(
-                "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 self.number,
                 self._batch,
                 batch.stage,
@@ -347,6 +390,7 @@ class Run:
                 batch.n_masks,
                 len(rows),
                 batch.digest,
+                now - self._since,
             )
             changed = "UPDATE searches SET seconds = ?, batch_size = ? WHERE id = ?"
             self._write(changed, seconds, self._game.pass_size(), self.number)
@@ -369,12 +413,6 @@ class Run:
             gone = "DELETE FROM batches WHERE search = ? AND number >= ?"
             self._write(gone, self.number, self._batch)
         self._logged = self._batch
-
-    def _unpacked(self, data: bytes, key: bytes) -> Float[np.ndarray, " x"]:
-        body, check = data[:-4], data[-4:]
-        if zlib.crc32(key + body).to_bytes(4, "little") != check:
-            _damaged(self.store.path, "a value does not fit its checksum")
-        return np.frombuffer(body[1:], dtype=_TYPES[body[:1]]).astype(np.float64)
 
     def _one(self, asked: str, *values: Any) -> Any:
         return self.store.connection.execute(asked, values).fetchone()[0]
@@ -436,9 +474,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
     execute("PRAGMA journal_mode = WAL")
     execute("PRAGMA synchronous = FULL")
-    if not tables:
+    if format < _FORMAT:
         execute("BEGIN IMMEDIATE")
-        for statement in _TABLES.split(";")[:-1]:
+        for statement in (_FROM_1_TO_2 if tables else _TABLES + _SINCE_2).split(";")[:-1]:
             execute(statement)
         execute(f"PRAGMA application_id = {_APPLICATION}")
         execute(f"PRAGMA user_version = {_FORMAT}")
