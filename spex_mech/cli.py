@@ -65,7 +65,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="spex-mech", description="Find which parts of a neural network interact.")
     commands = parser.add_subparsers(required=True, metavar="command")
+    for add in (_add_demo, _add_discover, _add_sweep, _add_status, _add_report):
+        add(commands)
+    commands.add_parser("models", help="what --model takes").set_defaults(command=_models)
+    commands.add_parser("tasks", help="what --task takes").set_defaults(command=_tasks)
+    return parser
 
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo", help="find the pair of heads that makes induction, or search a real language model"
     )
@@ -78,25 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, help="folder for the results; default: out/MODEL")
     demo.set_defaults(command=_demo)
 
+
+def _add_discover(commands: Any) -> None:
     discover = commands.add_parser("discover", help="measure the interactions of a model on a task")
     discover.add_argument("--model", default="demo", help="bundled name, local folder or hub name")
     discover.add_argument("--bridge", action="store_true", help="load it as a TransformerBridge")
     discover.add_argument("--lens", default="model", choices=["model", "tokens", "data"])
-    discover.add_argument("--text", help="of --lens tokens: the text whose tokens are the units")
-    discover.add_argument("--answer", help="of --lens tokens: the word that follows, or the class")
-    discover.add_argument("--continuation", help="of --lens tokens: all that follows, scored")
-    discover.add_argument(
-        "--masking", help="of --lens tokens: token, attention, delete, mean or zero"
-    )
-    discover.add_argument("--student", help="of --lens tokens: a smaller model, to screen pairs on")
-    discover.add_argument(
-        "--examples",
-        help="of --lens data: an .npz with x, y, x_test, y_test (and texts), or masks and values",
-    )
-    discover.add_argument(
-        "--learner", default="ridge", help="of --lens data: ridge or logistic (y of 0 and 1)"
-    )
-    discover.add_argument("--penalty", type=float, default=1.0, help="of --learner")
+    _add_lenses(discover)
     discover.add_argument("--task", default="induction", help="a task, or a .csv/.json prompt file")
     discover.add_argument("--file", help="the text file of the task 'text'")
     discover.add_argument(
@@ -130,6 +125,27 @@ def _parser() -> argparse.ArgumentParser:
     discover.add_argument("--out", type=Path, default=Path("out/discover"))
     discover.set_defaults(command=_discover)
 
+
+def _add_lenses(discover: argparse.ArgumentParser) -> None:
+    """What only one lens reads."""
+    discover.add_argument("--text", help="of --lens tokens: the text whose tokens are the units")
+    discover.add_argument("--answer", help="of --lens tokens: the word that follows, or the class")
+    discover.add_argument("--continuation", help="of --lens tokens: all that follows, scored")
+    discover.add_argument(
+        "--masking", help="of --lens tokens: token, attention, delete, mean or zero"
+    )
+    discover.add_argument("--student", help="of --lens tokens: a smaller model, to screen pairs on")
+    discover.add_argument(
+        "--examples",
+        help="of --lens data: an .npz with x, y, x_test, y_test (and texts), or masks and values",
+    )
+    discover.add_argument(
+        "--learner", default="ridge", help="of --lens data: ridge or logistic (y of 0 and 1)"
+    )
+    discover.add_argument("--penalty", type=float, default=1.0, help="of --learner")
+
+
+def _add_sweep(commands: Any) -> None:
     sweep = commands.add_parser("sweep", help="models x tasks x units x ablations x methods")
     sweep.add_argument("config", nargs="?", type=Path, help="a TOML file; or give the lists here")
     for axis in ("models", "tasks", "units", "ablations", "methods"):
@@ -143,19 +159,19 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--out", type=Path, default=Path("out/sweep"))
     sweep.set_defaults(command=_sweep)
 
+
+def _add_status(commands: Any) -> None:
     status = commands.add_parser("status", help="what of a sweep is done, running and failed")
     status.add_argument("folder", type=Path)
     status.set_defaults(command=_status)
 
+
+def _add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="write a saved result as a web page")
     report.add_argument("result", type=Path, help="an interactions.npz")
     report.add_argument("--out", type=Path, help="the page; default: report.html beside it")
     report.add_argument("--title", help="default: model and task")
     report.set_defaults(command=_report)
-
-    commands.add_parser("models", help="what --model takes").set_defaults(command=_models)
-    commands.add_parser("tasks", help="what --task takes").set_defaults(command=_tasks)
-    return parser
 
 
 def _demo(options: argparse.Namespace) -> None:

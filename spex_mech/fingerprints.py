@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spex_mech.engine.prompts import Prompts
-
 _LENGTH = 16  # hexadecimal digits
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -68,11 +66,6 @@ def _parts_of(tensor: Tensor) -> list[Tensor]:
         names, _ = flatten()
         return [part for name in names for part in _parts_of(getattr(tensor, name))]
     return [tensor]
-
-
-def prompts_sha256(prompts: Prompts) -> str:
-    """Of everything that a metric may read: tokens, answers, masks, corrupted tokens."""
-    return sha256_of([value for _, value in sorted(vars(prompts).items())])
 
 
 def config_sha256(model: Any) -> str | None:
@@ -214,11 +207,6 @@ def _content(cell: CellType) -> Any:
 
 def _short(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_LENGTH]
-
-
-def tokens_sha256(prompts: Prompts) -> str:
-    """The hash of prompts' tokens that a result records."""
-    return sha256_of([prompts.tokens])
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import spex_mech as sm
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.scores import Score, SubsetScore
-from spex_mech.games.model_game import tokens_sha256
+from spex_mech.engine.prompts import tokens_sha256
 from spex_mech.report.reproduce import command_of
 from spex_mech.report.words import summary
 from spex_mech.results.confirmation import confirmation

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from spex_mech.fingerprints import sha256_of
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class Prompts:
@@ -285,3 +287,13 @@ def _each_once(answers: Int[Tensor, "prompt answer"]) -> Int[Tensor, "prompt ans
     equal = answers[:, :, None] == answers[:, None, :]
     again = equal.tril(diagonal=-1).any(dim=2)
     return answers.masked_fill(again, -1) if again.any() else answers
+
+
+def prompts_sha256(prompts: Prompts) -> str:
+    """Of everything that a metric may read: tokens, answers, masks, corrupted tokens."""
+    return sha256_of([value for _, value in sorted(vars(prompts).items())])
+
+
+def tokens_sha256(prompts: Prompts) -> str:
+    """The hash of prompts' tokens that a result records."""
+    return sha256_of([prompts.tokens])

@@ -21,15 +21,13 @@ from spex_mech.engine.components import Components
 from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
 from spex_mech.engine.facts import name_of, unwrapped, weight_processing
-from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.prompts import Prompts, prompts_sha256, tokens_sha256
 from spex_mech.engine.references import check_asked
 from spex_mech.engine.task import Task, warn_of_prompts
 from spex_mech.fingerprints import (
     config_sha256,
     metric_sha256,
-    prompts_sha256,
     sha256_of,
-    tokens_sha256,
 )
 from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
 from spex_mech.masks import MaskBatch

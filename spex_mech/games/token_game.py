@@ -20,13 +20,12 @@ from spex_mech.engine.device import device_of, in_batches
 from spex_mech.engine.facts import check_tokens, name_of
 from spex_mech.engine.metrics import METRICS, Metric
 from spex_mech.engine.passes import call, evaluating, output_of
-from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.prompts import Prompts, prompts_sha256
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask, head_of
 from spex_mech.fingerprints import (
     config_sha256,
     metric_sha256,
-    prompts_sha256,
     sha256_of,
 )
 from spex_mech.game import Answer, Coarse, Game, Tick, no_tick

@@ -12,7 +12,7 @@ _MOST_PROMPTS = 20
 
 
 def prompts_shown(found: Interactions, task: "Task", tokenizer: Any) -> dict[str, Any]:
-    from spex_mech.fingerprints import tokens_sha256
+    from spex_mech.engine.prompts import tokens_sha256
 
     prompts, intact = task.prompts, found.intact_by_prompt
     known = found.about.get("tokens_sha256")

@@ -83,7 +83,7 @@ class Confirmation(Interactions):
         """The table of :meth:`Interactions.frame`, with ``searched searched_stderr same_sign
         within_error holds``."""
         table = super().frame(order)
-        rows = strongest_rows(self, order)
+        rows = strongest_rows(self.mean, self.order, order)
         table["searched"] = self.searched.mean[rows]
         table["searched_stderr"] = self.searched.stderr[rows]
         for name in ("same_sign", "within_error", "holds"):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from io import BytesIO
 from numbers import Integral
 from pathlib import Path
@@ -14,18 +13,22 @@ from jaxtyping import Bool, Float, Int, Int8
 
 from spex_mech.results.cautions import cautions_of, clusters_of
 from spex_mech.results.files import write_whole
+from spex_mech.results.measured import Again
 from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
 from spex_mech.results.printed import as_html, printed
 from spex_mech.results.readings import doubts_of, readings_of
 from spex_mech.results.statistics import intervals, p_values, q_values_by_order, standard_errors
 from spex_mech.results.tables import as_frame, as_matrix, row_of, strongest_rows, unit_of
-from spex_mech.results.verdicts import is_finding, is_significant, stand_out_by_order, verdicts
+from spex_mech.results.verdicts import is_significant, stand_out_by_order, verdicts
 from spex_mech.units import Units
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from spex_mech.results.confirmation import Confirmation
+    cached_property = property  # which a type checker takes for what a protocol declares
+else:
+    from functools import cached_property
+
 
 _Found = TypeVar("_Found", bound="Interactions")
 
@@ -135,7 +138,7 @@ class Interactions:
     @cached_property
     def is_significant(self) -> Bool[np.ndarray, " interaction"]:
         """True where a value is over the noise floor and its q is at most 0.05."""
-        return is_significant(self)
+        return is_significant(self.is_noise, self.q_value)
 
     @cached_property
     def stands_out(self) -> Bool[np.ndarray, " interaction"]:
@@ -147,13 +150,15 @@ class Interactions:
     @cached_property
     def is_finding(self) -> Bool[np.ndarray, " interaction"]:
         """True where a reading may be given: significant or, of a single prompt, standing out."""
-        return is_finding(self)
+        one = self.values.shape[1] < 2
+        return ~self.is_noise & self.stands_out if one else self.is_significant
 
     @property
     def verdicts(self) -> list[str]:
         """What every table and picture says of each interaction: its reading where it is a finding,
         otherwise why not ("noise", "not significant", "too few prompts", "does not stand out")."""
-        return verdicts(self)
+        told = (self.readings, self.is_noise, self.is_finding, self.q_value)
+        return verdicts(*told, self.values.shape[1], self.n_measured)
 
     @cached_property
     def confirmed(self) -> Int8[np.ndarray, " interaction"]:
@@ -210,7 +215,7 @@ class Interactions:
         """
         if not isinstance(k, Integral) or isinstance(k, bool) or k < 0:
             raise ValueError(f"k is {k!r}; give a whole number of interactions, 0 or more")
-        rows = strongest_rows(self, order)
+        rows = strongest_rows(self.mean, self.order, order)
         part = self.take(rows[:k])
         return part if order is None else as_part(part, n_measured=len(rows))
 
@@ -236,7 +241,7 @@ class Interactions:
 
     def matrix(self) -> Float[np.ndarray, "unit unit"]:
         """The pairs as a symmetric matrix; NaN on the diagonal and where none was measured."""
-        return as_matrix(self)
+        return as_matrix(len(self.labels), self.units, self.mean)
 
     def value(self, *labels: str) -> float:
         """The interaction of the units with these labels.
@@ -244,7 +249,7 @@ class Interactions:
         Raises:
             KeyError: it was not measured, or a label is unknown.
         """
-        return float(self.mean[row_of(self, labels)])
+        return float(self.mean[row_of(self.units, self.labels, labels)])
 
     def main_effect(self, label: str) -> float:
         """The main effect of the unit with this label (NaN where it was not measured).
@@ -252,7 +257,7 @@ class Interactions:
         Raises:
             KeyError: no unit has this label.
         """
-        return float(self.main_effects[unit_of(self, label)])
+        return float(self.main_effects[unit_of(self.labels, label)])
 
     def __getitem__(self, labels: str | tuple[str, ...]) -> float:
         """``found["L0H3", "L1H0"]`` is an interaction, ``found["L0H3"]`` a main effect.
@@ -272,10 +277,10 @@ class Interactions:
         Raises:
             KeyError: no unit has this label.
         """
-        rows = strongest_rows(self, 2)
-        return self.take(rows[(self.units[rows] == unit_of(self, label)).any(axis=1)])
+        rows = strongest_rows(self.mean, self.order, 2)
+        return self.take(rows[(self.units[rows] == unit_of(self.labels, label)).any(axis=1)])
 
-    def confirmed_by(self, again: "Confirmation") -> "Interactions":
+    def confirmed_by(self, again: Again) -> "Interactions":
         """This result with what another one said of it: ``again`` is what ``confirm`` returned.
         Tables, pictures and the report then show what was confirmed.
 
@@ -326,11 +331,8 @@ class Interactions:
 
     def _of_whole(self, rows: Int[np.ndarray, " interaction"]) -> dict[str, Any]:
         by_row = {name: getattr(self, name)[rows] for name in OF_WHOLE_BY_ROW}
-        return by_row | {
-            "n_choices": self.n_choices,
-            "n_measured": self.n_measured,
-            "clusters": self.clusters,
-        }
+        whole = ("n_choices", "n_measured", "clusters")
+        return by_row | {name: getattr(self, name) for name in whole}
 
 
 def as_part(found: _Found, **of_whole: Any) -> _Found:

@@ -5,14 +5,12 @@ import zipfile
 import zlib
 from io import BufferedIOBase
 from math import comb
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from spex_mech.results.measured import Stored
 from spex_mech.units import Units
-
-if TYPE_CHECKING:
-    from spex_mech.results.interactions import Interactions
 
 _FORMAT = 2
 _ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
@@ -26,7 +24,7 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def write(found: "Interactions", file: BufferedIOBase) -> None:
+def write(found: Stored, file: BufferedIOBase) -> None:
     """Write a result into an open file."""
     about = {
         "format": _FORMAT,

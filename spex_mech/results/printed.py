@@ -1,23 +1,20 @@
 """A result as text for a terminal and as a table for a notebook."""
 
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from spex_mech.results.audits import audit_lines
+from spex_mech.results.measured import Shown
 from spex_mech.results.readings import DOUBTFUL
 from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
-
-if TYPE_CHECKING:
-    from spex_mech.results.interactions import Interactions
 
 _SHOWN = 10
 _RED, _BLUE = "#b2182b", "#2166ac"  # as in plots.style: damage overlaps, damage compounds
 
 
-def printed(found: "Interactions") -> str:
+def printed(found: Shown) -> str:
     """What ``print(found)`` shows: the strongest interactions with their q and what may be said of
     them. Where nothing is significant, that comes first."""
     shown = found.top(_SHOWN)
@@ -37,7 +34,7 @@ def printed(found: "Interactions") -> str:
     return "\n".join(lines)
 
 
-def heading(found: "Interactions") -> str:
+def heading(found: Shown) -> str:
     """How many interactions of which units these are, what they cost, and the noise floor."""
     n, n_units = len(found), len(found.labels)
     kind = "interaction" if found.n_measured == 1 else "interactions"
@@ -52,7 +49,7 @@ def heading(found: "Interactions") -> str:
     return f"{text}; {int(found.is_significant.sum()):,} significant (q <= {SIGNIFICANT})"
 
 
-def _nothing(found: "Interactions") -> list[str]:
+def _nothing(found: Shown) -> list[str]:
     """The first sentence, where nothing was found."""
     n_prompts = found.values.shape[1]
     if not len(found) or found.is_finding.any():
@@ -66,7 +63,7 @@ def _nothing(found: "Interactions") -> list[str]:
     return [f"Nothing is significant: no q is {SIGNIFICANT} or less over {n_prompts:,} prompts."]
 
 
-def notes(found: "Interactions") -> list[str]:
+def notes(found: Shown) -> list[str]:
     """What +- means, that one prompt has no q, and the audit of a whole result."""
     lines, shown = [], min(_SHOWN, len(found))
     if found.values.shape[1] < 2:
@@ -81,7 +78,7 @@ def notes(found: "Interactions") -> list[str]:
     return lines
 
 
-def value_texts(found: "Interactions") -> list[str]:
+def value_texts(found: Shown) -> list[str]:
     """Each value with half of its 90 % interval, which is wider where the shown were chosen."""
     return [
         f"{value:+.3g}" + ("" if np.isnan(half) else f" +- {half:.2g}")
@@ -89,7 +86,7 @@ def value_texts(found: "Interactions") -> list[str]:
     ]
 
 
-def halves(found: "Interactions") -> Float[np.ndarray, " interaction"]:
+def halves(found: Shown) -> Float[np.ndarray, " interaction"]:
     """Half of the 90 % interval of each (NaN for a single prompt)."""
     return np.diff(found.intervals(0.9), axis=1)[:, 0] / 2
 
@@ -101,7 +98,7 @@ def q_text(q: float) -> str:
     return "q <1e-9" if q < 1e-9 else f"q {q:.2g}"
 
 
-def doubt_text(found: "Interactions", row: int) -> str:
+def doubt_text(found: Shown, row: int) -> str:
     """The chance that a reading is wrong over prompts, where it is worth saying."""
     doubt = float(found.doubts[row])
     if not found.is_finding[row] or not doubt > DOUBTFUL:
@@ -114,7 +111,7 @@ def confirmed_text(confirmed: int) -> str:
     return {1: ", confirmed", 0: ", not confirmed"}.get(confirmed, "")
 
 
-def as_html(found: "Interactions") -> str:
+def as_html(found: Shown) -> str:
     """What a notebook shows: :func:`printed` as a table, with a bar for the size of each value."""
     shown = found.top(_SHOWN)
     largest = abs(shown.mean).max(initial=0.0) or 1.0
@@ -139,7 +136,7 @@ def as_html(found: "Interactions") -> str:
     )
 
 
-def _bar(found: "Interactions", row: int, largest: float) -> str:
+def _bar(found: Shown, row: int, largest: float) -> str:
     value = float(found.mean[row])
     overlaps = (value > 0) != found.less_is_better
     colour, width = _RED if overlaps else _BLUE, 80 * abs(value) / largest

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.results.measured import Shown
+
 if TYPE_CHECKING:
     import pandas as pd
 
-    from spex_mech.results.interactions import Interactions
 
-
-def as_frame(found: "Interactions", order: int | None) -> "pd.DataFrame":
+def as_frame(found: Shown, order: int | None) -> "pd.DataFrame":
     """What :meth:`Interactions.frame` returns.
 
     Raises:
@@ -23,7 +23,7 @@ def as_frame(found: "Interactions", order: int | None) -> "pd.DataFrame":
     width = int(found.order.max(initial=2)) if order is None else order
     if not 2 <= width <= found.units.shape[1]:
         raise ValueError(f"no interaction of order {order} was measured")
-    rows = strongest_rows(found, order)
+    rows = strongest_rows(found.mean, found.order, order)
     letters, labels = "abcdefgh"[:width], np.array([*found.labels, ""], dtype=object)
     mains, units = np.append(found.main_effects, np.nan), found.units[rows]
     readings, verdicts = (
@@ -41,44 +41,53 @@ def as_frame(found: "Interactions", order: int | None) -> "pd.DataFrame":
     return pd.DataFrame(data)
 
 
-def as_matrix(found: "Interactions") -> Float[np.ndarray, "unit unit"]:
+def as_matrix(
+    n_units: int,
+    units: Int[np.ndarray, "interaction order"],
+    values: Float[np.ndarray, " interaction"],
+) -> Float[np.ndarray, "unit unit"]:
     """What :meth:`Interactions.matrix` returns."""
-    full = np.full((len(found.labels), len(found.labels)), np.nan)
-    is_pair = found.order == 2
-    a, b = found.units[is_pair][:, :2].T
-    full[a, b] = full[b, a] = found.mean[is_pair]
+    full = np.full((n_units, n_units), np.nan)
+    is_pair = (units >= 0).sum(axis=1) == 2
+    a, b = units[is_pair][:, :2].T
+    full[a, b] = full[b, a] = values[is_pair]
     return full
 
 
 def strongest_rows(
-    found: "Interactions", order: int | None = None
-) -> Int[np.ndarray, " interaction"]:
-    """The rows of a result (of one order, if asked), strongest first."""
-    rows = np.arange(len(found)) if order is None else np.flatnonzero(found.order == order)
-    return rows[np.argsort(-abs(found.mean[rows]), kind="stable")]
+    values: Float[np.ndarray, " interaction"],
+    orders: Int[np.ndarray, " interaction"],
+    order: int | None = None,
+) -> Int[np.ndarray, " some"]:
+    """The rows of interactions with these values and orders (of one order, if asked), strongest
+    first."""
+    rows = np.arange(len(values)) if order is None else np.flatnonzero(orders == order)
+    return rows[np.argsort(-abs(values[rows]), kind="stable")]
 
 
-def unit_of(found: "Interactions", label: str) -> int:
+def unit_of(labels: Sequence[str], label: str) -> int:
     """The number of the unit with this label.
 
     Raises:
         KeyError: no unit has it.
     """
-    if label not in found.labels:
+    if label not in labels:
         raise KeyError(f"no unit is called {label!r}")
-    return found.labels.index(label)
+    return labels.index(label)
 
 
-def row_of(found: "Interactions", labels: Sequence[str]) -> int:
-    """The row of the interaction of the units with these labels.
+def row_of(
+    units: Int[np.ndarray, "interaction order"], labels: Sequence[str], chosen: Sequence[str]
+) -> int:
+    """The row of the interaction of the units with the labels that are chosen.
 
     Raises:
         KeyError: it was not measured, or a label is unknown.
     """
-    wanted = sorted(unit_of(found, label) for label in labels)
-    row = wanted + [-1] * (found.units.shape[1] - len(wanted))
-    fits = len(row) == found.units.shape[1]
-    hits = np.flatnonzero((found.units == row).all(axis=1)) if fits else []
+    wanted = sorted(unit_of(labels, label) for label in chosen)
+    row = wanted + [-1] * (units.shape[1] - len(wanted))
+    fits = len(row) == units.shape[1]
+    hits = np.flatnonzero((units == row).all(axis=1)) if fits else []
     if not len(hits):
-        raise KeyError(f"the interaction of {' and '.join(labels)} was not measured")
+        raise KeyError(f"the interaction of {' and '.join(chosen)} was not measured")
     return int(hits[0])

@@ -13,13 +13,10 @@ it stands out from the others: a function that is nothing but noise has interact
 everywhere, and its largest one says nothing.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-
-if TYPE_CHECKING:
-    from spex_mech.results.interactions import Interactions
 
 SIGNIFICANT = 0.05  # the largest q that is called significant
 NOT_SIGNIFICANT, TOO_FEW = "not significant", "too few prompts"
@@ -29,31 +26,29 @@ NO_STANDOUT, ONE_VALUE = "does not stand out", "a single value"
 _MEDIAN_OF_SIZES, _EFFICIENCY = 0.6745, 0.37
 
 
-def is_significant(found: "Interactions") -> Bool[np.ndarray, " interaction"]:
+def is_significant(
+    is_noise: Bool[np.ndarray, " interaction"], q_value: Float[np.ndarray, " interaction"]
+) -> Bool[np.ndarray, " interaction"]:
     """True where an interaction is resolved and significant over the prompts."""
     with np.errstate(invalid="ignore"):
-        return ~found.is_noise & (found.q_value <= SIGNIFICANT)
+        return ~is_noise & (q_value <= SIGNIFICANT)
 
 
-def is_finding(found: "Interactions") -> Bool[np.ndarray, " interaction"]:
-    """True where an interaction may be given a reading: it is significant or, of a single prompt,
-    stands out."""
-    if found.values.shape[1] > 1:
-        return is_significant(found)
-    return ~found.is_noise & found.stands_out
-
-
-def verdicts(found: "Interactions") -> list[str]:
+def verdicts(
+    readings: Sequence[str],
+    is_noise: Bool[np.ndarray, " interaction"],
+    is_finding: Bool[np.ndarray, " interaction"],
+    q_value: Float[np.ndarray, " interaction"],
+    n_prompts: int,
+    n_measured: int,
+) -> list[str]:
     """The reading of each interaction that may be given one, and of each other one why not."""
-    n_prompts = found.values.shape[1]
     words = []
-    for reading, noise, finding, q in zip(
-        found.readings, found.is_noise, found.is_finding, found.q_value, strict=True
-    ):
+    for reading, noise, finding, q in zip(readings, is_noise, is_finding, q_value, strict=True):
         if noise or finding:
             words.append(reading)
         elif n_prompts < 2:
-            words.append(NO_STANDOUT if found.n_measured > 1 else ONE_VALUE)
+            words.append(NO_STANDOUT if n_measured > 1 else ONE_VALUE)
         else:
             words.append(TOO_FEW if np.isnan(q) else NOT_SIGNIFICANT)
     return words
