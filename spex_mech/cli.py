@@ -120,6 +120,11 @@ def _add_discover(commands: Any) -> None:
     discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])
     discover.add_argument("--batch-size", type=int, default=DEFAULTS["batch_size"], help="rows")
     discover.add_argument("--store", type=Path, help="keep every evaluation, and go on from there")
+    discover.add_argument(
+        "--masks-per-batch",
+        type=int,
+        help="masks that are asked, and kept, at a time; default: with --store from one upwards",
+    )
     discover.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
     discover.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     discover.add_argument("--out", type=Path, default=Path("out/discover"))
@@ -352,7 +357,8 @@ def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
         raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
     proxy = {} if options.proxy is None else {"proxy": options.proxy}
     search = (options.method, options.budget, options.order, options.seed)
-    given = {"store": options.store, "workers": options.workers, "address": options.address}
+    names = ("store", "workers", "address", "masks_per_batch")
+    given = {name: getattr(options, name) for name in names}
     return sm.discover(game, *search, **given, **proxy)
 
 

@@ -57,6 +57,7 @@ def discover(
     store: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     address: str | None = None,
+    masks_per_batch: int | None = None,
     **options: Any,
 ) -> Interactions:
     """Find and measure the interactions of a game.
@@ -92,6 +93,9 @@ def discover(
             ``game`` is a function that makes it, such as a ``GameFactory``. The result does not
             depend on their number.
         address: of a Ray cluster, instead of processes here; "auto": that of this machine.
+        masks_per_batch: how many masks the game is asked at a time. Default: what it wants (256 for
+            a function); with a store from one upwards, until a batch takes some two seconds, so
+            that a kill costs little (``runs.batches``).
         options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
             ``top`` (how many pairs the audit's recall is about) and ``audit`` (the part of the
             budget for the audit's tests; default: 0.03, from 30 to 400). Of proxyspex: ``proxy``
@@ -117,10 +121,12 @@ def discover(
         OSError: the store cannot be written; what was committed is kept.
     """
     if workers is not None or address is not None:
-        given = {"progress": progress, "store": store, **options}
+        given = {"progress": progress, "store": store, "masks_per_batch": masks_per_batch}
         with game_from(game, n, labels, workers, address) as remote:
-            return discover(remote, method, budget, order, seed, **given)
-    game = as_game(game, n, labels)
+            return discover(remote, method, budget, order, seed, **given, **options)
+    if masks_per_batch is not None and masks_per_batch < 1:
+        raise ValueError(f"masks_per_batch is {masks_per_batch}; it must be at least 1")
+    game, kept = as_game(game, n, labels), (progress, store, masks_per_batch)
     if isinstance(method, Search):
         if budget is not None or order != 2 or seed or options:
             raise ValueError(
@@ -128,7 +134,7 @@ def discover(
                 "budget=, order=, seed= and others"
             )
         about = {"method": method.name or type(method).__name__}
-        return _searched(game, lambda: method, about, {"method": method}, progress, store)
+        return _searched(game, lambda: method, about, {"method": method}, *kept)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if unknown := options.keys() - set(METHODS[method]):
@@ -152,7 +158,7 @@ def discover(
         return Adaptive(_strategy(game, method, seed, rest, about), len(game), **common, **shown)
 
     identity = {"method": method, **common, **options}
-    return _searched(game, search, about, identity, progress, store)
+    return _searched(game, search, about, identity, *kept)
 
 
 def _strategy(
@@ -354,12 +360,13 @@ def _searched(
     identity: dict[str, Any],
     progress: bool,
     store: str | os.PathLike[str] | None,
+    masks_per_batch: int | None = None,
 ) -> Interactions:
     """The result of a search, driven to its end, or as a store has it from an earlier call."""
 
     def result(run: Run | None) -> Interactions:
         search, rounding = make(), Rounding()
-        cost = drive(game, search, progress, run, rounding, unchanged)
+        cost = drive(game, search, progress, run, rounding, unchanged, masks_per_batch)
         found = _result(game, search, cost, about, rounding)
         unchanged.check()
         return found
@@ -368,7 +375,7 @@ def _searched(
     if store is None:
         return result(None)
     with opened(store, game) as kept:
-        run = kept.search(identity, game, game.masks_per_batch)
+        run = kept.search(identity, game, masks_per_batch)
         # The code of a user's own search is not hashed: its evaluations are used, its result not.
         own = isinstance(identity["method"], Search)
         if not own and (finished := run.result()) is not None:

@@ -1,7 +1,9 @@
 """The driver: the only loop that carries a search's questions to a game and the answers back.
 
 1. The search asks. Its masks are cut into batches of a fixed size, so that which masks share a
-   batch depends neither on how fast the machine is nor on how many workers there are.
+   batch depends neither on how fast the machine is nor on how many workers there are. With a store
+   they begin with one mask and grow until one takes some seconds, as a kill costs a batch; the
+   store's log says how many masks each had, so that a search that goes on asks as it did.
 2. Of each batch, what the store holds is taken from there; the game is asked for the rest. A game
    of workers gets some batches ahead (``Game.n_ahead``).
 3. A store commits a batch before its answer is passed on.
@@ -31,10 +33,13 @@ from spex_mech.search.resolution import Resolution
 class Kept(Protocol):
     """A search's part of a store (``runs.store.Run``)."""
 
-    masks_per_batch: int
     reused: int  # evaluations that other searches left
     checks: int  # evaluations that each opening of the store costs
     seconds: float  # of all sittings
+
+    def next_size(self, left: int, slopes: bool) -> int:
+        """How many masks the next batch holds, of those that are left of a question."""
+        ...
 
     def look(self, masks: MaskBatch, slopes: bool) -> Any:
         """What of a batch is there."""
@@ -176,13 +181,14 @@ def drive(
     run: Kept | None = None,
     watcher: Watcher | None = None,
     unchanged: "Unchanged | None" = None,
+    masks_per_batch: int | None = None,
 ) -> dict[str, int | float]:
     """Carry all of a search's questions to the game and the answers back.
 
     Any ``Search`` can be driven: one of circuits as well as one of interactions. It says which
     masks to run next (``ask``), is told their values (``tell``), and calls nothing itself::
 
-        cost = drive(game, KeptSetsSearch(...), progress, run=store.search({...}, game, size))
+        cost = drive(game, KeptSetsSearch(...), progress, run=store.search({...}, game))
 
     With ``run`` from an open store what is known is not run again, and with a game of workers the
     batches of a question run side by side.
@@ -192,22 +198,29 @@ def drive(
         run: the search's part of a store, which is asked first and told what is new.
         watcher: hears what happens.
         unchanged: since when what the game is made from may not have changed; default: since now.
+        masks_per_batch: how many masks a batch holds without ``run``, which says so itself; None:
+            as many as the game wants.
 
     Returns:
-        what it cost: evaluations, gradients, seconds; with a store, what was reused of others.
+        what it cost: evaluations, gradients, seconds; with a store, what was reused of others
+        and what opening it cost.
 
     Raises:
         RuntimeError: what the game is made from (a model, its prompts) changed in between.
     """
     unchanged = Unchanged(game) if unchanged is None else unchanged
     started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
-    # A fixed size: which masks share a batch must not depend on how fast the machine is.
-    size = game.masks_per_batch if run is None else run.masks_per_batch
+    size = masks_per_batch or game.masks_per_batch
+
+    def next_size(left: int, slopes: bool) -> int:
+        # A fixed size: which masks share a batch must not depend on how fast the machine is.
+        return min(size, left) if run is None else run.next_size(left, slopes)
+
     with Bar(search.planned, progress) as bar:
         heard = Watchers((bar,) if watcher is None else (bar, watcher))
         while (question := search.ask()) is not None:
             heard.asked(question, game)
-            answers = list(_answers(game, question, size, run, heard, unchanged))
+            answers = list(_answers(game, question, next_size, run, heard, unchanged))
             values = np.concatenate([answer.values for answer in answers])
             slopes = [answer.slopes for answer in answers if answer.slopes is not None]
             cost["evaluations"] += question.cost
@@ -223,22 +236,24 @@ def drive(
 def _answers(
     game: Game,
     question: Question,
-    size: int,
+    next_size: Callable[[int, bool], int],
     run: Kept | None,
     watcher: Watcher,
     unchanged: "Unchanged",
 ) -> Iterator[Answer]:
     """The answer to each batch of a question, in order; some batches are begun ahead."""
     slopes, each = question.gradient, cost_of_mask(question.gradient)
-    parts = list(question.batch(len(game)).split(size))
-    begun: deque[tuple[Any, MaskBatch, Any]] = deque()
-    for at, part in enumerate(parts):
-        for new in parts[at + len(begun) : at + game.n_ahead]:
+    masks, at = question.batch(len(game)), 0
+    begun: deque[tuple[MaskBatch, Any, MaskBatch, Any]] = deque()
+    while at < len(masks) or begun:
+        while at < len(masks) and len(begun) < game.n_ahead:
+            new = masks.part(at, at + next_size(len(masks) - at, slopes))
+            at += len(new)
             looked = None if run is None else run.look(new, slopes)
             rest = new if looked is None else new.rows(looked.missing)
             pending = _begin(game, rest, slopes, watcher) if len(rest) else None
-            begun.append((looked, rest, pending))
-        looked, rest, pending = begun.popleft()
+            begun.append((new, looked, rest, pending))
+        part, looked, rest, pending = begun.popleft()
         watcher.kept(each * (len(part) - len(rest)))
 
         def ask(rest: MaskBatch = rest, pending: Any = pending) -> Answer:

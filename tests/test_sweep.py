@@ -104,8 +104,8 @@ def test_a_killed_sweep_says_so_and_goes_on(
     cells = cells_of({"models": ["demo"], "methods": ["exhaustive"]}, n_prompts=4)
     table = sweep(cells, tmp_path, progress=False)
     assert table.state.tolist() == ["done"] and table.evaluations.tolist() == [37]
-    # Of 37 masks the three batches that were committed are not asked for again.
-    assert sum(asked) <= 37 - 17 + 24 and asked.count(8) < 5
+    # Batches of 1, 1 and 2 masks were committed; self-tests and the opening ask some besides.
+    assert sum(asked) <= 37 - 4 + 24
 
 
 def in_another_process(tmp_path: Path, code: str) -> subprocess.Popen[str]:

@@ -199,7 +199,7 @@ class CircuitRuns:
         else:
             settings = {"method": name, **self.settings}
             with opened(store, game) as kept:
-                run = kept.search(settings, game, game.masks_per_batch)
+                run = kept.search(settings, game)
                 cost = drive(game, search, self.progress, run, unchanged=unchanged)
         return search.result, cost
 

@@ -65,5 +65,5 @@ def driven(
         return drive(game, search, progress, None, watcher)
     unchanged = Unchanged(game)
     with opened(store, game) as kept:
-        run = kept.search(identity, game, game.masks_per_batch)
+        run = kept.search(identity, game)
         return drive(game, search, progress, run, watcher, unchanged)

@@ -10,9 +10,10 @@ where they were asked for), the log of each search's batches, and each finished 
    kept apart, as the two passes may differ in the last bits; they serve as values too where no
    other was asked for first.
 2. A search asks for the same batches however often it was killed. It is deterministic given the
-   answers, a batch is committed as a whole or not at all, and the number of masks a batch was cut
-   by is part of its log. So a search that starts again finds what is committed, and asks for the
-   first batch that is missing as it would have without the kill.
+   answers, a batch is committed as a whole or not at all, and the number of masks of each batch is
+   in its log: from one upwards, until a batch takes some seconds (``runs.batches``). So a search
+   that starts again finds what is committed, and asks for the first batch that is missing as it
+   would have without the kill.
 
 Another search on the same game finds masks that are there already, and asks for the rest of each
 batch. It may then differ in the last bits from what it would have found alone, as may a search that
@@ -54,6 +55,7 @@ from spex_mech.fingerprints import function_identity
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
 from spex_mech.results.interactions import Interactions
+from spex_mech.runs.batches import Sizes, Timed
 from spex_mech.runs.checks import Check, compare, first_checks
 from spex_mech.search.contract import cost_of_mask
 
@@ -148,26 +150,45 @@ class Store:
     n: int
     checks: list[Check] = field(default_factory=list)  # that this opening asked
 
-    def search(self, identity: dict[str, Any], game: Any, masks_per_batch: int) -> "Run":
+    def search(
+        self, identity: dict[str, Any], game: Any, masks_per_batch: int | None = None
+    ) -> "Run":
         """The part of one search, which goes on if it was here before.
 
         Args:
             identity: what it was called with; JSON.
-            masks_per_batch: how many masks its batches hold at most, if it is new.
+            masks_per_batch: how many masks every new batch holds; None: from one upwards, until a
+                batch takes some seconds or holds as many as the game wants (``runs.batches``).
         """
         text = json.dumps(identity, sort_keys=True, default=option_identity)
+        most = masks_per_batch or as_game(game).masks_per_batch
         with self.transaction():
             row = self._search_row(text)
             if row is None:
                 new = "INSERT INTO searches (identity, masks_per_batch) VALUES (?, ?)"
-                self.connection.execute(new, (text, masks_per_batch))
+                self.connection.execute(new, (text, most))
                 row = self._search_row(text)
         assert row is not None
-        number, batch, size, seconds = row
+        number, kept, size, seconds = row
         game = as_game(game)
         if isinstance(size, int):  # what memory left room for then; never more
             game.limit_pass_size(size)
-        return Run(self, number, batch, seconds, game)
+        sizes = Sizes(masks_per_batch or kept, *self._paces(number), bool(masks_per_batch))
+        return Run(self, number, sizes, seconds, game)
+
+    def _paces(self, number: int) -> tuple[list[Timed], float | None]:
+        """The batches of a search, and the seconds per evaluation of the search before it."""
+        execute = self.connection.execute
+        cost = f"asked * CASE gradient WHEN 0 THEN 1 ELSE {cost_of_mask(True)} END"
+        with _explained(self.path, self.holder):
+            own = f"SELECT masks, {cost}, seconds FROM batches WHERE search = ? ORDER BY number"
+            log = [Timed(*row) for row in execute(own, (number,)).fetchall()]
+            before = (
+                f"SELECT seconds / ({cost}) FROM batches WHERE search < ? AND asked > 0 AND "
+                "seconds IS NOT NULL ORDER BY search DESC, number DESC LIMIT 1"
+            )
+            row = execute(before, (number,)).fetchone()
+        return log, None if row is None else row[0]
 
     def _search_row(self, text: str) -> tuple[int, int, int | None, float] | None:
         asked = "SELECT id, masks_per_batch, batch_size, seconds FROM searches WHERE identity = ?"
@@ -238,12 +259,14 @@ class Looked:
         keys, hashes: of its masks.
         found: the value and gradient of each mask that is there.
         missing: the rows to ask for: those not there that no batch on its way asks for.
+        since: when it was.
     """
 
     keys: list[bytes]
     hashes: list[int]
     found: list[tuple[Any, Any] | None]
     missing: list[int]
+    since: float
 
 
 @dataclass(frozen=True)
@@ -254,6 +277,7 @@ class _Batch:
     stage: str
     n_masks: int
     digest: bytes
+    seconds: float
 
 
 class Run:
@@ -261,21 +285,24 @@ class Run:
 
     Args:
         number: of the search in the store.
-        masks_per_batch: how many masks its batches hold at most.
+        sizes: how many masks its batches hold.
+        seconds: of earlier sittings.
     """
 
-    def __init__(
-        self, store: Store, number: int, masks_per_batch: int, seconds: float, game: Game
-    ) -> None:
-        self.store, self.number, self.masks_per_batch = store, number, masks_per_batch
+    def __init__(self, store: Store, number: int, sizes: Sizes, seconds: float, game: Game) -> None:
+        self.store, self.number, self._sizes = store, number, sizes
         self.reused, self.checks = 0, len(store.checks)
         self.seconds = seconds
         self._game, self._since = game, time.perf_counter()
-        self._batch = 0
+        self._batch, self._answered = 0, 0.0
         self._on_their_way: set[bytes] = set()  # masks of batches that were looked up ahead
         count = "SELECT count(*) FROM batches WHERE search = ?"
         with _explained(store.path, store.holder):
             self._logged: int = self._one(count, number)
+
+    def next_size(self, left: int, slopes: bool) -> int:
+        """How many masks the next batch holds, of those that are left of a question."""
+        return self._sizes.next(left, cost_of_mask(slopes))
 
     def look(self, masks: MaskBatch, slopes: bool) -> Looked:
         """What of a batch is in the store, for :meth:`answer` later; batches that are looked up
@@ -287,7 +314,7 @@ class Run:
         unknown = [row for row, known in enumerate(found) if known is None]
         missing = [row for row in unknown if keys[row] not in self._on_their_way]
         self._on_their_way.update(keys[row] for row in missing)
-        return Looked(keys, hashes, found, missing)
+        return Looked(keys, hashes, found, missing, time.perf_counter())
 
     def answer(
         self,
@@ -319,10 +346,16 @@ class Run:
             for at, row in enumerate(missing):  # a mask that is asked twice has its first answer
                 at = first.setdefault(keys[row], at)
                 found[row] = (new.values[at], None if new.slopes is None else new.slopes[at])
+        now = time.perf_counter()
+        # Of each of the workers that compute side by side.
+        seconds = (now - max(looked.since, self._answered)) * (self._game.n_workers or 1)
+        self._answered = now
         rows = [missing[at] for at in first.values()]
         answers = [known for known in found if known is not None]
         if rows or self._batch >= self._logged:
-            self._commit(_Batch(slopes, stage, len(masks), digest), keys, hashes, answers, rows)
+            batch = _Batch(slopes, stage, len(masks), digest, seconds)
+            self._commit(batch, keys, hashes, answers, rows)
+            self._sizes.took(Timed(len(masks), len(rows) * cost_of_mask(slopes), seconds))
         self._on_their_way.difference_update(first)
         self._batch += 1
         values = np.stack([value for value, _ in answers])
@@ -390,7 +423,7 @@ class Run:
                 batch.n_masks,
                 len(rows),
                 batch.digest,
-                now - self._since,
+                batch.seconds,
             )
             changed = "UPDATE searches SET seconds = ?, batch_size = ? WHERE id = ?"
             self._write(changed, seconds, self._game.pass_size(), self.number)
@@ -413,6 +446,7 @@ class Run:
             gone = "DELETE FROM batches WHERE search = ? AND number >= ?"
             self._write(gone, self.number, self._batch)
         self._logged = self._batch
+        self._sizes.forget(self._batch)
 
     def _one(self, asked: str, *values: Any) -> Any:
         return self.store.connection.execute(asked, values).fetchone()[0]
