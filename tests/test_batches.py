@@ -1,5 +1,6 @@
 """How much is lost when a run is killed: batches grow until one takes some seconds."""
 
+import itertools
 import os
 import signal
 import sqlite3
@@ -72,7 +73,7 @@ def test_a_slow_function_gets_on_however_often_it_is_preempted(
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         kept.append(sum(logged(store)))
-    assert all(after >= before + 15 for before, after in zip(kept, kept[1:], strict=False)), kept
+    assert all(after >= before + 15 for before, after in itertools.pairwise(kept)), kept
 
 
 def test_batches_begin_with_one_mask_and_stop_growing_at_some_seconds(
