@@ -186,6 +186,11 @@ def compiled(model: Any) -> Any:
     return torch.compile(model, backend="eager")
 
 
+def compiled_in_place(model: Any) -> Any:
+    model.compile(backend="eager")
+    return model
+
+
 def by_nnsight(model: Any) -> Any:
     return pytest.importorskip("nnsight").NNsight(model)
 
@@ -225,8 +230,14 @@ def with_lora_of_no_task(model: Any) -> Any:
 
 
 WRAPPERS = (
-    compiled, by_nnsight, by_pyvene, waiting_in_memory, waiting_on_disk, with_lora_of_no_task
-)  # fmt: skip
+    compiled,
+    compiled_in_place,
+    by_nnsight,
+    by_pyvene,
+    waiting_in_memory,
+    waiting_on_disk,
+    with_lora_of_no_task,
+)
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)

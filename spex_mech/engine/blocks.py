@@ -420,7 +420,9 @@ def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
     try:
         yield
     finally:
-        if had is None:
+        if module.__dict__.get("forward") is not switched:
+            pass  # somebody patched it meanwhile: that stays, and goes on to the original
+        elif had is None:
             del module.__dict__["forward"]
         else:
             module.__dict__["forward"] = had

@@ -431,12 +431,18 @@ class Current:
             if changed := self.derived.watch.changed():
                 self._make_anew(changed)
             derived = self.derived
-            yield derived
+            failed: Exception | None = None
+            try:
+                yield derived
+            except Exception as error:
+                failed = error
             if changed := derived.watch.structure_changed():
                 raise RuntimeError(
                     f"{changed} changed while the game was running the model, so that its values "
                     "are of neither; let nothing change the model during a call, and ask again"
-                )
+                ) from failed
+            if failed is not None:
+                raise failed
 
     def seen_changes(self, look: bool) -> Sequence[str]:
         """What changed since the game was made, up to the last call, or by now."""

@@ -204,7 +204,11 @@ def _is_input(value: Any) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no compiled forwards, then every module as it was again."""
+    """Evaluation mode and no compiled forwards, then every module as it was again.
+
+    Raises:
+        RuntimeError: it was put into training mode within.
+    """
     training = [module for module in model.modules() if module.training]
     compiled = [m for m in model.modules() if m._compiled_call_impl is not None]
     calls = [module._compiled_call_impl for module in compiled]
@@ -214,6 +218,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         module._compiled_call_impl = None
     try:
         yield
+        if any(module.training for module in model.modules()):
+            raise RuntimeError(
+                "the training mode changed while the game was running the model, so that its "
+                "values are of neither; let nothing change the model during a call, and ask again"
+            )
     finally:
         for module in training:
             module.training = True
