@@ -7,10 +7,15 @@ imported before a command runs, so that ``--help`` answers at once.
 import argparse
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
+
+from spex_mech.runs.errors import WorkerError
 
 # The functions' own defaults, repeated here because importing them would load torch; a test holds
 # the two together.
@@ -46,14 +51,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words, argparse.Namespace(words=words))
     command: Callable[[argparse.Namespace], None] = options.command
     try:
-        command(options)
-    except (ValueError, OSError, ImportError) as error:
+        with _terminated():
+            command(options)
+    except (ValueError, OSError, ImportError, WorkerError) as error:
         print(f"spex-mech: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("spex-mech: interrupted", file=sys.stderr)
         return 130
+    except _Terminated:
+        print("spex-mech: terminated", file=sys.stderr)
+        return 143
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: what Slurm, Docker and timeout send."""
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends a command as an interrupt does: workers are ended and files closed."""
+
+    def terminate(*_: object) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -127,6 +157,7 @@ def _add_discover(commands: Any) -> None:
     )
     discover.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
     discover.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
+    discover.add_argument("--timeout", type=float, help="seconds that a worker's evaluation takes")
     discover.add_argument("--out", type=Path, default=Path("out/discover"))
     discover.set_defaults(command=_discover)
 
@@ -357,7 +388,7 @@ def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
         raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
     proxy = {} if options.proxy is None else {"proxy": options.proxy}
     search = (options.method, options.budget, options.order, options.seed)
-    names = ("store", "workers", "address", "masks_per_batch")
+    names = ("store", "workers", "address", "masks_per_batch", "timeout")
     given = {name: getattr(options, name) for name in names}
     return sm.discover(game, *search, **given, **proxy)
 

@@ -58,6 +58,7 @@ def discover(
     workers: int | None = None,
     address: str | None = None,
     masks_per_batch: int | None = None,
+    timeout: float | None = None,
     **options: Any,
 ) -> Interactions:
     """Find and measure the interactions of a game.
@@ -96,6 +97,8 @@ def discover(
         masks_per_batch: how many masks the game is asked at a time. Default: what it wants (256 for
             a function); with a store from one upwards, until a batch takes some two seconds, so
             that a kill costs little (``runs.batches``).
+        timeout: seconds that one evaluation may take on a worker, before it is ended and asked once
+            more.
         options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
             ``top`` (how many pairs the audit's recall is about) and ``audit`` (the part of the
             budget for the audit's tests; default: 0.03, from 30 to 400). Of proxyspex: ``proxy``
@@ -120,9 +123,9 @@ def discover(
         BlockingIOError: another process holds the store.
         OSError: the store cannot be written; what was committed is kept.
     """
-    if workers is not None or address is not None:
+    if workers is not None or address is not None or timeout is not None:
         given = {"progress": progress, "store": store, "masks_per_batch": masks_per_batch}
-        with game_from(game, n, labels, workers, address) as remote:
+        with game_from(game, n, labels, workers, address, timeout) as remote:
             return discover(remote, method, budget, order, seed, **given, **options)
     if masks_per_batch is not None and masks_per_batch < 1:
         raise ValueError(f"masks_per_batch is {masks_per_batch}; it must be at least 1")

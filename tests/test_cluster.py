@@ -12,8 +12,9 @@ import torch
 import spex_mech as sm
 from spex_mech.driver import drive
 from spex_mech.game import as_game
+from spex_mech.runs.pools import ProcessPool
 from spex_mech.runs.store import Run, opened
-from spex_mech.runs.workers import ProcessPool, RemoteGame, started
+from spex_mech.runs.workers import RemoteGame, started
 from spex_mech.search.random_masks import EvaluateOnly
 from tests.workers import Planted, failing_game, pid
 
@@ -77,15 +78,6 @@ def test_a_lost_worker_is_replaced_and_its_batch_asked_again(tmp_path: Path) -> 
     same(alone, found)
 
 
-@pytest.mark.slow
-def test_workers_that_die_again_and_again_end_it(tmp_path: Path) -> None:
-    nowhere = tmp_path / "missing" / "dead"  # cannot be made: touch fails, after the factory
-    with pytest.raises(FileNotFoundError):
-        sm.discover(partial(Planted, nowhere), workers=1, **OPTIONS)
-    with pytest.raises(RuntimeError, match=r"6 workers were lost .* fewer workers or a smaller"):
-        sm.discover(os.abort, workers=1, **OPTIONS)
-
-
 def test_the_games_own_error_arrives() -> None:
     with pytest.raises(ValueError, match="two are too many"):
         sm.discover(failing_game, workers=2, progress=False)
@@ -99,7 +91,8 @@ def test_workers_fill_a_store_and_go_on_from_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(kept.values, alone.values, atol=1e-7)
     assert kept.cost["reused"] > 30
     fresh = sm.discover(Planted, workers=2, store=tmp_path / "new.sqlite", **OPTIONS)
-    same(alone, fresh)
+    np.testing.assert_allclose(fresh.values, alone.values, atol=1e-7)  # of smaller batches
+    same(fresh, sm.discover(Planted(), store=tmp_path / "one.sqlite", **OPTIONS))
     same(fresh, sm.discover(Planted(), store=tmp_path / "new.sqlite", **OPTIONS))
 
 
@@ -108,6 +101,7 @@ class Ahead:
 
     def __init__(self, n_workers: int) -> None:
         self.n_workers, self.game = n_workers, as_game(Planted())
+        self.labels: list[str] = []
         self.waiting, self.most = 0, 0
 
     def submit(self, function: Any, *arguments: Any) -> Any:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +56,87 @@ def failing_game() -> CallableGame:
 
 def pid(_: Any) -> int:
     return os.getpid()
+
+
+class Refused(Exception):
+    """It cannot be pickled back: two arguments, of which one is kept."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Locked(Exception):
+    """It cannot be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+def refuses(error: Exception, masks: Tensor) -> Tensor:
+    raise error
+
+
+def two_arguments() -> CallableGame:
+    return CallableGame(partial(refuses, Refused("prompt 7 is too long", 413)), list("abcd"))
+
+
+def holding_a_lock() -> CallableGame:
+    return CallableGame(partial(refuses, Locked("the server is gone")), list("abcd"))
+
+
+def impossible() -> CallableGame:
+    raise ValueError("no such data set: faces")
+
+
+def _are_both_ablated(masks: Tensor) -> bool:
+    return bool(((~masks[:, 3]) & (~masks[:, 5]) & ((~masks).sum(dim=1) == 2)).any())
+
+
+def _deadly(masks: Tensor) -> Tensor:
+    if _are_both_ablated(masks):
+        os._exit(7)
+    return masks.double().sum(dim=1)
+
+
+def _hangs(masks: Tensor) -> Tensor:
+    if _are_both_ablated(masks):
+        time.sleep(1000)
+    return masks.double().sum(dim=1)
+
+
+def deadly() -> CallableGame:
+    return CallableGame(_deadly, list("abcdefgh"))
+
+
+def hanging() -> CallableGame:
+    return CallableGame(_hangs, list("abcdefgh"))
+
+
+class Hanging(Planted):
+    def __init__(self, hung: Path) -> None:
+        super().__init__()
+        self.hung = hung
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        if not self.hung.exists():
+            self.hung.touch()
+            time.sleep(1000)
+        return super().__call__(masks)
+
+
+def hangs_once(hung: Path) -> Hanging:
+    return Hanging(hung)
+
+
+def _computes(pids: Path, masks: Tensor) -> Tensor:
+    if len(masks) > 1 or (~masks).sum() == 1:
+        (pids / str(os.getpid())).touch()
+        time.sleep(1000)
+    return masks.double().sum(dim=1)
+
+
+def busy(pids: Path) -> CallableGame:
+    """It answers of the intact model, and then computes for ever."""
+    return CallableGame(partial(_computes, pids), [str(i) for i in range(600)])

@@ -25,6 +25,7 @@ def game_from(
     labels: Sequence[str] | None = None,
     workers: int | None = None,
     address: str | None = None,
+    timeout: float | None = None,
 ) -> Iterator[Game]:
     """A user's game, function or factory as a game, for the time of the block.
 
@@ -32,15 +33,20 @@ def game_from(
         game: with ``workers`` or ``address`` a factory, such as a ``GameFactory``; otherwise what
             ``as_game`` takes.
         n, labels: of a function.
-        workers, address: as for ``discover``.
+        workers, address, timeout: as for ``discover``.
 
     Raises:
-        ValueError: it is no game, or no factory.
+        ValueError: it is no game, or no factory; or a timeout without workers.
     """
     if workers is None and address is None:
+        if timeout is not None:
+            raise ValueError(
+                "timeout= needs workers=1 or more: only a process of its own can be ended while it "
+                "computes"
+            )
         yield as_game(game, n, labels)
         return
-    with started(game, workers, address) as remote:
+    with started(game, workers, address, timeout) as remote:
         yield as_game(remote, n, labels)
 
 

@@ -5,20 +5,16 @@ with one thread). A question's batches are those that one worker alone would get
 as a whole by one worker, and answers are taken, and committed to a store, in the order of the
 questions. So the result does not depend on how many workers there are. A few batches a worker are
 on their way at a time, and the rest wait. A worker that is lost is replaced, and what it was
-computing is asked again.
+computing is asked again (``runs.pools``). Workers end with the process that started them.
 
 Ray's own documentation tells how to start a cluster (``ray start --head``, then ``ray start
 --address=...`` on every other machine); ``discover(factory, address="auto")`` on the head joins it.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,18 +29,17 @@ from spex_mech.game import (
     Game,
     Pending,
     Tick,
-    as_game,
     is_game,
     mask_table,
     no_tick,
 )
 from spex_mech.masks import MaskBatch
+from spex_mech.runs.pools import ProcessPool, RayPool
 from spex_mech.runs.store import identity_of
 from spex_mech.units import Units
 
 Factory = Callable[[], Any]
 _AHEAD = 3  # batches on their way, for each worker
-_MOST_LOSSES = 5  # of workers, without an answer between them
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,7 @@ class Pool(Protocol):
     """Workers that hold a game each."""
 
     n_workers: int
+    labels: list[str]  # of the game's units, for the texts of errors
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
         """Have ``function(game, *arguments)`` computed by one of them."""
@@ -81,6 +77,7 @@ class RemoteGame(Game):
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self._info: GameInfo = pool.submit(info_of).result()
+        pool.labels = self._info.units.labels
         self.n_ahead, self.n_workers = _AHEAD * pool.n_workers, pool.n_workers
 
     @property
@@ -183,7 +180,10 @@ def _are_masks(table: Tensor) -> bool:
 
 @contextmanager
 def started(
-    factory: Factory, workers: int | None = None, address: str | None = None
+    factory: Factory,
+    workers: int | None = None,
+    address: str | None = None,
+    timeout: float | None = None,
 ) -> Iterator[RemoteGame]:
     """Workers for the time of the block.
 
@@ -192,10 +192,16 @@ def started(
             ``GameFactory``, or a function of a module.
         workers: how many; default: one a GPU, or without GPUs one a CPU core.
         address: of a Ray cluster ("auto": the one of this machine); None: processes here.
+        timeout: seconds that one evaluation may take (a batch so many times as long); a worker that
+            takes longer is ended, and its batch asked once more.
 
     Raises:
-        ValueError: no factory, or no workers.
+        ValueError: no factory, no workers, or more than a Ray cluster has room for.
         ImportError: an address without Ray.
+        Exception: the game's own errors, also of making it; ``WorkerError`` where their class
+            cannot be sent.
+        WorkerError: workers are lost again and again; the text names the ablated units.
+        TimeoutError: an evaluation took longer than ``timeout``, twice.
     """
     if is_game(factory) or not callable(factory):
         raise ValueError(
@@ -204,8 +210,12 @@ def started(
         )
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
-    pool = (
-        ProcessPool(factory, workers) if address is None else _ray_pool(factory, workers, address)
+    if timeout is not None and timeout <= 0:
+        raise ValueError(f"timeout is {timeout:g} s; it must be more than 0")
+    pool: ProcessPool | RayPool = (
+        ProcessPool(factory, workers, timeout)
+        if address is None
+        else _ray_pool(factory, workers, address, timeout)
     )
     try:
         yield RemoteGame(pool)
@@ -213,184 +223,9 @@ def started(
         pool.close()
 
 
-class ProcessPool:
-    """Processes of this machine, each with its own game.
-
-    Args:
-        factory, workers: as of :func:`started`.
-    """
-
-    def __init__(self, factory: Factory, workers: int | None) -> None:
-        self._factory = factory
-        self.n_workers = workers or torch.cuda.device_count() or os.cpu_count() or 1
-        self._losses, self._generation = 0, 0
-        self._executor = self._start()
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> "ProcessPending":
-        """See ``Pool``."""
-        call = (function, *arguments)
-        return ProcessPending(self, call, *self.send(call))
-
-    def send(self, call: tuple[Any, ...]) -> tuple["Future[Any]", int]:
-        """To a process of the present generation, and which that is."""
-        try:
-            return self._executor.submit(_run, *call), self._generation
-        except BrokenProcessPool:
-            self.replace(self._generation)
-            return self._executor.submit(_run, *call), self._generation
-
-    def replace(self, generation: int) -> None:
-        """New processes for those of a generation that lost one.
-
-        Raises:
-            RuntimeError: they are lost again and again.
-        """
-        if generation != self._generation:
-            return  # done already, when another answer was missed
-        self._losses += 1
-        if self._losses > _MOST_LOSSES:
-            raise RuntimeError(
-                f"{self._losses} workers were lost without an answer between them (out of memory?);"
-                " try fewer workers or a smaller batch_size"
-            )
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        self._executor, self._generation = self._start(), self._generation + 1
-
-    def came(self) -> None:
-        """An answer came: workers are fine."""
-        self._losses = 0
-
-    def close(self) -> None:
-        """End the processes."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def _start(self) -> ProcessPoolExecutor:
-        context = get_context("spawn")  # CUDA does not survive a fork
-        counter = context.Value("i", 0)
-        made = (self._factory, counter)
-        return ProcessPoolExecutor(self.n_workers, context, _make_game, made)
-
-
-@dataclass
-class ProcessPending:
-    """An answer of a process; asked again when the process is lost."""
-
-    pool: ProcessPool
-    call: tuple[Any, ...]
-    future: "Future[Any]"
-    generation: int
-
-    def result(self) -> Any:
-        """See ``Pending``."""
-        while True:
-            try:
-                answer = self.future.result()
-            except BrokenProcessPool:
-                self.pool.replace(self.generation)
-                self.future, self.generation = self.pool.send(self.call)
-                continue
-            self.pool.came()
-            return answer
-
-
-_GAME: list[Any] = []  # of a worker's process
-
-
-def _make_game(factory: Factory, counter: Any) -> None:
-    with counter.get_lock():
-        number = counter.value
-        counter.value += 1
-    _alone(number)
-    _GAME[:] = [as_game(factory())]
-
-
-def _alone(number: int) -> None:
-    """One GPU for each; without GPUs one thread, whatever the number of workers, as sums of more
-    threads may differ in the last bits."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(1)
-
-
-def _run(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(_GAME[0], *arguments)
-
-
-class _Actor:
-    """A game on a Ray worker."""
-
-    def __init__(self, factory: Factory) -> None:
-        _alone(0)  # Ray shows each actor its own GPU only
-        self._game = as_game(factory())
-
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(self._game, *arguments)
-
-
-class RayPool:
-    """Ray actors, each with its own game; Ray restarts those that are lost, and asks them again.
-
-    Args:
-        factory, workers, address: as of :func:`started`.
-        ray: the module.
-    """
-
-    def __init__(self, ray: Any, factory: Factory, workers: int | None, address: str) -> None:
-        self._ray = ray
-        self._joined = not ray.is_initialized()
-        if self._joined:
-            where = {} if address == "local" else {"address": address}
-            ray.init(**where, log_to_driver=False, include_dashboard=False)
-        resources = ray.cluster_resources()
-        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        self.n_workers = workers or gpus or cpus
-        needs = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-        make = ray.remote(max_restarts=-1, max_task_retries=-1, **needs)(_Actor)
-        self.actors = [make.remote(factory) for _ in range(self.n_workers)]
-        self.waiting = [0] * self.n_workers
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> "RayPending":
-        """To the actor that has the least to do; see ``Pool``."""
-        least = self.waiting.index(min(self.waiting))
-        self.waiting[least] += 1
-        return RayPending(self, least, self.actors[least].run.remote(function, *arguments))
-
-    def get(self, reference: Any) -> Any:
-        """The answer, or the game's own error."""
-        try:
-            return self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-
-    def close(self) -> None:
-        """End the actors, and leave the cluster if it was joined for this."""
-        for actor in self.actors:
-            self._ray.kill(actor)
-        if self._joined:
-            self._ray.shutdown()
-
-
-@dataclass
-class RayPending:
-    """An answer of an actor."""
-
-    pool: RayPool
-    actor: int
-    reference: Any
-    taken: bool = False
-
-    def result(self) -> Any:
-        """See ``Pending``."""
-        try:
-            return self.pool.get(self.reference)
-        finally:
-            if not self.taken:
-                self.pool.waiting[self.actor] -= 1
-                self.taken = True
-
-
-def _ray_pool(factory: Factory, workers: int | None, address: str) -> RayPool:
+def _ray_pool(
+    factory: Factory, workers: int | None, address: str, timeout: float | None
+) -> RayPool:
     try:
         import ray
     except ImportError as error:
@@ -398,4 +233,4 @@ def _ray_pool(factory: Factory, workers: int | None, address: str) -> RayPool:
             f"address={address!r} needs Ray: pip install 'spex_mech[cluster]'; or leave it out, "
             "for processes of this machine"
         ) from error
-    return RayPool(ray, factory, workers, address)
+    return RayPool(ray, factory, workers, address, timeout)
