@@ -113,28 +113,39 @@ class Watched(Game):
         return answer
 
 
-class Together:
-    """Games of the same units as one, over the prompts of all."""
+class Together(Game):
+    """Games of the same units as one, over the prompts of all.
+
+    Args:
+        games: each with prompts of its own.
+        slopes: whether it gives them, where the games do.
+    """
 
     def __init__(self, games: list[sm.ModelGame], slopes: bool = True) -> None:
-        self.games, self.labels = games, games[0].labels
-        if slopes:
-            self.gradient = self._gradient
+        self.games, self._slopes = games, slopes
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def units(self) -> Units:
+        return self.games[0].units
 
-    def __call__(self, masks: Any) -> torch.Tensor:
-        return torch.cat([game(masks) for game in self.games], dim=1)
+    @property
+    def has_slopes(self) -> bool:
+        return self._slopes
 
-    def mean(self, masks: np.ndarray) -> np.ndarray:
-        """Averaged over prompts."""
-        return self(torch.from_numpy(np.asarray(masks, dtype=bool))).double().mean(1).numpy()
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = no_tick) -> Answer:
+        return self._joined([game.evaluate(masks, slopes, tick) for game in self.games])
 
-    def _gradient(self, masks: Any) -> torch.Tensor:
-        share = [len(game.prompts) for game in self.games]
-        parts = [n * game.gradient(masks) for n, game in zip(share, self.games, strict=True)]
-        return torch.stack(parts).sum(0) / sum(share)
+    def slopes_at(self, gates: torch.Tensor) -> Answer:
+        return self._joined([game.slopes_at(gates) for game in self.games])
+
+    def _joined(self, answers: list[Answer]) -> Answer:
+        values = np.concatenate([answer.values for answer in answers], axis=1)
+        if answers[0].slopes is None:
+            return Answer(values)
+        # Games may have other numbers of prompts: one block, the mean over all prompts.
+        share = [answer.values.shape[1] / values.shape[1] for answer in answers]
+        slopes = [answer.slopes.mean(axis=1, keepdims=True) for answer in answers]
+        return Answer(values, sum(s * x for s, x in zip(share, slopes, strict=True)))
 
 
 # -- real models -----------------------------------------------------------------------------------

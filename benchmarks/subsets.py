@@ -58,7 +58,8 @@ def by_search(game: Watched, budget: int, seed: int) -> Chosen:
 
 @dataclass
 class _Nothing:
-    """Stands for held-out prompts where only the selected sets are of interest."""
+    """Stands for held-out prompts where only the selected sets are of interest: its value is the
+    share of the units that are kept."""
 
     labels: list[str]
 
@@ -66,7 +67,7 @@ class _Nothing:
         return len(self.labels)
 
     def __call__(self, masks: Any) -> Any:
-        return torch.arange(2)[None].expand(len(masks), -1).double()
+        return torch.as_tensor(masks).double().mean(dim=1, keepdim=True).expand(-1, 2)
 
 
 def by_surrogate(game: Watched, budget: int, seed: int, proxy: str) -> Chosen:

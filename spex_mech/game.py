@@ -344,11 +344,18 @@ class _Foreign(Game):
         if slopes.ndim == 2:
             slopes = slopes[:, None]
         if slopes.ndim != 3 or slopes.shape[::2] != tuple(gates.shape):
-            raise ValueError(
-                f"the game's gradient has shape {list(slopes.shape)} for masks of shape "
-                f"{list(gates.shape)}; pass gradients=False to do without"
-            )
+            raise _of_another_shape(slopes, gates)
         return Answer(as_table(values, len(gates)), slopes)
+
+    def gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
+        gates = mask_table(masks, len(self))
+        if not hasattr(self.own, "gradient"):
+            return super().gradient(gates)
+        # Its own, as it may have no values at gates between 0 and 1.
+        slopes = np.asarray(torch.as_tensor(self.own.gradient(gates)).detach().cpu(), np.float64)
+        if slopes.shape != tuple(gates.shape):
+            raise _of_another_shape(slopes, gates)
+        return torch.from_numpy(slopes)
 
     def provenance(self) -> dict[str, Any]:
         return self.own.describe() if hasattr(self.own, "describe") else {}
@@ -357,6 +364,13 @@ class _Foreign(Game):
         if hasattr(self.own, "identity"):
             return self.own.identity()
         return dict(function_identity(self.own))
+
+
+def _of_another_shape(slopes: np.ndarray, gates: Tensor) -> ValueError:
+    return ValueError(
+        f"the game's gradient has shape {list(slopes.shape)} for masks of shape "
+        f"{list(gates.shape)}; pass gradients=False to do without"
+    )
 
 
 _WITH_SLOPES = ("value_and_slopes", "value_and_gradient")

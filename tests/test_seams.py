@@ -1,7 +1,7 @@
 """What a user brings: a game, a search of their own."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -199,3 +199,30 @@ def test_the_search_of_a_student_is_kept_beside_the_store(tmp_path: Path) -> Non
     assert student.asked == 22 + 3 and len([*tmp_path.glob("run.sqlite.student-????????")]) == 1
     sm.discover(Counting(), store=store, **options, seed=1)
     assert student.asked == 22 + 2 * 3
+
+
+class OnlyAtMasks:
+    """An object with a gradient at any gates, and values at masks alone."""
+
+    labels: ClassVar = ["a", "b", "c", "d"]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __call__(self, masks: torch.Tensor) -> torch.Tensor:
+        assert masks.dtype == torch.bool
+        kept = masks.double()
+        return kept[:, 0] * kept[:, 1] + kept[:, 2]
+
+    def gradient(self, gates: torch.Tensor) -> torch.Tensor:
+        g = gates.double()
+        return torch.stack([g[:, 1], g[:, 0], torch.ones(len(g)), torch.zeros(len(g))], dim=1)
+
+
+def test_an_object_with_slopes_at_gates_needs_no_values_there() -> None:
+    game = as_game(OnlyAtMasks())
+    gates = torch.tensor([[0.5, 0.25, 1.0, 0.0]])
+    assert game.gradient(gates).tolist() == [[0.25, 0.5, 1.0, 0.0]]
+    found = sm.discover(OnlyAtMasks(), progress=False)
+    circuit = sm.find_circuit(OnlyAtMasks(), found, size=3, progress=False)
+    assert set(circuit.units) == {"a", "b", "c"}
