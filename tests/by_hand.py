@@ -31,6 +31,7 @@ class ByHand:
     model: Any
     prompts: sm.Prompts
     places: Callable[[], dict[tuple[str, int], tuple[nn.Module, int]]]
+    takes_cache: bool = True
 
     def logits(self, prompts: sm.Prompts, rewrite: Rewrite | None = None) -> Tensor:
         """``[row pos d_vocab]`` of one pass."""
@@ -56,7 +57,7 @@ class ByHand:
                 given: dict[str, Any] = {"use_cache": False}
                 if prompts.attention_mask is not None:
                     given["attention_mask"] = prompts.attention_mask.long()
-                if "Bert" in type(self.model).__name__:
+                if not self.takes_cache or "Bert" in type(self.model).__name__:
                     del given["use_cache"]
                 output = self.model(prompts.tokens, **given)
         finally:

@@ -15,6 +15,7 @@ import transformers as tf
 from torch import Tensor, nn
 
 import spex_mech as sm
+from tests.by_hand import ByHand, logit_diff
 from tests.families import D_VOCAB, build
 from tests.test_current_model import CLOSE, heads_gone, steer
 from tests.test_engine import all_units, some_masks, some_prompts
@@ -137,6 +138,67 @@ def shared_llama() -> Any:
             if weight.ndim == 2 and "embed" not in name:
                 weight.mul_(4)
     return model
+
+
+def albert() -> Any:
+    """Two groups, each of which runs for two layers in turn."""
+    torch.manual_seed(0)
+    config = tf.AlbertConfig(
+        **(_SIZES | {"num_hidden_layers": 4}), embedding_size=16, num_hidden_groups=2
+    )
+    model = tf.AlbertForMaskedLM(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "embed" not in name:
+                weight.mul_(4)
+    return model
+
+
+def albert_places(model: Any) -> dict[tuple[str, int], tuple[nn.Module, int]]:
+    places = {}
+    for layer in range(4):
+        block = model.albert.encoder.albert_layer_groups[layer // 2].albert_layers[0]
+        places["head", layer] = (block.attention.dense, layer % 2)
+        places["neuron", layer] = (block.ffn_output, layer % 2)
+    return places
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+def test_albert_has_a_head_for_each_call(ablation: str) -> None:
+    model, prompts = albert(), some_prompts()
+    heads, neurons = sm.Components.heads(model), sm.Components.neurons(model)
+    assert (len(heads), len(neurons)) == (16, 4 * 48)
+    units = heads + neurons[::12]
+    game = sm.ModelGame(model, sm.Task(prompts, "logit_diff"), units, ablation=ablation)
+    masks = some_masks(6, len(units))
+    plain = ByHand(model, prompts, lambda: albert_places(model))
+    slots = [[(u.kind, u.layer, u.index)] for u in units]
+    references = plain.references(ablation, None, {})
+    want = plain.values(masks.float(), slots, references, logit_diff).detach()
+    torch.testing.assert_close(game(masks), want, rtol=1e-4, atol=1e-5)
+    assert (want[1:] - want[0]).abs().min() > 1e-4
+    # All calls as one unit: the calls of each ablated together.
+    together = (heads + neurons[:12]).all_calls()
+    assert together.labels[:5] == ["L0H0*", "L0H1*", "L0H2*", "L0H3*", "L2H0*"]
+    assert together.table()[4].slots == ("L2H0", "L3H0")
+    assert sm.Components.named(model, ["l2h0"]).labels == ["L2H0"]
+    assert sm.Components.named(model, ["L2H0*"]).units == together["L2H0*"].units
+    joined = sm.ModelGame(model, sm.Task(prompts, "logit_diff"), together, ablation=ablation)
+    masks = some_masks(6, len(together))
+    pairs = [(0, 1), (2, 3)]
+    slots = [
+        [(u.kind, layer, u.index) for layer in next(p for p in pairs if u.layer in p)]
+        for u in together
+    ]
+    want = plain.values(masks.float(), slots, references, logit_diff).detach()
+    torch.testing.assert_close(joined(masks), want, rtol=1e-4, atol=1e-5)
+    found = sm.discover(joined, "exhaustive", budget=100, progress=False)
+    assert set(found.unit_table.kinds) == {"group"}
+
+
+def test_all_calls_of_modules_that_run_once() -> None:
+    with pytest.raises(ValueError, match="runs several times"):
+        sm.Components.heads(build("gpt2")).all_calls()
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
@@ -438,6 +500,68 @@ def test_prompts_that_no_model_can_read() -> None:
             run()
     encoded = tf.BatchEncoding({"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]})
     assert sm.Prompts(encoded).tokens.tolist() == [[5, 6, 7]]
+
+
+def test_a_query_projection_is_no_place_of_heads() -> None:
+    model = build("llama")
+    for name, kind in (("self_attn.q_proj", "heads"), ("mlp.up_proj", "neurons")):
+        names = tuple(f"model.layers.{layer}.{name}" for layer in range(2))
+        own = {"heads": (None, None), "neurons": (None, None)} | {kind: names}
+        arch = sm.Architecture(**own, n_heads=4)  # type: ignore[arg-type]
+        units = getattr(sm.Components, kind)(model, architecture=arch)
+        with pytest.raises(ValueError, match=r"reads the same as .* it is no output"):
+            zero_game(model, components=units, architecture=arch)
+
+
+def test_pairs_of_sentences_without_token_types_are_warned_of() -> None:
+    tokens = some_prompts().tokens.clone()
+    tokens[:, [3, -1]] = 2
+    prompts = sm.Prompts(tokens, answers=[5, 6, 7], wrong_answers=[8, 9, 10])
+    with pytest.warns(UserWarning, match=r"token 2, .* inside 3 of them .*token_types"):
+        sm.ModelGame(build("bert"), sm.Task(prompts, "logit_diff"))
+    typed = prompts.replaced(token_types=(torch.arange(N_POS) > 3).long().expand(3, -1))
+    sm.ModelGame(build("bert"), sm.Task(typed, "logit_diff"))
+    sm.ModelGame(build("gpt2"), sm.Task(prompts, "logit_diff"))
+
+
+class Infinite(Grid):
+    """Some activations are infinite, and what follows makes them finite."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.emb(tokens)
+        h = self.l0["up"](x)
+        h = torch.where(h > 1, torch.inf, h).relu()
+        return self.out(x + self.l0["down"](h).nan_to_num(posinf=3, neginf=-3))
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+def test_infinite_activations_are_values_and_no_slopes(ablation: str) -> None:
+    model, prompts, masks = Infinite().eval(), some_prompts(), some_masks(5, 24, 0.4)
+    arch = sm.Architecture(heads=(None,), neurons=("l0.down",), n_heads=1)
+    units = sm.Components.neurons(model, architecture=arch)
+    game = sm.ModelGame(
+        model, sm.Task(prompts, "logit_diff"), units, ablation=ablation, architecture=arch
+    )
+    plain = ByHand(model, prompts, lambda: {("neuron", 0): (model.l0["down"], 0)})
+    plain.takes_cache = False
+    acts = plain.seen(prompts)["neuron", 0]
+    assert acts.isinf().any()
+    reference = {
+        "zero": torch.zeros(()),
+        "mean": acts.flatten(0, 1).mean(0),
+        "resample": plain.references("resample", None, {})["neuron", 0],
+    }[ablation]
+    want = [
+        logit_diff(
+            plain.logits(prompts, lambda kind, layer, a, m=m: torch.where(m, a, reference)),
+            prompts,
+        )
+        for m in masks
+    ]
+    torch.testing.assert_close(game(masks), torch.stack(want).detach().double(), **CLOSE)
+    assert "not finite" in game.why_no_slopes
+    with pytest.raises(ValueError, match=r"not finite.*gradients=False"):
+        game.gradient(masks)
 
 
 # -- changes within a search ----------------------------------------------------------------------

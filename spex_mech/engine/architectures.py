@@ -186,6 +186,8 @@ def _of_transformers(model: nn.Module, config: Any) -> Architecture:
             f"a {family} model uses multi-head latent attention, whose heads cannot be split by "
             f"width safely; {_NAME_IT} if you know the split"
         )
+    if family == "albert":
+        return _of_albert(model, text)
     if family not in _FAMILIES and family not in _EXPERTS:
         raise ValueError(f"transformers models of type {family!r} are not known here; {_NAME_IT}")
     attention, mlp = _FAMILIES.get(family) or (_EXPERTS[family], None)
@@ -206,6 +208,20 @@ def _of_transformers(model: nn.Module, config: Any) -> Architecture:
         ),
         d_head=getattr(text, "head_dim", None),
     )
+
+
+def _of_albert(model: nn.Module, config: Any) -> Architecture:
+    """Groups of layers, each of which runs for several layers in turn: a layer is one call."""
+    stack = next(n for n, m in model.named_modules() if type(m).__name__ == "AlbertTransformer")
+    per_group = config.num_hidden_layers / config.num_hidden_groups
+    names = [
+        f"{stack}.albert_layer_groups.{int(layer / per_group)}.albert_layers.{inner}"
+        for layer in range(config.num_hidden_layers)
+        for inner in range(config.inner_group_num)
+    ]
+    heads = tuple(f"{name}.attention.dense" for name in names)
+    neurons = tuple(f"{name}.ffn_output" for name in names)
+    return _sized(model, Architecture(heads, neurons, config.num_attention_heads))
 
 
 def _of_hooked(model: Any) -> Architecture:
@@ -284,13 +300,12 @@ def _sized(model: nn.Module, arch: Architecture, d_head: int | None = None) -> A
 def _numbered(model: nn.Module, pattern: str) -> dict[int, str]:
     """Layer -> module name, for the modules whose name ends in the pattern."""
     found: dict[int, str] = {}
+    first: dict[nn.Module, str] = {}
     # A block that stands for several layers is named for each: a head is a call of it.
     for name, module in model.named_modules(remove_duplicate=False):
         # "layer.0.output.dense" must not match inside "layer.0.attention.output.dense".
         if match := re.search(rf"(?:^|\.){pattern}$", name):
-            had = found.get(int(match[1]))
-            if had is None or model.get_submodule(had) is not module:  # the first of two names
-                found[int(match[1])] = name
+            found[int(match[1])] = first.setdefault(module, name)
     return found
 
 

@@ -7,7 +7,7 @@ nothing of hooks: ``sites`` turns it into the plan that the engine applies, one 
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -16,11 +16,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from spex_mech.engine.architectures import Architecture, Kind, architecture_of
+from spex_mech.units import Unit, Units
 
 _LETTERS: dict[Kind, str] = {"head": "H", "neuron": "N", "kv_group": "G"}
 _KINDS: dict[str, Kind] = {letter: kind for kind, letter in _LETTERS.items()}
 _PATTERNS: tuple[tuple[re.Pattern[str], Kind | None], ...] = (
-    (re.compile(r"L(?P<layer>\d+)(?P<letter>[HNG])(?P<index>\d+)", re.IGNORECASE), None),
+    (re.compile(r"L(?P<layer>\d+)(?P<letter>[HNG])(?P<index>\d+)(?P<all>\*?)", re.I), None),
     (re.compile(r"a?(?P<layer>\d+)\.h?(?P<index>\d+)", re.IGNORECASE), "head"),
     (re.compile(r"blocks\.(?P<layer>\d+)\.attn\.hook_(?:z|result)\[(?P<index>\d+)\]"), "head"),
     (re.compile(r"blocks\.(?P<layer>\d+)\.mlp\.hook_post\[(?P<index>\d+)\]"), "neuron"),
@@ -31,6 +32,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Kind | None], ...] = (
 class Component:
     """One ablatable part of a model: a head, a neuron, or a key-value group of heads.
 
+    Where a module runs several times in a pass, each call of it is a layer. With ``every_call``
+    all calls are one unit, which is called after the first: ``L0H6*``.
+
     >>> Component.parse("a9.h6").label
     'L9H6'
     """
@@ -38,11 +42,12 @@ class Component:
     kind: Kind
     layer: int
     index: int
+    every_call: bool = False
 
     @property
     def label(self) -> str:
         """``L9H6`` for a head, ``L3N1024`` for a neuron, ``L9G1`` for a key-value group."""
-        return f"L{self.layer}{_LETTERS[self.kind]}{self.index}"
+        return f"L{self.layer}{_LETTERS[self.kind]}{self.index}{'*' if self.every_call else ''}"
 
     def __str__(self) -> str:
         return self.label
@@ -58,10 +63,12 @@ class Component:
         for pattern, kind in _PATTERNS:
             if match := pattern.fullmatch(text.strip()):
                 found = kind or _KINDS[match["letter"].upper()]
-                return Component(found, int(match["layer"]), int(match["index"]))
+                every = bool(match.groupdict().get("all"))
+                return Component(found, int(match["layer"]), int(match["index"]), every)
         raise ValueError(
             f"{text!r} is not the label of a component; write L9H6 for head 6 of layer 9, "
-            "L3N1024 for a neuron, L9G1 for a key-value group (9.6, A9.6, a9.h6 and "
+            "L3N1024 for a neuron, L9G1 for a key-value group, L9H6* for all calls of a module "
+            "that runs several times (9.6, A9.6, a9.h6 and "
             "blocks.9.attn.hook_z[6] are read too)"
         )
 
@@ -222,6 +229,39 @@ class Components(Sequence[Component]):
             )
         return Components(chosen, self.architecture)
 
+    def all_calls(self) -> "Components":
+        """All calls of a module that runs several times in a pass (blocks that stand for several
+        layers, as in ALBERT) as one unit, in place of one for each call.
+
+        Raises:
+            ValueError: no module of these runs several times.
+        """
+        units: dict[Component, None] = {}
+        for unit in self.units:
+            layers = self._calls(unit)
+            every = len(layers) > 1
+            units[replace(unit, layer=layers[0], every_call=True) if every else unit] = None
+        if len(units) == len(self):
+            raise ValueError("no module of these units runs several times; leave all_calls() out")
+        return Components(tuple(units), self.architecture)
+
+    def table(self) -> Units:
+        """The units as results carry them."""
+        return Units(
+            Unit(u.label, "group", None, tuple(slot.label for slot in self._slots(u)))
+            if u.every_call
+            else Unit(u.label, u.kind, u.layer)
+            for u in self.units
+        )
+
+    def _calls(self, unit: Component) -> list[int]:
+        """The layers that one module stands for."""
+        architecture = self.architecture
+        kind = "neuron" if unit.kind == "neuron" else "head"
+        names = architecture.neurons if kind == "neuron" else architecture.heads
+        name = architecture.name(kind, unit.layer)
+        return [layer for layer, other in enumerate(names) if other == name]
+
     def sites(self) -> list[Site]:
         """The plan for the engine: one entry a hook point, in the order of the forward pass."""
         unit_of = {s: u for u, unit in enumerate(self.units) for s in self._slots(unit)}
@@ -238,6 +278,10 @@ class Components(Sequence[Component]):
         return sites
 
     def _slots(self, unit: Component) -> Iterator[Component]:
+        if unit.every_call:
+            for layer in self._calls(unit):
+                yield from self._slots(replace(unit, layer=layer, every_call=False))
+            return
         if unit.kind != "kv_group":
             yield unit
             return

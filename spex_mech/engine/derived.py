@@ -60,6 +60,7 @@ from spex_mech.engine.sites import (
     calls_of,
     check_calls,
     check_merged,
+    check_read_by_one,
     layout_of,
 )
 from spex_mech.engine.watch import Watch
@@ -167,6 +168,9 @@ class Derived:
             for name in names.values()
         }
         first_name = {id(module): name for name, module in reversed(modules.items())}
+        if self.asked.architecture is not None and not hooked:
+            with torch.no_grad(), self._running():
+                check_read_by_one(self.model, list(first_name.values()), lambda: self._call(one))
         alone, both, three = (
             self._seen(part, list(first_name.values()))
             for part in (one, another_prompt(self.prompts), self.prompts[[0, 0, 0]])
@@ -187,6 +191,9 @@ class Derived:
                 check_merged(first, layout, seen[0][number], seen[1][number])
             places[key] = Place(first, number, layout)
         return places
+
+    def _call(self, prompts: Prompts) -> None:
+        call(self.model, prompts)
 
     def _head_width(self, layer: int) -> int:
         return self.architecture.count("head", layer) * self.architecture.d_head[layer]
@@ -329,7 +336,17 @@ class Derived:
         """
         if self.why_no_slopes:
             raise NoSlopes(self.why_no_slopes)
-        return self.engine.slopes(gates)
+        values, slopes = self.engine.slopes(gates)
+        if not slopes.isfinite().all():
+            raise NoSlopes(self._infinite(slopes))
+        return values, slopes
+
+    def _infinite(self, slopes: Tensor) -> str:
+        unit = int((~slopes.isfinite()).flatten(0, -2).any(dim=0).nonzero()[0])
+        return (
+            f"the slope of {self.components.labels[unit]} is not finite, as where an activation or "
+            "what replaces it is infinite; say discover(..., gradients=False)"
+        )
 
     @cached_property
     def why_no_slopes(self) -> str:
@@ -348,6 +365,8 @@ class Derived:
                 "a model whose weights were made in torch.inference_mode() has no gradient; make "
                 "it outside of that, or say discover(..., gradients=False)"
             )
+        if not slopes.isfinite().all():
+            return self._infinite(slopes)
         still = (slopes == 0).flatten(0, 1).all(dim=0)
         if not still.any():
             return ""

@@ -6,12 +6,13 @@ on an axis of their own; and it may call one module several times in a pass. Not
 assumed: the model is run on one, two and three rows, and the axes are those that grow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from spex_mech.engine.architectures import Architecture, Kind
 from spex_mech.engine.prompts import Prompts
@@ -131,6 +132,48 @@ def another_prompt(prompts: Prompts) -> Prompts:
     return pair.replaced(tokens=tokens, index=pair.index)
 
 
+def check_read_by_one(model: nn.Module, names: Sequence[str], run: Callable[[], None]) -> None:
+    """What an output projection reads, no module beside it reads: a query projection that is named
+    in its place would be ablated at the stream.
+
+    Raises:
+        ValueError: another module reads the same.
+    """
+    read: dict[str, Tensor] = {}
+
+    def reads(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given = (*args, *kwargs.values())
+            if given and isinstance(given[0], Tensor) and name not in read:
+                read[name] = given[0]
+
+        return hook
+
+    beside: dict[str, list[str]] = {}
+    for name in names:
+        parent, _, own = name.rpartition(".")
+        others = [n for n, _ in model.get_submodule(parent).named_children() if n != own]
+        beside[name] = [f"{parent}.{other}" if parent else other for other in others]
+    every = dict.fromkeys([*names, *(other for others in beside.values() for other in others)])
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(reads(name), with_kwargs=True)
+        for name in every
+    ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, others in beside.items():
+        for other in others:
+            if name in read and other in read and read[name] is read[other]:
+                raise ValueError(
+                    f"{name} reads the same as {other} beside it, so that it is no output "
+                    "projection; name the module that reads what heads or neurons give, such as "
+                    "o_proj or down_proj"
+                )
+
+
 def check_calls(name: str, n_named: int, calls: Sequence[Calls], n_pos: int) -> None:
     """A module must run as often as it is named.
 
@@ -156,7 +199,8 @@ def check_calls(name: str, n_named: int, calls: Sequence[Calls], n_pos: int) -> 
         raise ValueError(
             f"{name} runs {n_calls} times in a forward pass, and is named for {n_named} "
             f"layer{'s' if n_named > 1 else ''}; a unit is one call of it, so name it once for "
-            f"each: Architecture(heads=({name!r},) * {n_calls}, ...)"
+            f"each: Architecture(heads=({name!r},) * {n_calls}, ...), and for one unit of all "
+            "calls: Components.heads(...).all_calls()"
         )
     raise ValueError(
         f"{name} is named for {n_named} layers and runs {n_calls} time"

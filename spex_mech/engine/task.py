@@ -69,6 +69,7 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
             "q-values count each as evidence of its own; leave the repeated ones out",
             stacklevel=3,
         )
+    _warn_of_pairs(model, prompts)
     padding = getattr(text_config(model), "pad_token_id", None)
     if prompts.attention_mask is None and isinstance(padding, int):
         ends = _n_at_end(prompts.tokens == padding)
@@ -79,6 +80,21 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
                 "Prompts(attention_mask=tokens != pad)",
                 stacklevel=3,
             )
+
+
+def _warn_of_pairs(model: Any, prompts: Prompts) -> None:
+    types = getattr(text_config(model), "type_vocab_size", None) or 0
+    if types < 2 or prompts.token_types is not None or len(prompts) < 2:
+        return
+    ends = prompts.tokens.gather(1, prompts.real.sum(dim=1, keepdim=True) - 1)
+    inside = ((prompts.tokens == ends) & prompts.real).sum(dim=1) > 1
+    if (ends == ends[0]).all() and inside.any():
+        warnings.warn(
+            f"token {int(ends[0])}, which ends every prompt, stands inside {int(inside.sum())} of "
+            "them too, so that these seem to be pairs of sentences, and this model tells two "
+            "sentences apart by token types: give Prompts(token_types=...), all 0 for one sentence",
+            stacklevel=4,
+        )
 
 
 def _n_at_end(which: Tensor) -> Tensor:

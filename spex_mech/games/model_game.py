@@ -31,7 +31,7 @@ from spex_mech.fingerprints import (
 )
 from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
 from spex_mech.masks import MaskBatch
-from spex_mech.units import Unit, Units
+from spex_mech.units import Units
 
 
 class ModelGame(Game):
@@ -109,7 +109,7 @@ class ModelGame(Game):
 
     @cached_property
     def _units(self) -> Units:
-        return Units(Unit(c.label, c.kind, c.layer) for c in self.components)
+        return self.components.table()
 
     @property
     def units(self) -> Units:
