@@ -358,3 +358,85 @@ def test_units_need_no_gradient_of_the_metric() -> None:
         slopes = within.gradient(torch.ones(1, 20, dtype=torch.bool))
     assert slopes.abs().max() > 1e-4
     torch.testing.assert_close(within.gradient(torch.ones(1, 20, dtype=torch.bool)), slopes)
+
+
+# -- the tokens of a text --------------------------------------------------------------------------
+
+
+def a_text_game(model: Any, masking: str = "mean", metric: Any = "log_prob") -> sm.TokenGame:
+    task = sm.Task(some_prompts()[:1], metric)
+    return sm.TokenGame(model, task, [[at] for at in range(1, 6)], masking=masking)
+
+
+def without_embeddings(model: Any, masks: Tensor) -> Tensor:
+    """By hand: the mean embedding in place of each token that a mask does not keep."""
+    prompts, rows = some_prompts()[:1], []
+    assert prompts.answers is not None
+    table = model.get_input_embeddings()
+    with torch.no_grad():
+        own, mean = table(prompts.tokens), table(torch.arange(D_VOCAB)).mean(0)
+        for mask in masks:
+            seen = torch.cat([torch.ones(1, dtype=torch.bool), mask, torch.ones(1).bool()])
+            given = torch.where(seen[None, :, None], own, mean)
+            logits = model(inputs_embeds=given).logits[0, -1]
+            rows.append(logits.double().log_softmax(-1)[prompts.answers[0, 0]])
+    return torch.stack(rows)[:, None]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_token_game_answers_for_the_model_as_it_is(change: str) -> None:
+    model, masks = build("gpt2"), some_masks(4, 5, 0.4)
+    game = a_text_game(model)
+    before, identity = game(masks), game.identity()
+    CHANGES[change](model)
+    want = without_embeddings(model, masks)
+    torch.testing.assert_close(game(masks), want, rtol=1e-4, atol=1e-5)
+    if change not in ("eager attention", "float64"):
+        assert (want - before).abs().max() > 1e-4
+        assert game.identity() != identity and a_text_game(model).identity() != identity
+    assert len(game.changes()) == 1
+
+
+def test_a_token_game_stands_alone(tmp_path: Any) -> None:
+    masks = some_masks(4, 5, 0.4)
+    want = a_text_game(build("gpt2"))(masks)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(a_text_game(build("gpt2"))(masks), want, rtol=0, atol=0)
+    with torch.inference_mode():
+        within = a_text_game(
+            build(
+                "gpt2",
+            )
+        )
+        torch.testing.assert_close(within(masks), want, rtol=0, atol=0)
+    model = build("gpt2")
+    slopes = a_text_game(model).gradient(masks)
+    with torch.inference_mode():
+        torch.testing.assert_close(a_text_game(model).gradient(masks.float()), slopes)
+    compiled = torch.compile(build("gpt2"), backend="eager")
+    torch.testing.assert_close(a_text_game(compiled)(masks), want, **CLOSE)
+    counts = lambda logits, asked: (logits[:, -1].argmax(-1) == 5).float()  # noqa: E731
+    game = a_text_game(model, metric=counts)
+    assert not game.has_slopes and "has no gradient" in game.why_no_slopes
+    with pytest.raises(ValueError, match=r"no gradient.*gradients=False"):
+        game.gradient(masks)
+
+
+def test_a_text_search_never_mixes_two_models() -> None:
+    model, n_asked = build("gpt2"), [0]
+
+    class Changing(sm.TokenGame):
+        @property
+        def masks_per_batch(self) -> int:
+            return 4
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            n_asked[0] += 1
+            if n_asked[0] == 2:
+                model.transformer.h[0].register_forward_hook(steer)
+            return super().evaluate(*args, **kwargs)
+
+    game = a_text_game(model)
+    game.__class__ = Changing
+    with pytest.raises(RuntimeError, match=r"the hooks of transformer.h.0 changed during"):
+        sm.discover(game, "exhaustive", progress=False)

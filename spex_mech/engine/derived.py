@@ -338,15 +338,8 @@ class Derived:
             raise NoSlopes(self.why_no_slopes)
         values, slopes = self.engine.slopes(gates)
         if not slopes.isfinite().all():
-            raise NoSlopes(self._infinite(slopes))
+            raise NoSlopes(_infinite(slopes, self.components.labels))
         return values, slopes
-
-    def _infinite(self, slopes: Tensor) -> str:
-        unit = int((~slopes.isfinite()).flatten(0, -2).any(dim=0).nonzero()[0])
-        return (
-            f"the slope of {self.components.labels[unit]} is not finite, as where an activation or "
-            "what replaces it is infinite; say discover(..., gradients=False)"
-        )
 
     @cached_property
     def why_no_slopes(self) -> str:
@@ -366,7 +359,7 @@ class Derived:
                 "it outside of that, or say discover(..., gradients=False)"
             )
         if not slopes.isfinite().all():
-            return self._infinite(slopes)
+            return _infinite(slopes, self.components.labels)
         still = (slopes == 0).flatten(0, 1).all(dim=0)
         if not still.any():
             return ""
@@ -396,6 +389,14 @@ class Derived:
     def weights_sha256(self) -> str:
         """Of all parameters and buffers."""
         return weights_sha256(self.model)
+
+
+def _infinite(slopes: Float[Tensor, "mask block unit"], labels: Sequence[str]) -> str:
+    unit = int((~slopes.isfinite()).flatten(0, -2).any(dim=0).nonzero()[0])
+    return (
+        f"the slope of {labels[unit]} is not finite, as where an activation or what replaces it is "
+        "infinite; say discover(..., gradients=False)"
+    )
 
 
 class ReplayEngine(Engine):
@@ -450,18 +451,8 @@ class Current:
             if changed := self.derived.watch.changed():
                 self._make_anew(changed)
             derived = self.derived
-            failed: Exception | None = None
-            try:
+            with derived.watch.unchanged_within():
                 yield derived
-            except Exception as error:
-                failed = error
-            if changed := derived.watch.structure_changed():
-                raise RuntimeError(
-                    f"{changed} changed while the game was running the model, so that its values "
-                    "are of neither; let nothing change the model during a call, and ask again"
-                ) from failed
-            if failed is not None:
-                raise failed
 
     def seen_changes(self, look: bool) -> Sequence[str]:
         """What changed since the game was made, up to the last call, or by now."""

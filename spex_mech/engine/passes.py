@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from spex_mech.engine.architectures import Architecture, is_hooked
+from spex_mech.engine.architectures import Architecture, architecture_of, is_hooked
 from spex_mech.engine.device import as_the_user, computing
 from spex_mech.engine.facts import is_causal, takes
 from spex_mech.engine.prompts import Prompts
@@ -230,10 +230,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = impl
 
 
-def turn_of(model: nn.Module, architecture: Architecture) -> threading.RLock:
+def turn_of(model: nn.Module, architecture: Architecture | None = None) -> threading.RLock:
     """The lock of the games on one model, also under another wrapper: they take turns."""
-    names = [name for name in (*architecture.heads, *architecture.neurons) if name is not None]
-    shared = model if is_hooked(model) else model.get_submodule(names[0])
+    shared = model
+    if not is_hooked(model):
+        try:
+            known = architecture_of(model, architecture)
+        except ValueError:  # a model of which only the tokens are ablated
+            known = Architecture((), (), 1)
+        names = [name for name in (*known.heads, *known.neurons) if name is not None]
+        shared = model.get_submodule(names[0]) if names else model
     with _MAKING:
         return _TURNS.setdefault(shared, threading.RLock())
 

@@ -54,10 +54,18 @@ class Watch:
     Args:
         prompts: the game's.
         runs: a context in which the model computes as a game does.
+        run: one pass; default: as a ``ModelGame`` makes it.
     """
 
-    def __init__(self, model: Any, prompts: Prompts, runs: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompts: Prompts,
+        runs: Callable[[], Any],
+        run: Callable[[Prompts], Any] | None = None,
+    ) -> None:
         self.model, self._runs = model, runs
+        self._run = run or (lambda prompts: call(model, prompts))
         self._prompts = prompts
         longest = int(prompts.real.sum(dim=1).argmax())
         self._one = prompts[longest : longest + 1]
@@ -104,6 +112,25 @@ class Watch:
                 return f"{_WORDS.get(key[1], key[1])} of {where}"
         return ""
 
+    @contextmanager
+    def unchanged_within(self) -> Iterator[None]:
+        """Raises:
+        RuntimeError: something that can be seen without running the model changed within, also
+            where that made another error.
+        """
+        failed: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failed = error
+        if changed := self.structure_changed():
+            raise RuntimeError(
+                f"{changed} changed while the game was running the model, so that its values "
+                "are of neither; let nothing change the model during a call, and ask again"
+            ) from failed
+        if failed is not None:
+            raise failed
+
     def _behaviour_changed(self) -> str:
         allowed = max(_ROUNDINGS * torch.finfo(torch.float32).eps, 10 * self._noise)
         now = self._behaviour()
@@ -114,7 +141,7 @@ class Watch:
 
     def _behaviour(self) -> list[Tensor]:
         with torch.no_grad(), self._runs(), self._some_logits():
-            output = list(tensors_in(call(self.model, self._one)))
+            output = list(tensors_in(self._run(self._one)))
             for module in self.model.modules():
                 if isinstance(module, nn.Embedding) and module.weight.device.type != "meta":
                     tokens = self._tokens[self._tokens < module.num_embeddings]
@@ -146,6 +173,24 @@ class Watch:
                 digest.update(repr((key, list(_plainly(value)))).encode())
         level = sum(x.double().cpu().abs().mean().item() for x in self._intact)
         return {"modules_sha256": digest.hexdigest()[:16], "intact": f"{level:.3g}"}
+
+
+class Watched:
+    """A model that may change, and what changed so far, in words.
+
+    Args:
+        make: watches it as it is now.
+    """
+
+    def __init__(self, make: Callable[[], Watch]) -> None:
+        self._make, self.watch = make, make()
+        self.changes: list[str] = []
+
+    def look(self) -> None:
+        """Whether something changed by now."""
+        if changed := self.watch.changed():
+            self.changes.append(changed)
+            self.watch = self._make()
 
 
 def beginning_of(prompts: Prompts) -> Prompts:

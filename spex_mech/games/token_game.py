@@ -8,25 +8,29 @@ the mean one or by zeros; of the last two the gradient of every unit's gate is k
 import copy
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spex_mech.engine.architectures import is_hooked
-from spex_mech.engine.device import device_of, in_batches
-from spex_mech.engine.facts import check_tokens, name_of
+from spex_mech.engine.device import computing, device_of, in_batches, out_of_inference_mode
+from spex_mech.engine.facts import check_tokens, name_of, unwrapped
 from spex_mech.engine.metrics import METRICS, Metric
-from spex_mech.engine.passes import call, evaluating, output_of
+from spex_mech.engine.passes import call, evaluating, output_of, turn_of
+from spex_mech.engine.plain import NoSlopes, slopes_of
 from spex_mech.engine.prompts import Prompts, prompts_sha256
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask, head_of
+from spex_mech.engine.watch import Watch, Watched
 from spex_mech.fingerprints import (
     config_sha256,
     metric_sha256,
-    sha256_of,
+    weights_sha256,
 )
 from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
 from spex_mech.games.places import spread, unit_of_places
@@ -91,7 +95,8 @@ class TokenGame(Game):
                 f"the task has {len(task.prompts)} prompts; the tokens of one text are the units, "
                 "so give one: task.prompts[:1]"
             )
-        self.model, self.task, self.device = model, task, device_of(model)
+        self.model = model = unwrapped(model)
+        self.task, self.device = task, device_of(model)
         self.prompt = task.prompts.to(self.device)
         check_tokens(model, self.prompt)
         _check_length(model, self.prompt)
@@ -116,13 +121,18 @@ class TokenGame(Game):
             raise ValueError(f"a TokenGame has no metric {task.metric!r}; choose of {[*METRICS]}")
         self._metric: Metric = METRICS[task.metric] if isinstance(task.metric, str) else task.metric
         n_pos = self.prompt.tokens.shape[1]
-        self._unit_of = unit_of_places(self.spans, n_pos).to(self.device)
         self.batch_size = batch_size or max(1, _CPU_TOKENS // n_pos)
         if _pools_last(model) and model.config.pad_token_id is None:
             self.batch_size = 1  # transformers refuses more, not knowing where a row ends
         self._fill: Tensor | None = None
-        self._positions = self._kept_positions()
-        self._check_embeddings()
+        self._turn = turn_of(model)
+        with self._turn, self._computing():
+            self._unit_of = unit_of_places(self.spans, n_pos).to(self.device)
+            self._positions = _kept_positions(self)
+            _check_embeddings(self)
+            self._watched = Watched(
+                lambda: Watch(self.model, self.prompt, self._computing, self._intact)
+            )
 
     @property
     def units(self) -> Units:
@@ -130,7 +140,23 @@ class TokenGame(Game):
 
     @property
     def has_slopes(self) -> bool:
-        return self.masking in _EMBEDDED
+        return self.masking in _EMBEDDED and not self.why_no_slopes
+
+    @property
+    def why_no_slopes(self) -> str:
+        if self.masking not in _EMBEDDED:
+            return ""
+        try:
+            self.slopes_at(torch.full((1, len(self)), 0.5))
+        except NoSlopes as error:
+            return str(error)
+        return ""
+
+    def changes(self, look: bool = False) -> Sequence[str]:
+        if look:
+            with self._as_it_is():
+                pass
+        return self._watched.changes
 
     @property
     def masks_per_batch(self) -> int:
@@ -148,22 +174,22 @@ class TokenGame(Game):
         keep = torch.from_numpy(masks.kept())
         if slopes:
             return self.slopes_at(keep)
-        self._fill = None  # of the weights as they are now
-        values = torch.empty(len(keep), 1, dtype=torch.float64)
+        values = np.empty((len(keep), 1))
 
         def run(part: slice) -> None:
             with torch.no_grad():
-                values[part, 0] = self._measured(keep[part].to(self.device)).double().cpu()
+                values[part, 0] = self._measured(keep[part].to(self.device)).double().cpu().numpy()
 
-        self.batch_size = in_batches(len(keep), self.batch_size, run)
-        if not values.isfinite().all():
-            row = int((~values.isfinite()).nonzero()[0, 0])
+        with self._as_it_is():
+            self.batch_size = in_batches(len(keep), self.batch_size, run)
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0, 0])
             lost = (~keep[row]).nonzero()[:, 0].tolist()
             raise ValueError(
                 f"the metric {self.task.metric_name} is {values[row].item()} with "
                 f"{names_of(self.labels, lost)} masked; it must be finite"
             )
-        return Answer(values.numpy())
+        return Answer(values)
 
     def slopes_at(self, gates: Tensor) -> Answer:
         """Values and slopes; a text is one block.
@@ -171,22 +197,21 @@ class TokenGame(Game):
         Raises:
             ValueError: a masking that has no slopes.
         """
-        if not self.has_slopes:
+        if self.masking not in _EMBEDDED:
             return super().slopes_at(gates)
-        self._fill = None  # of the weights as they are now
-        values = torch.empty(len(gates), 1, dtype=torch.float64)
-        slopes = torch.empty(gates.shape, dtype=torch.float64)
+        values, slopes = np.empty((len(gates), 1)), np.empty((len(gates), 1, len(self)))
 
         def run(part: slice) -> None:
-            leaf = gates[part].to(self.device, torch.float32).requires_grad_()
+            leaf = gates[part].to(self.device, torch.float32, copy=True).requires_grad_()
             with torch.enable_grad():
                 measured = self._measured(leaf)
-                (slope,) = torch.autograd.grad(measured.sum(), leaf)
-            values[part, 0] = measured.detach().double().cpu()
-            slopes[part] = slope.double().cpu()
+                (slope,) = slopes_of(measured, [leaf], 1.0, self.task.metric_name)
+            values[part, 0] = measured.detach().double().cpu().numpy()
+            slopes[part, 0] = slope.double().cpu().numpy()
 
-        in_batches(len(gates), max(1, self.batch_size // 4), run)
-        return Answer(values.numpy(), slopes.numpy()[:, None])
+        with self._as_it_is():
+            in_batches(len(gates), max(1, self.batch_size // 4), run)
+        return Answer(values, slopes)
 
     def provenance(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
@@ -205,11 +230,12 @@ class TokenGame(Game):
         """What else fixes its values: with ``provenance()``, what a store tells games apart by."""
         return {
             "model": name_of(self.model),
-            "weights_sha256": sha256_of([*self.model.parameters(), *self.model.buffers()]),
+            "weights_sha256": weights_sha256(self.model),
             "config_sha256": config_sha256(self.model),
             "prompts_sha256": prompts_sha256(self.prompt),
             "metric_sha256": metric_sha256(self.task.metric),
             "spans": [list(span) for span in self.spans],
+            **self._watched.watch.identity(),
         }
 
     @property
@@ -235,6 +261,24 @@ class TokenGame(Game):
         return 4 * float(error.square().mean().sqrt())
 
     # -- inside ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """The model in evaluation, in its own types, whatever stands around the call."""
+        with out_of_inference_mode(), computing(self.device, "float32"), evaluating(self.model):
+            yield
+
+    @contextmanager
+    def _as_it_is(self) -> Iterator[None]:
+        """What derives from the model is of the model as it is now; other games on it wait."""
+        with self._turn, self._computing():
+            self._watched.look()
+            self._fill = None
+            with self._watched.watch.unchanged_within():
+                yield
+
+    def _intact(self, prompts: Prompts) -> Any:
+        return _output(self.model, prompts, None, None, self._decoder)
 
     def _measured(
         self, keep: Bool[Tensor, "mask unit"] | Float[Tensor, "mask unit"]
@@ -269,8 +313,7 @@ class TokenGame(Game):
             # The answer is read where it was, though a mask with holes does not say where.
             prompts = prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
             positions = self._positions
-        with evaluating(self.model):
-            output = _output(self.model, prompts, embeddings, positions, self._decoder)
+        output = _output(self.model, prompts, embeddings, positions, self._decoder)
         values = self._metric(output, prompts)
         if not isinstance(values, Tensor) or values.shape != (len(prompts),):
             raise ValueError(f"the metric {self.task.metric_name} must return one value per row")
@@ -290,45 +333,45 @@ class TokenGame(Game):
         embeds = not is_hooked(self.model) and hasattr(self.model, "get_input_embeddings")
         return "mean" if embeds else "attention"
 
-    def _kept_positions(self) -> Int[Tensor, "1 pos"] | None:
-        """Positions to hand over, where a model would work them out from the attention mask."""
-        if self.masking != "attention" or is_hooked(self.model):
-            return None
-        model = self.model
-        config = getattr(model, "config", None)
-        if getattr(config, "alibi", False) or "Bloom" in type(model).__name__:
-            warnings.warn(
-                f"{type(model).__name__} works out positions from the attention mask, so that "
-                "masking='attention' closes up the text as masking='delete' does",
-                stacklevel=3,
-            )
-        if "position_ids" not in inspect.signature(model.forward).parameters:
-            return None
-        positions = torch.arange(self.prompt.tokens.shape[1], device=self.device)[None]
-        with torch.no_grad(), evaluating(self.model):
-            own, given = (
-                self._metric(_output(self.model, self.prompt, None, p, self._decoder), self.prompt)
-                for p in (None, positions)
-            )
-        # Some families begin to count elsewhere (RoBERTa), and not from the attention mask.
-        return positions if torch.allclose(own, given, rtol=1e-3, atol=1e-4) else None
 
-    def _check_embeddings(self) -> None:
-        if self.masking not in _EMBEDDED:
-            return
-        everything = torch.ones(1, len(self), device=self.device)
-        with torch.no_grad(), evaluating(self.model):
-            own = self._metric(
-                _output(self.model, self.prompt, None, None, self._decoder), self.prompt
-            )
-            given = self._scored(self.prompt, spread(everything, self._unit_of))
-        tolerance = 1e-3 if _precision_of(self.model) is None else 0.05
-        if not torch.allclose(own, given, rtol=tolerance, atol=tolerance):
-            raise ValueError(
-                f"this {type(self.model).__name__} answers {own.item():.4g} to the text as tokens "
-                f"and {given.item():.4g} to its embeddings, so that masking={self.masking!r} would "
-                "explain another function; use 'token', 'attention' or 'delete'"
-            )
+def _kept_positions(game: "TokenGame") -> Int[Tensor, "1 pos"] | None:
+    """Positions to hand over, where a model would work them out from the attention mask."""
+    if game.masking != "attention" or is_hooked(game.model):
+        return None
+    model = game.model
+    config = getattr(model, "config", None)
+    if getattr(config, "alibi", False) or "Bloom" in type(model).__name__:
+        warnings.warn(
+            f"{type(model).__name__} works out positions from the attention mask, so that "
+            "masking='attention' closes up the text as masking='delete' does",
+            stacklevel=3,
+        )
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return None
+    positions = torch.arange(game.prompt.tokens.shape[1], device=game.device)[None]
+    with torch.no_grad():
+        own, given = (
+            game._metric(_output(game.model, game.prompt, None, p, game._decoder), game.prompt)
+            for p in (None, positions)
+        )
+    # Some families begin to count elsewhere (RoBERTa), and not from the attention mask.
+    return positions if torch.allclose(own, given, rtol=1e-3, atol=1e-4) else None
+
+
+def _check_embeddings(game: "TokenGame") -> None:
+    if game.masking not in _EMBEDDED:
+        return
+    everything = torch.ones(1, len(game), device=game.device)
+    with torch.no_grad():
+        own = game._metric(game._intact(game.prompt), game.prompt)
+        given = game._scored(game.prompt, spread(everything, game._unit_of))
+    tolerance = 1e-3 if _precision_of(game.model) is None else 0.05
+    if not torch.allclose(own, given, rtol=tolerance, atol=tolerance):
+        raise ValueError(
+            f"this {type(game.model).__name__} answers {own.item():.4g} to the text as tokens "
+            f"and {given.item():.4g} to its embeddings, so that masking={game.masking!r} would "
+            "explain another function; use 'token', 'attention' or 'delete'"
+        )
 
 
 def check_masking(game: "TokenGame") -> None:
