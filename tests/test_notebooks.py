@@ -17,7 +17,7 @@ CLAIMS = {
         r"interaction: +\+5\.\d+",
         r"\(spex\), noise floor .*\n +L0H3 x L1H0 +\+5\.\d+ \+- \S+ +(?:q \S+ +)?AND-like",
         r"L1H0 x L1H1 +-0\.3\d* \+- \S+ +(?:q \S+ +)?OR-like",
-        r"3 of 3 hold on 64 other prompts.*\n +L0H3 x L1H0 +searched \+5\.\d+, now \+5\.\d+ .* holds",
+        r"3 of 3 hold on 64 other prompts.*\n +L0H3 x L1H0 +searched \+5\.\d+, now \+5\.\d+.*holds",
         r"L0H3 x L1H0 x L1H1 +\+0\.\d+ \+- \S+ +(?:q \S+ +)?beyond pairs",
     ],
     "2_circuit_discovery": [
