@@ -401,7 +401,7 @@ def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None
         ".filter(value => value !== undefined && !Number.isNaN(value)).length === n"
     )
     at.page.wait_for_function(shown, arg=12)
-    assert hovered(at.page, 0, 1) == "L0H0 x L0N5+3 +- 3.7not significantq = 0.15"
+    assert hovered(at.page, 0, 1) == "L0H0 x L0N5+3 +- 3.1not significantq = 0.11"
     choose(at.page, 0, "heads x neurons")
     at.page.wait_for_function(shown, arg=4)
     assert at.wrong == []
