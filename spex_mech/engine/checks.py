@@ -22,6 +22,7 @@ from spex_mech.engine.device import MemoryPlan, float_type_of, is_out_of_memory
 from spex_mech.engine.metrics import KL, ReadingMetric, logits_of
 from spex_mech.engine.passes import Taps, first_tensor, ours, tensors_in
 from spex_mech.engine.plain import Engine, PlainEngine, Setup
+from spex_mech.engine.plan import Parts
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Readout
 from spex_mech.engine.replay import Replay
@@ -84,7 +85,7 @@ def check_replay(make: "MakeReplay", plain: PlainEngine, blocks: Blocks, by_posi
     setup = plain.setup
     prompts = setup.prompts[:_COMPARED]
     others = not isinstance(setup.metric, ReadingMetric | KL)
-    masks = MaskBatch.of_kept(_masks_to_compare(setup.unit_layer).numpy()).ablated
+    masks = MaskBatch.of_kept(_masks_to_compare(setup.parts).numpy()).ablated
 
     def numbers_of(output: Any, asked: Prompts) -> Float[Tensor, "row number"]:
         parts = [sketch(first_tensor(output)), setup.measure(output, asked)]
@@ -140,7 +141,7 @@ class MakeReplay:
             self.blocks,
             prompts,
             setup.references,
-            setup.unit_layer,
+            setup.parts,
             readout,
             rows=setup.rows,
             memory=self.memory,
@@ -227,15 +228,15 @@ def _blanked(output: Any, number: float) -> Any:
     return blank(output)
 
 
-def _masks_to_compare(unit_layer: Int[np.ndarray, " unit"]) -> Bool[Tensor, "mask unit"]:
+def _masks_to_compare(parts: Parts) -> Bool[Tensor, "mask unit"]:
     """All and nothing, dense ones, singles, and pairs that share a unit of the first layer."""
     generator = torch.Generator().manual_seed(0)
-    n_units = len(unit_layer)
+    n_units = parts.n_units
     some = torch.randperm(n_units, generator=generator, device="cpu")[:6]
     masks = torch.ones(5 + 2 * len(some), n_units, dtype=torch.bool, device="cpu")
     masks[1] = False
     masks[2:4] = torch.rand(2, n_units, generator=generator, device="cpu") > 0.3
-    first = int(unit_layer.argmin())
+    first = int(parts.unit[parts.layer.argmin()])
     masks[4, first] = False
     for row, unit in enumerate(some.tolist(), start=5):
         masks[row, [first, unit]] = False

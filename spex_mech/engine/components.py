@@ -8,7 +8,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
@@ -74,6 +74,30 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Any components of a model as one unit, made by :meth:`Components.group`: they are ablated
+    together, and have one gate.
+
+    Args:
+        label: its name.
+        members: the components that it holds.
+    """
+
+    label: str
+    members: tuple[Component, ...]
+    kind: ClassVar[str] = "group"
+
+    @property
+    def layer(self) -> int | None:
+        """The layer that all members lie in; None where there is none."""
+        layers = {None if member.every_call else member.layer for member in self.members}
+        return layers.pop() if len(layers) == 1 else None
+
+    def __str__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
 class Site:
     """What a game ablates at one hook point: ``slot_unit[s]`` is the unit that slot ``s`` (a head
     or a neuron) belongs to; slots of no unit hold ``n_units``, a column that is always kept."""
@@ -84,15 +108,15 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Components(Sequence[Component]):
+class Components(Sequence[Component | Group]):
     """The units of a game, in the order of a mask's columns.
 
     Build it with :meth:`heads`, :meth:`neurons`, :meth:`kv_groups` or :meth:`named`; join two with
     ``+``; take some with ``[...]`` (a slice, an index, a list of indices or labels) or
-    :meth:`select`.
+    :meth:`select`; make one unit of several with :meth:`group`.
     """
 
-    units: tuple[Component, ...]
+    units: tuple[Component | Group, ...]
     architecture: Architecture = field(repr=False)
 
     def __repr__(self) -> str:
@@ -103,7 +127,11 @@ class Components(Sequence[Component]):
         if not self.units:
             raise ValueError("no components left: a game needs at least one unit")
         seen: dict[Component, str] = {}
+        labels: set[str] = set()
         for unit in self.units:
+            if unit.label in labels and isinstance(unit, Group):
+                raise ValueError(f"two units are called {unit.label!r}; a label must name one")
+            labels.add(unit.label)
             for slot in self._slots(unit):
                 if slot in seen:
                     raise ValueError(
@@ -164,15 +192,61 @@ class Components(Sequence[Component]):
                 )
         return Components(units, sized)
 
+    def group(self, label: str) -> "Components":
+        """All of these as one unit: heads, neurons and key-value groups of any blocks and layers.
+
+        Its ablation is that of all its members together, and its gate that of each of them.
+
+        Args:
+            label: what the unit is called.
+
+        Raises:
+            ValueError: the label is empty, or is how a single component is written.
+
+        >>> from spex_mech.models import load_model
+        >>> heads = Components.heads(load_model("demo"))
+        >>> units = heads["L0H0", "L1H0"].group("first heads") + heads[5:7]
+        >>> units.labels
+        ['first heads', 'L1H1', 'L1H2']
+        """
+        if not label.strip():
+            raise ValueError("a group needs a label: give it a name")
+        if any(pattern.fullmatch(label.strip()) for pattern, _ in _PATTERNS):
+            raise ValueError(f"{label!r} is how a single component is written; call the group else")
+        members: list[Component] = []
+        for unit in self.units:
+            members += unit.members if isinstance(unit, Group) else [unit]
+        return Components((Group(label, tuple(members)),), self.architecture)
+
     @property
     def labels(self) -> list[str]:
         """The label of each unit, in mask order."""
         return [unit.label for unit in self.units]
 
+    def table(self) -> Units:
+        """The units as results carry them."""
+        return Units(self._row(unit) for unit in self.units)
+
+    def _row(self, unit: Component | Group) -> Unit:
+        if isinstance(unit, Group):
+            return Unit(unit.label, "group", unit.layer, tuple(m.label for m in unit.members))
+        if unit.every_call:
+            return Unit(unit.label, "group", None, tuple(s.label for s in self._slots(unit)))
+        return Unit(unit.label, unit.kind, unit.layer)
+
+    def identity(self) -> dict[str, Any]:
+        """What their labels do not say: the members of each group."""
+        own = {u.label: [m.label for m in u.members] for u in self.units if isinstance(u, Group)}
+        return {"groups": own} if own else {}
+
+    def layers(self) -> list[list[int]]:
+        """The layers of each unit, ascending: one, but of a group of several layers."""
+        return [sorted({slot.layer for slot in self._slots(unit)}) for unit in self.units]
+
     def __len__(self) -> int:
         return len(self.units)
 
-    def __iter__(self) -> Iterator[Component]:
+    def __iter__(self) -> Iterator[Component | Group]:
         return iter(self.units)
 
     def __contains__(self, value: object) -> bool:
@@ -180,19 +254,20 @@ class Components(Sequence[Component]):
         return value in self.units or value in {unit.label for unit in self.units}
 
     @overload
-    def __getitem__(self, key: int) -> Component: ...
+    def __getitem__(self, key: int) -> Component | Group: ...
 
     @overload
     def __getitem__(self, key: "str | slice | Sequence[int | str]") -> "Components": ...
 
-    def __getitem__(self, key: Any) -> "Component | Components":
+    def __getitem__(self, key: Any) -> "Component | Group | Components":
         if isinstance(key, int | np.integer):
             return self.units[int(key)]
         if isinstance(key, slice):
             return Components(self.units[key], self.architecture)
         if isinstance(key, str):
             key = [key]
-        chosen = [self.index(k) if isinstance(k, str | Component) else int(k) for k in key]
+        named = str | Component | Group
+        chosen = [self.index(k) if isinstance(k, named) else int(k) for k in key]
         return Components(tuple(self.units[i] for i in chosen), self.architecture)
 
     def __add__(self, other: "Components") -> "Components":
@@ -201,13 +276,15 @@ class Components(Sequence[Component]):
             raise ValueError("these components belong to two different models; join one model's")
         return Components(self.units + other.units, mine if mine.d_mlp else others)
 
-    def index(self, value: "str | Component", start: int = 0, stop: int | None = None) -> int:
-        """The mask column of a component.
+    def index(
+        self, value: "str | Component | Group", start: int = 0, stop: int | None = None
+    ) -> int:
+        """The mask column of a component or a group, or of the unit with this label.
 
         Raises:
             ValueError: it is not among these components.
         """
-        unit = Component.parse(value) if isinstance(value, str) else value
+        unit = self._named(value) if isinstance(value, str) else value
         try:
             return self.units.index(unit, start, len(self.units) if stop is None else stop)
         except ValueError:
@@ -215,6 +292,10 @@ class Components(Sequence[Component]):
                 f"unknown component {unit.label}: these {len(self)} components run from "
                 f"{self.units[0].label} to {self.units[-1].label}"
             ) from None
+
+    def _named(self, label: str) -> Component | Group:
+        groups = (u for u in self.units if isinstance(u, Group) and u.label == label)
+        return next(groups, None) or Component.parse(label)
 
     def select(self, pattern: str) -> "Components":
         """Those whose label matches a shell pattern: ``"L3*"``, ``"L[0-4]H*"``, ``"*N*"``.
@@ -236,23 +317,17 @@ class Components(Sequence[Component]):
         Raises:
             ValueError: no module of these runs several times.
         """
-        units: dict[Component, None] = {}
+        units: dict[Component | Group, None] = {}
         for unit in self.units:
+            if isinstance(unit, Group):
+                units[unit] = None
+                continue
             layers = self._calls(unit)
             every = len(layers) > 1
             units[replace(unit, layer=layers[0], every_call=True) if every else unit] = None
         if len(units) == len(self):
             raise ValueError("no module of these units runs several times; leave all_calls() out")
         return Components(tuple(units), self.architecture)
-
-    def table(self) -> Units:
-        """The units as results carry them."""
-        return Units(
-            Unit(u.label, "group", None, tuple(slot.label for slot in self._slots(u)))
-            if u.every_call
-            else Unit(u.label, u.kind, u.layer)
-            for u in self.units
-        )
 
     def _calls(self, unit: Component) -> list[int]:
         """The layers that one module stands for."""
@@ -277,7 +352,11 @@ class Components(Sequence[Component]):
                 sites.append(Site(layer, kind, torch.tensor(slot_unit, device="cpu")))
         return sites
 
-    def _slots(self, unit: Component) -> Iterator[Component]:
+    def _slots(self, unit: Component | Group) -> Iterator[Component]:
+        if isinstance(unit, Group):
+            for member in unit.members:
+                yield from self._slots(member)
+            return
         if unit.every_call:
             for layer in self._calls(unit):
                 yield from self._slots(replace(unit, layer=layer, every_call=False))

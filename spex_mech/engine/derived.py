@@ -47,7 +47,7 @@ from spex_mech.engine.plain import (
     Slopes,
     Tick,
 )
-from spex_mech.engine.plan import Ablated
+from spex_mech.engine.plan import Ablated, Parts
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
 from spex_mech.engine.references import Activations, Batches, References
@@ -280,7 +280,7 @@ class Derived:
             taps=self.taps,
             architecture=self.architecture,
             sites=self.sites,
-            unit_layer=np.array([unit.layer for unit in self.components.units]),
+            parts=Parts.of_layers(self.components.layers()),
             prompts=self.prompts,
             references=self.references,
             exact=self.exact,

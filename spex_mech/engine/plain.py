@@ -27,7 +27,7 @@ from spex_mech.engine.device import (
 from spex_mech.engine.facts import answers_of
 from spex_mech.engine.metrics import Metric
 from spex_mech.engine.passes import Hook, Taps
-from spex_mech.engine.plan import Ablated
+from spex_mech.engine.plan import Ablated, Parts
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Measure
 from spex_mech.engine.references import References, replacing
@@ -77,7 +77,7 @@ class Setup:
     taps: Taps
     architecture: Architecture
     sites: Sequence[Site]
-    unit_layer: Int[np.ndarray, " unit"]
+    parts: Parts
     prompts: Prompts
     references: References
     exact: bool
@@ -93,7 +93,7 @@ class Setup:
     @property
     def n_units(self) -> int:
         """How many units a mask has."""
-        return len(self.unit_layer)
+        return self.parts.n_units
 
     def some_prompts(self, rows: Int[Tensor, " row"]) -> Prompts:
         """The prompts of these rows."""

@@ -20,7 +20,7 @@ After the layer come the states that went on, in their order, then the branches.
 (2, [1, 2, 0], [0, 0])
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,44 @@ _SORTED_BY = 16  # units of a mask; masks of more share little
 _ATTENTION = 0.3  # of a block's work, which a branch saves that skips it
 _MASKS_FIRST = 512  # that many masks should share a wave before prompts do
 
-Ablated = Int[np.ndarray, "mask slot"]  # the units that a mask ablates, padded with -1
+Ablated = Int[np.ndarray, "mask slot"]  # the units, or parts, that a mask ablates, padded with -1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of each unit lies in which layer: a unit of one layer is one part, and one that spans
+    several layers is a part in each. A plan goes layer by layer, and knows parts alone.
+
+    Args:
+        unit: of each part, ascending.
+        layer: of each part.
+
+    >>> parts = Parts.of_layers([[0], [0, 2], [2]])
+    >>> parts.of(np.array([[1, 2], [0, -1]])).tolist()
+    [[1, 2, 3], [0, -1, -1]]
+    """
+
+    unit: Int[np.ndarray, " part"]
+    layer: Int[np.ndarray, " part"]
+    n_units: int
+
+    @staticmethod
+    def of_layers(layers: Sequence[Sequence[int]]) -> "Parts":
+        """From the layers of each unit, ascending."""
+        unit = np.repeat(np.arange(len(layers)), [len(own) for own in layers])
+        return Parts(unit, np.array([layer for own in layers for layer in own]), len(layers))
+
+    def of(self, ablated: Ablated) -> Int[np.ndarray, "mask part"]:
+        """The parts of the units that each mask ablates, padded with -1 on the right."""
+        if len(self.unit) == self.n_units:  # each unit is one part, and has its number
+            return ablated
+        place = np.arange(len(self.unit)) - np.searchsorted(self.unit, self.unit)
+        table = np.full((self.n_units + 1, int(place.max()) + 1), -1)  # -1 finds the last
+        table[self.unit, place] = np.arange(len(self.unit))
+        found = table[ablated].reshape(len(ablated), -1)
+        found = np.sort(np.where(found < 0, len(self.unit), found), axis=1)
+        most = int((found < len(self.unit)).sum(axis=1).max(initial=0))
+        return np.where(found == len(self.unit), -1, found)[:, :most]
 
 
 @dataclass(frozen=True)
@@ -38,9 +75,9 @@ class LayerFacts:
     """What a plan must know of one layer.
 
     Args:
-        units: the game's units in this layer.
+        units: the parts of units in this layer.
         columns: of each site here, which column of a branch's ``ablated`` each slot has: the place
-            of its unit in ``units``; one more than the last where it is in none.
+            of its part in ``units``; one more than the last where it is in none.
         heads: the site of the heads.
         adds: sites whose change goes to the block's output through a weight alone.
         skips_attention: whether the block can run on given outputs of its heads.
@@ -104,31 +141,31 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Order:
-    """The order in which masks share the most, and their units in the order of the layers.
+    """The order in which masks share the most, and what they ablate in the order of the layers."""
 
-    Args:
-        unit_layer: the layer of each unit.
-    """
-
-    unit_layer: Int[np.ndarray, " unit"]
+    parts: Parts
     n_layers: int
 
-    def sorted(self, ablated: Ablated) -> tuple[Int[np.ndarray, " mask"], Ablated]:
-        """Which mask comes when, and what they ablate, in that order."""
-        in_order = np.argsort(self.unit_layer, kind="stable")
+    def sorted(
+        self, ablated: Ablated
+    ) -> tuple[Int[np.ndarray, " mask"], Int[np.ndarray, "mask part"]]:
+        """Which mask comes when, and the parts that they ablate, in that order."""
+        in_order = np.argsort(self.parts.layer, kind="stable")
         rank = np.append(np.argsort(in_order), len(in_order))  # -1 finds the last
-        ranks = np.sort(rank[ablated], axis=1)
+        ranks = np.sort(rank[self.parts.of(ablated)], axis=1)
         keys = ranks[:, :_SORTED_BY].T[::-1]
         order = np.lexsort(keys) if len(keys) else np.arange(len(ablated))
         return order, np.append(in_order, -1)[ranks[order]]
 
-    def layers_of(self, ablated: Ablated) -> Int[np.ndarray, "mask slot"]:
-        """The layer of each unit; of none: the number of layers."""
-        return np.append(self.unit_layer, self.n_layers)[ablated]
+    def layers_of(self, parts: Ablated) -> Int[np.ndarray, "mask slot"]:
+        """The layer of each part; of none: the number of layers."""
+        return np.append(self.parts.layer, self.n_layers)[parts]
 
     def first_layers(self, ablated: Bool[np.ndarray, "mask unit"]) -> Int[np.ndarray, " mask"]:
         """The first layer in which each mask loses a unit; of none: the number of layers."""
-        layers = np.where(ablated, self.unit_layer, self.n_layers)
+        first = np.full(self.parts.n_units, self.n_layers)
+        np.minimum.at(first, self.parts.unit, self.parts.layer)
+        layers = np.where(ablated, first, self.n_layers)
         return layers.min(axis=1, initial=self.n_layers)
 
 
@@ -151,7 +188,7 @@ def plan_layer(
     """See the module's text.
 
     Args:
-        here: the units of this layer that each mask ablates, padded with -1.
+        here: the parts in this layer that each mask ablates, padded with -1.
         state: of each mask before the layer.
         n_live: how many states there are, but for the intact one.
     """

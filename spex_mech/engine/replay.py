@@ -35,6 +35,7 @@ from spex_mech.engine.plan import (
     LayerFacts,
     LayerPlan,
     Order,
+    Parts,
     plan_layer,
     wave_shape,
 )
@@ -57,7 +58,7 @@ class Replay:
         blocks: of the model.
         prompts: the game's.
         references: of each site, ``[prompt_or_1 pos_or_1 width]``.
-        unit_layer: the layer of each unit.
+        parts: what of each unit lies in which layer.
         measure: the metric of final streams.
         rows: how many rows a call of a block takes.
         memory: what may be held. Intact activations that need more are computed again for each
@@ -71,7 +72,7 @@ class Replay:
         blocks: Blocks,
         prompts: Prompts,
         references: list[Tensor],
-        unit_layer: Int[np.ndarray, " unit"],
+        parts: Parts,
         measure: Measuring,
         *,
         rows: Rows,
@@ -82,8 +83,8 @@ class Replay:
         self.blocks, self.prompts, self.measure = blocks, prompts, measure
         self.rows, self.memory, self.tail_rows = rows, memory, tail_rows
         self.references, self.exact = references, exact
-        self.order = Order(unit_layer, len(blocks.layers))
-        self._facts = [facts_of(blocks, layer, unit_layer) for layer in range(len(blocks.layers))]
+        self.order = Order(parts, len(blocks.layers))
+        self._facts = [facts_of(blocks, layer, parts) for layer in range(len(blocks.layers))]
         self._kept: Intact | None = None
 
     def shape(self, n_masks: int) -> tuple[int, int]:
@@ -195,14 +196,14 @@ class Replay:
             self.rows.limit = used * rows_each
 
 
-def facts_of(blocks: Blocks, layer: int, unit_layer: Int[np.ndarray, " unit"]) -> LayerFacts:
+def facts_of(blocks: Blocks, layer: int, parts: Parts) -> LayerFacts:
     """What a plan must know of one layer."""
     sites = [i for i, site in enumerate(blocks.sites) if site.layer == layer]
-    units = np.flatnonzero(unit_layer == layer)
-    column = np.full(len(unit_layer) + 1, len(units))  # of no unit here: the last
-    column[units] = np.arange(len(units))
+    here = np.flatnonzero(parts.layer == layer)
+    column = np.full(parts.n_units + 1, len(here))  # of no unit here: the last
+    column[parts.unit[here]] = np.arange(len(here))
     return LayerFacts(
-        units=tuple(units.tolist()),
+        units=tuple(here.tolist()),
         columns={i: column[blocks.sites[i].slot_unit.numpy()] for i in sites},
         heads=next((i for i in sites if blocks.sites[i].kind == "head"), None),
         adds=frozenset(blocks.layers[layer].adds),

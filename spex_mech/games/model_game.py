@@ -281,6 +281,7 @@ class ModelGame(Game):
                 "metric_sha256": metric_sha256(self.task.metric),
                 "reference_sha256": own if given is None else prompts_sha256(given),
                 "hook_points": list(derived.hook_points),
+                **self.components.identity(),
                 **derived.watch.identity(),
             }
 

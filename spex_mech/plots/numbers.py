@@ -266,9 +266,15 @@ def pairs_of(
 def _layers_of(found: Interactions) -> Int[np.ndarray, " unit"]:
     layers = found.unit_table.layers
     if (layers < 0).any():
-        label = found.labels[int(np.flatnonzero(layers < 0)[0])]
+        unit = found.unit_table[int(np.flatnonzero(layers < 0)[0])]
+        if unit.kind == "group" and len(unit.slots) > 1:
+            raise ValueError(
+                f"the group {unit.label!r} lies in no single layer, and has no place in a map by "
+                "layer: draw plot_map, or search without it"
+            )
         raise ValueError(
-            f"the unit {label!r} has no layer: a map by layer needs labels such as L9H6 or L3N1024"
+            f"the unit {unit.label!r} has no layer: a map by layer needs units of a model, such as "
+            "L9H6 or L3N1024"
         )
     return layers
 
