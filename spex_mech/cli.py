@@ -1,4 +1,5 @@
-"""The command line: ``spex-mech demo | discover | report | sweep | status | models | tasks``.
+"""The command line: ``spex-mech demo | discover | report | sweep | store | status | models |
+tasks``.
 
 Bad input ends with exit code 2 and one line that names the value and the cure. Nothing heavy is
 imported before a command runs, so that ``--help`` answers at once.
@@ -197,6 +198,11 @@ def _add_sweep(commands: Any) -> None:
 
 
 def _add_status(commands: Any) -> None:
+    store = commands.add_parser("store", help="what the file of discover --store holds")
+    store.add_argument("file", type=Path)
+    store.add_argument("--export", type=Path, help="write its masks and values to this .npz")
+    store.set_defaults(command=_store)
+
     status = commands.add_parser("status", help="what of a sweep is done, running and failed")
     status.add_argument("folder", type=Path)
     status.set_defaults(command=_status)
@@ -414,6 +420,15 @@ def _sweep(options: argparse.Namespace) -> None:
     own = table[table.folder.isin([cell.name for cell in cells])]
     if (failed := int((own.state == "failed").sum())) > 0:
         raise ValueError(f"{failed} of {len(own)} cells failed")
+
+
+def _store(options: argparse.Namespace) -> None:
+    from spex_mech.runs.contents import contents, export
+
+    say(contents(options.file))
+    if options.export is not None:
+        count = export(options.file, options.export)
+        say(f"written to {options.export}: masks and values of {count:,} evaluations")
 
 
 def _status(options: argparse.Namespace) -> None:

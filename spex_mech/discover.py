@@ -377,7 +377,7 @@ def _searched(
     unchanged = Unchanged(game)
     if store is None:
         return result(None)
-    with opened(store, game) as kept:
+    with opened(store, game, progress=progress) as kept:
         run = kept.search(identity, game, masks_per_batch)
         # The code of a user's own search is not hashed: its evaluations are used, its result not.
         own = isinstance(identity["method"], Search)

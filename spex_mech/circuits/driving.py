@@ -198,7 +198,7 @@ class CircuitRuns:
             cost = drive(game, search, self.progress, unchanged=unchanged)
         else:
             settings = {"method": name, **self.settings}
-            with opened(store, game) as kept:
+            with opened(store, game, progress=self.progress) as kept:
                 run = kept.search(settings, game)
                 cost = drive(game, search, self.progress, run, unchanged=unchanged)
         return search.result, cost

@@ -70,6 +70,6 @@ def driven(
     if store is None:
         return drive(game, search, progress, None, watcher)
     unchanged = Unchanged(game)
-    with opened(store, game) as kept:
+    with opened(store, game, progress=progress) as kept:
         run = kept.search(identity, game)
         return drive(game, search, progress, run, watcher, unchanged)

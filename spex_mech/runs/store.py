@@ -24,8 +24,14 @@ no longer those of the first opening the store is refused. They cost three evalu
 
 *What may be lost.* Nothing that was committed: a transaction a batch, in a write-ahead log that is
 synchronised at each commit (a few milliseconds, of batches that take longer). A process that is
-killed leaves a file that opens. A second process is refused while the first one lives: SQLite's own
-lock on the file, which the system takes back when a process ends, however it ends.
+killed leaves a file that opens. A second process is refused while the first one lives: by SQLite's
+own lock on the file, and by ``NAME.holder`` beside it where such locks do nothing or are lost.
+
+*The file.* While it is filled, what is new is in ``NAME-wal`` beside it: copy both. A copy without
+it, a ``-wal`` of another state of the file, and a file that is moved meanwhile are noticed
+(``runs.marks``). A run that ends leaves one file. After an upgrade it goes on with a warning, where
+the three values are the same; a place that cannot be written gives finished results. ``spex-mech
+store FILE`` shows what is in it, and exports its evaluations.
 
 *Size.* A mask is the list of the units that it ablates, in two bytes each, or a bit a unit,
 whichever is smaller; values are float64, or float32 where that is exact (as for models that compute
@@ -35,8 +41,9 @@ in it). Gradients take ``4 * blocks * units`` bytes, or 8. Nothing is unpickled:
 import errno
 import json
 import os
-import socket
 import sqlite3
+import sys
+import tempfile
 import time
 import warnings
 import zlib
@@ -55,16 +62,19 @@ from spex_mech.fingerprints import function_identity
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
 from spex_mech.results.interactions import Interactions
+from spex_mech.runs import marks
 from spex_mech.runs.batches import Sizes, Timed
 from spex_mech.runs.checks import Check, compare, first_checks
+from spex_mech.runs.holder import Holder
 from spex_mech.search.contract import cost_of_mask
 
 _APPLICATION = 0x73706578  # marks the file as one of these
-_FORMAT = 2
+_FORMAT = 3
 _PAGE = 8192  # bytes; dense masks of 10,000 units, of which 4,096 would hold two or three
 _MOST_BLOB = 900_000_000  # SQLite takes a little more
 _TYPES = {b"f": np.dtype("<f4"), b"d": np.dtype("<f8")}
 _VERSIONS = ("spex_mech", "torch", "numpy", "transformers", "transformer-lens")
+_NAMED_VERSIONS = {f"version of {name}": name for name in _VERSIONS}
 _TABLES = """
 CREATE TABLE game (identity TEXT NOT NULL);
 CREATE TABLE searches (
@@ -85,15 +95,27 @@ CREATE INDEX gradients_by_hash ON gradients (hash);
 _SINCE_2 = """
 CREATE TABLE checks (number INTEGER PRIMARY KEY, units TEXT NOT NULL, value BLOB NOT NULL);
 """
-_FROM_1_TO_2 = "ALTER TABLE batches ADD COLUMN seconds REAL;" + _SINCE_2
+# What is run on a file of each format, to make it one of the next.
+_NEXT = {
+    0: _TABLES + _SINCE_2 + marks.TABLE,
+    1: "ALTER TABLE batches ADD COLUMN seconds REAL;" + _SINCE_2 + marks.TABLE,
+    2: marks.TABLE,
+}
+_CARRIED_OVER = 4_000_000, 30.0  # bytes beside the file, and seconds, after which they go into it
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], game: Any, check: bool = True) -> Iterator["Store"]:
+def opened(
+    path: str | os.PathLike[str], game: Any, check: bool = True, progress: bool = False
+) -> Iterator["Store"]:
     """The store of a game, made where there is none, and held until the end of the block.
 
     Args:
         check: ask three masks, of a store that is not new again (``runs.checks``).
+        progress: say whether it is a new store, or how many evaluations it holds.
+
+    A file that cannot be written is read: what it holds of finished results can be had, and every
+    search else is refused.
 
     Raises:
         ValueError: the file is no store, is damaged, of a newer format, or of another game; or the
@@ -101,25 +123,45 @@ def opened(path: str | os.PathLike[str], game: Any, check: bool = True) -> Itera
         BlockingIOError: another process holds it.
         OSError: the file cannot be written.
     """
-    path = Path(path)
-    holder = path.with_name(f"{path.name}.holder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not all(os.access(at, os.W_OK) for at in (path.parent, path) if at.exists()):
-        _not_writable(path)
-    with _explained(path, holder):
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-    try:
-        with _explained(path, holder):
-            _prepare(connection, path)
-            _write_holder(holder)
-            store = Store(path, holder, connection, len(game))
-            store._of_game(identity_of(game))
-        try:
-            if check:
-                store._check(as_game(game))
+    path = Path(os.path.abspath(path))  # wherever the game goes meanwhile
+    if path.is_file() and not all(os.access(at, os.W_OK) for at in (path.parent, path)):
+        with _read_only(path, game, check) as store:
             yield store
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        _not_writable(path)
+    holder = Holder(path)
+    try:
+        had_wal = marks.check_pair(path)
+        with explained(path):
+            connection = sqlite3.connect(path, timeout=1, isolation_level=None)
+        try:
+            with explained(path):
+                _prepare(connection, path)
+                marks.begin(connection, path, had_wal)
+            try:
+                store = Store(path, holder, connection, len(game), _Was(path.stat()))
+                store._open(as_game(game), check, progress)
+                yield store
+            finally:
+                marks.end(connection)
         finally:
-            holder.unlink(missing_ok=True)
+            connection.close()
+    finally:
+        holder.release()
+
+
+@contextmanager
+def _read_only(path: Path, game: Any, check: bool) -> Iterator["Store"]:
+    """A store that cannot be written: its finished results can be had."""
+    connection = marks.read_only(path)
+    try:
+        with explained(path):
+            check_format(connection, path)
+        store = Store(path, None, connection, len(game), _Was(path.stat()))
+        store._open(as_game(game), check, progress=False)
+        yield store
     finally:
         connection.close()
 
@@ -135,7 +177,7 @@ def identity_of(game: Any) -> dict[str, Any]:
     game = as_game(game)
     labels = blake2b(json.dumps(game.labels).encode(), digest_size=8).hexdigest()
     units = {"n_units": len(game), "labels_hash": labels}
-    versions = {f"version of {name}": version(name) for name in _VERSIONS}
+    versions = {of: version(name) for of, name in _NAMED_VERSIONS.items()}
     own = {**game.provenance(), **game.identity()}
     return json.loads(json.dumps({**own, **units, **versions}, default=str))
 
@@ -145,9 +187,10 @@ class Store:
     """An open file. Made by :func:`opened`."""
 
     path: Path
-    holder: Path
+    holder: Holder | None  # None: it is only read
     connection: sqlite3.Connection
     n: int
+    was: "_Was"
     checks: list[Check] = field(default_factory=list)  # that this opening asked
 
     def search(
@@ -162,6 +205,8 @@ class Store:
         """
         text = json.dumps(identity, sort_keys=True, default=option_identity)
         most = masks_per_batch or as_game(game).masks_per_batch
+        if self.holder is None:
+            return self._finished(text, game)
         with self.transaction():
             row = self._search_row(text)
             if row is None:
@@ -176,11 +221,30 @@ class Store:
         sizes = Sizes(masks_per_batch or kept, *self._paces(number), bool(masks_per_batch))
         return Run(self, number, sizes, seconds, game)
 
+    def _finished(self, text: str, game: Any) -> "Run":
+        """A search of a store that is only read.
+
+        Raises:
+            PermissionError: it is not finished.
+        """
+        with explained(self.path):
+            row = self._search_row(text)
+        if row is not None:
+            run = Run(self, row[0], Sizes(row[1], []), row[3], as_game(game))
+            if run.result() is not None:
+                warnings.warn(
+                    f"{self.path} cannot be written: its finished result is returned, and nothing "
+                    "is kept",
+                    stacklevel=5,
+                )
+                return run
+        _not_writable(self.path)
+
     def _paces(self, number: int) -> tuple[list[Timed], float | None]:
         """The batches of a search, and the seconds per evaluation of the search before it."""
         execute = self.connection.execute
         cost = f"asked * CASE gradient WHEN 0 THEN 1 ELSE {cost_of_mask(True)} END"
-        with _explained(self.path, self.holder):
+        with explained(self.path):
             own = f"SELECT masks, {cost}, seconds FROM batches WHERE search = ? ORDER BY number"
             log = [Timed(*row) for row in execute(own, (number,)).fetchall()]
             before = (
@@ -197,7 +261,9 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is written inside, or nothing."""
-        with _explained(self.path, self.holder):
+        if self.holder is not None:
+            self.holder.check()
+        with explained(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -206,49 +272,109 @@ class Store:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
+            self._look_after()
+
+    def _look_after(self) -> None:
+        """Whether the file is where it was, and enough is beside it to be carried over."""
+        try:
+            here = os.path.samestat(self.path.stat(), self.was.first)
+        except FileNotFoundError:
+            here = False
+        if not here and not self.was.is_told:
+            self.was.is_told = True
+            warnings.warn(
+                f"{self.path} was moved, removed or replaced while it was filled. The search goes "
+                "on; what it evaluates is kept in the file where that is now, if it is anywhere",
+                stacklevel=6,
+            )
+        size, seconds = _CARRIED_OVER
+        wal, now = marks.wal_of(self.path), time.monotonic()
+        large = wal.is_file() and wal.stat().st_size > size
+        if large or now - self.was.carried_over > seconds:
+            self.was.carried_over = now
+            marks.carry_over(self.connection)
+
+    def n_evaluations(self) -> int:
+        """How many it holds; a gradient counts as three."""
+        with explained(self.path):
+            values, gradients = (
+                self.connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0
+                for table in ("evaluations", "gradients")
+            )
+        return values + gradients * cost_of_mask(True)
+
+    def _open(self, game: Game, check: bool, progress: bool) -> None:
+        """Whether it is a store of this game, and still so."""
+        others = self._of_game(identity_of(game))
+        if progress:
+            count = self.n_evaluations()
+            what = f"going on with {count:,} evaluations" if count else "new store"
+            print(f"{self.path}: {what}", file=sys.stderr)
+        if check:
+            self._check(game)
+        if others:
+            warnings.warn(
+                f"{self.path} was filled with other versions: {'; '.join(others)}. "
+                + ("The values that were asked again are the same" if check else "It is used"),
+                stacklevel=5,
+            )
 
     def _check(self, game: Game) -> None:
         """Whether the game's values are still those of the store; see ``runs.checks``."""
-        with _explained(self.path, self.holder):
-            asked = "SELECT units, value FROM checks ORDER BY number"
-            rows = self.connection.execute(asked).fetchall()
+        rows: list[tuple[str, bytes]] = []
+        with explained(self.path):
+            if self.connection.execute("PRAGMA user_version").fetchone()[0] > 1:
+                asked = "SELECT units, value FROM checks ORDER BY number"
+                rows = self.connection.execute(asked).fetchall()
         if rows:
-            kept = [Check(tuple(json.loads(u)), self.unpacked(v, u.encode())) for u, v in rows]
+            kept = [
+                Check(tuple(json.loads(u)), unpacked(self.path, v, u.encode())) for u, v in rows
+            ]
             compare(self.path, game, kept)
             self.checks.extend(kept)
-            return
-        self.checks.extend(first_checks(game))
-        with self.transaction():
-            for number, check in enumerate(self.checks):
-                units = json.dumps(check.ablated)
-                row = (number, units, packed(check.values, units.encode()))
-                self.connection.execute("INSERT INTO checks VALUES (?, ?, ?)", row)
+        elif self.holder is not None:
+            self.checks.extend(first_checks(game))
+            with self.transaction():
+                for number, check in enumerate(self.checks):
+                    units = json.dumps(check.ablated)
+                    row = (number, units, packed(check.values, units.encode()))
+                    self.connection.execute("INSERT INTO checks VALUES (?, ?, ?)", row)
 
-    def unpacked(self, data: bytes, key: bytes) -> Float[np.ndarray, " x"]:
-        """Numbers as they were before ``packed``.
+    def _of_game(self, own: dict[str, Any]) -> list[str]:
+        """Which versions differ from those that it was filled with.
 
         Raises:
-            ValueError: they do not fit their checksum.
+            ValueError: something else differs, or what it says cannot be read.
         """
-        body, check = data[:-4], data[-4:]
-        if zlib.crc32(key + body).to_bytes(4, "little") != check or body[:1] not in _TYPES:
-            _damaged(self.path, "a value does not fit its checksum")
-        return np.frombuffer(body[1:], dtype=_TYPES[body[:1]]).astype(np.float64)
-
-    def _of_game(self, own: dict[str, Any]) -> None:
-        row = self.connection.execute("SELECT identity FROM game").fetchone()
-        if row is None:
+        with explained(self.path):
+            row = self.connection.execute("SELECT identity FROM game").fetchone()
+        if row is None and self.holder is not None:
             with self.transaction():
                 self.connection.execute("INSERT INTO game VALUES (?)", (json.dumps(own),))
-            return
-        kept = json.loads(row[0])
-        differs = list(_differences(own, kept))
-        if differs:
-            more = f", and {len(differs) - 3} more" if len(differs) > 3 else ""
+            return []
+        try:
+            kept = dict(json.loads("" if row is None else row[0]))
+        except (TypeError, ValueError) as error:
+            _damaged(self.path, "it does not say of which game it is", error)
+        differs = dict(_differences(own, kept))
+        others = {name: text for name, text in differs.items() if name not in _NAMED_VERSIONS}
+        if others:
+            shown = list(others.values())
+            more = f", and {len(shown) - 3} more" if len(shown) > 3 else ""
             raise ValueError(
-                f"{self.path} is the store of another game: {'; '.join(differs[:3])}{more}. Give "
+                f"{self.path} is the store of another game: {'; '.join(shown[:3])}{more}. Give "
                 "another file"
             )
+        return list(differs.values())
+
+
+@dataclass
+class _Was:
+    """The file as it was opened."""
+
+    first: os.stat_result
+    carried_over: float = field(default_factory=time.monotonic)
+    is_told: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +423,7 @@ class Run:
         self._batch, self._answered = 0, 0.0
         self._on_their_way: set[bytes] = set()  # masks of batches that were looked up ahead
         count = "SELECT count(*) FROM batches WHERE search = ?"
-        with _explained(store.path, store.holder):
+        with explained(store.path):
             self._logged: int = self._one(count, number)
 
     def next_size(self, left: int, slopes: bool) -> int:
@@ -309,7 +435,7 @@ class Run:
         ahead are answered in the same order."""
         keys = masks.keys()
         hashes = [_hash(key) for key in keys]
-        with _explained(self.store.path, self.store.holder):
+        with explained(self.store.path):
             found = [self._find(slopes, *of) for of in zip(hashes, keys, strict=True)]
         unknown = [row for row, known in enumerate(found) if known is None]
         missing = [row for row in unknown if keys[row] not in self._on_their_way]
@@ -335,7 +461,7 @@ class Run:
         keys, hashes, found, missing = looked.keys, looked.hashes, looked.found, looked.missing
         digest = _digest(slopes, hashes)
         self._check_log(digest)
-        with _explained(self.store.path, self.store.holder):
+        with explained(self.store.path):
             asked = {*missing}
             for row, known in enumerate(found):
                 if known is None and row not in asked:  # a batch before this one asked for it
@@ -365,7 +491,7 @@ class Run:
 
     def result(self) -> Interactions | None:
         """The finished result, if there is one."""
-        with _explained(self.store.path, self.store.holder):
+        with explained(self.store.path):
             data = self._one("SELECT result FROM searches WHERE id = ?", self.number)
         return None if data is None else Interactions.from_bytes(data, f"{self.store.path}: result")
 
@@ -390,10 +516,10 @@ class Run:
             return None
         if row[0] != self.number:
             self.reused += cost_of_mask(gradient)
-        value = self.store.unpacked(row[1], key)
+        value = unpacked(self.store.path, row[1], key)
         if not gradient:
             return value, None
-        return value, self.store.unpacked(row[2], key).reshape(-1, self.store.n)
+        return value, unpacked(self.store.path, row[2], key).reshape(-1, self.store.n)
 
     def _commit(
         self,
@@ -464,6 +590,18 @@ def packed(values: Float[np.ndarray, " x"], key: bytes) -> bytes:
     return body + zlib.crc32(key + body).to_bytes(4, "little")
 
 
+def unpacked(path: Path, data: bytes, key: bytes) -> Float[np.ndarray, " x"]:
+    """Numbers as they were before ``packed``.
+
+    Raises:
+        ValueError: they do not fit their checksum.
+    """
+    body, check = data[:-4], data[-4:]
+    if zlib.crc32(key + body).to_bytes(4, "little") != check or body[:1] not in _TYPES:
+        _damaged(path, "a value does not fit its checksum")
+    return np.frombuffer(body[1:], dtype=_TYPES[body[:1]]).astype(np.float64)
+
+
 def option_identity(value: Any) -> Any:
     """What tells a search's option from others that is no plain value: a student, a proxy."""
     if isinstance(value, np.generic):
@@ -480,11 +618,11 @@ def _digest(slopes: bool, hashes: list[int]) -> bytes:
     return blake2b(kind + np.array(hashes, dtype="<i8").tobytes(), digest_size=16).digest()
 
 
-def _differences(own: dict[str, Any], kept: dict[str, Any]) -> Iterator[str]:
+def _differences(own: dict[str, Any], kept: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name in {**own, **kept}:
         here, there = own.get(name), kept.get(name)
         if here != there:
-            yield f"{name} is {_shown(here)}, the store has {_shown(there)}"
+            yield name, f"{name} is {_shown(here)}, the store has {_shown(there)}"
 
 
 def _shown(value: Any) -> str:
@@ -499,18 +637,13 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     # With this the lock is held from the first access on, and there is no shared-memory file, so
     # that network file systems do as well.
     execute("PRAGMA locking_mode = EXCLUSIVE")
-    application = execute("PRAGMA application_id").fetchone()[0]
-    format = execute("PRAGMA user_version").fetchone()[0]
-    tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application != _APPLICATION and (tables or application):
-        raise ValueError(f"{path} is an SQLite file of something else; give another file")
-    if format > _FORMAT:
-        raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
+    format = check_format(connection, path)
     execute("PRAGMA journal_mode = WAL")
     execute("PRAGMA synchronous = FULL")
+    execute("PRAGMA wal_autocheckpoint = 0")  # ``marks.carry_over`` does it
     if format < _FORMAT:
         execute("BEGIN IMMEDIATE")
-        for statement in (_FROM_1_TO_2 if tables else _TABLES + _SINCE_2).split(";")[:-1]:
+        for statement in _NEXT[format].split(";")[:-1]:
             execute(statement)
         execute(f"PRAGMA application_id = {_APPLICATION}")
         execute(f"PRAGMA user_version = {_FORMAT}")
@@ -521,23 +654,40 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         _damaged(path, f"it has {path.stat().st_size:,} bytes of {pages * size:,}")
 
 
-def _write_holder(holder: Path) -> None:
-    """Who holds the store, for the text of an error: the lock is SQLite's own."""
-    holder.write_text(f"{os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+def check_format(connection: sqlite3.Connection, path: Path) -> int:
+    """The format of the file; 0: it is empty.
+
+    Raises:
+        ValueError: it is no store, or of a newer version.
+    """
+    execute = connection.execute
+    application = execute("PRAGMA application_id").fetchone()[0]
+    format = execute("PRAGMA user_version").fetchone()[0]
+    tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != _APPLICATION and (tables or application):
+        raise ValueError(f"{path} is an SQLite file of something else; give another file")
+    if format > _FORMAT:
+        raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
+    return format if tables else 0
 
 
 @contextmanager
-def _explained(path: Path, holder: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """SQLite's errors as those of Python, with what to do."""
     try:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            by = holder.read_text(encoding="utf-8") if holder.is_file() else "unknown"
+            if not _locks_work(path.parent):
+                raise OSError(
+                    errno.ENOLCK,
+                    "the file system has no locks; give a file on a local disk",
+                    str(path),
+                ) from error
             raise BlockingIOError(
-                f"{path} is in use by another run (process {by}); wait until it ends, or give "
-                "another file"
+                f"another program has {path} open (a viewer, a backup?), or a run of an older "
+                "version; close it and call again"
             ) from error
         if name.startswith("SQLITE_FULL"):
             raise OSError(
@@ -555,6 +705,19 @@ def _explained(path: Path, holder: Path) -> Iterator[None]:
                 str(path),
             ) from error
         _damaged(path, str(error), error)
+
+
+def _locks_work(folder: Path) -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno != errno.ENOLCK
+    return True
 
 
 def _not_writable(path: Path, cause: BaseException | None = None) -> NoReturn:

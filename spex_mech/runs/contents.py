@@ -1,0 +1,139 @@
+"""What a store holds, for people to look at, and its evaluations in a file of their own.
+
+Nothing is written to the store, and it may be in use: then it is shown as of its last carrying-over
+(half a minute ago at most, while it is filled).
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from spex_mech.runs import marks
+from spex_mech.runs.holder import is_held, words_of
+from spex_mech.runs.store import check_format, explained, unpacked
+from spex_mech.search.contract import cost_of_mask
+
+
+def contents(path: str | os.PathLike[str]) -> str:
+    """What a store holds: a line each for the game, its searches and the file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no store, or a damaged one.
+    """
+    path = Path(os.path.abspath(path))
+    with _opened(path) as file:
+        game = _identity(file)
+        lines = [f"{path}: {_counts(file)}", f"game: {_game_words(game)}"]
+        asked = (
+            "SELECT identity, (SELECT count(*) FROM batches WHERE search = id), (SELECT "
+            "sum(asked) FROM batches WHERE search = id), seconds, result IS NOT NULL FROM searches"
+        )
+        for identity, batches, masks, seconds, finished in file.execute(asked):
+            state = "finished" if finished else "not finished"
+            lines.append(
+                f"search: {_search_words(identity)}: {masks or 0:,} masks asked in {batches:,} "
+                f"batches and {seconds:.3g} s, {state}"
+            )
+    held, wal = is_held(path), marks.wal_of(path)
+    if held:
+        lines.append(f"in use by {words_of(held)}")
+    elif wal.is_file() and wal.stat().st_size:
+        lines.append(f"its last run was killed; {wal.name} belongs to it, so copy both")
+    return "\n".join(lines)
+
+
+def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
+    """Write masks and values as an ``.npz``, whatever version the store is of; returns how many.
+
+    ``masks`` is ``[mask unit]`` (True = kept) and ``values`` ``[mask prompt]``: what
+    ``sm.explain(masks, values)`` and ``spex-mech discover --lens data --examples`` take.
+
+    Raises:
+        FileNotFoundError: there is no such store.
+        ValueError: it is no store, is damaged, or holds no evaluations.
+    """
+    path = Path(os.path.abspath(path))
+    with _opened(path) as file:
+        n = int(_identity(file)["n_units"])
+        rows: dict[bytes, np.ndarray] = {}
+        for table in ("evaluations", "gradients"):
+            for key, value in file.execute(f"SELECT mask, value FROM {table} ORDER BY rowid"):
+                rows.setdefault(key, unpacked(path, value, key))
+    if not rows:
+        raise ValueError(f"{path} holds no evaluations yet")
+    masks = np.stack([_kept(key, n) for key in rows])
+    np.savez_compressed(out, masks=masks, values=np.stack([*rows.values()]))
+    return len(rows)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file as it is, or with what is beside it a copy of both."""
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such store", str(path))
+    wal = marks.wal_of(path)
+    with tempfile.TemporaryDirectory() as folder, explained(path):
+        if wal.is_file() and wal.stat().st_size and not is_held(path):
+            marks.check_pair(path)
+            copy = Path(folder) / path.name
+            shutil.copy(path, copy)
+            shutil.copy(wal, marks.wal_of(copy))
+            connection = sqlite3.connect(copy)
+        else:
+            connection = marks.read_only(path)
+        with closing(connection) as file:
+            check_format(file, path)
+            yield file
+
+
+def _identity(file: sqlite3.Connection) -> dict[str, Any]:
+    row = file.execute("SELECT identity FROM game").fetchone()
+    try:
+        return dict(json.loads("" if row is None else row[0]))
+    except (TypeError, ValueError) as error:
+        raise ValueError("the store does not say of which game it is; it is damaged") from error
+
+
+def _counts(file: sqlite3.Connection) -> str:
+    values, gradients = (
+        file.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0
+        for table in ("evaluations", "gradients")
+    )
+    words = f"{values + gradients * cost_of_mask(True):,} evaluations"
+    return words + (f", of them {gradients:,} gradients" if gradients else "")
+
+
+def _game_words(game: dict[str, Any]) -> str:
+    plain = {key: value for key, value in game.items() if isinstance(value, str | int | float)}
+    return ", ".join(f"{key} {value}" for key, value in plain.items())
+
+
+def _search_words(identity: str) -> str:
+    try:
+        told = json.loads(identity)
+    except ValueError:
+        return identity[:60]
+    plain = {
+        key: value for key, value in told.items() if isinstance(value, str | int | float | bool)
+    }
+    return ", ".join(f"{key} {value}" for key, value in plain.items())
+
+
+def _kept(key: bytes, n: int) -> Bool[np.ndarray, " unit"]:
+    """A mask from ``MaskBatch.keys``."""
+    kept = np.ones(n, dtype=bool)
+    if key[:1] == b"\0":
+        kept[np.frombuffer(key[1:], "<u2" if n <= 2**16 else "<u4").astype(int)] = False
+    else:
+        kept[np.unpackbits(np.frombuffer(key[1:], np.uint8))[:n].astype(bool)] = False
+    return kept

@@ -1,0 +1,82 @@
+"""What a store's file and the ``-wal`` beside it say of each other.
+
+SQLite keeps what is new in ``NAME-wal`` until it is carried over. A copy of the file alone lacks
+it, and the ``-wal`` of a killed run would be carried into a backup that was put in its place. So a
+word that is new with each carrying-over stands in the file, and then in the ``-wal``; and the file
+says whether it is open.
+"""
+
+import sqlite3
+import urllib.parse
+import uuid
+import warnings
+from contextlib import closing, suppress
+from pathlib import Path
+
+TABLE = """
+CREATE TABLE mark (opened INTEGER NOT NULL, token TEXT NOT NULL, again INTEGER NOT NULL);
+INSERT INTO mark VALUES (0, '', 0);
+"""
+
+
+def wal_of(path: Path) -> Path:
+    """The file beside it that holds what is new."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def check_pair(path: Path) -> bool:
+    """Whether a ``-wal`` is there; before the file is opened.
+
+    Raises:
+        ValueError: it belongs to another state of the file.
+    """
+    wal = wal_of(path)
+    if not wal.is_file():
+        return False
+    token = _token(path) if wal.stat().st_size else ""
+    if token and token.encode() not in wal.read_bytes():
+        raise ValueError(
+            f"{wal} does not belong to this {path.name}, and would damage it: it was left by "
+            f"another run than the one that {path.name} is of (a backup that was put back?). Move "
+            f"{wal.name} away to take {path.name} as it is, or bring the two that belong together"
+        )
+    return True
+
+
+def begin(connection: sqlite3.Connection, path: Path, had_wal: bool) -> None:
+    """The file is open from now on. It warns where a copy lacks its ``-wal``."""
+    opened, again = connection.execute("SELECT opened, again FROM mark").fetchone()
+    if opened and not again and not had_wal:
+        warnings.warn(
+            f"{path} was copied or moved without {path.name}-wal, which held the newest "
+            "evaluations: they are asked again, unless you bring it beside the file and call anew",
+            stacklevel=6,
+        )
+    carry_over(connection)
+
+
+def carry_over(connection: sqlite3.Connection) -> None:
+    """Bring all that is new into the file, and begin a ``-wal`` that belongs to it."""
+    connection.execute("UPDATE mark SET opened = 1, token = ?, again = 0", (uuid.uuid4().hex,))
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    # In the -wal alone, unless another program (a viewer) brings that into the file.
+    connection.execute("UPDATE mark SET again = 1")
+
+
+def end(connection: sqlite3.Connection) -> None:
+    """The file is whole: nothing is left beside it."""
+    with suppress(sqlite3.Error):  # a full disk: the -wal stays, and is found again
+        connection.execute("UPDATE mark SET opened = 0")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """The file as it is, without what is beside it, and without a lock or a trace."""
+    name = urllib.parse.quote(str(path))
+    return sqlite3.connect(f"file:{name}?immutable=1", uri=True, isolation_level=None)
+
+
+def _token(path: Path) -> str:
+    with suppress(sqlite3.Error, TypeError), closing(read_only(path)) as file:
+        return file.execute("SELECT token FROM mark").fetchone()[0]
+    return ""
