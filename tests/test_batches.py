@@ -170,3 +170,20 @@ def test_the_pace_of_an_earlier_search_is_known(
     sm.discover(game, "exhaustive", 500, store=store, progress=False)
     assert len(game.sizes) > 5 and max(game.sizes) <= 2 * 0.05 / 0.005
     assert SECONDS > 0.5
+
+
+@pytest.mark.slow
+def test_a_store_costs_little(tmp_path: Path) -> None:
+    """Some 800 evaluations of 1 ms each: a ratio of runs in pairs, as the machine may be busy."""
+
+    def seconds(store: Path | None) -> float:
+        started = time.perf_counter()
+        sm.discover(Slow(0.001), "exhaustive", 821, store=store, progress=False)
+        return time.perf_counter() - started
+
+    seconds(tmp_path / "warm.db")
+    ratios = []
+    for pair in range(5):
+        alone = seconds(None)
+        ratios.append(seconds(tmp_path / f"{pair}.db") / alone)
+    assert np.median(ratios) < 1.1, ratios

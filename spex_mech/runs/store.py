@@ -20,7 +20,9 @@ batch. It may then differ in the last bits from what it would have found alone, 
 goes on after another one has written to the file in between; every value is one that was measured.
 
 *Nothing stale.* Three masks are asked at each opening (``runs.checks``), and where their values are
-no longer those of the first opening the store is refused. They cost three evaluations a call.
+no longer those of the first opening the store is refused. They cost three evaluations a call, which
+are not of the budget. With them and all commits, a search of 1,000 evaluations of 1 ms each took
+1.05 times as long as without a store (median of seven pairs of runs, one core).
 
 *What may be lost.* Nothing that was committed: a transaction a batch, in a write-ahead log that is
 synchronised at each commit (a few milliseconds, of batches that take longer). A process that is
