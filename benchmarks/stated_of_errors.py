@@ -211,15 +211,10 @@ def of_audit(rows: list[Row]) -> Stated:
     def covered(pair: list[Row], of: str) -> list[float]:
         return [row[of]["coverage"] for row in pair]
 
-    heavy = covered(rows_of(planted, tail="heavy"), "energy")
-    half = all(abs(coverage - 0.5) < 0.05 for coverage in heavy)
     return {
         "audit": [
             [name, slashed(covered(pair, "recall")), slashed(r["recall_width"] for r in pair),
              slashed(covered(pair, "energy"))]
             for name, pair in games.items()
         ],
-        "audit.energy.normal": span(covered(games["normal"], "energy")),
-        "audit.energy.heavy": "half" if half else span(heavy),
-        "audit.recall": text(min(covered(planted + real, "recall"))),
     }  # fmt: skip
