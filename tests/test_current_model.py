@@ -1,10 +1,15 @@
 """Every call answers for the model as it is: changes of every kind, before and between calls, and
-what else runs the model at the same time."""
+what else runs the model at the same time.
+
+Each mended place was broken once. Caught here: hooks, samples of weights or behaviour not looked
+at, nothing made anew, changes within a call unsaid or lost, passes of other threads, all of texts.
+"""
 
 import concurrent.futures
 import copy
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -207,6 +212,57 @@ def test_a_change_within_a_call_is_told() -> None:
         game(some_masks(9, 8))
 
 
+def patch_a_block(model: Any) -> None:
+    block = model.transformer.h[0]
+    original = block.forward
+    block.forward = lambda *args, **kwargs: steer(block, args, original(*args, **kwargs))
+
+
+WITHIN: dict[str, Callable[[Any], Any]] = {
+    "training mode": lambda m: m.train(),
+    "a forward patched": patch_a_block,
+    "bfloat16": lambda m: m.to(torch.bfloat16),
+    "a hook": lambda m: m.transformer.h[1].register_forward_hook(steer),
+}
+
+
+@pytest.mark.parametrize("change", WITHIN)
+@pytest.mark.parametrize("replay", [None, False])
+def test_whatever_a_change_within_a_call_breaks_it_is_told(
+    change: str, replay: bool | None
+) -> None:
+    model, armed, masks = build("gpt2"), [False], some_masks(9, 8)
+
+    def metric(output: Tensor, prompts: sm.Prompts) -> Tensor:
+        if armed[0]:
+            armed[0] = False
+            WITHIN[change](model)
+        return output[:, -1, 5]
+
+    options: dict[str, Any] = {"ablation": "zero", "replay": replay, "batch_size": 6}
+    game = sm.ModelGame(model, sm.Task(some_prompts(), metric), **options)
+    before, armed[0] = game(masks), True
+    with pytest.raises(RuntimeError, match=r"changed while the game was running"):
+        game(masks)
+    other = build("gpt2")
+    WITHIN[change](other)
+    want = sm.ModelGame(other, sm.Task(some_prompts(), metric), **options)(masks)
+    torch.testing.assert_close(game(masks), want, rtol=1e-4, atol=1e-5)  # and it was not lost
+    assert (want - before).abs().max() > 1e-4 or change == "training mode"
+
+
+def test_a_number_that_a_hook_reads_is_seen_by_what_the_model_does() -> None:
+    model, box, masks = build("gpt2"), [1.0], some_masks(5, 8)
+    model.transformer.h[0].register_forward_hook(lambda module, args, out: out * box[0])
+    game = sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"), ablation="zero")
+    before = game(masks)
+    box[0] = 2.0
+    want = heads_gone(model, some_prompts(), masks)
+    torch.testing.assert_close(game(masks), want, **CLOSE)
+    assert (want - before).abs().max() > 1e-3
+    assert list(game.changes()) == ["what the model makes of a prompt"]
+
+
 def test_a_model_that_is_random_is_told() -> None:
     model = build("gpt2")
     model.transformer.h[0].register_forward_hook(
@@ -308,6 +364,33 @@ def test_games_in_threads_take_turns_and_plain_passes_are_left_alone() -> None:
         assert not any("forward" in module.__dict__ for module in model.modules())
     finally:
         sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("replay", [None, False])
+def test_a_pass_of_another_thread_within_ours_is_left_alone(replay: bool | None) -> None:
+    model, prompts, masks = build("gpt2"), some_prompts(), some_masks(6, 8)
+    here, seen = threading.current_thread(), []
+
+    def infer() -> None:
+        with torch.no_grad():
+            seen.append(model(prompts.tokens).logits)
+
+    def hook(module: nn.Module, args: Any, out: Any) -> None:
+        if threading.current_thread() is here and armed[0]:
+            other = threading.Thread(target=infer)
+            other.start()
+            other.join()
+
+    armed = [False]
+    want, clean = heads_gone(model, prompts, masks), model(prompts.tokens).logits.detach()
+    model.transformer.h[0].attn.register_forward_hook(hook)
+    task = sm.Task(prompts, "logit_diff")
+    game = sm.ModelGame(model, task, ablation="zero", replay=replay)
+    armed[0] = True
+    torch.testing.assert_close(game(masks), want, **CLOSE)
+    assert len(seen) > 1
+    for logits in seen:
+        torch.testing.assert_close(logits, clean)
 
 
 def test_a_game_can_be_sent_and_copied() -> None:

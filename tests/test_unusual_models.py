@@ -1,5 +1,9 @@
 """Models, shapes, wrappers, precisions and tasks out of the ordinary: each gets the value of a loop
-by hand, or an error or warning of our own."""
+by hand, or an error or warning of our own.
+
+Each mended place was broken once. Caught here: calls of shared blocks, ALBERT's groups, all calls
+as one, what others read too, weights elsewhere, slopes of 0 or infinite, searches of two models.
+"""
 
 import copy
 import shutil
@@ -15,6 +19,7 @@ import transformers as tf
 from torch import Tensor, nn
 
 import spex_mech as sm
+from spex_mech.engine.watch import state_of
 from tests.by_hand import ByHand, logit_diff
 from tests.families import D_VOCAB, build
 from tests.test_current_model import CLOSE, heads_gone, steer
@@ -362,6 +367,59 @@ def test_an_autocast_around_changes_nothing() -> None:
         torch.testing.assert_close(zero_game(build("gpt2"))(masks), want, rtol=0, atol=0)
 
 
+def test_an_autocast_inside_the_model_is_half_precision() -> None:
+    class Autocast(tf.LlamaForCausalLM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(*args, **kwargs)
+
+    llama, masks = build("llama"), some_masks(24, 8)
+    model = Autocast(llama.config).eval()
+    model.load_state_dict(llama.state_dict())
+    with pytest.warns(UserWarning, match="cannot be replayed"):
+        game = zero_game(model)
+    exact, rounded = zero_game(llama)(masks).mean(1), game(masks).mean(1)
+    off = ((rounded - rounded[0]) - (exact - exact[0])).square().mean().sqrt().item()
+    assert game.noise_floor > off > 1e-3
+    assert game.coarse is not None and "bfloat16" in game.coarse.cause
+    assert "without autocast" in game.coarse.cure
+
+
+class WritesOver(nn.Module):
+    """A model that uses the memory of an activation again, later in the pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.emb, self.out = nn.Embedding(D_VOCAB, 16), nn.Linear(16, D_VOCAB)
+        self.up, self.down = nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.emb(tokens)
+        h = self.up(x).relu()
+        y = self.down(h).cumsum(1).tanh()
+        with torch.no_grad():
+            h.mul_(-2)
+        return self.out(x + y)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "resample"])
+def test_a_model_that_writes_over_its_activations(ablation: str) -> None:
+    model, prompts, masks = WritesOver().eval(), some_prompts(), some_masks(5, 24, 0.4)
+    arch = sm.Architecture(heads=(None,), neurons=("down",), n_heads=1)
+    units = sm.Components.neurons(model, architecture=arch)
+    game = sm.ModelGame(
+        model, sm.Task(prompts, "logit_diff"), units, ablation=ablation, architecture=arch
+    )
+    plain = ByHand(model, prompts, lambda: {("neuron", 0): (model.down, 0)}, takes_cache=False)
+    slots = [[("neuron", 0, unit.index)] for unit in units]
+    references = plain.references(ablation, None, {})
+    with torch.no_grad():
+        want = plain.values(masks.float(), slots, references, logit_diff)
+    torch.testing.assert_close(game(masks), want, **CLOSE)
+    assert (want[1:] - want[0]).abs().min() > 1e-4
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_steering_after_the_last_block_in_half_precision(dtype: torch.dtype) -> None:
     model = build("gpt2").to(dtype)
@@ -562,6 +620,34 @@ def test_infinite_activations_are_values_and_no_slopes(ablation: str) -> None:
     assert "not finite" in game.why_no_slopes
     with pytest.raises(ValueError, match=r"not finite.*gradients=False"):
         game.gradient(masks)
+
+
+def test_a_slope_that_is_infinite_on_one_prompt_alone() -> None:
+    prompts = some_prompts()
+    rare = next(int(t) for t in prompts.tokens[1] if t not in prompts.tokens[0])
+
+    class OnOne(Infinite):
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.emb(tokens)
+            h = torch.where((tokens == rare)[..., None], torch.inf, self.l0["up"](x)).relu()
+            return self.out(x + self.l0["down"](h).nan_to_num(posinf=3, neginf=-3))
+
+    model = OnOne().eval()
+    arch = sm.Architecture(heads=(None,), neurons=("l0.down",), n_heads=1)
+    units = sm.Components.neurons(model, architecture=arch)
+    game = sm.ModelGame(
+        model, sm.Task(prompts, "logit_diff"), units, ablation="zero", architecture=arch
+    )
+    assert game.has_slopes  # which one prompt tells
+    with pytest.raises(ValueError, match=r"not finite.*gradients=False"):
+        game.gradient(some_masks(3, 24))
+
+
+def test_weights_that_wait_elsewhere_are_no_change() -> None:
+    layer = nn.Linear(2, 2, device="meta")
+    had, before = layer.weight, state_of(layer)
+    layer.weight = nn.Parameter(torch.empty(2, 2, device="meta"))  # as accelerate makes it anew
+    assert layer.weight is not had and state_of(layer) == before
 
 
 # -- changes within a search ----------------------------------------------------------------------

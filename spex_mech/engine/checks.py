@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from spex_mech.engine.architectures import Architecture
 from spex_mech.engine.blocks import Blocks, CannotReplay, block_name, with_rounded_stream
-from spex_mech.engine.device import MemoryPlan, float_type_of, is_out_of_memory
+from spex_mech.engine.device import MemoryPlan, is_out_of_memory
 from spex_mech.engine.metrics import KL, ReadingMetric, logits_of
 from spex_mech.engine.passes import Taps, first_tensor, ours, tensors_in
 from spex_mech.engine.plain import Engine, PlainEngine, Setup
@@ -37,11 +37,11 @@ _EPS = {"float32": 0.0, "tf32": 2**-11, "bfloat16": 2**-8}
 _FLOOR_MASKS, _FLOOR_ROUNDINGS, _FLOOR_SIGMAS = 24, 4, 3
 
 
-def eps_of(model: nn.Module, precision: str) -> float:
+def eps_of(setup: Setup) -> float:
     """One rounding, of 1, in the narrowest type that a model computes in."""
-    own = torch.finfo(float_type_of(model)).eps
+    own = torch.finfo(setup.float_type).eps
     # Models in float64 normalise in float32.
-    return max(own, _EPS[precision], torch.finfo(torch.float32).eps)
+    return max(own, _EPS[setup.taps.precision], torch.finfo(torch.float32).eps)
 
 
 def self_test(taps: Taps, prompts: Prompts) -> None:
@@ -113,9 +113,9 @@ def check_replay(make: "MakeReplay", plain: PlainEngine, blocks: Blocks, by_posi
 
     got = torch.from_numpy(make(prompts, readout).values(masks))
     want = plain.numbers(masks, of_plain, len(prompts))
-    with rounded(setup, eps_of(setup.taps.model, setup.taps.precision)):
+    with rounded(setup, eps_of(setup)):
         noisy = plain.numbers(masks, of_plain, len(prompts))
-    eps = eps_of(setup.taps.model, setup.taps.precision)
+    eps = eps_of(setup)
     numbers = range(got.shape[2])
     off = [_off(got[..., i], want[..., i], noisy[..., i], eps) for i in numbers]
     if off[0]:
@@ -291,7 +291,7 @@ def noise_floor(engine: Engine, plain: PlainEngine) -> float:
     there = torch.from_numpy(engine.values(batch.ablated)).mean(1)
     # A third of what fits, and less where all masks would fit in one batch.
     size = max(1, min(plain.rows() // 3, len(masks) * n_prompts // 3))
-    eps = eps_of(setup.taps.model, setup.taps.precision)
+    eps = eps_of(setup)
     with rounded(setup, eps):
         back = plain.numbers(batch.ablated[::-1].copy(), rows=size).flip(0).mean(1)
     sigma = (there - back).square().mean().sqrt().item() / np.sqrt(2)

@@ -29,7 +29,9 @@ from spex_mech.engine.device import (
     check_precision,
     computing,
     device_of,
+    float_type_of,
     is_out_of_memory,
+    narrowest,
     out_of_inference_mode,
     rows_on_cpu,
     rows_with_gradients,
@@ -37,7 +39,7 @@ from spex_mech.engine.device import (
 from spex_mech.engine.facts import answers_of, check_tokens
 from spex_mech.engine.gradients import Gradients
 from spex_mech.engine.metrics import KL, METRICS, Metric, name_of_metric
-from spex_mech.engine.passes import Taps, call, evaluating, raw_hooks, turn_of
+from spex_mech.engine.passes import Taps, call, evaluating, seen_at, turn_of
 from spex_mech.engine.plain import (
     MOST_BLOCKS,
     Engine,
@@ -144,7 +146,7 @@ class Derived:
         return prompts
 
     def _taps(self, places: Sequence[Place]) -> Taps:
-        return Taps(self.model, places, self.device, self.asked.precision)
+        return Taps(self.model, places, self.device, self.asked.precision, self._writes_over)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -199,10 +201,10 @@ class Derived:
         return self.architecture.count("head", layer) * self.architecture.d_head[layer]
 
     def _seen(self, prompts: Prompts, names: Sequence[str]) -> dict[str, Calls]:
-        seen: dict[str, Calls] = {name: [] for name in names}
-        keep = lambda name, act: seen[name].append(act.detach())  # noqa: E731
-        with torch.no_grad(), self._running(), raw_hooks(self.model, names, keep):
-            call(self.model, prompts)
+        with torch.no_grad(), self._running():
+            seen, self._writes_over = seen_at(self.model, names, prompts)
+        types = [act.dtype for calls in seen.values() for act in calls]
+        self.float_type = narrowest([float_type_of(self.model), *types])
         return seen
 
     def _hook_points(self) -> list[str]:
@@ -284,6 +286,7 @@ class Derived:
             prompts=self.prompts,
             references=self.references,
             exact=self.exact,
+            float_type=self.float_type,
             metric=self.metric,
             measure=Measure(self.metric, name, labels, self.device),
             rows=asked.rows,

@@ -6,7 +6,7 @@ halved when memory runs out, and kept. Host tensors name their device, so that a
 type which a user has set changes nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,12 @@ def device_of(model: nn.Module) -> torch.device:
 
 def float_type_of(model: nn.Module) -> torch.dtype:
     """The narrowest floating type among the weights: the one whose rounding shows."""
-    found = {p.dtype for p in model.parameters() if p.dtype in _FLOAT_TYPES}
+    return narrowest(p.dtype for p in model.parameters())
+
+
+def narrowest(types: Iterable[torch.dtype]) -> torch.dtype:
+    """The floating type among these whose rounding shows; float32, where there is none."""
+    found = {dtype for dtype in types if dtype in _FLOAT_TYPES}
     return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 

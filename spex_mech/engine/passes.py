@@ -50,11 +50,18 @@ class Taps:
     Args:
         places: the hook points; a pass names them by their number here.
         precision: to compute in.
+        copies: what is seen is copied, as the model writes over it later in the pass.
     """
 
     def __init__(
-        self, model: Any, places: Sequence[Place], device: torch.device, precision: str
+        self,
+        model: Any,
+        places: Sequence[Place],
+        device: torch.device,
+        precision: str,
+        copies: bool = False,
     ) -> None:
+        self._copies = copies
         self.model, self.places = model, list(places)
         self.device, self.precision = device, precision
         self._running: tuple[int, Pass] | None = None  # thread and pass
@@ -138,7 +145,7 @@ class Taps:
             return None
         flat = layout.read(act, one.n_rows)
         if one.seen is not None:
-            one.seen[index] = flat.detach()
+            one.seen[index] = flat.detach().clone() if self._copies else flat.detach()
         new = None if replace is None else replace(flat)
         if self._change is not None:
             new = self._change(flat if new is None else new)
@@ -181,6 +188,24 @@ def raw_hooks(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def seen_at(
+    model: Any, names: Sequence[str], prompts: Prompts
+) -> tuple[dict[str, list[Tensor]], bool]:
+    """What passes each hook point in a pass, call by call; and whether the model writes over it
+    later."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+    versions: list[tuple[Tensor, int]] = []
+
+    def keep(name: str, act: Tensor) -> None:
+        seen[name].append(act.detach())
+        if not act.is_inference():
+            versions.append((act, act._version))
+
+    with raw_hooks(model, names, keep):
+        call(model, prompts)
+    return seen, any(act._version != before for act, before in versions)
 
 
 def ours(function: Callable[..., Any], had: Any = None) -> Callable[..., Any]:

@@ -71,6 +71,7 @@ class Setup:
     Args:
         references: what replaces activations, one per site.
         exact: an activation or a reference is infinite.
+        float_type: the narrowest that the model's weights and activations have.
         metric: as the task says, without checks.
     """
 
@@ -81,6 +82,7 @@ class Setup:
     prompts: Prompts
     references: References
     exact: bool
+    float_type: torch.dtype
     metric: Metric
     measure: Measure
     rows: Rows

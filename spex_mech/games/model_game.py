@@ -63,8 +63,10 @@ class ModelGame(Game):
     loading, by an optimizer), modules, hooks, adapters, attributes, types, devices, and of anything
     else that changes what the model makes of one of the prompts, which is run at each call. Not
     noticed is what shows in none of these: a buffer or number that a hook or a forward reads from
-    elsewhere, if it changes nothing on that one prompt; a single number of a weight that is edited
-    through ``.data`` and that prompt does not use; and what changes and changes back within a call.
+    elsewhere, if it changes nothing on that one prompt, or changes within a call (the next call,
+    and any search, notices); a single number of a weight that is edited through ``.data`` and that
+    prompt does not use, or of one that accelerate keeps elsewhere; and what changes and changes
+    back within a call. A search whose model changes meanwhile ends with an error.
 
     Raises:
         ValueError: anything that cannot be ablated or measured as asked; the text says the cure.
@@ -173,11 +175,13 @@ class ModelGame(Game):
         """Why values are less exact than float32; None: they are not."""
         if self.precision != "float32":
             return Coarse(f"precision={self.precision!r}", "use precision='float32'")
-        own = float_type_of(self.model)
+        own = self._current.derived.float_type
         if own.itemsize >= 4:
             return None
-        name = str(own).removeprefix("torch.")
-        return Coarse(f"a model in {name}", "load it in float32: dtype=torch.float32")
+        name, cure = str(own).removeprefix("torch."), "load it in float32: dtype=torch.float32"
+        if float_type_of(self.model).itemsize >= 4:
+            cure = "run its forward pass without autocast"
+        return Coarse(f"a model in {name}", cure)
 
     def pass_size(self) -> int | None:
         return self.batch_size
