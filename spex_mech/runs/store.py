@@ -60,6 +60,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
+from spex_mech.driver import Unchanged
 from spex_mech.fingerprints import function_identity
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
@@ -335,7 +336,10 @@ class Store:
             compare(self.path, game, kept)
             self.checks.extend(kept)
         elif self.holder is not None:
-            self.checks.extend(first_checks(game))
+            unchanged = Unchanged(game)
+            first = first_checks(game)
+            unchanged.check()  # or the store would hold values of another model
+            self.checks.extend(first)
             with self.transaction():
                 for number, check in enumerate(self.checks):
                     units = json.dumps(check.ablated)
