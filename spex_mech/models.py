@@ -8,6 +8,8 @@ import difflib
 import importlib.util
 import json
 import os
+import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -71,16 +73,12 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     if str(model) == SMOLLM2:
         return _smollm2_from_hub(device, bridge)
     folder = Path(model).expanduser()
-    near = difflib.get_close_matches(str(model).lower(), NAMED, 1, _NEAR_NAME)
-    if near and not folder.is_dir():
-        raise ValueError(f"no model {str(model)!r}; did you mean {near[0]!r}? ({_CURE})")
+    _check_name(str(model))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} holds no model: it has no config.json; give a folder that "
             "save_pretrained wrote"
         )
-    if folder.suffix in (".gguf", ".whl") and not folder.is_file():
-        raise ValueError(f"no file {folder} ({_CURE})")
     # A relative path such as "out/model" looks like a hub name, "owner/model": the folder wins.
     if not folder.is_dir() and (folder.is_absolute() or str(model).count("/") > 1):
         raise ValueError(f"no folder {folder} ({_CURE})")
@@ -109,23 +107,44 @@ def load_tokenizer(model: Any) -> Any:
 def _tokenizer_named(source: str) -> Any:
     if source in BUNDLED:
         return _bundled_tokenizer(_DATA / source)
+    file = _gguf_file(source)
+    folder = Path(source).expanduser()
     if (
-        Path(source).is_dir()
-        and not any(Path(source).glob("*token*"))
-        and not (Path(source) / "vocab.json").is_file()
+        file is None
+        and folder.is_dir()
+        and not any(folder.glob("*token*"))
+        and not (folder / "vocab.json").is_file()
     ):
         return None
-    file = _gguf_file(source)
-    if file is not None:
+    if file is None:
+        _check_name(source)
+        source = str(folder) if folder.is_dir() else source
+    else:
         _check_reads_gguf(source)
     from transformers import AutoTokenizer
 
     if file is not None:
         given = {"gguf_file": file.name, "padding_side": "right"}
-        return _or_explain(str(file.parent), AutoTokenizer.from_pretrained, **given)
+        return _or_explain(
+            str(file.parent), AutoTokenizer.from_pretrained, shown=str(file), **given
+        )
     if source == SMOLLM2:
         source = _SMOLLM2_HUB
-    return AutoTokenizer.from_pretrained(source, padding_side="right")
+    return _or_explain(source, AutoTokenizer.from_pretrained, padding_side="right")
+
+
+def _check_name(name: str) -> None:
+    """Raises:
+    ValueError: this is a slip of a known name, or a file that is not there.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() or name in NAMED:
+        return
+    near = difflib.get_close_matches(name.lower(), NAMED, 1, _NEAR_NAME)
+    if folder.suffix.lower() in (".gguf", ".whl"):
+        raise ValueError(f"no file {folder} ({_CURE})")
+    if near:
+        raise ValueError(f"no model {name!r}; did you mean {near[0]!r}? ({_CURE})")
 
 
 def _gguf_file(model: str | Path) -> Path | None:
@@ -133,9 +152,9 @@ def _gguf_file(model: str | Path) -> Path | None:
     if str(model) == SMOLLM2:
         return _smollm2_file()
     path = Path(model).expanduser()
-    if path.is_file() and path.suffix == ".whl":
+    if path.is_file() and path.suffix.lower() == ".whl":
         return _unpacked(path)
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and path.suffix.lower() == ".gguf":
         return path
     if path.is_dir() and not (path / "config.json").is_file():
         return _only_gguf_in(path)
@@ -213,15 +232,65 @@ def _from_gguf(file: Path, name: str) -> Any:
     _check_reads_gguf(name)
     from transformers import AutoModelForCausalLM
 
-    given = {"gguf_file": file.name, "dtype": "float32"}
-    loaded = _or_explain(str(file.parent), AutoModelForCausalLM.from_pretrained, **given)
+    given = {"gguf_file": file.name, "dtype": "float32", "output_loading_info": True}
+    loaded, read = _or_explain(
+        str(file.parent), AutoModelForCausalLM.from_pretrained, shown=str(file), **given
+    )
+    _check_all_read(file, loaded, sorted(read["missing_keys"]))
     # The weights are plain float32 numbers from here on; a config that says otherwise would make
     # save_pretrained write a folder that cannot be read back.
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config
     loaded.hf_quantizer, loaded.is_quantized = None, False
-    loaded.config._name_or_path = name if name == SMOLLM2 else str(file)
+    loaded.config._name_or_path = name if name == SMOLLM2 else str(file.absolute())
     return loaded
+
+
+def _check_all_read(file: Path, loaded: Any, missing: list[str]) -> None:
+    """Whether the model is the one in its GGUF file. transformers fills weights that the file lacks
+    with random numbers, and leaves out tensors and settings that it does not know.
+
+    Raises:
+        ValueError: weights are missing in the file, or were left out.
+
+    Warns:
+        UserWarning: the file scales its rotary embeddings, and the model that was made does not.
+    """
+    from gguf import GGUFReader
+
+    if missing:
+        raise ValueError(
+            f"{file} lacks {len(missing)} of the model's weights ({', '.join(missing[:3])}), which "
+            "would be random numbers; if it is one part of several, merge them into one file first "
+            "(gguf-split --merge of llama.cpp)"
+        )
+    reader = GGUFReader(file)
+    names = [tensor.name for tensor in reader.tensors]
+    scaling = [name for name in names if name.startswith("rope_f")]
+    names = [name for name in names if name not in scaling]
+    # Experts are one tensor in the file and another number of them in the model.
+    if len(names) > len(list(loaded.parameters())) and not any("_exps" in n for n in names):
+        biases = [name for name in names if name.endswith(".bias")]
+        raise ValueError(
+            f"{file} has {len(names)} weights, and transformers reads {type(loaded).__name__} with "
+            f"{len(list(loaded.parameters()))}: the rest, perhaps biases "
+            f"({', '.join(biases[:3]) or 'there are none'}), would be left out, and another model "
+            "be measured; give the folder of the original model"
+        )
+    scaling += [
+        key
+        for key, field in reader.fields.items()
+        if key.endswith((".rope.scaling.type", ".rope.scale_linear"))
+        and field.contents() not in ("none", 1.0)
+    ]
+    rope = getattr(loaded.config, "rope_parameters", None) or {}
+    if scaling and rope.get("rope_type", "default") == "default":
+        warnings.warn(
+            f"{file} scales its rotary embeddings ({', '.join(scaling)}), which transformers does "
+            "not read from GGUF files: the model that is measured differs from the original, most "
+            "at long prompts; give the folder of the original model",
+            stacklevel=4,
+        )
 
 
 def _smollm2_from_hub(device: str, bridge: bool) -> Any:
@@ -279,19 +348,32 @@ def _as_bridge(model: Any) -> Any:
     )
 
 
-def _or_explain(name: str, load: Any, **options: Any) -> Any:
-    """Load a model, without a progress bar where it is a folder, with one where it is fetched."""
+def _or_explain(name: str, load: Any, *, shown: str | None = None, **options: Any) -> Any:
+    """Load a model, without a progress bar where it is a folder, with one where it is fetched.
+
+    Args:
+        shown: what an error names instead of the folder: the file that was given.
+    """
     from safetensors import SafetensorError
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled() and Path(name).is_dir()
-    if shown:
+    quiet = logging.is_progress_bar_enabled() and Path(name).is_dir()
+    if quiet:
         logging.disable_progress_bar()
     try:
         return load(name, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"could not load {name!r}: {reason} ({_CURE})") from error
+    except Exception as error:
+        # A file that is cut short fails in many ways; of tokenizers, also as a plain Exception.
+        cut = isinstance(error, struct.error | IndexError | KeyError)
+        known = (OSError, ValueError, RuntimeError, SafetensorError)
+        if not (isinstance(error, known) or shown is not None):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if shown is None:
+            raise ValueError(f"could not load {name!r}: {reason} ({_CURE})") from error
+        damaged = cut or "cannot reshape" in reason or "must be a divisor" in reason
+        cure = "the file seems to be cut short or damaged; get it again" if damaged else _CURE
+        raise ValueError(f"could not load {shown!r}: {reason} ({cure})") from error
     finally:
-        if shown:
+        if quiet:
             logging.enable_progress_bar()
