@@ -101,8 +101,16 @@ def test_a_store_is_used_again(model: str, tmp_path: Path, monkeypatch: Any) -> 
     store = tmp_path / "run.sqlite"
     arguments = ["discover", "--model", model, "--n-prompts", "4", "--store", str(store)]
     assert cli.main([*arguments, "--out", str(tmp_path / "first")]) == 0
-    monkeypatch.setattr(sm.ModelGame, "ablating", None)  # nothing is asked again
+    asked: set[tuple[int, ...]] = set()
+    ablating = sm.ModelGame.ablating
+
+    def watched(game: Any, ablated: Any, *rest: Any) -> Any:
+        asked.update(map(tuple, np.asarray(ablated).tolist()))
+        return ablating(game, ablated, *rest)
+
+    monkeypatch.setattr(sm.ModelGame, "ablating", watched)
     assert cli.main([*arguments, "--out", str(tmp_path / "again")]) == 0
+    assert 1 <= len(asked) <= 3  # what the store asks at each opening, and nothing else
     first, again = (tmp_path / name / "interactions.npz" for name in ("first", "again"))
     assert np.array_equal(sm.Interactions.load(first).values, sm.Interactions.load(again).values)
 
