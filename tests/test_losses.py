@@ -32,13 +32,16 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="kills processes as POSIX 
 ROOT = Path(__file__).parents[1]
 QUIET: dict[str, Any] = {"progress": False, "method": "exhaustive"}
 
+# A shell that starts the tests in the background has interrupts ignored, also by what they start.
 DRIVER = """
+import signal
 import sys
 from functools import partial
 from pathlib import Path
 import spex_mech as sm
 from tests.workers import busy
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sm.discover(partial(busy, Path(sys.argv[1])), "exhaustive", workers=2, progress=False)
 """
 

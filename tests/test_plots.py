@@ -308,7 +308,7 @@ def test_no_pair_to_draw(draw: Any) -> None:
 
 
 def test_a_map_by_layer_needs_layers() -> None:
-    with pytest.raises(ValueError, match="needs labels such as L9H6 or L3N1024"):
+    with pytest.raises(ValueError, match="has no layer: a map by layer needs units of a model"):
         map_numbers(a_result({("L0H0", "word"): 1.0}, ["L0H0", "word"]), by="layer")
 
 
