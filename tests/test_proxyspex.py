@@ -12,6 +12,7 @@ import spex_mech as sm
 from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.trees import Trees
+from spex_mech.proxy import as_proxy
 from spex_mech.search.adaptive import Adaptive, rank_correlation
 from spex_mech.search.budget import Context
 from spex_mech.search.contract import Search
@@ -341,8 +342,8 @@ def test_r_squared_and_rank_correlation() -> None:
 
     masks = np.ones((4, 3), dtype=bool)
     values = np.array([[1.0, 1.0], [2.0, 2.0], [2.0, 4.0], [3.0, 5.0]])
-    assert r_squared(masks, values, Fixed()) == pytest.approx(1 - 1 / 5)
-    assert r_squared(masks, np.ones((4, 2)), Fixed()) is None
+    assert r_squared(masks, values, as_proxy(Fixed())) == pytest.approx(1 - 1 / 5)
+    assert r_squared(masks, np.ones((4, 2)), as_proxy(Fixed())) is None
     a = np.array([1.0, 2.0, 3.0, 4.0])
     assert rank_correlation(a, np.exp(a)) == pytest.approx(1.0)
     assert rank_correlation(a, -a) == pytest.approx(-1.0)
