@@ -56,8 +56,13 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     (``pip install "spex_mech[smollm2]"``).
 
     Raises:
-        ValueError: a folder or file without a model, or a name that is neither known nor to be had.
+        ValueError: a folder or file without a model, or a name that is neither known nor to be had;
+            a GGUF file that is cut short, lacks weights of the model, or holds some that
+            transformers would leave out.
         ImportError: a GGUF file, and a package that reads it is missing.
+
+    Warns:
+        UserWarning: a GGUF file with scaled rotary embeddings, which transformers does not read.
     """
     if not isinstance(model, str | Path):
         return model
