@@ -81,7 +81,7 @@ class MaskBatch:
         """Each mask as bytes that tell it from any other, in the shorter of two forms, which the
         first byte tells apart: 0 and the units that it ablates (two bytes each, four from 65,537
         units on), or 1 and one bit per unit, 1 = ablated."""
-        narrow = np.dtype("<u2" if self.n_units <= 2**16 else "<u4")
+        narrow = _key_type(self.n_units)
         shorter = -(-self.n_units // 8)
         keys = []
         for row, count in zip(self.ablated, (self.ablated >= 0).sum(axis=1), strict=True):
@@ -93,6 +93,18 @@ class MaskBatch:
                 lost[units] = True
                 keys.append(b"\1" + np.packbits(lost).tobytes())
         return keys
+
+    @staticmethod
+    def of_keys(keys: Sequence[bytes], n_units: int) -> "MaskBatch":
+        """The masks of which :meth:`keys` gave these keys."""
+        sets = []
+        for key in keys:
+            if key[:1] == b"\0":
+                sets.append(np.frombuffer(key[1:], _key_type(n_units)).tolist())
+            else:
+                bits = np.unpackbits(np.frombuffer(key[1:], np.uint8))[:n_units]
+                sets.append(np.flatnonzero(bits).tolist())
+        return MaskBatch.of_sets(sets, n_units)
 
     def part(self, start: int, stop: int) -> "MaskBatch":
         """The masks from ``start`` up to ``stop``."""
@@ -106,6 +118,11 @@ class MaskBatch:
         """All masks in parts of at most ``size``."""
         for start in range(0, len(self), size):
             yield self.part(start, start + size)
+
+
+def _key_type(n_units: int) -> np.dtype:
+    """The type of a unit's number in a mask's key."""
+    return np.dtype("<u2" if n_units <= 2**16 else "<u4")
 
 
 def names_of(labels: Sequence[str], lost: Sequence[int]) -> str:

@@ -22,6 +22,7 @@ import spex_mech as sm
 from tests import by_hand
 from tests.by_hand import ByHand, Slot
 from tests.families import D_VOCAB, N_LAYERS, build, modules_of
+from tests.test_current_model import steer
 from tests.test_unusual_models import shared_llama
 
 FAMILIES = (
@@ -88,19 +89,13 @@ class Parts:
         return [m for m in self.model.modules() if "Norm" in type(m).__name__]
 
 
-def steered(module: nn.Module, args: Any, out: Any) -> Any:
-    first = out[0] if isinstance(out, tuple) else out
-    moved = first + torch.linspace(-1, 1, first.shape[-1]).to(first)
-    return (moved, *out[1:]) if isinstance(out, tuple) else moved
-
-
 def steered_in_place(module: nn.Module, args: Any, out: Any) -> None:
     first = out[0] if isinstance(out, tuple) else out
     with torch.no_grad():
         first.add_(torch.linspace(-1, 1, first.shape[-1]).to(first))
 
 
-def hooked(find: Callable[[Parts], nn.Module], hook: Any = steered) -> Callable[[Parts], Undo]:
+def hooked(find: Callable[[Parts], nn.Module], hook: Any = steer) -> Callable[[Parts], Undo]:
     return lambda parts: find(parts).register_forward_hook(hook).remove
 
 
@@ -236,7 +231,7 @@ def block_patched(parts: Parts) -> Undo:
     original = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return steered(block, args, original(*args, **kwargs))
+        return steer(block, args, original(*args, **kwargs))
 
     block.forward = forward
     return None
@@ -247,7 +242,7 @@ def class_patched(parts: Parts) -> Undo:
     original = kind.forward
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return steered(self, args, original(self, *args, **kwargs))
+        return steer(self, args, original(self, *args, **kwargs))
 
     PATCHED[kind] = original
     kind.forward = forward

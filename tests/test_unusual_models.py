@@ -46,14 +46,18 @@ def answer_difference(logits: Tensor, prompts: sm.Prompts) -> Tensor:
 # -- where rows, positions and slots lie ----------------------------------------------------------
 
 
-class Grid(nn.Module):
-    """[row height width channel], as Swin, ConvNeXt and mixers."""
+class OneLayer(nn.Module):
+    """An embedding, one MLP and a way out, for classes that say in which order axes lie."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.emb, self.out = nn.Embedding(D_VOCAB, 16), nn.Linear(16, D_VOCAB)
         self.l0 = nn.ModuleDict({"up": nn.Linear(16, 24), "down": nn.Linear(24, 16)})
+
+
+class Grid(OneLayer):
+    """[row height width channel], as Swin, ConvNeXt and mixers."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.emb(tokens[:, :4]).unflatten(1, (2, 2))
@@ -62,14 +66,8 @@ class Grid(nn.Module):
         return self.out((x * scale).tanh().mean((1, 2)))
 
 
-class PositionsFirst(nn.Module):
+class PositionsFirst(OneLayer):
     """[pos row width] inside, as fairseq's and torch's own transformers by default."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.emb, self.out = nn.Embedding(D_VOCAB, 16), nn.Linear(16, D_VOCAB)
-        self.l0 = nn.ModuleDict({"up": nn.Linear(16, 24), "down": nn.Linear(24, 16)})
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.emb(tokens.T)

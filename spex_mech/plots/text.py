@@ -69,7 +69,8 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     ends = [tuple(sorted(pairs.units[row, :2].tolist())) for row in clear]
     layout = _layout(texts, ends)
     arcs = [_arc(edges[row], edges[0], at, layout) for row, at in zip(clear, ends, strict=True)]
-    boxes = [_box(found, unit, text, layout) for unit, text in enumerate(texts)]
+    largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
+    boxes = [_box(found, unit, text, largest, layout) for unit, text in enumerate(texts)]
     return TextPicture(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{layout.width:.0f}" '
         f'height="{layout.height:.0f}" font-family="monospace" font-size="14" '
@@ -145,8 +146,7 @@ def _layout(texts: Sequence[str], arcs: Sequence[tuple[int, ...]]) -> _Layout:
     )  # fmt: skip
 
 
-def _box(found: Interactions, unit: int, text: str, layout: _Layout) -> str:
-    largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
+def _box(found: Interactions, unit: int, text: str, largest: float, layout: _Layout) -> str:
     effect = found.main_effects[unit]
     known = np.isfinite(effect)
     helps = (effect < 0) != found.less_is_better

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
+from spex_mech.masks import MaskBatch
 from spex_mech.runs import marks
 from spex_mech.runs.holder import is_held, words_of
 from spex_mech.runs.store import check_format, explained, unpacked
@@ -71,7 +71,7 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
                 rows.setdefault(key, unpacked(path, value, key))
     if not rows:
         raise ValueError(f"{path} holds no evaluations yet")
-    masks = np.stack([_kept(key, n) for key in rows])
+    masks = MaskBatch.of_keys([*rows], n).kept()
     np.savez_compressed(out, masks=masks, values=np.stack([*rows.values()]))
     return len(rows)
 
@@ -127,13 +127,3 @@ def _search_words(identity: str) -> str:
         key: value for key, value in told.items() if isinstance(value, str | int | float | bool)
     }
     return ", ".join(f"{key} {value}" for key, value in plain.items())
-
-
-def _kept(key: bytes, n: int) -> Bool[np.ndarray, " unit"]:
-    """A mask from ``MaskBatch.keys``."""
-    kept = np.ones(n, dtype=bool)
-    if key[:1] == b"\0":
-        kept[np.frombuffer(key[1:], "<u2" if n <= 2**16 else "<u4").astype(int)] = False
-    else:
-        kept[np.unpackbits(np.frombuffer(key[1:], np.uint8))[:n].astype(bool)] = False
-    return kept
