@@ -69,7 +69,7 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     ends = [tuple(sorted(pairs.units[row, :2].tolist())) for row in clear]
     layout = _layout(texts, ends)
     arcs = [_arc(edges[row], edges[0], at, layout) for row, at in zip(clear, ends, strict=True)]
-    largest = np.nanmax(abs(found.main_effects), initial=0.0) or 1.0
+    largest = float(np.nanmax(abs(found.main_effects), initial=0.0)) or 1.0
     boxes = [_box(found, unit, text, largest, layout) for unit, text in enumerate(texts)]
     return TextPicture(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{layout.width:.0f}" '
