@@ -470,6 +470,20 @@ def test_a_search_without_gradients_says_so() -> None:
     assert "without_gradients" not in said.about
 
 
+def detached(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    return logits.detach()[:, -1, 0]
+
+
+def test_a_circuit_without_gradients_says_so() -> None:
+    model = build("gpt2")
+    game = sm.ModelGame(model, sm.Task(some_prompts(), detached), all_units(model)[:20])
+    found = sm.discover(game, budget=150, progress=False, gradients=False)
+    with pytest.warns(UserWarning, match="circuit is searched without gradients: the metric"):
+        circuit = sm.find_circuit(game, found, size=5, budget=60, scores_budget=60)
+    assert "without_gradients" in circuit.about
+    assert circuit.cost["gradients"] == 0
+
+
 def test_slopes_that_reach_some_units_alone_are_none() -> None:
     """Attention behind a detach: its heads have slopes of 0, and effects."""
     model = build("gpt2")

@@ -12,6 +12,7 @@ What they return, and the papers whose scores these are, is in ``circuits.circui
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -116,19 +117,15 @@ def find_circuit(
         games = Games.checked(game, held_out, found.labels)
         n = len(found.labels)
         goal = _goal(faithfulness, size, aim, n)
-        budget, slopes, gradients = _attributed(games.game, _budget(budget, n), n)
+        about: dict[str, Any] = {"aim": aim, "found": found.about, "seed": seed}
+        budget, slopes, gradients = _attributed(games.game, _budget(budget, n), n, about)
         steps = select(found, goal, budget, slopes, scores_budget, seed)
         settings = {"goal": repr(goal), "found": digest(found), "scores_budget": scores_budget}
         run = CircuitRuns(games, store, progress, {**settings, "seed": seed, "budget": budget})
         selection = run.select("find_circuit", steps, budget)
         selected = f"the best {size} units" if size is not None else f"for {goal.faithfulness:g}"
-        about = {
-            "aim": aim,
-            "selected": selected,
-            "selection_faithfulness": selection.faithfulness,
-            "seed": seed,
-            "found": found.about,
-        }
+        about["selected"] = selected
+        about["selection_faithfulness"] = selection.faithfulness
         return run.circuit(selection, gradients, about)
 
 
@@ -231,7 +228,7 @@ def faithfulness_curve(
                 selected = run.select("order", one_question(masks), len(masks))
             about["selected"] = "by a given order"
         else:
-            budget, slopes, gradients = _attributed(games.game, _budget(budget, n), n)
+            budget, slopes, gradients = _attributed(games.game, _budget(budget, n), n, about)
             steps = _best_of_sizes(found, goal, budget, slopes, wanted)
             settings = {"goal": repr(goal), "found": digest(found), "sizes": wanted}
             run = CircuitRuns(games, store, progress, {**settings, "budget": budget})
@@ -278,11 +275,19 @@ def _budget(budget: int | None, n: int) -> int:
     return budget or max(_PER_UNIT * n + 50, 2**n if n <= _ALL_OF else 0)
 
 
-def _attributed(game: Game, budget: int, n: int) -> tuple[int, Slopes | None, int]:
+def _attributed(
+    game: Game, budget: int, n: int, about: dict[str, Any]
+) -> tuple[int, Slopes | None, int]:
     """The evaluations left for ablations, slopes of the gates, and how many gradients they took:
-    none where the budget allows every set, or is smaller than their price."""
+    none where the budget allows every set, or is smaller than their price. Where a game that could
+    have gradients has none, that is said in a warning and in ``about``."""
     every = n < 63 and 2**n <= budget
-    if every or not game.has_slopes or budget < n + 2 + GRADIENT_COST * _IG_STEPS:
+    if every or budget < n + 2 + GRADIENT_COST * _IG_STEPS:
+        return budget, None, 0
+    if not game.has_slopes:
+        if why := game.why_no_slopes:
+            about["without_gradients"] = why
+            warnings.warn(f"the circuit is searched without gradients: {why}", stacklevel=4)
         return budget, None, 0
     return budget - GRADIENT_COST * _IG_STEPS, gate_attribution(game), _IG_STEPS
 
