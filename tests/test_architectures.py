@@ -60,17 +60,21 @@ def test_mixture_of_experts_has_heads_but_no_neurons() -> None:
 
 def test_state_space_model_has_no_heads() -> None:
     config = tf.MambaConfig(num_hidden_layers=1, hidden_size=16, vocab_size=D_VOCAB, state_size=4)
-    with pytest.raises(ValueError, match="mamba model is a state-space model: it has no attention"):
+    with pytest.raises(
+        ValueError, match=r"mamba model has neither heads nor neurons .* no attention"
+    ):
         sm.Components.heads(tf.MambaForCausalLM(config))
 
 
-def test_latent_attention_is_refused() -> None:
+def test_a_model_that_does_not_run_on_tokens_is_refused_with_its_error() -> None:
     class Config:
-        model_type, kv_lora_rank = "deepseek_v3", 16
+        model_type = "something"
 
     model = nn.Linear(2, 2)
     model.config = Config()  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="multi-head latent attention"):
+    with pytest.raises(
+        ValueError, match=r"Linear does not run on 5 tokens.*TypeError: .*input_ids"
+    ):
         sm.Components.heads(model)
 
 
@@ -87,10 +91,20 @@ def test_heads_that_do_not_fit_the_width_are_refused() -> None:
 def test_unknown_models_say_how_to_name_the_modules() -> None:
     with pytest.raises(ValueError, match=r"Linear is not a model of a known family; name the out"):
         sm.Components.heads(nn.Linear(2, 2))
-    model = build("llama")
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.startswith("bridge")])
+def test_a_family_is_found_without_its_name(family: str) -> None:
+    model = build(family)
+    known = architecture_of(model)
     model.config.model_type = "something_new"
-    with pytest.raises(ValueError, match="'something_new' are not known here; name the output"):
-        sm.Components.heads(model)
+    found = architecture_of(model)
+    assert found.same_places(known) and (found.d_head, found.d_mlp) == (known.d_head, known.d_mlp)
+    for layer in range(N_LAYERS):
+        for kind in ("head", "neuron", "kv_group"):
+            assert found.has(kind, layer) == known.has(kind, layer)
+            if known.has(kind, layer):
+                assert found.count(kind, layer) == known.count(kind, layer)
 
 
 class Block(nn.Module):

@@ -8,10 +8,23 @@ whose heads cannot be told apart is refused.
 """
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
+from weakref import WeakKeyDictionary
 
 from torch import nn
+
+from spex_mech.engine.discovery import (
+    N_POS,
+    NotFound,
+    Place,
+    Seen,
+    block_of,
+    is_linear,
+    look,
+    token_inputs,
+)
 
 Kind = Literal["head", "neuron", "kv_group"]
 
@@ -36,7 +49,6 @@ _FAMILIES |= dict.fromkeys(
 _EXPERTS = dict.fromkeys(
     "mixtral qwen2_moe qwen3_moe olmoe gpt_oss phimoe granitemoe".split(), _LLAMA[0]
 )
-_NO_HEADS = frozenset("mamba mamba2 falcon_mamba rwkv jamba bamba zamba zamba2 nemotron_h".split())
 
 _NAME_IT = (
     "name the output projections yourself: spex_mech.Architecture(heads=('layers.0.attn.o', ...), "
@@ -176,20 +188,10 @@ def is_hooked(model: Any) -> bool:
 def _of_transformers(model: nn.Module, config: Any) -> Architecture:
     family = config.model_type
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    if family in _NO_HEADS:
-        raise ValueError(
-            f"a {family} model is a state-space model: it has no attention heads in some or all "
-            f"layers, and mixing channels are not heads; {_NAME_IT} for the layers that have them"
-        )
-    if getattr(text, "kv_lora_rank", None):
-        raise ValueError(
-            f"a {family} model uses multi-head latent attention, whose heads cannot be split by "
-            f"width safely; {_NAME_IT} if you know the split"
-        )
     if family == "albert":
         return _of_albert(model, text)
     if family not in _FAMILIES and family not in _EXPERTS:
-        raise ValueError(f"transformers models of type {family!r} are not known here; {_NAME_IT}")
+        return _found(model, family, text)
     attention, mlp = _FAMILIES.get(family) or (_EXPERTS[family], None)
     heads, neurons = _numbered(model, attention), _numbered(model, mlp) if mlp else {}
     if not heads:
@@ -208,6 +210,115 @@ def _of_transformers(model: nn.Module, config: Any) -> Architecture:
         ),
         d_head=getattr(text, "head_dim", None),
     )
+
+
+_NO_ATTENTION = (
+    "in a pass over it no attention function of transformers or torch ran, and no weights that sum "
+    "to 1 met values (a state-space model, or attention of its own kind)"
+)
+_KNOWN: "WeakKeyDictionary[nn.Module, tuple[Any, Seen | str]]" = WeakKeyDictionary()
+
+
+def seen_in(model: nn.Module, text: Any) -> Seen:
+    """What discovery saw in a model; it runs anew when modules were exchanged.
+
+    Raises:
+        ValueError: the model could not be run on tokens.
+    """
+    modules = [(name, id(m), type(m)) for name, m in model.named_modules()]
+    state = hash(tuple(modules))
+    known = _KNOWN.get(model)
+    if known is None or known[0] != state:
+        inputs = token_inputs(model, getattr(text, "vocab_size", None))
+        try:
+            seen: Seen | str = look(model, inputs)
+        except NotFound as error:
+            seen = str(error)
+        known = _KNOWN[model] = (state, seen)
+    if isinstance(known[1], str):
+        raise ValueError(
+            f"{type(model).__name__} does not run on {N_POS} tokens, which is how heads and "
+            f"neurons are found ({known[1]}); {_NAME_IT}"
+        )
+    return known[1]
+
+
+def _found(model: nn.Module, family: str, text: Any) -> Architecture:
+    """What running the model finds and proves."""
+    seen = seen_in(model, text)
+    no_heads, no_neurons = _why_none(seen)
+    if not seen.heads and not seen.neurons:
+        raise ValueError(
+            f"a {family} model has neither heads nor neurons that can be told apart: {no_heads}; "
+            f"{no_neurons}; {_NAME_IT}"
+        )
+    if seen.heads and seen.no_heads:
+        warnings.warn(
+            f"attention runs {seen.n_attention} times in a pass over this {family} model, and the "
+            f"heads of {len(seen.heads)} are found; of the others: {no_heads}",
+            stacklevel=5,
+        )
+    layers = _layers_of(model, seen)
+    kinds = [[layer.get(kind) for layer in layers] for kind in ("head", "neuron")]
+    heads, neurons = kinds
+    shared = any(p and p.n_kv and p.n_kv < p.count for p in heads)
+    return Architecture(
+        heads=tuple(p and p.name for p in heads),
+        neurons=tuple(p and p.name for p in neurons),
+        n_heads=tuple(p.count if p else 0 for p in heads),
+        n_kv_heads=tuple((p.n_kv or p.count) if p else 0 for p in heads) if shared else None,
+        d_head=tuple(p.width if p else 0 for p in heads),
+        d_mlp=tuple(p.count if p else 0 for p in neurons),
+        no_heads=no_heads,
+        no_neurons=no_neurons,
+    )
+
+
+def _why_none(seen: Seen) -> tuple[str, str]:
+    """Why there are no heads, and no neurons, where there are none."""
+    heads = "; ".join(dict.fromkeys(seen.no_heads[:2])) or _NO_ATTENTION
+    neurons = "; ".join(dict.fromkeys(seen.no_neurons[:2])) or (
+        "none of its linear layers reads what comes number by number from a linear layer before "
+        "it, at every token (in mixtures of experts no neuron runs for every token)"
+    )
+    return heads, neurons
+
+
+def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
+    """Heads and neurons by layer: what lies in one block, in the order of a pass."""
+    events = [("head", p) for p in seen.heads] + [("neuron", p) for p in _widest(seen.neurons)]
+    events.sort(key=lambda event: event[1].time)
+    stacks = {
+        kind: {block_of(p.name).rpartition(".")[0] for k, p in events if k == kind}
+        for kind in ("head", "neuron")
+    }
+    one_stack = all(len(names) <= 1 for names in stacks.values())
+    layers: list[dict[str, Place]] = []
+    blocks: list[str] = []
+    for kind, place in events:
+        block = block_of(place.name)
+        block = block.rpartition(".")[2] if one_stack else block
+        if not layers or block != blocks[-1] or kind in layers[-1]:
+            layers.append({})
+            blocks.append(block)
+        layers[-1][kind] = place
+    numbers = [int(b) for b in blocks if b.isdigit()]
+    if len(numbers) == len(blocks) and numbers == sorted(set(numbers)):
+        stack = next(name for names in stacks.values() for name in names)
+        n_layers = max(numbers[-1] + 1, len([*model.get_submodule(stack).children()]))
+        by_number = dict(zip(numbers, layers, strict=True))
+        return [by_number.get(layer, {}) for layer in range(n_layers)]
+    return layers
+
+
+def _widest(places: list[Place]) -> list[Place]:
+    """Of several down projections in a block the widest: beside it are small ones."""
+    best: dict[tuple[str, int], Place] = {}
+    for place in places:
+        key = (block_of(place.name), place.call)
+        if key not in best or place.count > best[key].count:
+            best[key] = place
+    return [*best.values()]
 
 
 def _of_albert(model: nn.Module, config: Any) -> Architecture:
@@ -282,8 +393,10 @@ def _sized(model: nn.Module, arch: Architecture, d_head: int | None = None) -> A
                     f"the model has no module {name!r}; it has, for example, "
                     f"{', '.join([n for n in modules if n][-3:])}"
                 )
-            widths.append(0 if name is None else _in_features(name, modules[name]))
+            widths.append(0 if name is None else _width_at(name, modules[name], arch, layer))
     for layer, width in enumerate(head_widths):
+        if not width:
+            continue
         n_heads = _of_layer(arch.n_heads, layer)
         if width % n_heads or (width and d_head and width != n_heads * d_head):
             raise ValueError(
@@ -293,7 +406,7 @@ def _sized(model: nn.Module, arch: Architecture, d_head: int | None = None) -> A
         n_kv = _of_layer(arch.n_kv_heads, layer) if arch.n_kv_heads else None
         if n_kv and n_heads % n_kv:
             raise ValueError(f"layer {layer}: {n_heads} heads do not split into {n_kv} groups")
-    sizes = tuple(w // _of_layer(arch.n_heads, layer) for layer, w in enumerate(head_widths))
+    sizes = tuple(w and w // _of_layer(arch.n_heads, layer) for layer, w in enumerate(head_widths))
     return replace(arch, d_head=sizes, d_mlp=tuple(neuron_widths))
 
 
@@ -307,6 +420,15 @@ def _numbered(model: nn.Module, pattern: str) -> dict[int, str]:
         if match := re.search(rf"(?:^|\.){pattern}$", name):
             found[int(match[1])] = first.setdefault(module, name)
     return found
+
+
+def _width_at(name: str, module: nn.Module, arch: Architecture, layer: int) -> int:
+    """What a module reads: by its weight; of a norm before a projection, as it was seen."""
+    if arch.d_head and not is_linear(module):
+        if name == arch.heads[layer]:
+            return arch.d_head[layer] * _of_layer(arch.n_heads, layer)
+        return arch.d_mlp[layer]
+    return _in_features(name, module)
 
 
 def _in_features(name: str, module: nn.Module) -> int:

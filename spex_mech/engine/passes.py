@@ -19,7 +19,25 @@ from spex_mech.engine.architectures import Architecture, architecture_of, is_hoo
 from spex_mech.engine.device import as_the_user, computing
 from spex_mech.engine.facts import is_causal, takes
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.running import evaluating, first_tensor, is_ours, ours, tensors_in
 from spex_mech.engine.sites import Place
+
+__all__ = [
+    "Hook",
+    "Pass",
+    "Taps",
+    "call",
+    "evaluating",
+    "first_tensor",
+    "is_hooked",
+    "is_ours",
+    "ours",
+    "output_of",
+    "raw_hooks",
+    "seen_at",
+    "tensors_in",
+    "turn_of",
+]
 
 Hook = Callable[[Tensor], Tensor | None]  # [row pos width] -> the same rewritten, or None: as it is
 
@@ -208,51 +226,8 @@ def seen_at(
     return seen, any(act._version != before for act, before in versions)
 
 
-def ours(function: Callable[..., Any], had: Any = None) -> Callable[..., Any]:
-    """Marks what this package puts on a model for the time of a call.
-
-    Args:
-        had: what stood there before.
-    """
-    function.spex_mech_had = had  # type: ignore[attr-defined]
-    return function
-
-
-def is_ours(function: Any) -> bool:
-    """Whether this package put it there."""
-    return hasattr(function, "spex_mech_had")
-
-
 def _is_input(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no compiled forwards, then every module as it was again.
-
-    Raises:
-        RuntimeError: it was put into training mode within.
-    """
-    training = [module for module in model.modules() if module.training]
-    compiled = [m for m in model.modules() if m._compiled_call_impl is not None]
-    calls = [module._compiled_call_impl for module in compiled]
-    for module in training:
-        module.training = False
-    for module in compiled:  # hooks that come after compiling are ignored by it
-        module._compiled_call_impl = None
-    try:
-        yield
-        if any(module.training for module in model.modules()):
-            raise RuntimeError(
-                "the training mode changed while the game was running the model, so that its "
-                "values are of neither; let nothing change the model during a call, and ask again"
-            )
-    finally:
-        for module in training:
-            module.training = True
-        for module, impl in zip(compiled, calls, strict=True):
-            module._compiled_call_impl = impl
 
 
 def turn_of(model: nn.Module, architecture: Architecture | None = None) -> threading.RLock:
@@ -298,20 +273,3 @@ def call(model: Any, prompts: Prompts) -> Any:
 def output_of(model: Any, output: Any) -> Any:
     """What a metric reads: a causal model's logits; of any other model all that it returns."""
     return output.logits if is_causal(model) and hasattr(output, "logits") else output
-
-
-def first_tensor(output: Any) -> Tensor:
-    """Of an output, whatever holds it."""
-    return next(tensors_in(output))
-
-
-def tensors_in(output: Any) -> Iterator[Tensor]:
-    """Every tensor in an output, in the order in which it holds them."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from tensors_in(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from tensors_in(value)

@@ -1,0 +1,727 @@
+"""Where a transformers model keeps its heads and neurons, found and proven by running it.
+
+1. *Look.* One pass of a few tokens records what each attention function gave, ``[row pos head
+   d_head]``, what every module read, and in which order. Attention functions are those that
+   transformers hands out, torch's own, and any product of weights that sum to 1 with values.
+2. *Prove heads.* One pass of equal rows: in row ``1 + h`` noise is added to what head ``h`` gave,
+   in the last row all heads give zero. The first linear layer that shows it is the output
+   projection, if of what it reads row ``1 + h`` differs in slice ``h`` alone, and the last row is
+   zero: so each slice is that head's output, gated perhaps, and nothing else. There the rows are
+   set back, so that all layers are asked in one pass.
+3. *Prove neurons.* A neuron is a number that a down projection reads. Noise is added to some
+   outputs of the projections before it, at one position; what the down projection reads must differ
+   in the same numbers, at that position, and nowhere else. Two rows are other prompts, in which
+   those projections give what they give in row 0: there nothing may differ.
+
+What is not proven is not found, and the text says what was seen. No attention implementation, no
+configuration and no weight is touched; hooks and the recording of attention functions stand for
+these passes alone, and act in this thread alone.
+"""
+
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from spex_mech.engine.running import evaluating, is_ours, ours
+
+N_POS = 5  # tokens of the passes
+_LEAST, _ROUNDINGS = 1e-6, 8  # what shows noise: relative to the largest number, in roundings
+_SOFTMAX = 1e-3  # by which attention weights may miss the sum of 1
+_SPARSE = 8  # one in so many outputs of an up projection gets noise
+N_NOISY, N_OTHERS = 4, 2  # rows of the pass that proves neurons
+_NO_LINEAR = "no linear layer reads what its heads gave"
+_TURN = threading.RLock()
+
+
+class NotFound(Exception):
+    """The model could not be looked into; the text says why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module that reads heads or neurons.
+
+    Args:
+        name: of the module.
+        call: which of its calls in a pass.
+        time: when it is called, in order.
+        count: heads or neurons.
+        width: of each.
+        n_kv: key-value groups; None: not shared.
+        how: how it was proven.
+    """
+
+    name: str
+    call: int
+    time: int
+    count: int
+    width: int
+    how: str
+    n_kv: int | None = None
+
+
+@dataclass
+class Seen:
+    """What was found: places in the order of a pass, and what was seen where nothing was proven."""
+
+    heads: list[Place] = field(default_factory=list)
+    neurons: list[Place] = field(default_factory=list)
+    no_heads: list[str] = field(default_factory=list)
+    no_neurons: list[str] = field(default_factory=list)
+    n_attention: int = 0
+
+
+@dataclass
+class _Attention:
+    """One call of an attention function: ``out[row, pos, head, d_head]``."""
+
+    time: int
+    out: Float[Tensor, "row pos head d_head"]
+    n_kv: int | None
+    handed_out: bool
+
+
+@dataclass
+class _Read:
+    """One call of a module: what it read first, and what it gave."""
+
+    time: int
+    name: str
+    module: nn.Module
+    call: int
+    given: Tensor
+    made: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """Of what it gave."""
+        return 0 if self.made is None else self.made.shape[-1]
+
+
+def look(model: nn.Module, inputs: Callable[[int, int], dict[str, Any]]) -> Seen:
+    """The heads and neurons of a model.
+
+    Args:
+        inputs: the keyword arguments of a pass of so many rows, equal but for so many at the end.
+
+    Raises:
+        NotFound: it does not run on these inputs.
+    """
+    with _TURN, torch.no_grad(), evaluating(model), _same_chance(model):
+        first = _Look(model)
+        _run(first, inputs(first.n_rows, 0))
+        plan = _Plan.of(first)
+        found = Seen(n_attention=len(plan.attention))
+        if plan.attention:
+            heads = _HeadProof(model, plan, found)
+            _run(heads, inputs(heads.n_rows, 0))
+            heads.end()
+        if plan.mlps:
+            neurons = _NeuronProof(model, plan, found)
+            _run(neurons, inputs(neurons.n_rows, N_OTHERS))
+        return found
+
+
+def _run(watching: "_Watching", inputs: dict[str, Any]) -> None:
+    """A pass that is watched."""
+    try:
+        with watching.standing():
+            watching.model(**inputs)
+    except Exception as error:
+        raise NotFound(_one_line(error)) from error
+
+
+@contextmanager
+def _same_chance(model: nn.Module) -> Iterator[None]:
+    """The state of the generators is that of before, whatever the model draws."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+        yield
+
+
+class _Watching:
+    """Hooks on every module and on attention functions; they act in this thread alone."""
+
+    n_rows: int
+
+    def __init__(self, model: nn.Module, alone: str = "") -> None:
+        self.alone = alone  # of attention functions that are "handed out", and "products"
+        self.by_library = False  # whether the attention function that ran was handed out
+        self.model = model
+        self.names = {module: name for name, module in model.named_modules()}
+        self.time = 0
+        self.calls: dict[nn.Module, int] = {}
+        self.thread = threading.get_ident()
+        self.inside = False  # an attention function, which others run within
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        handles = []
+        try:
+            for module in self.names:
+                before = ours(lambda *given: self._before(*given))
+                after = ours(lambda *given: self._after(*given))
+                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                handles.append(module.register_forward_hook(after))
+            with ExitStack() as stack:
+                stack.enter_context(_handed_out(self._attention))
+                stack.enter_context(_Products(self))
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return None
+        self.time += 1
+        key = None if args else next((k for k, v in kwargs.items() if _is_float(v)), None)
+        given = args[0] if args else kwargs.get(key or "")
+        call = self.calls.get(module, 0)
+        self.calls[module] = call + 1
+        if not _is_float(given):
+            return None
+        new = self.read(_Read(self.time, self.names[module], module, call, given))
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if key is None else (args, kwargs | {key: new})
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != self.thread or not _is_float(output):
+            return None
+        return self.gave(module, output)
+
+    def _attention(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread or self.inside:
+            return function(*args, **kwargs)
+        self.inside = True
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            self.inside = False
+        out = result[0] if isinstance(result, tuple) else result
+        if not _is_float(out) or out.ndim != 4 or self.alone == "products":
+            return result
+        self.by_library = True
+        key = args[2] if len(args) > 2 else kwargs.get("key")
+        new = self.attended(out, _kv_groups(key))
+        if new is None:
+            return result
+        return (new, *result[1:]) if isinstance(result, tuple) else new
+
+    def product(self, out: Tensor, key: Tensor | None) -> Tensor:
+        """What weights times values gave, ``[row head pos d_head]`` or with rows and heads as one
+        axis."""
+        self.by_library = False
+        turned = _heads_last(out, self.n_rows)
+        if turned is None or self.alone == "handed out":
+            return out
+        new = self.attended(turned, _kv_groups(key))
+        return out if new is None else new.transpose(1, 2).reshape(out.shape).contiguous()
+
+    def read(self, one: _Read) -> Tensor | None:
+        raise NotImplementedError
+
+    def gave(self, module: nn.Module, output: Tensor) -> Tensor | None:
+        raise NotImplementedError
+
+    def attended(self, out: Tensor, n_kv: int | None) -> Tensor | None:
+        raise NotImplementedError
+
+
+class _Look(_Watching):
+    """The first pass."""
+
+    n_rows = 2
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.attention: list[_Attention] = []
+        self.reads: list[_Read] = []
+        self._last: dict[nn.Module, _Read] = {}
+
+    def read(self, one: _Read) -> None:
+        self.reads.append(one)
+        self._last[one.module] = one
+
+    def gave(self, module: nn.Module, output: Tensor) -> None:
+        if module in self._last:
+            self._last[module].made = output
+
+    def attended(self, out: Tensor, n_kv: int | None) -> None:
+        self.time += 1
+        self.attention.append(_Attention(self.time, out, n_kv, self.by_library))
+
+
+@dataclass
+class _Mlp:
+    """A down projection to be proven, the projections before it, and a module right before it that
+    it reads nothing but (a norm of all neurons)."""
+
+    down: _Read
+    ups: list[_Read]
+    norm: _Read | None
+
+
+@dataclass
+class _Plan:
+    """What the second pass asks."""
+
+    attention: list[_Attention]
+    equal: list[set[tuple[str, int]]]  # of each attention call: what read just that
+    mlps: list[_Mlp]
+
+    @property
+    def alone(self) -> str:
+        """What is attention in this model: functions that are handed out, where there are any."""
+        return "handed out" if self.attention and self.attention[0].handed_out else "products"
+
+    @property
+    def most_heads(self) -> int:
+        return max((one.out.shape[2] for one in self.attention), default=0)
+
+    @staticmethod
+    def of(first: _Look) -> "_Plan":
+        equal = []
+        handed_out = [one for one in first.attention if one.handed_out]
+        attention = handed_out or first.attention
+        for number, one in enumerate(attention):
+            later = attention[number + 1 :]
+            until = later[0].time if later else first.time + 1
+            flat = one.out.flatten(2)
+            reads = [r for r in first.reads if one.time < r.time < until]
+            equal.append({(r.name, r.call) for r in reads if _same(r.given, flat)})
+        return _Plan(attention, equal, _mlps_of(first, attention))
+
+
+class _HeadProof(_Watching):
+    """The pass that proves heads: row 0 is the model as it is, row ``1 + h`` has noise on head
+    ``h``, and in the last all heads give zero.
+
+    Args:
+        found: what it finds is added to that.
+    """
+
+    def __init__(self, model: nn.Module, plan: _Plan, found: Seen) -> None:
+        super().__init__(model, plan.alone)
+        self.plan, self.found, self.n_rows = plan, found, 2 + plan.most_heads
+        self._asked: int | None = None  # the attention call whose projection is looked for
+        self._n_asked = 0
+        self._cut: Place | None = None  # a place that is no projection, to be checked
+
+    def attended(self, out: Tensor, n_kv: int | None) -> Tensor | None:
+        self.time += 1
+        self._give_up(_NO_LINEAR)
+        number, self._n_asked = self._n_asked, self._n_asked + 1
+        if number >= len(self.plan.attention):
+            return None
+        self._asked = number
+        new = out[:1].expand(out.shape).clone()
+        rows = torch.arange(1, out.shape[2] + 1, device=out.device)
+        new[rows, :, rows - 1] += _noise(new)[rows, :, rows - 1]
+        new[-1] = 0
+        return new
+
+    def read(self, one: _Read) -> Tensor | None:
+        if self._asked is not None and (new := self._after_attention(one)) is not None:
+            return new
+        if self._cut is not None and is_linear(one.module):
+            self._check_cut(one)
+        return None
+
+    def gave(self, module: nn.Module, output: Tensor) -> None:
+        return None
+
+    def _after_attention(self, one: _Read) -> Tensor | None:
+        """What reads an attention function's output, set back to row 0."""
+        assert self._asked is not None
+        asked = self.plan.attention[self._asked]
+        n_heads, d_head = asked.out.shape[2:]
+        equal = (one.name, one.call) in self.plan.equal[self._asked]
+        if not is_linear(one.module) and not (equal and _is_leaf(one.module)):
+            return None
+        flat = _rows_of(one.given, self.n_rows)
+        if flat is None or not (changed := _differs(flat).any(dim=1)).any():
+            return None
+        if why := self._why_not(flat, changed, n_heads, d_head):
+            self._give_up(f"{one.name} {why}")
+        else:
+            how = "it reads what the heads gave" if equal else "it reads a slice of each head alone"
+            place = Place(one.name, one.call, one.time, n_heads, d_head, how, asked.n_kv)
+            self.found.heads.append(place)
+            self._asked, self._cut = None, None if is_linear(one.module) else place
+        return _all_as_first(flat, one.given, self.n_rows)
+
+    @staticmethod
+    def _why_not(
+        flat: Float[Tensor, "row pos width"],
+        changed: Bool[Tensor, "row width"],
+        n_heads: int,
+        d_head: int,
+    ) -> str:
+        """Why these are not the heads' slices; empty: they are."""
+        if flat.shape[2] != n_heads * d_head:
+            return f"reads {flat.shape[2]} numbers, where {n_heads} heads of {d_head} are"
+        of_head = changed[1 : n_heads + 1].unflatten(1, (n_heads, d_head)).any(dim=2)
+        alone = torch.eye(n_heads, dtype=torch.bool, device=of_head.device)
+        if not torch.equal(of_head, alone) or changed[n_heads + 1 : -1].any():
+            return "reads numbers that depend on several heads"
+        if flat[-1].any():
+            return "reads more than its heads: it is not zero where all of them are"
+        return ""
+
+    def _check_cut(self, one: _Read) -> None:
+        """A module that is no projection must be the only way for what heads gave."""
+        flat = _rows_of(one.given, self.n_rows)
+        place = self._cut
+        if flat is None or place is None:
+            return
+        self._cut = None
+        if _differs(flat).any():
+            self.found.heads.remove(place)
+            self.found.no_heads.append(f"{one.name} reads heads beside {place.name}")
+
+    def _give_up(self, why: str) -> None:
+        if self._asked is not None:
+            self.found.no_heads.append(why)
+            self._asked = None
+
+    def end(self) -> None:
+        """Raises:
+        NotFound: the passes were not alike.
+        """
+        self._give_up(_NO_LINEAR)
+        if self._n_asked != len(self.plan.attention):
+            raise NotFound("its passes called attention differently often")
+
+
+class _NeuronProof(_Watching):
+    """The pass that proves neurons: row 0 is the model as it is; some outputs of the projections
+    before a down projection have noise in the next rows, each at one position; the last rows are
+    other prompts, in which these projections give what they give in row 0."""
+
+    def __init__(self, model: nn.Module, plan: _Plan, found: Seen) -> None:
+        super().__init__(model)
+        self.found, self.n_rows, self.n_same = found, N_NOISY + 1 + N_OTHERS, N_NOISY + 1
+        self._heads = {(p.name, p.call) for p in found.heads}
+        self._downs = {(m.down.name, m.down.call): m for m in plan.mlps}
+        self._norms = {(m.norm.name, m.norm.call): m for m in plan.mlps if m.norm is not None}
+        self._ups = {(up.name, up.call): m for m in plan.mlps for up in m.ups}
+        self._at_norm: dict[int, Bool[Tensor, "row pos width"]] = {}
+
+    def attended(self, out: Tensor, n_kv: int | None) -> None:
+        self.time += 1
+
+    def gave(self, module: nn.Module, output: Tensor) -> Tensor | None:
+        if (self.names[module], self.calls[module] - 1) not in self._ups:
+            return None
+        flat = _rows_of(output, self.n_rows)
+        if flat is None:
+            return None
+        noisy = flat[:1].expand(flat.shape).clone()
+        chosen, noise = self._chosen(flat.shape[2], flat.device), _noise(flat)
+        for row in range(1, self.n_same):
+            at = (row, row % flat.shape[1])
+            noisy[at] += noise[at] * chosen[row]
+        return noisy.reshape(output.shape)
+
+    def read(self, one: _Read) -> Tensor | None:
+        key = (one.name, one.call)
+        flat = _rows_of(one.given, self.n_rows)
+        if flat is None:
+            return None
+        if (mlp := self._norms.get(key)) is not None:
+            self._at_norm[id(mlp)] = _differs(flat)
+        if (mlp := self._downs.get(key)) is not None:
+            self._prove(one, _differs(flat), mlp)
+        elif key not in self._heads:
+            return None
+        return _all_as_first(flat, one.given, self.n_same)
+
+    def _prove(self, one: _Read, changed: Bool[Tensor, "row pos width"], mlp: _Mlp) -> None:
+        place, why = mlp.down, self._why_not(changed, mlp)
+        before = self._at_norm.get(id(mlp))
+        if why and mlp.norm is not None and before is not None:
+            place, why = mlp.norm, self._why_not(before, mlp)
+        if why:
+            self.found.no_neurons.append(f"{one.name} {why}")
+            return
+        ups = " and ".join(dict.fromkeys(_own(up.name) for up in mlp.ups))
+        how = f"each number that it reads depends on that of {ups} alone"
+        width = changed.shape[2]
+        self.found.neurons.append(Place(place.name, place.call, place.time, width, 1, how))
+
+    def _why_not(self, changed: Bool[Tensor, "row pos width"], mlp: _Mlp) -> str:
+        """Why these are not neurons; empty: they are."""
+        width = changed.shape[2]
+        if changed[self.n_same :].any():
+            return "reads more than what the projections before it give"
+        rows = torch.arange(1, self.n_same, device=changed.device)
+        noisy = changed[1 : self.n_same].clone()
+        at = (rows - 1, rows % changed.shape[1])
+        here = noisy[at]
+        noisy[at] = False
+        if noisy.any():
+            return "reads numbers that depend on several positions"
+        if not here.any():
+            return "reads nothing that depends on the projections before it"
+        outputs = mlp.ups[0].width
+        chosen = self._chosen(outputs, changed.device)[1:]
+        times = outputs // width
+        halves = chosen.unflatten(1, (times, width)).any(1)
+        in_turn = chosen.unflatten(1, (width, times)).any(2)
+        if (here & ~halves).any() and (here & ~in_turn).any():
+            return "reads numbers that depend on several outputs of the projections before it"
+        return ""
+
+    def _chosen(self, width: int, device: Any) -> Bool[Tensor, "row width"]:
+        """Which outputs of an up projection get noise in each row."""
+        generator = torch.Generator().manual_seed(width)
+        drawn = torch.rand(self.n_same, width, generator=generator) < 1 / _SPARSE
+        rows = torch.arange(self.n_same)
+        drawn[rows, rows % width] = True
+        return drawn.to(device)
+
+
+def _mlps_of(first: _Look, attention: list[_Attention]) -> list[_Mlp]:
+    """Linear layers that may be down projections, with the linear layers that may be before them:
+    what those give is as wide as what it reads, or twice, and they read what is as wide as what it
+    gives."""
+    found: list[_Mlp] = []
+    attended = [one.time for one in attention]
+    linear = [r for r in first.reads if is_linear(r.module) and r.made is not None]
+    linear = [r for r in linear if not _is_expert(first.model, r.name)]
+    for number, down in enumerate(linear):
+        if down.made is None:
+            continue
+        width, d_model = down.given.shape[-1], down.made.shape[-1]
+        n_cells = down.given.numel() // width
+        ups: list[_Read] = []
+        for up in reversed(linear[:number]):
+            if up.made is None or not _same_block(up.name, down.name):
+                break
+            if any(up.time < time < down.time for time in attended):
+                break
+            if up.given is down.given:  # beside it, not before it
+                continue
+            fits = up.made.shape[-1] in (width, 2 * width) and up.given.shape[-1] == d_model
+            if fits and up.made.numel() // up.made.shape[-1] == n_cells:
+                if ups and (_parent(up.name) != _parent(ups[0].name)
+                            or up.width != ups[0].width
+                            or up.given is not ups[0].given):  # fmt: skip
+                    continue
+                ups.append(up)
+        if ups and width > 1:
+            between = (r for r in first.reads if ups[0].time < r.time < down.time)
+            norms = [r for r in between if _is_leaf(r.module) and not is_linear(r.module)]
+            norm = next((r for r in reversed(norms) if r.made is down.given), None)
+            found.append(_Mlp(down, ups, norm))
+    return found
+
+
+# -- small facts ----------------------------------------------------------------------------------
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """A module that does something, and holds no other: a norm before a projection."""
+    idle = isinstance(module, nn.Dropout | nn.Identity)
+    return not idle and not any(True for _ in module.children())
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A linear layer, transformers' Conv1D, or what wraps or quantises one."""
+    if isinstance(module, nn.Embedding | nn.LayerNorm):
+        return False
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return True
+    return type(module).__name__ == "Conv1D" and getattr(module, "weight", None) is not None
+
+
+def _is_expert(model: nn.Module, name: str) -> bool:
+    """Whether a module lies in one of several modules of one class that stand in a list within a
+    block."""
+    parts = name.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    for at in numbers[1:]:
+        siblings = [*model.get_submodule(".".join(parts[:at])).children()]
+        if len(siblings) > 1 and len({type(s) for s in siblings}) == 1 and any(
+            True for _ in siblings[0].children()
+        ):  # fmt: skip
+            return True
+    return False
+
+
+def block_of(name: str) -> str:
+    """The name up to its first number: what holds a layer."""
+    match = re.match(r"(?:.*?\.)?\d+(?=\.|$)", name)
+    return match[0] if match else ""
+
+
+def _same_block(one: str, other: str) -> bool:
+    """Whether two modules are of one layer, also where a layer's parts stand in several lists."""
+    a, b = block_of(one), block_of(other)
+    return a.rpartition(".")[2] == b.rpartition(".")[2]
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _own(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _same(given: Tensor, flat: Tensor) -> bool:
+    if given.numel() != flat.numel() or given.shape[-1] != flat.shape[-1]:
+        return False
+    return torch.equal(given.reshape(flat.shape), flat)
+
+
+def _rows_of(x: Tensor, n_rows: int) -> Float[Tensor, "row pos width"] | None:
+    """With rows first, or merged with positions; heads on an axis of their own stay with it."""
+    if x.ndim < 2 or x.shape[0] % n_rows:
+        return None
+    return x.reshape(n_rows, -1, x.shape[-1])
+
+
+def _all_as_first(flat: Float[Tensor, "row pos width"], like: Tensor, n_same: int) -> Tensor:
+    """What was read, with the first rows as row 0."""
+    new = flat.clone()
+    new[:n_same] = flat[0]
+    return new.reshape(like.shape)
+
+
+def _one_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _differs(x: Float[Tensor, "row pos width"]) -> Bool[Tensor, "row pos width"]:
+    """Where a row is another than the first, by more than rounding."""
+    least = max(_LEAST, _ROUNDINGS * torch.finfo(x.dtype).eps)
+    return (x - x[:1]).abs() > least * x[:1].abs().amax().clamp(min=1e-20)
+
+
+def _noise(x: Tensor) -> Tensor:
+    """As large as the numbers are, and nowhere near zero."""
+    generator = torch.Generator().manual_seed(0)
+    sign = torch.randint(0, 2, x.shape, generator=generator).mul(2).sub(1).to(x)
+    size = torch.rand(x.shape, generator=generator).to(x) + 0.5
+    return sign * size * x.abs().amax().clamp(min=1e-6)
+
+
+def _kv_groups(key: Tensor | None) -> int | None:
+    """How many different heads keys have, ``[row head pos d_head]``: equal neighbours are one."""
+    if key is None or key.ndim != 4:
+        return None
+    n_heads = key.shape[1]
+    new = [h == 0 or not torch.equal(key[:, h], key[:, h - 1]) for h in range(n_heads)]
+    return sum(new)
+
+
+def _heads_last(out: Tensor, n_rows: int) -> Float[Tensor, "row pos head d_head"] | None:
+    if out.ndim == 4 and out.shape[0] == n_rows:
+        return out.transpose(1, 2)
+    if out.ndim == 3 and out.shape[0] % n_rows == 0 and out.shape[0] > n_rows:
+        return out.unflatten(0, (n_rows, -1)).transpose(1, 2)
+    return None
+
+
+# -- attention functions --------------------------------------------------------------------------
+
+
+@contextmanager
+def _handed_out(around: Callable[..., Any]) -> Iterator[None]:
+    """Every attention function that transformers hands out is called through ``around``."""
+    library = sys.modules.get("transformers.modeling_utils")
+    interface = getattr(library, "AttentionInterface", None)
+    if interface is None:
+        yield
+        return
+
+    def wrapped(function: Any) -> Any:
+        if not callable(function) or is_ours(function):
+            return function
+        return ours(lambda *args, **kwargs: around(function, *args, **kwargs))
+
+    names = [name for name in ("get_interface", "__getitem__") if name in dir(interface)]
+    own = {name: vars(interface).get(name) for name in names}
+    was = {name: getattr(interface, name) for name in names}
+    for name in names:
+        setattr(interface, name, lambda self, *a, _f=was[name], **k: wrapped(_f(self, *a, **k)))
+    try:
+        yield
+    finally:
+        for name in names:
+            if own[name] is None:
+                delattr(interface, name)
+            else:
+                setattr(interface, name, own[name])
+
+
+class _Products(TorchFunctionMode):
+    """Attention that a model computes by itself: torch's own, or weights times values."""
+
+    def __init__(self, watching: _Watching) -> None:
+        super().__init__()
+        self._watching = watching
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        watching = self._watching
+        if watching.inside or threading.get_ident() != watching.thread:
+            return out
+        name = getattr(func, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            return watching.product(out, args[1] if len(args) > 1 else None)
+        if name in ("matmul", "bmm", "__matmul__") and len(args) == 2 and _is_float(out):
+            if _are_weights(args[0], args[1]):
+                return watching.product(out, args[1])
+        return out
+
+
+def _are_weights(a: Any, b: Any) -> bool:
+    """Whether rows of the first sum to 1, none of it negative: weights of positions."""
+    if not (_is_float(a) and _is_float(b)) or a.ndim < 3 or a.ndim != b.ndim:
+        return False
+    if a.shape[-1] < N_POS or a.shape[-2] < N_POS or bool((a < 0).any()):
+        return False
+    return bool(((a.sum(-1) - 1).abs() < _SOFTMAX).all())
+
+
+def token_inputs(model: Any, vocabulary: int | None) -> Callable[[int, int], dict[str, Any]]:
+    """A few tokens, the same in each row but for the last ones, which have them in other orders."""
+    generator = torch.Generator().manual_seed(0)
+    most = min(vocabulary or 64, 64)
+    tokens: Int[Tensor, " pos"] = torch.randint(
+        min(3, most - 1), most, (N_POS,), generator=generator
+    )
+    there = (p.device for p in model.parameters() if p.device.type != "meta")
+    device = next(there, torch.device("cpu"))
+
+    given = {"use_cache": False} if "use_cache" in signature(model.forward).parameters else {}
+
+    def of(n_rows: int, n_others: int) -> dict[str, Any]:
+        ids = tokens.to(device).expand(n_rows, -1).clone()
+        for other in range(1, n_others + 1):
+            ids[-other] = ids[0].roll(other)
+        return {"input_ids": ids, **given}
+
+    return of
+
+
+__all__ = ["NotFound", "Place", "Seen", "block_of", "is_linear", "look", "token_inputs"]
