@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.arguments import shown
+
 _PLACES = ("row", "column")
 
 
@@ -91,6 +93,89 @@ def mask_array(name: str, value: Any, n_units: int | None = None) -> Bool[np.nda
             "False, or 1 (kept) and 0 (ablated)"
         )
     return array == 1
+
+
+class AnswerError(ValueError):
+    """What a function of masks returned is no answer.
+
+    Args:
+        text: why not.
+        shape: its numbers are of another shape; False: it holds no real numbers.
+    """
+
+    def __init__(self, text: str, shape: bool = False) -> None:
+        super().__init__(text)
+        self.shape = shape
+
+
+def answer_table(value: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
+    """What a function of many masks returned, ``[mask]`` or ``[mask prompt]``, in float64; of one
+    mask a single number will do.
+
+    Raises:
+        AnswerError: something else than real numbers, or another shape; the text begins with
+            "returned".
+
+    >>> answer_table([1, 2], 2).tolist()
+    [[1.0], [2.0]]
+    """
+    table = _answer(value)
+    if table.ndim == 0 and n_masks == 1:
+        table = table[None]
+    if table.ndim not in (1, 2) or len(table) != n_masks or not table.size:
+        raise AnswerError(
+            f"returned shape {list(table.shape)} for {n_masks} masks; it must return [mask] or "
+            f"[mask prompt]. It returned {described(value)}",
+            shape=True,
+        )
+    return table.reshape(n_masks, -1)
+
+
+def answer_of_one(value: Any, n_masks: int = 1) -> Float[np.ndarray, "1 prompt"]:
+    """What a function of one mask returned, one number or ``[prompt]``, in float64.
+
+    Raises:
+        AnswerError: as of :func:`answer_table`.
+
+    >>> answer_of_one(3).tolist()
+    [[3.0]]
+    """
+    table = _answer(value)
+    if table.ndim == 2 and len(table) == 1:
+        table = table[0]
+    if table.ndim > 1 or not table.size:
+        raise AnswerError(
+            f"returned shape {list(table.shape)} for one mask; it must return one number or "
+            f"[prompt]. It returned {described(value)}",
+            shape=True,
+        )
+    return table.reshape(1, -1)
+
+
+def _answer(value: Any) -> Float[np.ndarray, "..."]:
+    try:
+        return own_array("the answer", value).astype(np.float64)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        why = "" if value is None or isinstance(value, dict) else f" ({error})"
+        raise AnswerError(
+            f"returned {described(value)}; it must return real numbers, [mask] or [mask prompt]"
+            f"{why}"
+        ) from error
+
+
+def described(value: Any) -> str:
+    """What came, for an error's text: its type, and its shape or content.
+
+    >>> described(np.zeros((2, 3), dtype=complex)), described({"a": 1})
+    ('an ndarray of shape [2, 3] (complex128)', "{'a': 1}, a dict")
+    """
+    try:
+        shape, dtype = [int(size) for size in value.shape], value.dtype
+    except (AttributeError, TypeError):
+        return shown(value)
+    kind = type(value).__name__
+    article = "an" if kind[0] in "aeiou" or kind == "ndarray" else "a"
+    return f"{article} {kind} of shape {shape} ({dtype})"
 
 
 def same_length(**arrays: np.ndarray) -> None:

@@ -93,6 +93,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+def _path(text: str) -> Path:
+    """A path of the command line, with ``~`` as the home folder also in ``--out=~/results``."""
+    from spex_mech.arguments import path_of
+
+    try:
+        return path_of("the path", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="spex-mech", description="Find which parts of a neural network interact.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -113,7 +123,7 @@ def _add_demo(commands: Any) -> None:
         choices=["demo", "smollm2"],
         help="smollm2: all heads and neurons of SmolLM2-135M, some minutes on a CPU",
     )
-    demo.add_argument("--out", type=Path, help="folder for the results; default: out/MODEL")
+    demo.add_argument("--out", type=_path, help="folder for the results; default: out/MODEL")
     demo.set_defaults(command=_demo)
 
 
@@ -150,7 +160,7 @@ def _add_discover(commands: Any) -> None:
     discover.add_argument("--order", type=int, default=DEFAULTS["order"])
     discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])
     discover.add_argument("--batch-size", type=int, default=DEFAULTS["batch_size"], help="rows")
-    discover.add_argument("--store", type=Path, help="keep every evaluation, and go on from there")
+    discover.add_argument("--store", type=_path, help="keep every evaluation, and go on from there")
     discover.add_argument(
         "--masks-per-batch",
         type=int,
@@ -159,7 +169,7 @@ def _add_discover(commands: Any) -> None:
     discover.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
     discover.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     discover.add_argument("--timeout", type=float, help="seconds that a worker's evaluation takes")
-    discover.add_argument("--out", type=Path, default=Path("out/discover"))
+    discover.add_argument("--out", type=_path, default=Path("out/discover"))
     discover.set_defaults(command=_discover)
 
 
@@ -174,6 +184,7 @@ def _add_lenses(discover: argparse.ArgumentParser) -> None:
     discover.add_argument("--student", help="of --lens tokens: a smaller model, to screen pairs on")
     discover.add_argument(
         "--examples",
+        type=_path,
         help="of --lens data: an .npz with x, y, x_test, y_test (and texts), or masks and values",
     )
     discover.add_argument(
@@ -184,7 +195,7 @@ def _add_lenses(discover: argparse.ArgumentParser) -> None:
 
 def _add_sweep(commands: Any) -> None:
     sweep = commands.add_parser("sweep", help="models x tasks x units x ablations x methods")
-    sweep.add_argument("config", nargs="?", type=Path, help="a TOML file; or give the lists here")
+    sweep.add_argument("config", nargs="?", type=_path, help="a TOML file; or give the lists here")
     for axis in ("models", "tasks", "units", "ablations", "methods"):
         sweep.add_argument(f"--{axis}", nargs="+", help="a list")
     for name in ("n-prompts", "seed", "budget", "order", "batch-size"):
@@ -193,7 +204,7 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
     sweep.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     sweep.add_argument("--fresh", action="store_true", help="all anew; default: go on")
-    sweep.add_argument("--out", type=Path, default=Path("out/sweep"))
+    sweep.add_argument("--out", type=_path, default=Path("out/sweep"))
     sweep.set_defaults(command=_sweep)
 
 
@@ -204,14 +215,14 @@ def _add_status(commands: Any) -> None:
     store.set_defaults(command=_store)
 
     status = commands.add_parser("status", help="what of a sweep is done, running and failed")
-    status.add_argument("folder", type=Path)
+    status.add_argument("folder", type=_path)
     status.set_defaults(command=_status)
 
 
 def _add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="write a saved result as a web page")
-    report.add_argument("result", type=Path, help="an interactions.npz")
-    report.add_argument("--out", type=Path, help="the page; default: report.html beside it")
+    report.add_argument("result", type=_path, help="an interactions.npz")
+    report.add_argument("--out", type=_path, help="the page; default: report.html beside it")
     report.add_argument("--title", help="default: model and task")
     report.set_defaults(command=_report)
 

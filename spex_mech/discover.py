@@ -6,14 +6,17 @@ What is asked of a game, and how the answers go back, is in ``driver``.
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import blake2b
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from spex_mech.driver import Rounding, Unchanged, drive
+from spex_mech.arguments import one_of, path_of, share, shown, switch, whole
+from spex_mech.driver import SMALLEST, Rounding, Unchanged, drive
 from spex_mech.fingerprints import versions
 from spex_mech.game import FunctionGame as CallableGame
 from spex_mech.game import Game, as_game, is_game
@@ -26,10 +29,12 @@ from spex_mech.results.interactions import Interactions
 from spex_mech.runs.session import game_from
 from spex_mech.runs.store import Run, identity_of, opened
 from spex_mech.search.adaptive import Adaptive
+from spex_mech.search.again import AskAgain, count_of_sets, with_masks_asked_again
 from spex_mech.search.contract import Search
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import ProxySpex
 from spex_mech.search.rankers import CandidateSource
+from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
 
 __all__ = ["CallableGame", "as_game", "confirm", "discover", "measure"]
@@ -53,6 +58,7 @@ def discover(
     *,
     n: int | None = None,
     labels: Sequence[str] | None = None,
+    vectorized: bool | None = None,
     progress: bool = True,
     store: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -65,20 +71,26 @@ def discover(
 
     Args:
         game: a ``Game``, such as a ``ModelGame``; or anything with ``len``, ``labels`` and a call
-            (``game.as_game`` says what else it may have); or, with ``n``, any function from
-            ``Bool[mask unit]`` (True = kept) to ``[mask]`` or ``[mask prompt]``.
+            (``game.as_game`` says what else it may have); or, with ``n``, any function of masks.
+            It gets masks, True = kept: many as a bool tensor or array ``[mask unit]``, or one,
+            ``[unit]``, and returns one number per mask, or one per mask and prompt. How it is to be
+            called is found out with a small batch (``calls``), which is not counted.
         method: "spex" (adaptive: the strongest pairs, in close to linear cost), "proxyspex" (the
             same, on candidates of a small model that was distilled from masked runs) or
             "exhaustive" (every pair; a random sample of them where the budget is smaller). Or a
             search of one's own, an object that derives from ``Search``: it brings its own budget,
             order and seed.
         budget: evaluations that may be spent; one mask over all prompts is one, a gradient three.
+            A few percent of it (8 to 200) ask some masks again (``search.again``): what a mask's
+            values differ by, a function or model that varies, is then in the noise floor.
             Default: of spex 4 a unit and 100; of proxyspex 2 a unit with gradients, 4 without, 1
             with a smaller game as proxy, and 100; of exhaustive all. Too few are refused.
         order: the largest number of units in an interaction.
         seed: of everything random.
         n: the number of units of a function, which has no length.
         labels: their names; default: their numbers. (A game brings both itself.)
+        vectorized: of a function: True: it takes many masks at a time; False: one; default: find
+            out.
         progress: show a progress bar once it takes more than a few seconds.
         store: a file that keeps every evaluation (``runs.store``). The same call with it goes on
             where it was killed, and ends with the same result bit for bit on the same machine;
@@ -123,13 +135,16 @@ def discover(
         BlockingIOError: another process holds the store.
         OSError: the store cannot be written; what was committed is kept.
     """
+    order, seed = whole("order", order, 2), whole("seed", seed, 0)
+    budget = None if budget is None else whole("budget", budget, 1)
+    store = None if store is None else path_of("store", store)
     if workers is not None or address is not None or timeout is not None:
         given = {"progress": progress, "store": store, "masks_per_batch": masks_per_batch}
-        with game_from(game, n, labels, workers, address, timeout) as remote:
+        with game_from(game, n, labels, workers, address, timeout, vectorized) as remote:
             return discover(remote, method, budget, order, seed, **given, **options)
-    if masks_per_batch is not None and masks_per_batch < 1:
-        raise ValueError(f"masks_per_batch is {masks_per_batch}; it must be at least 1")
-    game, kept = as_game(game, n, labels), (progress, store, masks_per_batch)
+    if masks_per_batch is not None:
+        whole("masks_per_batch", masks_per_batch, 1)
+    game, kept = as_game(game, n, labels, vectorized), (progress, store, masks_per_batch)
     if isinstance(method, Search):
         if budget is not None or order != 2 or seed or options:
             raise ValueError(
@@ -137,12 +152,13 @@ def discover(
                 "budget=, order=, seed= and others"
             )
         about = {"method": method.name or type(method).__name__}
-        return _searched(game, lambda: method, about, {"method": method}, *kept)
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+        own = lambda: AskAgain(method, DEFAULTS.min_again)  # noqa: E731
+        return _searched(game, own, about, {"method": method}, *kept)
+    one_of("method", method, METHODS)
     if unknown := options.keys() - set(METHODS[method]):
         takes = ", ".join(METHODS[method]) or "no options"
         raise ValueError(f"method={method!r} takes no {min(unknown)!r}; it takes {takes}")
+    _check_options(options)
     common = {"order": order, "budget": budget, "seed": seed}
     if is_game(options.get("proxy")):
         options["proxy"] = as_game(options["proxy"])
@@ -151,17 +167,46 @@ def discover(
     }
     about = {"method": method, **common} | ({"options": told} if told else {})
 
-    def search() -> Search:
-        if method == "exhaustive":
-            return Exhaustive(len(game), **common, **options)
-        rest = dict(options)
-        shown = {"top": rest.pop("top", 100), "audit": rest.pop("audit", None)}
-        if isinstance(smaller := rest.get("proxy"), Game):
-            rest["proxy"] = student_of(game, smaller, order, seed, progress, store)
-        return Adaptive(_strategy(game, method, seed, rest, about), len(game), **common, **shown)
+    def search() -> AskAgain:
+        given = dict(options)
+        if isinstance(smaller := given.get("proxy"), Game):
+            given["proxy"] = student_of(game, smaller, order, seed, progress, store)
+        make = partial(_search, game, method, order, seed, given, about)
+        return with_masks_asked_again(make, budget, count_of_sets(len(game), order))
 
     identity = {"method": method, **common, **options}
     return _searched(game, search, about, identity, *kept)
+
+
+def _search(
+    game: Game,
+    method: str,
+    order: int,
+    seed: int,
+    options: dict[str, Any],
+    about: dict[str, Any],
+    budget: int | None,
+) -> Search:
+    """A search by its name, of so many evaluations; None: of its default."""
+    rest, own = dict(options), {"order": order, "budget": budget, "seed": seed}
+    if method == "exhaustive":
+        return Exhaustive(len(game), **own)
+    shown = {"top": rest.pop("top", 100), "audit": rest.pop("audit", None)}
+    return Adaptive(_strategy(game, method, seed, rest, about), len(game), **own, **shown)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raises:
+    ValueError: an option is not what it must be.
+    """
+    if "gradients" in options:
+        switch("gradients", options["gradients"])
+    if "top" in options:
+        whole("top", options["top"], 1)
+    if options.get("audit") is not None:
+        share("audit", options["audit"])
+    if "masks" in options:
+        one_of("masks", options["masks"], ("near", "half"))
 
 
 def _strategy(
@@ -174,8 +219,6 @@ def _strategy(
     if options.get("gradients") and not reads:
         raise ValueError(f"gradients=True, but the proxy {name_of(proxy)} reads no gradients")
     half = options.pop("masks", "near")
-    if half not in ("near", "half"):
-        raise ValueError(f"masks={half!r}; choose 'near' (the intact model) or 'half' (p = 1/2)")
     has = reads and _has_slopes(game, options, about)
     return ProxySpex(proxy, half=half == "half", **_known("gradients", has, options))
 
@@ -194,8 +237,9 @@ def _has_slopes(game: Game, options: dict[str, Any], about: dict[str, Any]) -> b
     if asked:
         raise ValueError(f"gradients=True, but {why or 'this game has no gradient(masks)'}")
     if why:
+        if "without_gradients" not in about:  # a search is made twice, for two budgets
+            warnings.warn(f"the search does without gradients: {why}", stacklevel=9)
         about["without_gradients"] = why
-        warnings.warn(f"the search does without gradients: {why}", stacklevel=7)
     return False
 
 
@@ -264,48 +308,66 @@ def _device(game: Game) -> str:
 
 def measure(
     game: Any,
-    sets: Sequence[Sequence[str]],
+    sets: Sequence[Sequence[str | int]],
     *,
+    n: int | None = None,
+    labels: Sequence[str] | None = None,
+    vectorized: bool | None = None,
     progress: bool = True,
     store: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     address: str | None = None,
 ) -> Interactions:
-    """Measure exactly the interactions of the given sets of labels, and of their subsets.
+    """Measure exactly the interactions of the given sets of units, and of their subsets.
 
     Args:
-        game, progress, store, workers, address: as for ``discover``.
-        sets: each of two labels or more.
+        game, n, labels, vectorized, progress, store, workers, address: as for ``discover``.
+        sets: each of the labels, or the numbers, of two units or more.
 
     Raises:
         ValueError: no set of two labels, an unknown label, or one twice in a set.
 
     >>> def overlap(masks):  # two units in series: either one gone breaks it
     ...     return masks.all(dim=1).double()
-    >>> found = measure(as_game(overlap, 2, ["a", "b"]), [("a", "b")])
+    >>> found = measure(overlap, [("a", "b")], labels=["a", "b"])
     >>> found.value("a", "b")
     1.0
     """
-    with game_from(game, None, None, workers, address) as ready:
+    with game_from(game, n, labels, workers, address, vectorized=vectorized) as ready:
         rows = _rows_of(sets, ready)
-        search = Exhaustive(len(ready), order=rows.shape[1], sets=rows)
+        listed = Exhaustive(len(ready), order=rows.shape[1], sets=rows)
+        count = max(DEFAULTS.min_again, int(DEFAULTS.again_share * listed.planned))
+        search = AskAgain(listed, count, max(0, DEFAULTS.enough_again - count))
         identity = {"method": "listed sets", "sets": rows.tolist()}
         about = {"method": "listed sets"}
         return _searched(ready, lambda: search, about, identity, progress, store)
 
 
-def _rows_of(sets: Sequence[Sequence[str]], game: Game) -> Int[np.ndarray, "set order"]:
-    """Sets of labels as rows of unit numbers, padded with -1."""
-    column = game.units.column
-    if not any(len(labels) > 1 for labels in sets):
+def _rows_of(sets: Any, game: Game) -> Int[np.ndarray, "set order"]:
+    """Sets of labels or numbers as rows of unit numbers, padded with -1."""
+    if isinstance(sets, str | bytes) or not isinstance(sets, Iterable):
+        raise ValueError(f"sets is {shown(sets)}; give a list of sets of labels")
+    rows = [_numbers_of(units, game) for units in sets]
+    if not any(len(units) > 1 for units in rows):
         raise ValueError("no sets to measure: give at least one set of two labels")
-    if twice := [labels for labels in sets if len(set(labels)) < len(labels)]:
-        raise ValueError(f"the set {tuple(twice[0])} holds a unit twice")
-    if unknown := [label for labels in sets for label in labels if label not in column]:
-        raise ValueError(f"unknown unit {unknown[0]!r}; this game's units are {game.labels[:4]}...")
-    width = max(len(labels) for labels in sets)
-    rows = [[column[x] for x in labels] + [-1] * (width - len(labels)) for labels in sets]
-    return np.array(rows).reshape(-1, width)
+    width = max(map(len, rows))
+    return np.array([units + [-1] * (width - len(units)) for units in rows]).reshape(-1, width)
+
+
+def _numbers_of(units: Any, game: Game) -> list[int]:
+    column, numbers = game.units.column, []
+    if isinstance(units, str | bytes) or not isinstance(units, Iterable):
+        raise ValueError(f"a set of units is {shown(units)}; give the labels of two units or more")
+    for unit in units:
+        known = column.get(unit) if isinstance(unit, str) else None
+        if known is None and isinstance(unit, Integral) and 0 <= int(unit) < len(game):
+            known = int(unit)
+        if known is None:
+            raise ValueError(f"unknown unit {unit!r}; this game's units are {game.labels[:4]}...")
+        numbers.append(known)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"the set {tuple(units)} holds a unit twice")
+    return numbers
 
 
 def confirm(
@@ -323,7 +385,7 @@ def confirm(
 
     Args:
         found: the result of a search.
-        game: the other game, or with ``workers`` what makes it.
+        game: the other game, or a function of the same units; with ``workers`` what makes it.
         k: how many interactions.
         progress, store, workers, address: as for ``discover``. The store is the other game's own.
 
@@ -342,10 +404,11 @@ def confirm(
             f"confirm takes Interactions, not {type(found).__name__}; a circuit is scored on other "
             "prompts by score_circuit(game, circuit)"
         )
-    if k < 1:
-        raise ValueError(f"k is {k}; give at least 1 interaction to measure again")
+    whole("k", k, 1)
     top, run = found.top(k), {"progress": progress, "store": store}
-    measured = measure(game, top.names, workers=workers, address=address, **run)
+    far = workers is not None or address is not None
+    names = None if far or is_game(game) else found.labels
+    measured = measure(game, top.names, labels=names, workers=workers, address=address, **run)
     again = confirmation(top, measured)
     if again.n_shared:
         warnings.warn(
@@ -358,7 +421,7 @@ def confirm(
 
 def _searched(
     game: Game,
-    make: Callable[[], Search],
+    make: Callable[[], AskAgain],
     about: dict[str, Any],
     identity: dict[str, Any],
     progress: bool,
@@ -388,25 +451,42 @@ def _searched(
 
 def _result(
     game: Game,
-    search: Search,
+    search: AskAgain,
     cost: dict[str, int | float],
     about: dict[str, Any],
     rounding: Rounding,
 ) -> Interactions:
+    if 0 < (largest := rounding.resolution.largest) < SMALLEST:
+        raise ValueError(
+            f"the largest of all values is {largest:.3g} in size; errors need squares, so that it "
+            f"must be over {SMALLEST:.0e}: multiply values by a constant"
+        )
     findings, described, floor = search.findings(), game.provenance(), game.noise_floor
     if floor is None:
         floor = rounding.floor()
         described = {**described, "resolution": rounding.precision}
+    n_sets = max(len(findings.units), sum(search.chosen_from().values()))
+    differ = search.largest_difference()
+    varies = differ > floor / 2  # a pair has four values, a difference two
+    again = {"masks": search.n_again, "largest_difference": differ, "varies": varies}
+    if varies:
+        floor = max(floor, search.floor(n_sets))
     found = Interactions(
         labels=game.labels,
         units=findings.units,
-        values=findings.values.astype(np.float32),
+        values=findings.values,
         main_effects_by_prompt=findings.main_effects_by_prompt,
         intact_by_prompt=findings.intact_by_prompt,
         noise_floor=float(floor),
         cost=cost,
         audit=findings.audit,
-        about={**about, **findings.notes, **described, "versions": versions()},
+        about={
+            **about,
+            **findings.notes,
+            **described,
+            "asked_again": again,
+            "versions": versions(),
+        },
         chosen_from=search.chosen_from(),
         unit_table=game.units,
     )

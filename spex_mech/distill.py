@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spex_mech.arguments import whole
 from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import proxy_named
 from spex_mech.game import as_game
@@ -87,10 +88,8 @@ class Distillation:
 
         if kind not in KINDS:
             raise ValueError(f"no kind {kind!r}: choose from {', '.join(KINDS)}")
-        for name, value in (("k", k), ("order", order)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 on")
-        terms = as_proxy(self.proxy).indices(kind, min(int(order), len(self.labels)), int(k))
+        k, order = whole("k", k, 1), whole("order", order, 1)
+        terms = as_proxy(self.proxy).indices(kind, min(order, len(self.labels)), k)
         sizes = {1} if order == 1 else range(2, order + 1)
         ranked = sorted((s for s in terms if len(s) in sizes), key=lambda s: (-abs(terms[s]), s))
         ranked = ranked[:k]
@@ -106,6 +105,7 @@ def distill(
     seed: int = 0,
     n: int | None = None,
     labels: Sequence[str] | None = None,
+    vectorized: bool | None = None,
     progress: bool = True,
     store: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -121,7 +121,7 @@ def distill(
         budget: evaluations: masks in all.
         proxy: "distilled", "trees" (needs the extra ``trees``) or a ``Proxy`` of one's own.
         seed: of masks and proxy.
-        n, labels, progress, store, workers, address: as for ``discover``.
+        n, labels, vectorized, progress, store, workers, address: as for ``discover``.
 
     Raises:
         ValueError: a budget under 20.
@@ -132,9 +132,10 @@ def distill(
     >>> small.frame(1, kind="banzhaf").round(2).to_numpy().tolist()
     [['0 x 1', 1.0]]
     """
-    if budget < 20:
+    seed = whole("seed", seed, 0)
+    if whole("budget", budget, 1) < 20:
         raise ValueError(f"a budget of {budget} masks is too small to learn from: give at least 20")
-    with game_from(game, n, labels, workers, address) as ready:
+    with game_from(game, n, labels, workers, address, vectorized=vectorized) as ready:
         sample = EvaluateOnly(_drawn(len(ready), budget, np.random.default_rng(seed)))
         identity = {"method": "masks to distil from", "budget": budget, "seed": seed}
         cost = driven(ready, sample, identity, progress=progress, store=store)
@@ -174,6 +175,7 @@ def explain(
     ['0 x 1']
     """
     masks, values = mask_array("masks", masks), numbers("values", values)
+    seed = whole("seed", seed, 0)
     if values.ndim not in (1, 2) or len(values) != len(masks) or not values.size:
         raise ValueError(
             f"masks of shape {masks.shape} and values of shape {values.shape}; they must be "

@@ -28,6 +28,8 @@ from spex_mech.masks import MaskBatch, names_of
 from spex_mech.search.contract import Question, Search, cost_of_mask
 from spex_mech.search.resolution import Resolution
 
+LARGEST, SMALLEST = 1e150, 1e-150  # sizes of values, whose squares are numbers
+
 
 @runtime_checkable
 class Kept(Protocol):
@@ -319,6 +321,14 @@ def checked(answer: Answer, masks: MaskBatch, slopes: bool, game: Game) -> Answe
         raise ValueError(
             f"the game's value is {values[row][~finite[row]][0]} with "
             f"{names_of(game.labels, lost)} ablated; it must be finite for every mask"
+        )
+    if (largest := float(abs(values).max(initial=0.0))) > LARGEST:
+        row = int(abs(values).max(axis=1).argmax())
+        lost = [unit for unit in masks.ablated[row].tolist() if unit >= 0]
+        raise ValueError(
+            f"the game's value is {largest:.3g} in size with {names_of(game.labels, lost)} "
+            f"ablated; errors need squares, so that it must be under {LARGEST:.0e}: divide values "
+            "by a constant"
         )
     if not slopes:
         return Answer(values)

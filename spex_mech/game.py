@@ -13,9 +13,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from spex_mech.arguments import label_list, shown, switch, whole
+from spex_mech.arrays import answer_table, mask_array
+from spex_mech.calls import Called
 from spex_mech.fingerprints import function_identity
 from spex_mech.masks import MaskBatch
 from spex_mech.units import Units
@@ -192,19 +195,21 @@ class Game(ABC):
         """The metric of each prompt with what is not kept ablated.
 
         Args:
-            masks: ``Bool[Tensor, "mask unit"]`` (True = kept), or the like in numpy or lists.
+            masks: ``[mask unit]``, True or 1 = kept, False or 0 = ablated: a tensor, an array or
+                lists, of booleans or numbers.
 
         Returns:
             ``Float[Tensor, "mask prompt"]`` on the CPU, in float64.
 
         Raises:
-            ValueError: masks of the wrong width or type, or a value that is not finite.
+            TypeError: masks that are no numbers.
+            ValueError: masks of the wrong width, that hold something else than 0 and 1, or a value
+                that is not finite.
         """
-        kept = self._bool_masks(masks)
-        parts = kept.split(max(1, _MOST_SLOTS // len(self)))
-        return torch.cat(
-            [torch.from_numpy(self.evaluate(MaskBatch.of_kept(p.numpy())).values) for p in parts]
-        )
+        kept = mask_array("masks", masks, len(self))
+        step = max(1, _MOST_SLOTS // len(self))
+        parts = [MaskBatch.of_kept(kept[at : at + step]) for at in range(0, len(kept), step)]
+        return torch.cat([torch.from_numpy(self.evaluate(part).values) for part in parts])
 
     def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
         """The prompt mean in numpy: what shapiq's approximators take as a game."""
@@ -242,14 +247,6 @@ class Game(ABC):
         """:meth:`provenance`, by its old name."""
         return self.provenance()
 
-    def _bool_masks(self, masks: Any) -> Bool[Tensor, "mask unit"]:
-        table = mask_table(masks, len(self))
-        if table.dtype != torch.bool:
-            raise ValueError(
-                f"masks are {table.dtype}; they must be bool, True = kept: masks.bool()"
-            )
-        return table
-
 
 @dataclass(frozen=True)
 class _Later:
@@ -265,17 +262,32 @@ class _Later:
 
 
 class FunctionGame(Game):
-    """Any function of masks as a game: ``Bool[mask unit]`` (True = kept) -> ``[mask]`` or
-    ``[mask prompt]``, as tensor, array or list.
+    """Any function of masks as a game.
+
+    The function gets masks, True = kept, and returns one value per mask, or one per mask and
+    prompt: a tensor, an array, a list, a number. How it is called is found out with a small batch
+    (``calls``): with many masks at a time, as a bool tensor ``[mask unit]`` or as a bool array; or
+    with one, ``[unit]``.
 
     Args:
         function: the function.
         labels: the name of each unit, or a table of units.
+        vectorized: True: it takes many masks at a time; False: one; None: find out.
+
+    >>> game = FunctionGame(lambda mask: 3.0 if mask[0] and not mask[1] else 0.0, ["a", "b"])
+    >>> game([[True, False], [True, True]]).tolist()
+    [[3.0], [0.0]]
     """
 
-    def __init__(self, function: Callable[[Any], Any], labels: Sequence[str] | Units) -> None:
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        labels: Sequence[str] | Units,
+        vectorized: bool | None = None,
+    ) -> None:
         self.function = function
         self._units = labels if isinstance(labels, Units) else Units.of_labels(labels)
+        self._called = Called(function, self._units.labels, vectorized)
 
     @property
     def units(self) -> Units:
@@ -284,16 +296,7 @@ class FunctionGame(Game):
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
         if slopes:
             raise ValueError("a plain function has no slopes; give gradients=False")
-        try:
-            answer = self.function(torch.from_numpy(masks.kept()))
-        except (AttributeError, RuntimeError) as error:
-            if "'Tensor' object" not in str(error) and "Boolean value of Tensor" not in str(error):
-                raise
-            raise ValueError(
-                f"the function does not fit what it is called with, many masks at a time as a bool "
-                f"tensor [mask unit], True = kept: {error}; np.asarray(masks) makes it an array"
-            ) from error
-        return Answer(as_table(answer, len(masks)))
+        return Answer(self._called(masks))
 
     def identity(self) -> dict[str, Any]:
         """What a store tells functions apart by."""
@@ -305,7 +308,8 @@ class _Foreign(Game):
 
     def __init__(self, own: Any) -> None:
         self.own = own
-        self._units = Units.of_labels(own.labels)
+        self._units = Units.of_labels(label_list(own.labels, len(own)))
+        self._called = Called(own, self._units.labels, trusted=True)
         self._values_and_slopes = next(
             (getattr(own, name) for name in _WITH_SLOPES if hasattr(own, name)),
             (lambda masks: (own(masks), own.gradient(masks))) if hasattr(own, "gradient") else None,
@@ -332,7 +336,7 @@ class _Foreign(Game):
             return self.slopes_at(torch.from_numpy(masks.kept()))
         if hasattr(self.own, "ablating"):
             return Answer(as_table(self.own.ablating(masks.ablated, tick), len(masks)))
-        return Answer(as_table(self.own(torch.from_numpy(masks.kept())), len(masks)))
+        return Answer(self._called(masks))
 
     def slopes_at(self, gates: Tensor) -> Answer:
         if self._values_and_slopes is None:
@@ -383,31 +387,41 @@ def is_game(value: Any) -> bool:
     return hasattr(value, "__len__") and hasattr(value, "labels")
 
 
-def as_game(game: Any, n: int | None = None, labels: Sequence[str] | None = None) -> Game:
+def as_game(
+    game: Any,
+    n: int | None = None,
+    labels: Sequence[str] | None = None,
+    vectorized: bool | None = None,
+) -> Game:
     """A game as it is, a function of ``n`` units (or of those with these labels) as one, or an
     object of one's own with ``len``, ``labels`` and a call.
+
+    What a function gets and may return, and what ``vectorized`` says, is told in ``FunctionGame``;
+    an object is called in the same ways.
 
     Such an object may have, besides: ``gradient(masks)`` ``[mask unit]``,
     ``value_and_gradient(masks)``, or ``value_and_slopes(masks)`` with slopes ``[mask block unit]``;
     ``masks_per_batch``, ``noise_floor``, ``describe()`` and ``identity()``, as ``Game`` has them.
 
     Raises:
-        ValueError: it is neither, or ``n`` and ``labels`` do not fit it.
+        ValueError: it is neither, or ``n``, ``labels`` and ``vectorized`` do not fit it.
     """
+    n = None if n is None else whole("n", n, 1)
+    vectorized = None if vectorized is None else switch("vectorized", vectorized)
+    names = None if labels is None else label_list(labels, n)
     if is_game(game):
-        if n not in (None, len(game)) or (labels is not None and list(labels) != list(game.labels)):
+        if n not in (None, len(game)) or (names is not None and names != list(game.labels)):
             raise ValueError(
                 f"this game brings its own {len(game)} units: leave out n= and labels="
             )
+        if vectorized is not None:
+            raise ValueError("vectorized goes with a plain function; this game says it itself")
         return game if isinstance(game, Game) else _Foreign(game)
     if not callable(game):
-        raise ValueError(f"{type(game).__name__} is not a game: it cannot be called with masks")
-    if n is None and labels is None:
+        raise ValueError(f"{shown(game)} is not a game: it cannot be called with masks")
+    if n is None and names is None:
         raise ValueError("a plain function has no length: give n=, the number of its units")
-    names = list(labels) if labels is not None else [str(unit) for unit in range(n or 0)]
-    if n is not None and len(names) != n:
-        raise ValueError(f"{len(names)} labels for {n} units")
-    return FunctionGame(game, names)
+    return FunctionGame(game, names or [str(unit) for unit in range(n or 0)], vectorized)
 
 
 def mask_table(masks: Any, n_units: int) -> Tensor:
@@ -425,19 +439,12 @@ def mask_table(masks: Any, n_units: int) -> Tensor:
 
 
 def as_table(values: Any, n_masks: int) -> Float[np.ndarray, "mask prompt"]:
-    """A function's answer, tensor or array or list, [mask] or [mask prompt], in float64.
+    """A game's answer, tensor or array or list, [mask] or [mask prompt], in float64.
 
     Raises:
-        ValueError: another shape.
+        ValueError: something else than real numbers, or another shape.
     """
-    if values.is_complex() if isinstance(values, Tensor) else np.iscomplexobj(values):
-        raise ValueError("the game returned complex values; they must be real numbers")
-    if isinstance(values, Tensor):
-        values = values.detach().double().cpu()
-    table = np.asarray(values, dtype=np.float64)
-    if table.ndim not in (1, 2) or len(table) != n_masks or not table.size:
-        raise ValueError(
-            f"the game returned shape {list(table.shape)} for {n_masks} masks; it must return "
-            "[mask] or [mask prompt]"
-        )
-    return table.reshape(n_masks, -1)
+    try:
+        return answer_table(values, n_masks)
+    except ValueError as error:
+        raise ValueError(f"the game {error}") from error

@@ -20,6 +20,8 @@ class MaskBatch:
         ablated: one row per mask: the units that it ablates in ascending order, none twice, padded
             with -1 on the right. A row of -1 alone is the intact model.
         n_units: how many units there are.
+        again: which time the same masks are asked again; 0: the first time. A store takes them for
+            other masks, so that it does not answer with what it was told first.
 
     >>> batch = MaskBatch.of_kept(np.array([[True, False, False], [True, True, True]]))
     >>> batch.ablated.tolist()
@@ -30,6 +32,7 @@ class MaskBatch:
 
     ablated: Int[np.ndarray, "mask slot"]
     n_units: int
+    again: int = 0
 
     @staticmethod
     def of_kept(kept: Bool[np.ndarray, "mask unit"]) -> "MaskBatch":
@@ -59,14 +62,14 @@ class MaskBatch:
         return MaskBatch(ablated, n_units)
 
     @staticmethod
-    def of_rows(rows: Int[np.ndarray, "mask slot"], n_units: int) -> "MaskBatch":
+    def of_rows(rows: Int[np.ndarray, "mask slot"], n_units: int, again: int = 0) -> "MaskBatch":
         """Masks from rows of units in any order, padded with -1 anywhere."""
         ordered = np.sort(np.where(rows < 0, n_units, rows), axis=1)
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < n_units)
         if twice.any():  # once is enough to be ablated
             ordered[:, 1:][twice] = n_units
             ordered.sort(axis=1)
-        return MaskBatch(np.where(ordered == n_units, -1, ordered), n_units)
+        return MaskBatch(np.where(ordered == n_units, -1, ordered), n_units, again)
 
     def __len__(self) -> int:
         return len(self.ablated)
@@ -80,25 +83,29 @@ class MaskBatch:
     def keys(self) -> list[bytes]:
         """Each mask as bytes that tell it from any other, in the shorter of two forms, which the
         first byte tells apart: 0 and the units that it ablates (two bytes each, four from 65,537
-        units on), or 1 and one bit per unit, 1 = ablated."""
+        units on), or 1 and one bit per unit, 1 = ablated. Of masks that are asked again a 2 and the
+        number of times, in four bytes, come before that."""
         narrow = _key_type(self.n_units)
         shorter = -(-self.n_units // 8)
-        keys = []
+        keys: list[bytes] = []
+        before = b"\2" + self.again.to_bytes(4, "little") if self.again else b""
         for row, count in zip(self.ablated, (self.ablated >= 0).sum(axis=1), strict=True):
             units = row[:count]
             if count * narrow.itemsize <= shorter:
-                keys.append(b"\0" + units.astype(narrow).tobytes())
+                keys.append(before + b"\0" + units.astype(narrow).tobytes())
             else:
                 lost = np.zeros(self.n_units, dtype=bool)
                 lost[units] = True
-                keys.append(b"\1" + np.packbits(lost).tobytes())
+                keys.append(before + b"\1" + np.packbits(lost).tobytes())
         return keys
 
     @staticmethod
     def of_keys(keys: Sequence[bytes], n_units: int) -> "MaskBatch":
-        """The masks of which :meth:`keys` gave these keys."""
+        """The masks of which :meth:`keys` gave these keys, without the times that they were asked."""
         sets = []
         for key in keys:
+            if key[:1] == b"\2":
+                key = key[5:]
             if key[:1] == b"\0":
                 sets.append(np.frombuffer(key[1:], _key_type(n_units)).tolist())
             else:
@@ -108,11 +115,11 @@ class MaskBatch:
 
     def part(self, start: int, stop: int) -> "MaskBatch":
         """The masks from ``start`` up to ``stop``."""
-        return MaskBatch(self.ablated[start:stop], self.n_units)
+        return MaskBatch(self.ablated[start:stop], self.n_units, self.again)
 
     def rows(self, rows: Sequence[int]) -> "MaskBatch":
         """The masks in these rows, in this order."""
-        return MaskBatch(self.ablated[list(rows)], self.n_units)
+        return MaskBatch(self.ablated[list(rows)], self.n_units, self.again)
 
     def split(self, size: int) -> Iterator["MaskBatch"]:
         """All masks in parts of at most ``size``."""

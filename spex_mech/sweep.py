@@ -23,6 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spex_mech.arguments import file_of, path_of
 from spex_mech.runs.factory import GameFactory
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def cells_from_toml(path: str | Path) -> list[Cell]:
         ValueError: it is no TOML, or names what a sweep has not.
     """
     try:
-        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        settings = tomllib.loads(file_of("config", path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     axes = {name: settings.pop(name) for name in AXES if name in settings}
@@ -158,7 +159,7 @@ def sweep(
             done with other files than there are now or has other values now, or with
             ``resume=False`` a cell is running.
     """
-    root = Path(folder)
+    root = path_of("folder", folder)
     for cell in cells:
         _check(cell)
     _check_inputs(cells, root, resume)
@@ -354,7 +355,7 @@ def status(folder: str | Path) -> "pd.DataFrame":
 
     rows = [
         _row(state, place.parent)
-        for place in sorted(Path(folder).glob("*/cell.json"))
+        for place in sorted(path_of("folder", folder).glob("*/cell.json"))
         if (state := _read(place.parent))
     ]
     if not rows:
@@ -364,10 +365,11 @@ def status(folder: str | Path) -> "pd.DataFrame":
 
 def summarise(folder: str | Path) -> "pd.DataFrame":
     """Write ``summary.csv``, and ``summary.parquet`` where pyarrow is installed."""
+    folder = path_of("folder", folder)
     table = status(folder)
-    table.to_csv(Path(folder) / "summary.csv", index=False)
+    table.to_csv(folder / "summary.csv", index=False)
     with suppress(ImportError):
-        table.to_parquet(Path(folder) / "summary.parquet", index=False)
+        table.to_parquet(folder / "summary.parquet", index=False)
     return table
 
 

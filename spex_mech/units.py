@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from spex_mech.arguments import label_list
+
 # What results that were written before they had a table can mean: L9H6, L3N1024, L9G1.
 _LABEL = re.compile(r"L(\d+)([HNG])(\d+)")
 _KINDS = {"H": "head", "N": "neuron", "G": "kv_group"}
@@ -46,7 +48,7 @@ class Units(Sequence[Unit]):
         units: one per column.
 
     Raises:
-        ValueError: two units have one label.
+        ValueError: two units have one label, or a label is empty or holds a line break.
 
     >>> units = Units.of_labels(["L0H1", "L2N7", "the"])
     >>> [(unit.kind, unit.layer) for unit in units]
@@ -57,17 +59,14 @@ class Units(Sequence[Unit]):
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self._units = tuple(units)
-        if len(self.column) < len(self._units):
-            labels = self.labels
-            twice = next(label for label in labels if labels.count(label) > 1)
-            raise ValueError(f"two units are called {twice!r}; a label must name one")
+        label_list(self.labels)
 
     @staticmethod
     def of_labels(labels: Iterable[str]) -> "Units":
         """Units of which labels are all that is known: a function's, or those of a result that was
         written before results had a table. ``L9H6``, ``L3N1024`` and ``L9G1`` are taken for heads,
         neurons and key-value groups; any other label says nothing of layer and kind."""
-        return Units(_unit_of(str(label)) for label in labels)
+        return Units(_unit_of(label) for label in label_list(labels))
 
     @staticmethod
     def of_columns(labels: Sequence[str], columns: Mapping[str, Any]) -> "Units":

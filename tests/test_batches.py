@@ -157,7 +157,7 @@ def test_the_size_can_be_given(tmp_path: Path) -> None:
     alone = Slow()
     run(alone, None, masks_per_batch=7)
     assert alone.sizes[:3] == [1, 7, 7] and max(alone.sizes) == 7
-    with pytest.raises(ValueError, match="masks_per_batch is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="masks_per_batch is 0"):
         run(Slow(), None, masks_per_batch=0)
 
 

@@ -52,7 +52,7 @@ def test_discover_writes_result_table_and_map(
     assert cli.main(arguments) == 0
     printed, err = capsys.readouterr()
     assert err == ""
-    assert "6 interactions among 4 units, 11 evaluations (spex)" in printed
+    assert "6 interactions among 4 units, 19 evaluations (spex)" in printed
     names = ["interactions.csv", "interactions.npz", "map.png", "report.html"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert printed.splitlines()[-1].startswith(f"written to {out}: ")
@@ -206,7 +206,7 @@ def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> 
         ("--units heads,L0H0", ["duplicate unit", "L0H0"]),
         ("--budget 5", ["a budget of 5 evaluations is too small", "at least 11"]),
         ("--order 9", ["order 9 among 4 unit"]),
-        ("--order 1", ["order 1", "at least 2"]),
+        ("--order 1", ["order is 1", "at least 2"]),
         ("--n-prompts 0", ["n_prompts is 0"]),
         ("--seed -1", ["seed is -1"]),
     ],

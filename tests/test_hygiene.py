@@ -103,17 +103,19 @@ LAYERS = (
     ("__main__",), ("cli",), ("sweep",), ("report",), ("plots",),
     ("circuits", "distill", "testing"),
     ("discover",), ("runs",), ("driver",), ("games", "tasks"), ("models",), ("engine",),
-    ("results", "proxies", "search"), ("game", "proxy"),
-    ("fingerprints", "pairs", "setfunctions", "units"), ("arrays", "masks"),
+    ("results", "proxies", "search"), ("game", "proxy"), ("calls",),
+    ("fingerprints", "pairs", "setfunctions", "units"),
+    ("masks",), ("arrays",), ("arguments",),
 )  # fmt: skip
 # These know less than stands below them.
 KNOW = {
-    "search": {"masks", "pairs", "proxy", "setfunctions"},
+    "search": {"arguments", "masks", "pairs", "proxy", "setfunctions"},
     "proxies": {"masks", "pairs", "proxy", "setfunctions"},
     "proxy": {"masks", "pairs", "setfunctions"},
-    "results": {"masks", "setfunctions", "units"},
-    "engine": {"fingerprints", "game", "masks", "units"},
-    "game": {"fingerprints", "masks", "units"},
+    "results": {"arguments", "masks", "setfunctions", "units"},
+    "engine": {"arguments", "fingerprints", "game", "masks", "units"},
+    "game": {"arguments", "arrays", "calls", "fingerprints", "masks", "units"},
+    "calls": {"arrays", "masks"},
 }
 DRAWN = {"circuits.plots": "plots"}  # a file that belongs to another layer than its folder
 

@@ -353,7 +353,9 @@ def test_looking_up() -> None:
 
 @pytest.mark.parametrize("k", [-1, -3, True])
 def test_a_top_of_no_size_is_refused(k: Any) -> None:
-    with pytest.raises(ValueError, match=f"k is {k}; give a whole number of interactions"):
+    with pytest.raises(
+        ValueError, match=f"k is {k}, an? (int|bool); it must be a whole number of at"
+    ):
         a_result().top(k)
 
 
@@ -430,7 +432,9 @@ def test_confirming_on_the_prompts_of_the_search_warns(shared: str) -> None:
 
 def test_confirming_nothing_is_refused() -> None:
     found = sm.discover(planted(0), method="exhaustive", progress=False)
-    with pytest.raises(ValueError, match="k is -1; give at least 1 interaction"):
+    with pytest.raises(
+        ValueError, match="k is -1, an int; it must be a whole number of at least 1"
+    ):
         sm.confirm(found, planted(1), k=-1)
     other = sm.measure(planted(1), [("L1H0", "L1H1")], progress=False)
     with pytest.raises(ValueError, match="L0H0 x L0H1 was not measured again"):
@@ -512,7 +516,9 @@ def test_load_of_no_file(tmp_path: Path) -> None:
 def test_load_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "other.npz"
     np.savez(path, x=np.ones(3))
-    with pytest.raises(ValueError, match=r"other.npz is not a spex_mech result .*about"):
+    with pytest.raises(
+        ValueError, match=r"other.npz is not a spex_mech result .*holds x, and no result"
+    ):
         sm.Interactions.load(path)
     np.savez(path, about=np.frombuffer(b"[1, 2]", dtype=np.uint8))
     with pytest.raises(ValueError, match=r"other.npz is not a spex_mech result"):

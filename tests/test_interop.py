@@ -41,7 +41,7 @@ def test_there_and_back() -> None:
     assert back.intact == pytest.approx(found.intact)
     assert back.about["index"] == "Co-Moebius" and not back.about["estimated"]
     assert back.cost["evaluations"] == found.cost["evaluations"]
-    with pytest.raises(ValueError, match="2 labels for 9 players"):
+    with pytest.raises(ValueError, match="2 labels for 9 units"):
         sm.from_shapiq(sm.to_shapiq(found), ["a", "b"])
 
 

@@ -148,7 +148,10 @@ def test_task_split_renumbers_the_prompts() -> None:
             "is nan for prompt 0 with L0H1 ablated; it must be finite",
         ),
         ({"mask": torch.ones(1, 3, dtype=torch.bool)}, r"shape \(1, 3\); they need \[mask unit\]"),
-        ({"mask": torch.ones(1, 8)}, r"masks are torch.float32; they must be bool, True = kept"),
+        (
+            {"mask": 2 * torch.ones(1, 8)},
+            r"masks hold 2\.0 at mask 0, unit 0; they must be True and",
+        ),
         ({"gates": torch.full((1, 8), 1.5)}, "gates must lie between 0"),
     ],
 )

@@ -212,7 +212,7 @@ def test_recall_on_a_real_search() -> None:
         ({"masking": "token"}, "needs mask_id"),
         ({"masking": "blur"}, "masking='blur'; choose one of token, attention"),
         ({"masking": "delete"}, "leaves nothing to see"),
-        ({"spans": [[1], [2]], "labels": ["a", "a"]}, "1 different labels for 2 units"),
+        ({"spans": [[1], [2]], "labels": ["a", "a"]}, "two units are called 'a'"),
     ],
 )
 def test_what_cannot_be_is_said(options: dict[str, Any], text: str) -> None:

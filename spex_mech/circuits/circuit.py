@@ -31,6 +31,7 @@ from spex_mech.circuits.files import graph_of, load_circuit, save_circuit
 from spex_mech.circuits.mib import mib_json, mib_members, read_mib
 from spex_mech.circuits.scores import NOT_SCORED, Score
 from spex_mech.circuits.span import Span
+from spex_mech.results.files import write_whole
 from spex_mech.results.stability import compare
 from spex_mech.units import Units
 
@@ -282,10 +283,7 @@ class Circuit:
         graph = self.to_networkx()
         import networkx as nx
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nx.write_graphml(graph, path)
-        return path
+        return write_whole(path, lambda file: nx.write_graphml(graph, file))
 
     def __repr__(self) -> str:
         return "\n".join(_words(self))

@@ -10,7 +10,7 @@ import numpy as np
 
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.scores import Score, SubsetScore
-from spex_mech.results.files import write_whole
+from spex_mech.results.files import opened, write_whole
 from spex_mech.units import Units
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def load_circuit(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: it is not a circuit, or of a newer format.
     """
     try:
-        read = json.loads(Path(path).read_text(encoding="utf-8"))
+        with opened(path) as file:
+            read = json.loads(file.read())
         if not isinstance(read, dict) or read.pop("kind", None) != _KIND:
             raise ValueError("it is no circuit that Circuit.save wrote")
         newer = read.pop("format") > _FORMAT

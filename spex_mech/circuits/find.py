@@ -15,13 +15,13 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from spex_mech.arguments import file_of
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.curve import FaithfulnessCurve
 from spex_mech.circuits.driving import CircuitRuns, Games, digest, one_question
@@ -32,6 +32,7 @@ from spex_mech.circuits.select import Slopes, examine_given, search, select
 from spex_mech.circuits.span import checked_span
 from spex_mech.circuits.steps import Masks, Steps, Values
 from spex_mech.game import Game, as_game
+from spex_mech.results.files import opened
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.units import Units
@@ -330,9 +331,10 @@ def _best_of_sizes(
 def _given(circuit: Circuit | Sequence[Any] | Mapping[str, Any] | Place) -> tuple[list[Any], str]:
     """The names of a circuit's units, and where they came from."""
     if isinstance(circuit, str | os.PathLike):
-        path = Path(circuit)
+        path = file_of("circuit", circuit)
         try:
-            saved = "kind" in json.loads(path.read_text(encoding="utf-8"))
+            with opened(path) as file:
+                saved = "kind" in json.loads(file.read())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no circuit (JSON): {error}") from error
         circuit = Circuit.load(path) if saved else Circuit.from_mib(path)

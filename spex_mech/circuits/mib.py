@@ -8,7 +8,6 @@ blocks the MLP of a layer does not read the heads of its layer, so that edge is 
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from spex_mech.circuits.labels import Place, place_of, places_of
 from spex_mech.circuits.scores import Score
+from spex_mech.results.files import opened
 from spex_mech.results.statistics import standard_errors
 from spex_mech.units import Units
 
@@ -82,7 +82,8 @@ def read_mib(source: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[dict[s
     else:
         name = str(source)
         try:
-            read = json.loads(Path(source).read_text(encoding="utf-8"))
+            with opened(source) as file:
+                read = json.loads(file.read())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{name} is not JSON: {error}") from error
     nodes = read.get("nodes") if isinstance(read, dict) else None

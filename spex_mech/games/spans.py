@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_mech.arguments import printable
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask
@@ -168,7 +169,7 @@ def labels_of(task: Task, spans: Sequence[Sequence[int]], tokenizer: Any) -> lis
                 text = given  # with its own spaces: a tokenizer may write "3. 5"
             else:  # an uncased model reads small letters
                 text = given.lower() if _bare(text) == _bare(given.lower()) else given
-        texts.append(text)
+        texts.append(printable(text))
     return [f"{span[0]}:{text}" for span, text in zip(spans, texts, strict=True)]
 
 

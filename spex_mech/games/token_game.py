@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spex_mech.arguments import label_list
 from spex_mech.engine.architectures import is_hooked
 from spex_mech.engine.device import computing, device_of, in_batches, out_of_inference_mode
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped
@@ -108,10 +109,8 @@ class TokenGame(Game):
         unhidden = _read_at(model, task) if self.masking == "attention" else set()
         self.spans = spans_of(task, spans, tokenizer, unhidden)
         _warn_of_unhidden(spans, unhidden)
-        names = list(labels) if labels is not None else labels_of(task, self.spans, tokenizer)
-        different = len(set(names))
-        if different != len(self.spans):
-            raise ValueError(f"{different} different labels for {len(self.spans)} units")
+        own = labels_of(task, self.spans, tokenizer) if labels is None else labels
+        names = label_list(own, len(self.spans))
         self._units = Units(
             Unit(name, "token", slots=tuple(map(str, span)))
             for name, span in zip(names, self.spans, strict=True)

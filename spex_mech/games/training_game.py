@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from spex_mech.arguments import label_list
 from spex_mech.arrays import numbers, own_array
 from spex_mech.engine.device import in_batches, is_out_of_memory
 from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
@@ -78,9 +79,7 @@ class TrainingGame(Game):
             raise ValueError(f"there is no example {wrong} among {n_examples}")
         self._unit_of = unit_of_places(groups, n_examples)
         numbers = ["+".join(map(str, group)) for group in groups]
-        names = numbers if labels is None else list(labels)
-        if len(names) != len(groups) or len(set(names)) < len(groups):
-            raise ValueError(f"{len(set(names))} different labels for {len(groups)} units")
+        names = label_list(numbers if labels is None else labels, len(groups))
         self._units = Units(
             Unit(name, "example", slots=tuple(str(int(i)) for i in group))
             for name, group in zip(names, groups, strict=True)

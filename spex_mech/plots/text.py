@@ -15,6 +15,7 @@ import numpy as np
 
 from spex_mech.plots.network import Edge, edges_of
 from spex_mech.plots.style import PALE_OPACITY, colour_of, main_colour, rgb
+from spex_mech.results.files import write_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.units import Units
 
@@ -40,7 +41,7 @@ class TextPicture:
 def write_page(path: str | Path, title: str, body: str) -> None:
     """Write HTML as a page."""
     page = f'<!doctype html><meta charset="utf-8"><title>{title}</title>{body}\n'
-    Path(path).write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def plot_text(found: Interactions, k: int = 10) -> TextPicture:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spex_mech.arguments import path_of
 from spex_mech.report.page import write_report
 from spex_mech.results.interactions import Interactions
 
@@ -70,8 +71,9 @@ def write_all(
             lacking.append(why)
         write_report(found, place / "report.html", task=task, command=command)
 
+    folder = path_of("folder", folder)
     try:
-        return write_together(Path(folder), write), lacking
+        return write_together(folder, write), lacking
     except OSError as error:
         kept = found.save(Path(tempfile.mkdtemp(prefix="spex-mech-")) / "interactions.npz")
         raise OSError(

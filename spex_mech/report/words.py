@@ -10,6 +10,7 @@ from spex_mech.plots.words import relation
 from spex_mech.results.audits import EARLIER, energy_text, excluded_text, recall_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import halves
+from spex_mech.results.variation import variation_text, varies
 from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
 
 
@@ -104,12 +105,16 @@ def _sure(found: Interactions) -> str:
     floor = "the rounding error that was measured in the same run"
     if resolution is not None:
         floor = f"what {resolution} values of their size cannot resolve"
+    if varies(found.about):
+        floor = "what values of the same mask differ by, and what that makes of the largest of all"
     resolved = int((~found.is_noise).sum())
     which = "All are resolved" if resolved == n else f"{resolved:,} of {n:,} are resolved"
     noise = (
         f"{origin}. {which}: they are above the noise floor of "
         f"{value_text(found.noise_floor)[1:]}, {floor}."
     )
+    if variation := variation_text(found.about):
+        noise += f" {variation[0].upper()}{variation[1:]}."
     if n_prompts < 2:
         return (
             f"{noise} There is one prompt, so that there are no standard errors and no q. A pair "

@@ -11,6 +11,7 @@ from spex_mech.results.statistics import (
     repeated_prompts,
     skewness,
 )
+from spex_mech.results.variation import variation_text
 
 _LOOKED_AT = 200  # strongest interactions
 _DISTINCT = 16  # values on a prompt, without which it may equal another by chance
@@ -55,9 +56,10 @@ def repeats_of(found: Measured) -> Int[np.ndarray, " prompt"]:
 def cautions_of(found: Measured, clusters: Int[np.ndarray, " prompt"] | None) -> list[str]:
     """Sentences; none where nothing speaks against the errors and q-values."""
     n_prompts = found.values.shape[1]
+    variation = variation_text(found.about)
+    said = [variation] if variation else []
     if n_prompts < 2 or not len(found.values):
-        return []
-    said = []
+        return said
     repeats = repeats_of(found)
     if twice := int((repeats != np.arange(n_prompts)).sum()):
         said.append(f"{twice} of {n_prompts} prompts repeat others; errors and q count them as one")

@@ -4,15 +4,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
+from spex_mech.arguments import whole
 from spex_mech.results.cautions import cautions_of, clusters_of
-from spex_mech.results.files import write_whole
+from spex_mech.results.files import opened, write_whole
 from spex_mech.results.measured import Again
 from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
 from spex_mech.results.printed import as_html, printed
@@ -75,6 +75,7 @@ class Interactions:
     def __post_init__(self) -> None:
         if self.unit_table is None or self.unit_table.labels != list(self.labels):
             object.__setattr__(self, "unit_table", Units.of_labels(self.labels))
+            object.__setattr__(self, "labels", self.unit_table.labels)
 
     def __len__(self) -> int:
         return len(self.units)
@@ -213,8 +214,7 @@ class Interactions:
         Raises:
             ValueError: k is not a whole number of at least 0.
         """
-        if not isinstance(k, Integral) or isinstance(k, bool) or k < 0:
-            raise ValueError(f"k is {k!r}; give a whole number of interactions, 0 or more")
+        whole("k", k, 0)
         rows = strongest_rows(self.mean, self.order, order)
         part = self.take(rows[:k])
         return part if order is None else as_part(part, n_measured=len(rows))
@@ -305,9 +305,9 @@ class Interactions:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is not a result, or of a newer format.
+            ValueError: it is not a result, is damaged, or of a newer format.
         """
-        with Path(path).open("rb") as raw:
+        with opened(path) as raw:
             about, of_whole = read(raw, path)
         return as_part(Interactions(**about), **of_whole)
 

@@ -1,14 +1,13 @@
 """A result as an npz file: arrays and JSON, no pickles."""
 
 import json
-import zipfile
-import zlib
 from io import BufferedIOBase
 from math import comb
 from typing import Any
 
 import numpy as np
 
+from spex_mech.arguments import printable
 from spex_mech.results.measured import Stored
 from spex_mech.units import Units
 
@@ -17,11 +16,7 @@ _ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
 # What belongs to all that was tested, not to the part that is shown or kept.
 OF_WHOLE_BY_ROW = ("q_value", "stands_out", "confirmed")
 _OF_WHOLE = (*OF_WHOLE_BY_ROW, "n_choices", "n_measured")
-# What reading a file that is no npz, or a damaged one, is seen to raise.
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, EOFError,
-    OSError, NotImplementedError,
-)  # fmt: skip
+_ZIP = b"PK"  # how an npz begins
 
 
 def write(found: Stored, file: BufferedIOBase) -> None:
@@ -46,28 +41,61 @@ def write(found: Stored, file: BufferedIOBase) -> None:
 
 def read(raw: BufferedIOBase, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a file holds: the fields of a result, and what belongs to the whole that it may be a
-    part of.
+    part of. Nothing in it is unpickled.
 
     Raises:
-        ValueError: it is not a result, or of a newer format; ``path`` is what the error calls it.
+        ValueError: it is not a result, is damaged, or of a newer format; ``path`` is what the error
+            calls it.
     """
+    start = raw.read(len(_ZIP))
+    raw.seek(0)
+    if start != _ZIP:
+        raise ValueError(f"{path} is not a spex_mech result (npz): it {_begins(start)}")
     try:
-        with np.load(raw, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            format = about.pop("format")
-            newer = format > _FORMAT
-            arrays = {} if newer else {name: file[name] for name in _ARRAYS}
-            of_whole = {name: file[name] for name in _OF_WHOLE if name in file and not newer}
-    except _DAMAGED as error:
-        raise ValueError(f"{path} is not a spex_mech result (npz): {error}") from error
-    if newer:
-        raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")
+        return _fields(raw)
+    except _NewerError:
+        raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it") from None
+    # Whatever zipfile, zlib, numpy or json raise of some changed byte.
+    except Exception as error:
+        why = error if isinstance(error, _OddError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{path} is not a spex_mech result (npz), or a damaged one ({why}); search again, or "
+            "take a copy"
+        ) from error
+
+
+class _NewerError(Exception):
+    """A newer version wrote it."""
+
+
+class _OddError(Exception):
+    """What it holds does not fit together."""
+
+
+def _begins(start: bytes) -> str:
+    return f"begins with {start!r}" if start else "is empty"
+
+
+def _fields(raw: BufferedIOBase) -> tuple[dict[str, Any], dict[str, Any]]:
+    with np.load(raw, allow_pickle=False) as file:
+        if "about" not in file:
+            raise _OddError(f"it holds {', '.join(file.files[:4])}, and no result")
+        about = json.loads(file["about"].tobytes())
+        if not isinstance(about, dict) or not isinstance(about.get("format"), int):
+            raise _OddError("it says nothing of its format")
+        format = about.pop("format")
+        if format > _FORMAT:
+            raise _NewerError
+        arrays = {name: file[name] for name in _ARRAYS}
+        of_whole = {name: file[name] for name in _OF_WHOLE if name in file}
     for name in ("n_choices", "n_measured"):
         if name in of_whole:
             of_whole[name] = int(of_whole[name])
     if "stands_out" in of_whole:
         of_whole["stands_out"] = of_whole["stands_out"].astype(bool)
-    labels = about["labels"]
+    # Before labels were checked they could hold line breaks.
+    about["labels"] = labels = [printable(label) for label in about["labels"]]
+    _check(len(labels), arrays, of_whole)
     if format == 1:  # before results had a table, and said what they were chosen from
         chosen = about["about"].get("method") in ("spex", "proxyspex")
         orders = range(2, arrays["units"].shape[1] + 1)
@@ -77,3 +105,27 @@ def read(raw: BufferedIOBase, path: Any) -> tuple[dict[str, Any], dict[str, Any]
         about["chosen_from"] = {int(o): n for o, n in about["chosen_from"].items()}
         about["unit_table"] = Units.of_columns(labels, about["unit_table"])
     return about | arrays, of_whole
+
+
+def _check(n: int, arrays: dict[str, np.ndarray], of_whole: dict[str, Any]) -> None:
+    """Raises:
+    _OddError: arrays whose shapes or contents do not fit together.
+    """
+    units, values = arrays["units"], arrays["values"]
+    mains, intact = arrays["main_effects_by_prompt"], arrays["intact_by_prompt"]
+    rows = {name: of_whole[name] for name in OF_WHOLE_BY_ROW if name in of_whole}
+    shapes = {name: array.shape for name, array in (arrays | rows).items()}
+    fits = (
+        units.ndim == values.ndim == 2
+        and len(units) == len(values)
+        and mains.shape == (n, values.shape[1])
+        and intact.shape == (values.shape[1],)
+        and all(array.shape == (len(units),) for array in rows.values())
+    )
+    if not fits:
+        raise _OddError(f"shapes of {n} units that do not fit: {shapes}")
+    kinds = (units.dtype.kind, *(array.dtype.kind for array in (values, mains, intact)))
+    if kinds[0] not in "iu" or {*kinds[1:]} != {"f"}:
+        raise _OddError("arrays of other types than numbers")
+    if units.size and not (-1 <= units.min() and units.max() < n):
+        raise _OddError(f"a unit beyond the {n}")

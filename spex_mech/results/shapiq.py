@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spex_mech.arguments import label_list
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def from_shapiq(
         ValueError: the number of labels is not that of the players.
     """
     n = int(values.n_players)
-    names = [str(unit) for unit in range(n)] if labels is None else list(labels)
-    if len(names) != n:
-        raise ValueError(f"{len(names)} labels for {n} players")
+    names = label_list(range(n) if labels is None else labels, n)
     by_set: dict[tuple[int, ...], float] = {
         tuple(int(u) for u in s): float(v) for s, v in values.interactions.items()
     }
@@ -71,7 +70,7 @@ def from_shapiq(
             main[s[0]] = -value
     sets = sorted((s for s in by_set if len(s) > 1), key=lambda s: (-abs(by_set[s]), s))
     units = np.full((len(sets), max(map(len, sets), default=2)), -1, dtype=np.int32)
-    sizes = np.zeros((len(sets), 1), dtype=np.float32)
+    sizes = np.zeros((len(sets), 1))
     for row, s in enumerate(sets):
         units[row, : len(s)] = s
         sizes[row] = (-1) ** len(s) * by_set[s]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from spex_mech.arguments import shown, whole
 from spex_mech.driver import Unchanged, Watcher, drive
 from spex_mech.game import Game, as_game
 from spex_mech.runs.store import opened
@@ -26,13 +27,14 @@ def game_from(
     workers: int | None = None,
     address: str | None = None,
     timeout: float | None = None,
+    vectorized: bool | None = None,
 ) -> Iterator[Game]:
     """A user's game, function or factory as a game, for the time of the block.
 
     Args:
         game: with ``workers`` or ``address`` a factory, such as a ``GameFactory``; otherwise what
             ``as_game`` takes.
-        n, labels: of a function.
+        n, labels, vectorized: of a function.
         workers, address, timeout: as for ``discover``.
 
     Raises:
@@ -44,10 +46,14 @@ def game_from(
                 "timeout= needs workers=1 or more: only a process of its own can be ended while it "
                 "computes"
             )
-        yield as_game(game, n, labels)
+        yield as_game(game, n, labels, vectorized)
         return
+    if workers is not None:
+        whole("workers", workers, 1)
+    if not callable(game):
+        raise ValueError(f"with workers, game is what makes the game, and {shown(game)} is no such")
     with started(game, workers, address, timeout) as remote:
-        yield as_game(remote, n, labels)
+        yield as_game(remote, n, labels, vectorized)
 
 
 def driven(

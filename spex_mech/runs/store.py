@@ -60,6 +60,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
+from spex_mech.arguments import path_of
 from spex_mech.driver import Unchanged
 from spex_mech.fingerprints import function_identity
 from spex_mech.game import Answer, Game, as_game
@@ -126,7 +127,7 @@ def opened(
         BlockingIOError: another process holds it.
         OSError: the file cannot be written.
     """
-    path = Path(os.path.abspath(path))  # wherever the game goes meanwhile
+    path = Path(os.path.abspath(path_of("store", path)))  # wherever the game goes meanwhile
     if path.is_file() and not all(os.access(at, os.W_OK) for at in (path.parent, path)):
         with _read_only(path, game, check) as store:
             yield store

@@ -76,6 +76,8 @@ class Adaptive(Search):
             )
         self.n, self.order, self.top, self._source = n, order, top, source
         wanted = budget if budget is not None else max(least, source.default_budget(n))
+        if budget is None and order > 2 and self._all_sets <= settings.few_sets:
+            wanted = self._all_sets
         self.planned = min(wanted, self._all_sets)
         self.ledger = Ledger(n, self.planned)
         rng = np.random.default_rng(seed)

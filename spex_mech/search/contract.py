@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.arguments import whole
 from spex_mech.masks import MaskBatch
 
 MASKS_PER_QUESTION = 16_384  # many workers wait for the slowest at the end of each question
@@ -31,11 +32,13 @@ class Question:
         ablated: one row a mask, padded with -1; an empty row is the intact model.
         gradient: ask for the gradient with respect to every unit's gate too.
         stage: what a progress bar calls it.
+        again: which time these masks are asked again (``search.again``); 0: the first time.
     """
 
     ablated: Int[np.ndarray, "mask slot"]
     gradient: bool = False
     stage: str = ""
+    again: int = 0
 
     def __len__(self) -> int:
         return len(self.ablated)
@@ -47,7 +50,7 @@ class Question:
 
     def batch(self, n: int) -> MaskBatch:
         """Its masks over n units, as everything between a driver and a game takes them."""
-        return MaskBatch.of_rows(self.ablated, n)
+        return MaskBatch.of_rows(self.ablated, n, self.again)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +126,7 @@ def check_order(n: int, order: int) -> None:
     """Raises:
     ValueError: there are no interactions of this order among so many units.
     """
+    whole("order", order, 2)
     if n < 2 or not 2 <= order <= n:
         raise ValueError(
             f"interactions of order {order} among {n} unit(s): the order must be at least 2 and at "

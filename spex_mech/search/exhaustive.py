@@ -95,7 +95,7 @@ class Exhaustive(Search):
             for slots in combinations(range(size), smaller):
                 at = self._find(self._plan[size][rows][:, slots])
                 effects -= self._values[smaller][at]
-        self._told.append(effects.astype(np.float32) if size > 1 else effects)
+        self._told.append(effects)
         if size > 1:
             self._note(self._plan[size][rows], effects.mean(axis=1))
         start += len(values)

@@ -66,15 +66,23 @@ class HigherOrders:
             yield from ledger.measure(wanted, "higher orders", mine.reserved)
 
     def fill(self, budget: Budget) -> Asking[None]:
-        """Spend what is left on sets of the highest order."""
-        for _ in range(self._context.settings.n_rounds):
-            sets = self.weak_sets(self._order, max(4, budget.left))
-            measured = yield from self._ledger.measure(sets, "higher orders", budget.reserved)
-            if not measured:
-                return
+        """Spend what is left on sets of the highest order, and where those are out of reach or all
+        measured, of the next lower one."""
+        for order in range(self._order, 1, -1):
+            wider = 1
+            for _ in range(self._context.settings.n_rounds):
+                if budget.left < 1:
+                    return
+                sets = self.weak_sets(order, wider * max(4, budget.left))
+                measured = yield from self._ledger.measure(sets, "higher orders", budget.reserved)
+                if not measured and sets:
+                    break
+                wider *= 1 if measured else 4
 
     def _tree(self, budget: Budget, order: int) -> Asking[None]:
-        room = budget.left
+        room, settings = budget.left, self._context.settings
+        if room < len(settings.shares) * settings.per_share_higher:  # what the fraction may cost
+            return
         fraction = yield from self._source.higher_fraction(self._context)
         share = _TREE_IF_EXHAUSTED if self._ranker.exhausted else _TREE
         yield from higher_tree(self._context, budget.allot(int(share * room)), order, fraction)
@@ -120,7 +128,7 @@ class HigherOrders:
     def _grown_by_sharing(self, parents: list[Set], order: int, room: int) -> list[Set]:
         """Unions of two strong sets that share all but one unit, strongest first."""
         predicted: dict[Set, float] = {}
-        strong = parents[: max(8, int(2 * np.sqrt(room)))]
+        strong = parents[: max(8, int(2 * np.sqrt(max(0, room))))]
         for a, b in combinations(strong, 2):
             union = tuple(sorted({*a, *b}))
             if len(union) == order:

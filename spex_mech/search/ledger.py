@@ -153,7 +153,7 @@ class Ledger:
         n_prompts = len(self.value[()])
         width = max([len(s) for s in sets], default=2)
         units = np.full((len(sets), width), -1, dtype=np.int32)
-        values = np.zeros((len(sets), n_prompts), dtype=np.float32)
+        values = np.zeros((len(sets), n_prompts))
         for row, s in enumerate(sets):
             units[row, : len(s)] = s
             values[row] = self.effect(s)

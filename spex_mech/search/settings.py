@@ -67,9 +67,16 @@ class SearchSettings:
         higher_share_exhausted: the same where the strong pairs are thought to be measured.
         all_pairs_factor: a budget of so many times all pairs pays for all pairs first, where
             higher orders are asked for.
+        few_sets: where higher orders are asked for, and all sets are so few or fewer, the default
+            budget pays for all of them. A compromise.
         weak_share: of what is for higher orders: sets of strong units with weak subsets.
         audit_share: of the budget, for the audit. At most a tenth is what a user would give.
         min_audit, max_audit: tests of the audit.
+
+        again_share: of the budget, masks that are asked again. By the wish for a few percent.
+        min_again, max_again: masks that are asked again. From 8 on a quantile of Student's t is no
+            more than twice that of a normal distribution.
+        enough_again: masks that are asked again where values differ and the budget is the default.
 
         shares: of the units, ablated to see how much may be. Halvings of a half.
         per_share, per_share_higher: masks of each of those, in ProxySPEX and before group tests of
@@ -128,10 +135,16 @@ class SearchSettings:
     higher_share: float = 0.25
     higher_share_exhausted: float = 0.8
     all_pairs_factor: float = 1.25
+    few_sets: int = 300
     weak_share: float = 0.1
     audit_share: float = 0.03
     min_audit: int = 30
     max_audit: int = 400
+
+    again_share: float = 0.03
+    min_again: int = 8
+    max_again: int = 200
+    enough_again: int = 48
 
     shares: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625)
     per_share: int = 2

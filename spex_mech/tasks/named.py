@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spex_mech.arguments import file_of, path_of, whole
 from spex_mech.engine.facts import vocabulary_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
@@ -59,10 +60,8 @@ def load_task(
     Raises:
         ValueError: an unknown task, or one that this model's tokenizer cannot express.
     """
-    if n_prompts is not None and n_prompts < 1:
-        raise ValueError(f"n_prompts is {n_prompts}; it must be at least 1")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must not be negative")
+    n_prompts = None if n_prompts is None else whole("n_prompts", n_prompts, 1)
+    seed, name = whole("seed", seed, 0), str(name)
     if unknown := set(options) - set(_OPTIONS.get(name, ())):
         raise ValueError(f"the task {name!r} takes no option {min(unknown)!r}")
     rng = np.random.default_rng(seed)
@@ -82,7 +81,7 @@ def load_task(
             # They never end: where almost none is usable, say so.
             task = task_from_rows(islice(rows, 50 * n_named), tokenizer, n_named, name)
         else:
-            rows = read_rows(Path(name), tokenizer)
+            rows = read_rows(file_of("the file of prompts", name), tokenizer)
             rows = [rows[i] for i in rng.permutation(len(rows))]
             ids = isinstance(rows[0].answers[0], int) and rows[0].metric == "logit_diff"
             task = task_from_rows(rows, tokenizer, n_prompts, Path(name).stem, ids)
@@ -131,9 +130,10 @@ def _text(
     file: str | Path | None = None,
     n_tokens: int = 64,
 ) -> Task:
-    if file is None or not Path(file).is_file():
+    path = None if file is None else path_of("file", file)
+    if path is None or not path.is_file():
         raise ValueError(f"the text task reads a file: give file=, a text file (got {file!r})")
-    text = Path(file).read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     length = n_tokens - len(head)

@@ -1,0 +1,176 @@
+"""The one place that checks plain arguments: whole numbers, shares, words, switches, labels, paths.
+
+Each error is a ``ValueError`` that names the argument, the value that came with its type, and what
+is allowed. Numbers in tables, masks and answers have their door in ``arrays``.
+"""
+
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_LONGEST = 60  # characters of a value that an error shows
+# Line breaks, tabs and other control characters, and halves of characters that no file can hold.
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+
+
+def shown(value: Any) -> str:
+    """A value and its type, for an error's text.
+
+    >>> shown("a"), shown(2.5)
+    ("'a', a str", '2.5, a float')
+    """
+    text = repr(value)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 4]} ..."
+    kind = type(value).__name__
+    article = "an" if kind[0] in "aeiouAEIOU" else "a"
+    return "None" if value is None else f"{text}, {article} {kind}"
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A whole number of Python or numpy.
+
+    Raises:
+        ValueError: it is none, or out of bounds.
+
+    >>> whole("order", np.int64(3), 2)
+    3
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+        if number >= least and (most is None or number <= most):
+            return number
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ValueError(f"{name} is {shown(value)}; it must be a whole number {bounds}")
+
+
+def share(name: str, value: Any) -> float:
+    """A part of something, from 0 to less than 1.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < 1:
+        return float(value)
+    raise ValueError(f"{name} is {shown(value)}; it must be a number from 0 to less than 1")
+
+
+def switch(name: str, value: Any) -> bool:
+    """True or False, also of numpy.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} is {shown(value)}; it must be True or False")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
+    """One of some words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    choices = tuple(choices)
+    if isinstance(value, str) and value in choices:
+        return value
+    said = f"unknown {name} {value!r}" if isinstance(value, str) else f"{name} is {shown(value)}"
+    raise ValueError(f"{said}; choose one of {', '.join(choices)}")
+
+
+def path_of(name: str, value: Any) -> Path:
+    """A path, with ``~`` as the home folder.
+
+    Raises:
+        ValueError: it is no path, is empty, or names memory and no file.
+    """
+    if isinstance(value, bool | bytes) or not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name} is {shown(value)}; it must be a path, such as 'out/run.sqlite'")
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise ValueError(f"{name} is {shown(text)}; it must be a path that can be written")
+    if text.startswith((":memory:", "file:")):
+        raise ValueError(f"{name} is {text!r}, which is no file; give the path of a file")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} is {text!r}, and there is no such home folder: {error}") from None
+
+
+def file_of(name: str, value: Any) -> Path:
+    """The same, of a file.
+
+    Raises:
+        ValueError: as of :func:`path_of`, or it is a folder.
+    """
+    path = path_of(name, value)
+    if path.is_dir():
+        raise ValueError(f"{name} {path} is a folder; give a file in it")
+    return path
+
+
+def label_list(labels: Any, n: int | None = None) -> list[str]:
+    """The names of units as strings (of one string, its letters). Numbers become their text.
+
+    Raises:
+        ValueError: they are not ``n``, one is empty, comes twice, holds a line break or another
+            control character, or is neither a string nor a whole number.
+
+    >>> label_list(["a", 7], 2)
+    ['a', '7']
+    """
+    if isinstance(labels, bytes) or not isinstance(labels, Iterable):
+        raise ValueError(f"labels is {shown(labels)}; it must be a list of strings, one per unit")
+    names = [_label(number, label) for number, label in enumerate(labels)]
+    if n is not None and len(names) != n:
+        raise ValueError(f"{len(names)} labels for {n} units; give one for each")
+    if (twice := first_twice(names)) is not None:
+        raise ValueError(f"two units are called {twice!r}; a label must name one")
+    return names
+
+
+def first_twice(names: Sequence[str]) -> str | None:
+    """The first name that comes a second time."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _label(number: int, label: Any) -> str:
+    if isinstance(label, Integral) and not isinstance(label, bool):
+        return str(int(label))
+    if not isinstance(label, str):
+        raise ValueError(f"the label of unit {number} is {shown(label)}; it must be a string")
+    if not label.strip():
+        raise ValueError(f"the label of unit {number} is {label!r}; it must not be empty")
+    if unprintable(label):
+        raise ValueError(
+            f"the label of unit {number} is {label!r}, which holds a line break or another control "
+            "character; leave it out"
+        )
+    return str(label)
+
+
+def unprintable(text: str) -> bool:
+    """Whether a text holds what no table can: line breaks, control characters, half characters."""
+    if text.isprintable():  # most are, and this is quick
+        return False
+    return any(unicodedata.category(character) in _UNPRINTABLE for character in text)
+
+
+def printable(text: str) -> str:
+    """A text with what no table can hold written as Python writes it.
+
+    >>> printable("a\\nb")
+    'a\\\\nb'
+    """
+    return "".join(c if not unprintable(c) else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,119 @@
+"""Wrong arguments, tried without the tests' own type checks, as a user would: prints one JSON line
+per case, with what came of it. ``python -m tests.wrong FOLDER``."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import spex_mech as sm
+
+
+def pair(masks: Any) -> Any:
+    """One pair, +3."""
+    kept = np.asarray(masks, dtype=np.float64)
+    return 3 * (1 - kept[:, 0]) * (1 - kept[:, 1]) + kept.sum(1)
+
+
+def search(function: Callable[[Any], Any] = pair, **options: Any) -> Any:
+    given = {"n": 4, "method": "exhaustive", "progress": False} | options
+    return sm.discover(function, **given)
+
+
+def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """What is wrong, what its error must hold, and the call."""
+    found = search()
+    for name, value in {
+        "order": 2.5, "budget": "x", "seed": "a", "n": "4", "vectorized": "no",
+    }.items():  # fmt: skip
+        yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: search(**{n: v})
+    for name, value in {"order": True, "seed": -1, "budget": 0, "n": 4.0, "method": 3}.items():
+        yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: search(**{n: v})
+    for name, value in {"top": "x", "audit": 2, "gradients": "no", "masks": 1}.items():
+        yield (
+            f"{name}={value!r}", f"{name} is {value!r}",
+            lambda n=name, v=value: search(method="proxyspex", **{n: v}),
+        )  # fmt: skip
+    for value in ("x", -1, 2.5, None):
+        yield f"top({value!r})", f"k is {value!r}", lambda v=value: found.top(v)
+    for value in ("", " ", True, b"a", ":memory:", 3, folder):
+        yield f"store={value!r}", "store", lambda v=value: search(store=v)
+        yield f"save({value!r})", "path", lambda v=value: found.save(v)
+    yield "~ of nobody", "no such home folder", lambda: search(store="~nobody-here/x")
+    yield "distill budget", "budget is 'x'", lambda: sm.distill(pair, "x", n=4)
+    yield "confirm k", "k is 'x'", lambda: sm.confirm(found, pair, k="x")
+    yield "workers=0", "workers is 0", lambda: search(workers=0)
+    yield "load", "there is no file", lambda: sm.Interactions.load(folder / "nosuch.npz")
+    yield "sets", "sets is 'ab'", lambda: sm.measure(pair, "ab", n=4)
+    yield "a set", "unknown unit 9", lambda: sm.measure(pair, [(0, 9)], n=4)
+    yield "a set of sets", "unknown unit", lambda: sm.measure(pair, [([0], 1)], n=4)
+
+
+def labels() -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for value, text in (
+        (["a", "a", "b", "c"], "two units are called 'a'"),
+        (["a", "", "b", "c"], "label of unit 1 is ''"),
+        (["a", "b", " ", "c"], "label of unit 2 is ' '"),
+        (["a", "b"], "2 labels for 4 units"),
+        (["a", "b\nc", "d", "e"], r"unit 1 is 'b\nc', which holds a line break"),
+        (["a", "b", "c", "d\udc80"], "label of unit 3"),
+        (["a", None, "b", "c"], "label of unit 1 is None"),
+        (["a", 1.5, "b", "c"], "label of unit 1 is 1.5"),
+        (7, "labels is 7"),
+        (b"abcd", "labels is b'abcd'"),
+    ):
+        yield repr(value), text, lambda v=value: search(labels=v)
+        if isinstance(value, list):
+            game = type("Own", (), {"labels": value, "__len__": lambda self: 4})
+            game.__call__ = lambda self, masks: pair(masks)  # type: ignore[method-assign]
+            yield f"game of {value!r}", text, lambda g=game: search(g(), n=None)
+
+
+def answers() -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for name, function, text in (
+        ("dict", lambda m: {"score": 1.0}, "returned {'score': 1.0}, a dict"),
+        ("None", lambda m: None, "returned None"),
+        ("generator", lambda m: (v for v in pair(m)), "a generator"),
+        ("ragged", lambda m: [[1.0], [1.0, 2.0], [3.0]][: len(m)], "returned"),
+        ("strings", lambda m: ["a"] * len(m), "returned ['a'"),
+        ("complex", lambda m: 1j * pair(m), "(complex128)"),
+        ("complex tensor", lambda m: torch.from_numpy(pair(m)) * 1j, "(torch.complex128)"),
+        ("objects", lambda m: np.array([object()] * len(m)), "(object)"),
+        ("meta", lambda m: torch.zeros(len(m), device="meta"), "torch.float32"),
+        ("set", lambda m: {1.0, 2.0}, "a set"),
+        ("dates", lambda m: np.array(["2020-01-01"] * len(m), dtype="M8[D]"), "datetime64"),
+        ("a huge integer", lambda m: [10**400] * len(m), "returned"),
+        ("a module", lambda m: np, "a module"),
+        ("nan", lambda m: pair(m) * np.nan, "value is nan with nothing ablated"),
+        ("too large", lambda m: pair(m) * 1e200, "1e+150"),
+        ("too small", lambda m: pair(m) * 1e-200, "1e-150"),
+        ("three axes", lambda m: np.zeros((len(m), 2, 2)), "returned shape"),
+        ("no prompts", lambda m: np.zeros((len(m), 0)), "returned shape"),
+        ("mixes masks", lambda m: pair(m) - pair(m).mean(), "depends on the masks"),
+        ("both", lambda m: np.asarray(m)[..., 0] * np.ndim(m), "takes both many masks and one"),
+    ):
+        yield name, text, lambda f=function: search(f)
+
+
+def main(folder: Path) -> None:
+    for kind, cases in (
+        ("argument", arguments(folder)), ("label", labels()), ("answer", answers()),
+    ):  # fmt: skip
+        for name, text, call in cases:
+            try:
+                came, own = f"no error: {call()!r}"[:200], False
+            except Exception as error:
+                came = str(error)
+                last = traceback.extract_tb(error.__traceback__)[-1].filename
+                known = isinstance(error, ValueError | OSError)
+                own = known and ("spex_mech" in last or "contextlib" in last)
+            print(json.dumps({"kind": kind, "case": name, "text": text, "came": came, "own": own}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
