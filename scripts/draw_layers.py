@@ -24,8 +24,11 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("engine", "how a model answers: places, passes, replay, metrics", "6 7"),
     ("results proxies search", "what was measured; learners; which masks to ask for", "1 9 10"),
     ("game proxy", "the types Game and Proxy, from which one's own derive", "4"),
+    ("calls", "how a user's function of masks is called", ""),
     ("fingerprints pairs setfunctions units", "hashes; largest pairs; Moebius; columns", ""),
-    ("arrays masks", "numbers that users bring; MaskBatch", ""),
+    ("masks", "MaskBatch", ""),
+    ("arrays", "numbers that users bring", ""),
+    ("arguments", "whole numbers, words, labels and paths that users bring", ""),
 )
 WIDTH, HEIGHT, GAP, LEFT, TOP = 620, 30, 6, 12, 40
 APART = {"search", "proxies", "results"}  # they know almost nothing of what stands below them
@@ -57,7 +60,7 @@ def drawing() -> str:
             parts.append(text(x, y + 19, step, colour="white", bold=True, middle=True))
     below = TOP + len(ROWS) * (HEIGHT + GAP) + 14
     known = (
-        "search and proxies know proxy, pairs, masks, setfunctions alone, results knows units too:"
+        "search and proxies know proxy, pairs, masks, setfunctions, arguments; results units too:"
     )
     parts.append(text(LEFT, below, known, colour="#8a5a1c"))
     parts.append(text(LEFT, below + 16, "they can be tested, and replaced, without a model.",

@@ -46,7 +46,8 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
         if number >= least and (most is None or number <= most):
             return number
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise ValueError(f"{name} is {shown(value)}; it must be a whole number {bounds}")
+    said = str(value) if isinstance(value, int) else shown(value)
+    raise ValueError(f"{name} is {said}; it must be a whole number {bounds}")
 
 
 def share(name: str, value: Any) -> float:

@@ -15,6 +15,7 @@ it, nobody can tell which of the two is meant, and ``vectorized`` must say it. L
 asks some masks again in other company (``search.again``), which shows what a few masks did not.
 
 The trial takes 6 evaluations of a function of many masks (9 if it varies); they are not counted.
+With ``vectorized=True`` a function that takes tensors is not tried at all.
 """
 
 import inspect
@@ -133,7 +134,7 @@ class Called:
         Raises:
             ValueError: no way of calling it works, or two do and differ.
         """
-        if self._way is None and self.trusted:
+        if self._way is None and (self.trusted or self.vectorized):
             with suppress(Exception):  # then it is found out, and says what is wrong
                 values = _WAYS[0].ask(self.function, masks, self.labels)
                 self._way = _WAYS[0]

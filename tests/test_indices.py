@@ -247,14 +247,11 @@ def test_what_is_no_mask_is_not_explained() -> None:
         found.predict(masks[:, :5])
 
 
-def test_functions_that_expect_something_else() -> None:
+def test_functions_of_arrays_of_one_mask_and_complex_values() -> None:
     for function in (lambda m: (m[:, 0] * m[:, 1]).astype(float), lambda m: float(m[0] and m[1])):
-        with pytest.raises(
-            ValueError, match=r"many masks at a time as a bool tensor \[mask unit\]"
-        ):
-            sm.discover(function, n=5, progress=False)
+        assert sm.discover(function, n=5, progress=False).value("0", "1") == 1.0
     for function in (lambda m: m[:, 0] * 1j, lambda m: np.asarray(m[:, 0]) * 1j):
-        with pytest.raises(ValueError, match="complex values; they must be real numbers"):
+        with pytest.raises(ValueError, match="complex"):
             sm.discover(function, n=5, progress=False)
 
 

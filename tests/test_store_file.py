@@ -435,7 +435,8 @@ def test_the_command_line_shows_and_exports_a_store(tmp_path: Path, capsys: Any)
     assert "run.db: 400 evaluations" in told and ", finished" in told
     with np.load(out) as file:
         masks, values = file["masks"], file["values"]
-    assert masks.shape == (400, 40) and len(np.unique(masks, axis=0)) == 400
+    once = 400 - found.about["asked_again"]["masks"]
+    assert masks.shape == (once, 40) and len(np.unique(masks, axis=0)) == once < 400
     np.testing.assert_allclose(values[:, 0], Sums()(torch.from_numpy(masks)).numpy())
     assert len(found) and beside(tmp_path) == {"run.db", "masks.npz"}
 

@@ -279,7 +279,9 @@ def test_a_student_screens_for_a_large_model() -> None:
     about = found.about
     n = len(game)
     assert about["proxy"] == "student" and about["proxy_r2"] > 0.5
-    assert about["proxy_about"]["evaluations_of_student"] == 1 + n + n * (n - 1) // 2
+    whole = 1 + n + n * (n - 1) // 2
+    again = int(0.03 * whole)  # masks that are asked again
+    assert about["proxy_about"]["evaluations_of_student"] == whole + again
     assert found.cost["evaluations"] <= 110 < 0.25 * exact.cost["evaluations"]
 
 

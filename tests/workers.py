@@ -139,4 +139,4 @@ def _computes(pids: Path, masks: Tensor) -> Tensor:
 
 def busy(pids: Path) -> CallableGame:
     """It answers of the intact model, and then computes for ever."""
-    return CallableGame(partial(_computes, pids), [str(i) for i in range(600)])
+    return CallableGame(partial(_computes, pids), [str(i) for i in range(600)], vectorized=True)
