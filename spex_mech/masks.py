@@ -101,7 +101,7 @@ class MaskBatch:
 
     @staticmethod
     def of_keys(keys: Sequence[bytes], n_units: int) -> "MaskBatch":
-        """The masks of which :meth:`keys` gave these keys, without the times that they were asked."""
+        """The masks of these keys of :meth:`keys`, without the times that they were asked."""
         sets = []
         for key in keys:
             if key[:1] == b"\2":
