@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spex_mech.distill import Distillation, distill, explain
     from spex_mech.engine.architectures import Architecture
     from spex_mech.engine.components import Component, Components
+    from spex_mech.engine.inspection import Inspection, inspect_model
     from spex_mech.engine.prompts import Prompts
     from spex_mech.engine.task import Task
     from spex_mech.game import Game
@@ -49,6 +50,7 @@ _HOMES = {
     "FaithfulnessCurve": "circuits.curve",
     "Game": "game",
     "GameFactory": "runs.factory",
+    "Inspection": "engine.inspection",
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
     "Prompts": "engine.prompts",
@@ -67,6 +69,7 @@ _HOMES = {
     "find_circuit": "circuits.find",
     "from_shapiq": "results.shapiq",
     "frozen_features": "games.features",
+    "inspect_model": "engine.inspection",
     "load_model": "models",
     "load_task": "tasks",
     "load_tokenizer": "models",
@@ -101,6 +104,7 @@ __all__ = [
     "FaithfulnessCurve",
     "Game",
     "GameFactory",
+    "Inspection",
     "Interactions",
     "ModelGame",
     "Prompts",
@@ -119,6 +123,7 @@ __all__ = [
     "find_circuit",
     "from_shapiq",
     "frozen_features",
+    "inspect_model",
     "load_model",
     "load_task",
     "load_tokenizer",

@@ -108,7 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     for add in (_add_demo, _add_discover, _add_sweep, _add_status, _add_report):
         add(commands)
-    commands.add_parser("models", help="what --model takes").set_defaults(command=_models)
+    models = commands.add_parser("models", help="what --model takes")
+    models.add_argument(
+        "--check",
+        metavar="MODEL",
+        help="what is found in this one: heads, neurons, where and how it is known",
+    )
+    models.set_defaults(command=_models)
     commands.add_parser("tasks", help="what --task takes").set_defaults(command=_tasks)
     return parser
 
@@ -457,6 +463,12 @@ def _print_status(table: Any) -> None:
 
 def _models(options: argparse.Namespace) -> None:
     from spex_mech.models import NAMED
+
+    if options.check is not None:
+        import spex_mech as sm
+
+        say(sm.inspect_model(sm.load_model(options.check)))
+        return
 
     for name, what in NAMED.items():
         say(f"{name:<14}{what}")

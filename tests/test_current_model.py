@@ -191,7 +191,10 @@ def test_a_change_that_cannot_be_run_is_told() -> None:
     model = build("gpt2")
     game = sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"), ablation="zero")
     model.transformer.h[1].attn.c_proj = nn.Identity()
-    with pytest.raises(ValueError, match=r"changed since the game was made, .* make a new game"):
+    with (
+        pytest.warns(UserWarning, match="attention runs 2 times .* heads of 1 are found"),
+        pytest.raises(ValueError, match=r"changed since the game was made, .* make a new game"),
+    ):
         game(some_masks(3, 8))
 
 

@@ -27,6 +27,7 @@ from spex_mech.engine.discovery import (
 )
 
 Kind = Literal["head", "neuron", "kv_group"]
+_KINDS: tuple[Kind, Kind] = ("head", "neuron")
 
 # One row a family of transformers models: the two output projections of layer L.
 _FAMILIES: dict[str, tuple[str, str]] = {
@@ -180,6 +181,23 @@ def architecture_of(model: Any, architecture: Architecture | None = None) -> Arc
     return _of_transformers(model, config)
 
 
+def how_known(model: Any, architecture: Architecture | None = None) -> dict[tuple[Kind, int], str]:
+    """How it is known where heads and neurons are, by kind and layer."""
+    arch = architecture_of(model, architecture)
+    every: list[tuple[Kind, int]] = [
+        (kind, layer) for layer in range(arch.n_layers) for kind in _KINDS if arch.has(kind, layer)
+    ]
+    if architecture is not None:
+        return dict.fromkeys(every, "it was named by hand")
+    if is_hooked(model):
+        return dict.fromkeys(every, "TransformerLens calls it so")
+    try:
+        layers = _layers_of(model, seen_in(model, _text_config(model.config)))
+    except _DoesNotRun:
+        return dict.fromkeys(every, "by its name alone, as the model does not run on tokens")
+    return {(kind, layer): layers[layer][kind].how for kind, layer in every}
+
+
 def is_hooked(model: Any) -> bool:
     """Whether the model is TransformerLens's: a TransformerBridge or a HookedTransformer."""
     return all(hasattr(model, name) for name in ("cfg", "hooks", "hook_dict", "blocks"))
@@ -187,11 +205,14 @@ def is_hooked(model: Any) -> bool:
 
 def _of_transformers(model: nn.Module, config: Any) -> Architecture:
     family = config.model_type
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = _text_config(config)
+    try:
+        return _found(model, family, text)
+    except _DoesNotRun:
+        if family not in _FAMILIES and family not in _EXPERTS and family != "albert":
+            raise
     if family == "albert":
         return _of_albert(model, text)
-    if family not in _FAMILIES and family not in _EXPERTS:
-        return _found(model, family, text)
     attention, mlp = _FAMILIES.get(family) or (_EXPERTS[family], None)
     heads, neurons = _numbered(model, attention), _numbered(model, mlp) if mlp else {}
     if not heads:
@@ -216,6 +237,12 @@ _NO_ATTENTION = (
     "in a pass over it no attention function of transformers or torch ran, and no weights that sum "
     "to 1 met values (a state-space model, or attention of its own kind)"
 )
+
+
+class _DoesNotRun(ValueError):
+    """The model could not be run on tokens."""
+
+
 _KNOWN: "WeakKeyDictionary[nn.Module, tuple[Any, Seen | str]]" = WeakKeyDictionary()
 
 
@@ -225,8 +252,7 @@ def seen_in(model: nn.Module, text: Any) -> Seen:
     Raises:
         ValueError: the model could not be run on tokens.
     """
-    modules = [(name, id(m), type(m)) for name, m in model.named_modules()]
-    state = hash(tuple(modules))
+    state = hash(tuple(_state_of(name, m) for name, m in model.named_modules()))
     known = _KNOWN.get(model)
     if known is None or known[0] != state:
         inputs = token_inputs(model, getattr(text, "vocab_size", None))
@@ -236,17 +262,29 @@ def seen_in(model: nn.Module, text: Any) -> Seen:
             seen = str(error)
         known = _KNOWN[model] = (state, seen)
     if isinstance(known[1], str):
-        raise ValueError(
+        raise _DoesNotRun(
             f"{type(model).__name__} does not run on {N_POS} tokens, which is how heads and "
             f"neurons are found ({known[1]}); {_NAME_IT}"
         )
     return known[1]
 
 
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _state_of(name: str, module: nn.Module) -> tuple[Any, ...]:
+    """What tells whether a module is still the one that was looked at."""
+    own = vars(module).items()
+    plain = [(k, v) for k, v in own if isinstance(v, int | str) and k != "training"]
+    shapes = [tuple(p.shape) for p in module._parameters.values() if p is not None]
+    return (name, id(module), type(module), tuple(plain), tuple(shapes))
+
+
 def _found(model: nn.Module, family: str, text: Any) -> Architecture:
     """What running the model finds and proves."""
     seen = seen_in(model, text)
-    no_heads, no_neurons = _why_none(seen)
+    no_heads, no_neurons = _why_none(model, seen)
     if not seen.heads and not seen.neurons:
         raise ValueError(
             f"a {family} model has neither heads nor neurons that can be told apart: {no_heads}; "
@@ -259,8 +297,7 @@ def _found(model: nn.Module, family: str, text: Any) -> Architecture:
             stacklevel=5,
         )
     layers = _layers_of(model, seen)
-    kinds = [[layer.get(kind) for layer in layers] for kind in ("head", "neuron")]
-    heads, neurons = kinds
+    heads, neurons = [[layer.get(kind) for layer in layers] for kind in _KINDS]
     shared = any(p and p.n_kv and p.n_kv < p.count for p in heads)
     return Architecture(
         heads=tuple(p and p.name for p in heads),
@@ -274,14 +311,18 @@ def _found(model: nn.Module, family: str, text: Any) -> Architecture:
     )
 
 
-def _why_none(seen: Seen) -> tuple[str, str]:
+def _why_none(model: nn.Module, seen: Seen) -> tuple[str, str]:
     """Why there are no heads, and no neurons, where there are none."""
-    heads = "; ".join(dict.fromkeys(seen.no_heads[:2])) or _NO_ATTENTION
-    neurons = "; ".join(dict.fromkeys(seen.no_neurons[:2])) or (
+    heads = "; ".join(dict.fromkeys(seen.no_heads[:2]))
+    heads = heads or ("no attention ran in it" if seen.heads else _NO_ATTENTION)
+    if neurons := "; ".join(dict.fromkeys(seen.no_neurons[:2])):
+        return heads, neurons
+    if any("expert" in name.rpartition(".")[2].lower() for name, _ in model.named_modules()):
+        return heads, "its MLPs are mixtures of experts, in which no neuron runs for every token"
+    return heads, (
         "none of its linear layers reads what comes number by number from a linear layer before "
-        "it, at every token (in mixtures of experts no neuron runs for every token)"
+        "it, at every token"
     )
-    return heads, neurons
 
 
 def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
@@ -290,7 +331,7 @@ def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
     events.sort(key=lambda event: event[1].time)
     stacks = {
         kind: {block_of(p.name).rpartition(".")[0] for k, p in events if k == kind}
-        for kind in ("head", "neuron")
+        for kind in _KINDS
     }
     one_stack = all(len(names) <= 1 for names in stacks.values())
     layers: list[dict[str, Place]] = []
