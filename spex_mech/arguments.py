@@ -28,7 +28,7 @@ def shown(value: Any) -> str:
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 4]} ..."
     kind = type(value).__name__
-    article = "an" if kind[0] in "aeiouAEIOU" else "a"
+    article = "an" if kind[0] in "aeiouAEIOU" or kind == "ndarray" else "a"
     return "None" if value is None else f"{text}, {article} {kind}"
 
 

@@ -88,6 +88,10 @@ def _terminated() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *arguments: Any, **given: Any) -> None:
+        # Whole names only: --te would be --text for one lens, and unknown to what checks lenses.
+        super().__init__(*arguments, **(given | {"allow_abbrev": False}))
+
     def error(self, message: str) -> NoReturn:
         """One line, without the usage: --help has it."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -228,7 +232,11 @@ def _add_status(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="write a saved result as a web page")
     report.add_argument("result", type=_path, help="an interactions.npz")
-    report.add_argument("--out", type=_path, help="the page; default: report.html beside it")
+    report.add_argument(
+        "--out",
+        type=_path,
+        help="the page; default: report.html beside it, or report-2.html where there is another",
+    )
     report.add_argument("--title", help="default: model and task")
     report.set_defaults(command=_report)
 
@@ -357,21 +365,23 @@ def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     import spex_mech as sm
+    from spex_mech.report.folder import free_name
+    from spex_mech.report.page import page_of
+    from spex_mech.results.files import write_whole
 
     found = sm.Interactions.load(options.result)
-    out = options.out or options.result.with_name("report.html")
-    say(f"written to {sm.write_report(found, out, title=options.title)}")
+    page = page_of(found, title=options.title)
+    out = options.out or free_name(options.result.with_name("report.html"), page)
+    say(f"written to {write_whole(out, lambda file: file.write(page))}")
 
 
 def _discover_data(options: argparse.Namespace) -> None:
-    import numpy as np
-
     import spex_mech as sm
+    from spex_mech.results.files import write_text
 
     if options.examples is None:
         raise ValueError("--lens data needs --examples FILE.npz")
-    with np.load(options.examples, allow_pickle=False) as file:
-        held = dict(file)
+    held = _arrays(options.examples)
     texts = [str(text) for text in held["texts"]] if "texts" in held else None
     if {"masks", "values"} <= set(held):
         # Numbered, as the tokens of a text are: two examples may have the same text.
@@ -380,8 +390,7 @@ def _discover_data(options: argparse.Namespace) -> None:
         known = sm.explain(held["masks"], held["values"], proxy, labels=labels)
         told = "of no held-out mask" if known.r2 is None else f"{known.r2:.2f} on held-out masks"
         table = known.frame(20, options.order, kind="banzhaf")
-        options.out.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.out / "estimates.csv", index=False)
+        write_text(options.out / "estimates.csv", table.to_csv(index=False))
         say(f"estimates from {known.n_masks:,} known masks, R² {told}")
         say(table.to_string(index=False))
         say(f"\nwritten to {options.out}: estimates.csv")
@@ -398,6 +407,26 @@ def _discover_data(options: argparse.Namespace) -> None:
     sm.plot_examples(found, texts).save(options.out / "examples.html")
     said = "and examples.html, the examples that pull together or against one another"
     say(f"{found}\n\n{files}\n{said}")
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz; nothing in it is unpickled.
+
+    Raises:
+        ValueError: it is no .npz, or holds objects.
+    """
+    import numpy as np
+
+    from spex_mech.results.files import opened
+
+    with opened(path) as raw:
+        try:
+            with np.load(raw, allow_pickle=False) as file:
+                return dict(file)
+        except Exception as error:  # whatever zipfile, zlib or numpy raise of some other file
+            raise ValueError(
+                f"{path} is no .npz of numbers, as numpy.savez(path, x=..., y=...) writes it"
+            ) from error
 
 
 def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
@@ -489,7 +518,7 @@ def _write(found: Any, options: argparse.Namespace, task: Any) -> str:
     from spex_mech.report.folder import write_all
 
     command = shlex.join(["spex-mech", *options.words])
-    written, lacking = write_all(found, options.out, task=task, command=command)
-    for reason in lacking:
-        print(reason, file=sys.stderr)
+    written, remarks = write_all(found, options.out, task=task, command=command, keep_others=True)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
     return f"written to {options.out}: {', '.join(written)}"

@@ -396,13 +396,18 @@ def confirm(
         of each (``searched``), and what ``holds``. ``found.confirmed_by(again)`` keeps it.
 
     Raises:
-        TypeError: what is to be confirmed are no interactions.
+        TypeError: what is to be confirmed are no interactions, or the game is a result.
         ValueError: the other game lacks a unit, or k is under 1.
     """
     if not isinstance(found, Interactions):
         raise TypeError(
             f"confirm takes Interactions, not {type(found).__name__}; a circuit is scored on other "
             "prompts by score_circuit(game, circuit)"
+        )
+    if isinstance(game, Interactions):
+        raise TypeError(
+            "the second argument of confirm is a game on other prompts, not a result: "
+            "confirm(found, ModelGame(model, other_task))"
         )
     whole("k", k, 1)
     top, run = found.top(k), {"progress": progress, "store": store}

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.arguments import label_list, shown, switch, whole
-from spex_mech.arrays import answer_table, mask_array
+from spex_mech.arrays import answer_table, mask_array, own_array
 from spex_mech.calls import Called
 from spex_mech.fingerprints import function_identity
 from spex_mech.masks import MaskBatch
@@ -212,8 +212,14 @@ class Game(ABC):
         return torch.cat([torch.from_numpy(self.evaluate(part).values) for part in parts])
 
     def mean(self, masks: Any) -> Float[np.ndarray, " mask"]:
-        """The prompt mean in numpy: what shapiq's approximators take as a game."""
-        return self(masks).mean(dim=1).numpy()
+        """The prompt mean in numpy: what shapiq's approximators and explainers take as a game.
+
+        Args:
+            masks: ``[mask unit]`` as a call takes them; or one, ``[unit]``, as some of shapiq's
+                give it, whose answer has one entry.
+        """
+        array = own_array("masks", masks)
+        return self(array[None] if array.ndim == 1 else array).mean(dim=1).numpy()
 
     def gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:
         """The derivative of the prompt mean by every unit's gate, at masks or at gates between 0

@@ -72,9 +72,13 @@ def test_a_report_of_a_saved_result(model: str, tmp_path: Path, capsys: Any) -> 
     saved = str(tmp_path / "interactions.npz")
     assert cli.main(["report", saved, "--out", str(tmp_path / "a" / "b.html")]) == 0
     assert "Interactions: " in (tmp_path / "a" / "b.html").read_text(encoding="utf-8")
-    assert cli.main(["report", saved, "--title", "Mine"]) == 0
-    assert "<title>Mine</title>" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert capsys.readouterr().out.endswith(f"written to {tmp_path / 'report.html'}\n")
+    before = (tmp_path / "report.html").read_bytes()
+    for title, name in (("Mine", "report-2"), ("Mine", "report-2"), ("Other", "report-3")):
+        assert cli.main(["report", saved, "--title", title]) == 0
+        page = tmp_path / f"{name}.html"
+        assert f"<title>{title}</title>" in page.read_text(encoding="utf-8")
+        assert capsys.readouterr().out.endswith(f"written to {page}\n")
+    assert (tmp_path / "report.html").read_bytes() == before
     assert "is not a spex_mech result" in refused(capsys, "report", str(tmp_path / "report.html"))
 
 
@@ -201,7 +205,7 @@ def test_units_by_kind(model: str, tmp_path: Path, units: str, n_units: int) -> 
         ("--ablation blur", ["unknown ablation 'blur'", "mean", "resample"]),
         ("--units L9H0", ["unknown component L9H0", "layers 0 to 1"]),
         ("--units L0H7", ["unknown component L0H7", "2 heads"]),
-        ("--units what", ["'what' is not the label of a component"]),
+        ("--units what", ["unknown units 'what'; give one of heads, neurons, kv_groups"]),
         ("--units L7H*", ["no component matches 'L7H*'"]),
         ("--units heads,L0H0", ["duplicate unit", "L0H0"]),
         ("--budget 5", ["a budget of 5 evaluations is too small", "at least 11"]),
@@ -298,6 +302,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch: Any, capsys: Any) -> None:
         ("", "required: command"),
         ("fly", "invalid choice: 'fly'"),
         ("discover --budget many", "--budget: invalid int value: 'many'"),
+        ("discover --te hello", "unrecognized arguments: --te hello"),
         ("discover --colour red", "unrecognized arguments: --colour red"),
     ],
 )
@@ -385,6 +390,33 @@ def test_what_becomes_of_the_output_costs_no_result(tmp_path: Path, sink: str) -
         assert "nothing more can be printed" in run.stderr
 
 
+def test_another_result_is_moved_and_not_overwritten(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "report.html").write_text("my own page")
+    arguments = ["discover", "--n-prompts", "2", "--method", "exhaustive", "--out", str(tmp_path)]
+    moved = f"the other result that was in {tmp_path} is now in {tmp_path}/earlier-"
+    assert cli.main(arguments) == 0 and moved + "1" in capsys.readouterr().err
+    assert (tmp_path / "earlier-1" / "report.html").read_text() == "my own page"
+    assert cli.main(arguments) == 0 and "other result" not in capsys.readouterr().err  # the same
+    first = (tmp_path / "interactions.npz").read_bytes()
+    assert cli.main([*arguments, "--seed", "5"]) == 0 and moved + "2" in capsys.readouterr().err
+    assert (tmp_path / "earlier-2" / "interactions.npz").read_bytes() == first
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "earlier-1", "earlier-2", "interactions.npz", "interactions.csv", "map.png", "report.html",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b'[{"x": 1}]', b"", b"PK\x03\x04 and nothing", b"\x93NUMPY"])
+def test_examples_that_are_no_arrays(content: bytes, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "rows.npz"
+    file.write_bytes(content)
+    words = ["discover", "--lens", "data", "--out", str(tmp_path / "o"), "--examples"]
+    error = refused(capsys, *words, str(file))
+    assert f"{file} is no .npz of numbers" in error and "pickle" not in error
+    assert f"there is no file {tmp_path}/no.npz" in refused(capsys, *words, f"{tmp_path}/no.npz")
+    np.savez(file, x=np.array([{}], dtype=object))
+    assert "is no .npz of numbers" in refused(capsys, *words, str(file))
+
+
 def test_a_terminal_that_lacks_characters_costs_no_result(tmp_path: Path) -> None:
     masks = np.random.default_rng(0).random((60, 4)) < 0.5
     np.savez(tmp_path / "mv.npz", masks=masks, values=1.0 * (masks[:, 0] & masks[:, 1]))
@@ -425,6 +457,7 @@ def test_results_of_two_runs_are_never_mixed(
     ("words", "match"),
     [
         (["--text", "hello"], "--text goes with --lens tokens, and this is --lens model"),
+        (["--lens", "data", "--ablation=zero"], "--ablation goes with --lens model"),
         (["--penalty=3"], "--penalty goes with --lens data"),
         (["--lens", "tokens", "--text", "a", "--task", "ioi"], "--task goes with --lens model"),
         (["--lens", "data", "--examples", "x", "--answer", "y"], "--answer goes with --lens token"),

@@ -1,5 +1,7 @@
 """Labels, selection, and the plan that the engine applies."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -122,3 +124,23 @@ def test_units_show_themselves_in_one_line() -> None:
     assert str(heads[3]) == "L0H3"
     assert repr(heads) == "Components(8: L0H0, L0H1, L0H2, L0H3, ...)"
     assert repr(heads[:2]) == "Components(2: L0H0, L0H1)"
+
+
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        ("L0H3,L1H0", ["L0H3", "L1H0"]),
+        (["L0H3", "L1H0"], ["L0H3", "L1H0"]),
+        (("L1H*", "L0H2"), ["L1H0", "L1H1", "L1H2", "L1H3", "L0H2"]),
+        ([sm.Component("head", 1, 2)], ["L1H2"]),
+        (sm.Component("head", 0, 1), ["L0H1"]),
+    ],
+)
+def test_a_game_takes_units_by_name(given: Any, labels: list[str]) -> None:
+    model = sm.load_model("demo")
+    task = sm.load_task("induction", model, n_prompts=2)
+    game = sm.ModelGame(model, task, given)
+    assert game.labels == labels
+    same = sm.ModelGame(model, task, sm.Components.named(model, labels))
+    masks = torch.eye(len(labels), dtype=torch.bool)
+    assert torch.equal(game(masks), same(masks))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import spex_mech as sm
+from spex_mech.game import as_game
 from tests.planted import planted_game
 from tests.test_proxyspex import Quadratic, trees
 from tests.test_spex import run, values_of
@@ -62,6 +64,89 @@ def test_a_model_game_can_be_handed_to_shapiq(demo_game: sm.ModelGame) -> None:
     for s, value in values_of(values).items():
         assert value == pytest.approx(exact[s], abs=1e-4)
     assert values.about["index"] == "k-SII"
+
+
+SHAPIQ_APPROXIMATORS = (
+    "KernelSHAPIQ", "SHAPIQ", "SVARMIQ", "InconsistentKernelSHAPIQ", "PermutationSamplingSII",
+    "PermutationSamplingSTII", "ProxySPEX", "RegressionFSII", "RegressionFBII",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPIQ_APPROXIMATORS)
+def test_shapiqs_approximators_run_on_a_game(demo_game: sm.ModelGame, name: str) -> None:
+    """Each names the pair that makes induction, whose damage overlaps."""
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
+    if not hasattr(shapiq, name):
+        pytest.skip(f"this shapiq has no {name}")
+    n = len(demo_game)
+    approximator = getattr(shapiq, name)(n=n, max_order=2, random_state=0)
+    found = sm.from_shapiq(approximator.approximate(2**n, demo_game.mean), demo_game.labels)
+    assert found.top(1, order=2).names == [("L0H3", "L1H0")] and found.mean.max() > 1
+
+
+def test_shapiqs_explainer_runs_on_a_game(demo_game: sm.ModelGame) -> None:
+    """A unit is a player, and all ablated is where it starts."""
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
+    agnostic = pytest.importorskip(
+        "shapiq.explainer.agnostic", reason="this shapiq has no AgnosticExplainer"
+    )
+    n = len(demo_game)
+    explainer = agnostic.AgnosticExplainer(
+        demo_game.mean, n_players=n, index="k-SII", max_order=2, random_state=0
+    )
+    values = explainer.explain(budget=2**n)
+    exact = shapiq.ExactComputer(game=demo_game.mean, n_players=n)("k-SII", order=2)
+    assert values[(3, 4)] == pytest.approx(exact[(3, 4)], abs=1e-4)
+    assert sm.from_shapiq(values, demo_game.labels).value("L0H3", "L1H0") > 1
+
+
+def test_captum_runs_on_a_game(demo_game: sm.ModelGame) -> None:
+    """Ablating one unit is its main effect with the sign turned; Shapley values are the exact ones
+    within their error."""
+    captum = pytest.importorskip("captum.attr", reason="captum is not installed")
+    kept = torch.ones(1, len(demo_game))
+    forward = lambda masks: torch.from_numpy(demo_game.mean(masks))  # noqa: E731
+    alone = captum.FeatureAblation(forward).attribute(kept, baselines=0)[0]
+    found = run(demo_game, method="exhaustive")
+    np.testing.assert_allclose(alone.numpy(), -found.main_effects, atol=1e-6)
+    game = as_game(lambda m: 3.0 * m[0] * m[1] + m[2] - 2.0 * m[1] * m[2] * m[3], 4)
+    forward = lambda masks: torch.from_numpy(game.mean(masks))  # noqa: E731
+    torch.manual_seed(0)
+    sampled = captum.ShapleyValueSampling(forward).attribute(
+        torch.ones(1, 4), baselines=0, n_samples=100
+    )
+    every = game.mean(np.array([list(f"{i:04b}") for i in range(16)], dtype=int))
+    want = shapley_values(every, 4)
+    assert sampled.sum().item() == pytest.approx(want.sum(), abs=1e-4)
+    # No unit's contribution is over 3.5 in size: five standard errors of 100 orders.
+    np.testing.assert_allclose(sampled[0].numpy(), want, atol=5 * 3.5 / 10 / 2)
+
+
+def shapley_values(values: np.ndarray, n: int) -> np.ndarray:
+    """By its definition, from all values; bit ``n - 1 - u`` of a mask's number keeps unit ``u``."""
+    numbers, out = np.arange(2**n), np.zeros(n)
+    for unit in range(n):
+        bit = 1 << (n - 1 - unit)
+        without = numbers[numbers & bit == 0]
+        sizes = np.array([number.bit_count() for number in without.tolist()])
+        weights = 1 / (n * np.array([comb(n - 1, k) for k in sizes.tolist()]))
+        out[unit] = (weights * (values[without | bit] - values[without])).sum()
+    return out
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32, np.float64, bool])
+def test_masks_of_0_and_1_are_masks(demo_game: sm.ModelGame, dtype: type) -> None:
+    rows = (np.arange(3)[:, None] + np.arange(len(demo_game))) % 2
+    want = demo_game.mean(rows.astype(bool))
+    for given in (rows.astype(dtype), torch.from_numpy(rows.astype(dtype)), rows.tolist()):
+        np.testing.assert_array_equal(demo_game.mean(given), want)
+        np.testing.assert_array_equal(demo_game(given).numpy().mean(axis=1), want)
+    assert demo_game.mean(rows[1].astype(dtype)).tolist() == pytest.approx([want[1]], abs=1e-5)
+    for wrong in (0.5, 2, -1, np.nan, np.inf):
+        masks = np.where(rows, 1.0, wrong)
+        for call in (demo_game.mean, demo_game):
+            with pytest.raises(ValueError, match=r"masks hold .* at mask 0, unit 0; they must be"):
+                call(masks)
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,42 @@ def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     yield "a set of sets", "unknown unit", lambda: sm.measure(pair, [([0], 1)], n=4)
 
 
+def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Of a model's game."""
+    model = sm.load_model("demo")
+    task = sm.load_task("induction", model, n_prompts=2)
+    heads = sm.Components.heads(model)
+
+    def game(task: Any = task, components: Any = heads, **options: Any) -> Any:
+        return sm.ModelGame(model, task, components, **options)
+
+    for value, text in (
+        ("hedas", "unknown units 'hedas'; give one of heads"), ([1, 2], "components is [1, 2]"),
+        ({}, "components is {}"), (["L0H3", "L9H0"], "unknown component L9H0"),
+        ([], "components is []"), ([heads[:2].group("g")[0]], "a list with a group in it"),
+    ):  # fmt: skip
+        yield f"components={value!r}", text, lambda v=value: game(components=v)
+    for value in (["the cat"], "ioi", None):
+        yield f"task={value!r}", "task is", lambda v=value: game(v)
+        yield f"prompts={value!r}", "prompts is", lambda v=value: sm.Task(v, "log_prob")
+    for value in (3, None, ["logit_diff"]):
+        yield f"metric={value!r}", "metric is", lambda v=value: sm.Task(task.prompts, v)
+    for name in ("logits", "nosuch", "loss"):
+        metric = lambda output, prompts, n=name: getattr(output, n)  # noqa: E731
+        yield (
+            f"metric of .{name}", f"asks for output.{name}, and output is a tensor of shape [",
+            lambda m=metric: search(game(sm.Task(task.prompts, m)), n=None),
+        )  # fmt: skip
+    for name, value in {"replay": "yes", "compile": 1}.items():
+        yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: game(**{n: v})
+    found = search()
+    yield "confirm a result", "is a game on other prompts", lambda: sm.confirm(found, found)
+    yield "heads[99]", "there are 8, numbered from 0", lambda: heads[99]
+    yield "to_shapiq", "got Distillation", lambda: sm.to_shapiq(sm.distill(pair, 20, n=4))
+    for value in (3, {}, np.zeros(3), None, [1], found):
+        yield f"from_shapiq({value!r})", "from_shapiq takes", lambda v=value: sm.from_shapiq(v)
+
+
 def labels() -> Iterator[tuple[str, str, Callable[[], Any]]]:
     for value, text in (
         (["a", "a", "b", "c"], "two units are called 'a'"),
@@ -103,6 +139,7 @@ def answers() -> Iterator[tuple[str, str, Callable[[], Any]]]:
 def main(folder: Path) -> None:
     for kind, cases in (
         ("argument", arguments(folder)), ("label", labels()), ("answer", answers()),
+        ("model", models()),
     ):  # fmt: skip
         for name, text, call in cases:
             try:
@@ -110,7 +147,7 @@ def main(folder: Path) -> None:
             except Exception as error:
                 came = str(error)
                 last = traceback.extract_tb(error.__traceback__)[-1].filename
-                known = isinstance(error, ValueError | OSError)
+                known = isinstance(error, ValueError | OSError | TypeError | IndexError)
                 own = known and ("spex_mech" in last or "contextlib" in last)
             print(json.dumps({"kind": kind, "case": name, "text": text, "came": came, "own": own}))
 

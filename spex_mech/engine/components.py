@@ -261,6 +261,8 @@ class Components(Sequence[Component | Group]):
 
     def __getitem__(self, key: Any) -> "Component | Group | Components":
         if isinstance(key, int | np.integer):
+            if not -len(self.units) <= key < len(self.units):
+                raise IndexError(f"unit {key}: there are {len(self.units):,}, numbered from 0")
             return self.units[int(key)]
         if isinstance(key, slice):
             return Components(self.units[key], self.architecture)

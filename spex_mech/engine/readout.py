@@ -35,10 +35,19 @@ class Measure:
 
     def __call__(self, output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
         """Raises:
-        ValueError: not one value per row.
+        ValueError: not one value per row, or a model's output is looked for in its logits.
         """
-        with as_the_user(self.device):
-            values = self.metric(output, prompts)
+        try:
+            with as_the_user(self.device):
+                values = self.metric(output, prompts)
+        except AttributeError as error:
+            if not isinstance(output, Tensor) or error.obj is not output:
+                raise
+            raise ValueError(
+                f"the metric {self.name} asks for output.{error.name}, and output is a tensor of "
+                f"shape {list(output.shape)}: of a causal model the logits [row pos vocab] "
+                "themselves"
+            ) from error
         if not isinstance(values, Tensor) or values.shape != (len(prompts),):
             shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(

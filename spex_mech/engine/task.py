@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spex_mech.arguments import shown
 from spex_mech.engine.facts import text_config
 from spex_mech.engine.metrics import METRICS, Metric, name_of_metric
 from spex_mech.engine.prompts import Prompts
@@ -22,7 +23,9 @@ class Task:
 
     Args:
         prompts: what the model reads.
-        metric: ``metric(output, prompts) -> Float[Tensor, " row"]``, or a name: "logit_diff",
+        metric: ``metric(output, prompts) -> Float[Tensor, " row"]``, where ``output`` is the logits
+            ``[row pos vocab]`` of a causal model (else what the model returns) and a row is one
+            prompt under one mask; or a name: "logit_diff",
             "prob_diff", "log_prob", "loss", "kl" (to the intact model).
         name: how results call the task.
         decode: token ids -> texts to show, where there is a tokenizer.
@@ -34,6 +37,16 @@ class Task:
     decode: Callable[[Sequence[int]], list[str]] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prompts, Prompts):
+            raise ValueError(
+                f"prompts is {shown(self.prompts)}; give Prompts of token ids, such as "
+                "Prompts(tokenizer(texts, return_tensors='pt'), answers=...)"
+            )
+        if not isinstance(self.metric, str) and not callable(self.metric):
+            raise ValueError(
+                f"metric is {shown(self.metric)}; give a name, such as 'logit_diff', or a function "
+                "metric(output, prompts) -> one value per row"
+            )
         if isinstance(self.metric, str) and self.metric not in {*METRICS, "kl"}:
             raise ValueError(
                 f"unknown metric {self.metric!r}; choose one of {', '.join([*METRICS, 'kl'])}, or "

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from spex_mech.arguments import shown, switch
 from spex_mech.engine.accuracy import Accuracy
 from spex_mech.engine.architectures import Architecture, architecture_of
-from spex_mech.engine.components import Components
+from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
 from spex_mech.engine.facts import name_of, unwrapped, weight_processing
@@ -30,6 +31,7 @@ from spex_mech.fingerprints import (
     sha256_of,
 )
 from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
+from spex_mech.games.unit_names import components_of
 from spex_mech.masks import MaskBatch
 from spex_mech.units import Units
 
@@ -42,7 +44,8 @@ class ModelGame(Game):
             ``architecture``). It is used as it is, on the device where it is. What torch.compile,
             nnsight or pyvene wrapped around one is taken off.
         task: prompts and a metric.
-        components: the units; column ``u`` of a mask is ``components[u]``. Default: all heads.
+        components: the units; column ``u`` of a mask is ``components[u]``. Also a text such as
+            "heads+neurons" or "L0H3,L1H*", or a list of labels. Default: all heads.
         ablation: "mean" (default), "zero", "mean_per_position", "resample" (needs
             ``task.prompts.corrupted``), or a tensor for each of :attr:`hook_points`, by name.
         reference: prompts for the mean; default: the task's own.
@@ -76,7 +79,7 @@ class ModelGame(Game):
         self,
         model: Any,
         task: Task,
-        components: Components | None = None,
+        components: Components | Component | str | Sequence[str | Component] | None = None,
         *,
         ablation: str | Mapping[str, Tensor] = "mean",
         reference: Prompts | None = None,
@@ -86,13 +89,18 @@ class ModelGame(Game):
         replay: bool | None = None,
         compile: bool = False,
     ) -> None:
+        if not isinstance(task, Task):
+            raise ValueError(f"task is {shown(task)}; give a Task, such as load_task('ioi', model)")
+        switch("compile", compile)
+        if replay is not None:
+            switch("replay", replay)
         if compile and replay is False:
             raise ValueError(
                 "compile=True only affects replayed passes; remove replay=False or compile=True"
             )
         self.model, self.task = unwrapped(model), task
         sized = architecture_of(self.model, architecture)
-        self.components = components or Components.heads(sized)
+        self.components = components_of(sized, components)
         self.ablation = ablation if isinstance(ablation, str) else "given"
         self.precision = precision
         check_asked(ablation, task.prompts, reference)

@@ -61,8 +61,21 @@ def write_report(
         ValueError: the task's prompts are not those that the result was measured on.
     """
     found = found if confirmed is None else found.confirmed_by(confirmed)
+    page = page_of(found, task, tokenizer, circuit, title, command)
+    return write_whole(path, lambda file: file.write(page))
+
+
+def page_of(
+    found: Interactions,
+    task: "Task | None" = None,
+    tokenizer: Any = None,
+    circuit: Circuit | None = None,
+    title: str | None = None,
+    command: str | None = None,
+) -> bytes:
+    """The page that :func:`write_report` writes."""
     page = _page(found, task, tokenizer, circuit, title, command)
-    return write_whole(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
+    return page.encode("utf-8", "backslashreplace")
 
 
 def _page(

@@ -5,11 +5,12 @@ turned k times: pairs have the same sign in both, main effects the opposite one 
 positive there). What this package measures, at the intact model, is shapiq's ``Co-Moebius``.
 """
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spex_mech.arguments import label_list
+from spex_mech.arguments import label_list, shown
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
@@ -21,11 +22,20 @@ INDEX = "Co-Moebius"
 def to_shapiq(found: Interactions) -> "shapiq.InteractionValues":
     """Measured interactions and main effects, averaged over prompts, as ``InteractionValues``.
 
-    What was not measured is absent. The values are exact: ``estimated`` is False.
+    What was not measured is absent. The values are exact: ``estimated`` is False. Main effects and
+    other interactions of an odd number of units have the other sign there, as shapiq adds units
+    where this package ablates them: a unit that helps has a positive value.
 
     Raises:
         ImportError: if shapiq is missing.
+        ValueError: it is no result of a search.
     """
+    if not isinstance(found, Interactions):
+        raise ValueError(
+            f"to_shapiq takes Interactions, what discover and measure return, and got "
+            f"{type(found).__name__}; of what distill or explain returned, frame(kind=...) gives "
+            "the indices"
+        )
     shapiq = _shapiq()
     values: dict[tuple[int, ...], float] = {(): found.intact}
     for unit in np.flatnonzero(np.isfinite(found.main_effects)):
@@ -53,12 +63,16 @@ def from_shapiq(
     They stay what they were: ``about["index"]`` says which index, ``about["estimated"]`` whether it
     was estimated, and neither is what ``discover`` measures unless the index is ``Co-Moebius``.
 
+    Sets of an odd number of units get the other sign, as in :func:`to_shapiq`.
+
     Args:
         labels: the name of each player; default: their numbers.
 
     Raises:
-        ValueError: the number of labels is not that of the players.
+        ValueError: it is something else, a value is not finite, or the number of labels is not that
+            of the players.
     """
+    _check_values(values)
     n = int(values.n_players)
     names = label_list(range(n) if labels is None else labels, n)
     by_set: dict[tuple[int, ...], float] = {
@@ -82,6 +96,25 @@ def from_shapiq(
     cost: dict[str, int | float] = {"evaluations": int(values.estimation_budget or 0)}
     start = by_set.get((), float(values.baseline_value))
     return Interactions(names, units, sizes, main, np.array([start]), cost=cost, about=about)
+
+
+def _check_values(values: Any) -> None:
+    """Raises:
+    ValueError: these are no ``InteractionValues``, or one is not finite.
+    """
+    try:
+        int(values.n_players), values.index, values.estimated, values.baseline_value
+        each = values.interactions.items()
+    except (AttributeError, TypeError):
+        raise ValueError(
+            "from_shapiq takes shapiq.InteractionValues, what shapiq's approximators and "
+            f"explainers return, and got {shown(values)}"
+        ) from None
+    for units, value in each:
+        if not isfinite(value):
+            raise ValueError(
+                f"the value of {units} is {float(value)}; from_shapiq takes finite values"
+            )
 
 
 def _shapiq() -> Any:

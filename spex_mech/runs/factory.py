@@ -43,40 +43,11 @@ class GameFactory:
         model = load_model(self.model, bridge=self.bridge)
         extra = {} if self.file is None else {"file": self.file}
         task = load_task(self.task, model, self.n_prompts, self.seed, **extra)
-        units = units_named(model, self.units)
         return ModelGame(
             model,
             task,
-            units,
+            self.units,
             ablation=self.ablation,
             precision=self.precision,
             batch_size=self.batch_size,
         )
-
-
-def units_named(model: Any, text: str) -> Any:
-    """Components by kind, label or pattern, joined by commas or plus signs.
-
-    Raises:
-        ValueError: there is no such kind, label or match.
-    """
-    from spex_mech.engine.components import Components
-
-    whole = {
-        "heads": Components.heads,
-        "neurons": Components.neurons,
-        "kv_groups": Components.kv_groups,
-    }
-    parts = []
-    for word in (word.strip() for word in text.replace("+", ",").split(",")):
-        if word in whole:
-            parts.append(whole[word](model))
-        elif any(sign in word for sign in "*?["):
-            kinds = "neurons" if "N" in word else "kv_groups" if "G" in word else "heads"
-            parts.append(whole[kinds](model).select(word))
-        else:
-            parts.append(Components.named(model, [word]))
-    units = parts[0]
-    for part in parts[1:]:
-        units = units + part
-    return units

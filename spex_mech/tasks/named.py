@@ -72,7 +72,8 @@ def load_task(
         tokenizer = tokenizer or load_tokenizer(model)
         if tokenizer is None:
             raise ValueError(
-                f"the task {name!r} needs a tokenizer and this model brings none; give tokenizer="
+                f"the task {name!r} needs a tokenizer and this model brings none; give tokenizer= "
+                "(on the command line, a model folder that holds one)"
             )
         if name == "text":
             task = _text(tokenizer, n_named, rng, **options)
