@@ -62,8 +62,8 @@ def _lost(ablated: np.ndarray, n: int) -> np.ndarray:
 def drive(search: Search, game: PairGame) -> Findings:
     """Carry a search to its end."""
     while (question := search.ask()) is not None:
-        gradients = game.gradients(question.ablated) if question.gradient else None
-        search.tell(game.values(question.ablated), gradients)
+        gradients = game.gradients(question.masks.ablated) if question.gradient else None
+        search.tell(game.values(question.masks.ablated), gradients)
     return search.findings()
 
 

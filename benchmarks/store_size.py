@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.frame import Options, Row, script
 from spex_mech.game import Answer
+from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import opened
 from spex_mech.search.contract import Question
 
@@ -38,9 +39,9 @@ class Game:
 def masks(kind: str, rng: np.random.Generator, count: int) -> Question:
     """Of one batch."""
     if kind == "pairs":
-        return Question(np.sort(rng.integers(0, UNITS, (count, 2)), axis=1))
+        return Question(MaskBatch.of_rows(rng.integers(0, UNITS, (count, 2)), UNITS))
     half, shift = rng.permutation(UNITS)[: UNITS // 2], rng.permutation(UNITS)[:count]
-    return Question((half + shift[:, None]) % UNITS, gradient=kind == "gradients")
+    return Question(MaskBatch.of_rows((half + shift[:, None]) % UNITS, UNITS), kind == "gradients")
 
 
 def answer(question: Question, rng: np.random.Generator) -> Answer:
@@ -60,7 +61,7 @@ def measured(kind: str, count: int, path: Path) -> Row:
         for start in range(0, count, batch):
             question = masks(kind, rng, min(batch, count - start))
             found = answer(question, rng)
-            asked = question.batch(UNITS)
+            asked = question.masks
             started = time.perf_counter()
             run.answer(asked, question.gradient, kind, None, lambda found=found: found)
             spent += time.perf_counter() - started
@@ -70,7 +71,7 @@ def measured(kind: str, count: int, path: Path) -> Row:
         other = store.search({"kind": "other"}, Game(), batch)
         rng = np.random.default_rng(0)
         question = masks(kind, rng, batch)
-        asked = question.batch(UNITS)
+        asked = question.masks
         started = time.perf_counter()
         other.answer(asked, question.gradient, kind, None, lambda: answer(question, rng))
         found_again = time.perf_counter() - started

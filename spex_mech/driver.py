@@ -221,6 +221,11 @@ def drive(
     with Bar(search.planned, progress) as bar:
         heard = Watchers((bar,) if watcher is None else (bar, watcher))
         while (question := search.ask()) is not None:
+            if question.masks.n_units != len(game):
+                asked = question.masks.n_units
+                raise ValueError(
+                    f"the search asks for masks of {asked} units; the game has {len(game)}"
+                )
             heard.asked(question, game)
             answers = list(_answers(game, question, next_size, run, heard, unchanged))
             values = np.concatenate([answer.values for answer in answers])
@@ -245,7 +250,7 @@ def _answers(
 ) -> Iterator[Answer]:
     """The answer to each batch of a question, in order; some batches are begun ahead."""
     slopes, each = question.gradient, cost_of_mask(question.gradient)
-    masks, at = question.batch(len(game)), 0
+    masks, at = question.masks, 0
     begun: deque[tuple[MaskBatch, Any, MaskBatch, Any]] = deque()
     while at < len(masks) or begun:
         while at < len(masks) and len(begun) < game.n_ahead:

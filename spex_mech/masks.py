@@ -113,6 +113,11 @@ class MaskBatch:
                 sets.append(np.flatnonzero(bits).tolist())
         return MaskBatch.of_sets(sets, n_units)
 
+    def sets(self) -> list[Set]:
+        """The units that each mask ablates."""
+        counts = (self.ablated >= 0).sum(axis=1).tolist()
+        return [tuple(row[:n]) for row, n in zip(self.ablated.tolist(), counts, strict=True)]
+
     def part(self, start: int, stop: int) -> "MaskBatch":
         """The masks from ``start`` up to ``stop``."""
         return MaskBatch(self.ablated[start:stop], self.n_units, self.again)

@@ -147,11 +147,12 @@ def _told(
         if question is None:
             return spent
         again = search.ask()
-        assert again is not None and np.array_equal(again.ablated, question.ablated), (
+        assert again is not None and again.masks.keys() == question.masks.keys(), (
             "ask() gave another question before the first was answered"
         )
         assert isinstance(question, Question) and len(question), "a question must hold masks"
-        batch = question.batch(n)
+        batch = question.masks
+        assert batch.n_units == n, f"it asks for masks of {batch.n_units} units, which are {n}"
         assert batch.ablated.max(initial=-1) < n, f"it asks for a unit beyond the {n}"
         if asked is not None:
             asked.append((question.gradient, tuple(batch.keys())))

@@ -128,7 +128,7 @@ def test_the_budget_holds(budget: int) -> None:
 
     search, asked = StepSearch(steps(), 5, budget, "test"), []
     while (question := search.ask()) is not None:
-        masks = question.batch(5).kept()
+        masks = question.masks.kept()
         asked += [mask.tobytes() for mask in masks]
         search.tell(one_of_two(torch.from_numpy(masks)).numpy())
     assert len(asked) == len(set(asked)) == search.result.spent == budget

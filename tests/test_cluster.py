@@ -161,7 +161,7 @@ def test_with_a_store_each_batch_is_looked_up_once_and_no_mask_is_asked_twice(
     ("game", "options", "text"),
     [
         (Planted(), {"workers": 2}, "give a factory, such as"),
-        (Planted, {"workers": 0}, "workers is 0, an int; it must be a whole number of at least 1"),
+        (Planted, {"workers": 0}, "workers is 0; it must be a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_is_said(game: Any, options: dict[str, Any], text: str) -> None:

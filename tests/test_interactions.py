@@ -433,7 +433,7 @@ def test_confirming_on_the_prompts_of_the_search_warns(shared: str) -> None:
 def test_confirming_nothing_is_refused() -> None:
     found = sm.discover(planted(0), method="exhaustive", progress=False)
     with pytest.raises(
-        ValueError, match="k is -1, an int; it must be a whole number of at least 1"
+        ValueError, match="k is -1; it must be a whole number of at least 1"
     ):
         sm.confirm(found, planted(1), k=-1)
     other = sm.measure(planted(1), [("L1H0", "L1H1")], progress=False)

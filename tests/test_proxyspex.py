@@ -305,7 +305,7 @@ def drive(steps: Any, value: Any) -> tuple[Any, list[tuple[int, ...]]]:
     try:
         question = next(steps)
         while True:
-            rows = [tuple(int(u) for u in row if u >= 0) for row in question.ablated]
+            rows = question.masks.sets()
             asked += rows
             question = steps.send(Answer(np.array([[value(r)] for r in rows], dtype=float), None))
     except StopIteration as done:

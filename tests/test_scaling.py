@@ -141,8 +141,10 @@ def test_questions_are_large_and_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     question = next(steps)
     try:
         while True:
-            asked.append(question.ablated.size)
-            question = steps.send(ledger.Answer(question.ablated.sum(axis=1)[:, None] * 1.0, None))
+            asked.append(question.masks.ablated.size)
+            question = steps.send(
+                ledger.Answer(question.masks.ablated.sum(axis=1)[:, None] * 1.0, None)
+            )
     except StopIteration as ended:
         sums = ended.value
     assert max(asked) <= 1000 and sum(asked) == 5000

@@ -43,9 +43,10 @@ class FirstPairs(sm.Search):
     def ask(self) -> Question | None:
         if self.values is not None:
             return None
-        singles = [(u, -1) for u in range(self.n)]
+        singles = [(u,) for u in range(self.n)]
         pairs = [(0, u) for u in range(1, self.n)]
-        return Question(np.array([(-1, -1), *singles, *pairs]), stage="first pairs")
+        masks = MaskBatch.of_sets([(), *singles, *pairs], self.n)
+        return Question(masks, stage="first pairs")
 
     def tell(self, values: np.ndarray, gradients: np.ndarray | None = None) -> None:
         self.asked += len(values)
@@ -237,3 +238,10 @@ def test_an_object_with_slopes_at_gates_needs_no_values_there() -> None:
     found = sm.discover(OnlyAtMasks(), progress=False)
     circuit = sm.find_circuit(OnlyAtMasks(), found, size=3, progress=False)
     assert set(circuit.units) == {"a", "b", "c"}
+
+
+def test_a_question_of_rows_or_of_another_number_of_units_is_refused() -> None:
+    with pytest.raises(TypeError, match="MaskBatch"):
+        Question([[0, 1]])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="asks for masks of 4 units; the game has 3"):
+        sm.discover(lambda m: m.double().sum(1), FirstPairs(4), n=3, progress=False)

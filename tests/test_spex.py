@@ -246,7 +246,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"order 2 among 1 unit\(s\)"):
         run(Saturating(1, 0))
     with pytest.raises(
-        ValueError, match="order is 1, an int; it must be a whole number of at least 2"
+        ValueError, match="order is 1; it must be a whole number of at least 2"
     ):
         run(game, order=1)
 
@@ -281,7 +281,7 @@ def test_the_ledger_asks_nothing_twice_and_stays_in_its_budget() -> None:
         try:
             question = next(steps)
             while True:
-                rows = [tuple(int(u) for u in row if u >= 0) for row in question.ablated]
+                rows = question.masks.sets()
                 asked.extend(rows)
                 values = np.array([[float(len(r) ** 2)] for r in rows])
                 question = steps.send(Answer(values, None))
@@ -356,7 +356,7 @@ def drive(steps: Any, value: Any) -> tuple[Any, list[tuple[int, ...]]]:
     try:
         question = next(steps)
         while True:
-            rows = [tuple(int(u) for u in row if u >= 0) for row in question.ablated]
+            rows = question.masks.sets()
             asked += rows
             question = steps.send(Answer(np.array([[value(r)] for r in rows], dtype=float), None))
     except StopIteration as done:

@@ -20,10 +20,10 @@ from torch import Tensor
 
 import spex_mech as sm
 from spex_mech.discover import CallableGame
+from spex_mech.masks import MaskBatch
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.runs import store as stores
 from spex_mech.runs.store import identity_of, opened, packed
-from spex_mech.search.contract import Question
 from tests.killed import MOMENTS, Job, work
 from tests.planted import planted_game
 
@@ -628,7 +628,7 @@ def test_a_mask_is_the_shorter_of_list_and_bits(n: int, width: int) -> None:
     rows = np.full((len(sets), n + 3), -1)
     for row, units in enumerate(sets):
         rows[row, rng.choice(n + 3, len(units), replace=False)] = units  # in any order, with holes
-    batch = Question(rows).batch(n)
+    batch = MaskBatch.of_rows(rows, n)
     keys = batch.keys()
     lost = ~batch.kept()
     for key, ablated in zip(keys, lost, strict=True):
@@ -638,8 +638,8 @@ def test_a_mask_is_the_shorter_of_list_and_bits(n: int, width: int) -> None:
         else:
             bits = np.unpackbits(np.frombuffer(key[1:], np.uint8))[:n]
             assert np.array_equal(bits.astype(bool), ablated)
-    twice = Question(np.array([[3, 3, 5, -1], [5, 3, -1, -1]]))
-    assert len(set(twice.batch(n).keys())) == 1
+    twice = MaskBatch.of_rows(np.array([[3, 3, 5, -1], [5, 3, -1, -1]]), n)
+    assert len(set(twice.keys())) == 1
 
 
 def test_numbers_take_four_bytes_where_that_is_exact() -> None:

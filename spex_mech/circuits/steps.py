@@ -10,8 +10,9 @@ from collections.abc import Generator
 from typing import Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
+from spex_mech.masks import MaskBatch
 from spex_mech.search.contract import Findings, Question, Search
 
 Masks = Bool[np.ndarray, "mask unit"]
@@ -47,7 +48,7 @@ class StepSearch(Search, Generic[T]):
         except StopIteration as end:
             self._result = [end.value]
             return None
-        self._question = Question(ablated_lists(masks), stage=self._stage)
+        self._question = Question(MaskBatch.of_kept(masks), stage=self._stage)
         return self._question
 
     def tell(
@@ -76,13 +77,3 @@ class StepSearch(Search, Generic[T]):
         if not self._result:
             raise RuntimeError("the search is not over; drive it first")
         return self._result[0]
-
-
-def ablated_lists(kept: Masks) -> Int[np.ndarray, "mask slot"]:
-    """Masks as rows of the units that they ablate, in ascending order, padded with -1: what
-    ``MaskBatch.of_kept`` gives, without torch, which a report of a circuit does not load."""
-    row, unit = np.nonzero(~kept)
-    counts = (~kept).sum(axis=1)
-    lists = np.full((len(kept), int(counts.max(initial=0))), -1)
-    lists[row, np.arange(len(row)) - (np.cumsum(counts) - counts)[row]] = unit
-    return lists

@@ -18,7 +18,7 @@ from math import comb
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.masks import Set
+from spex_mech.masks import MaskBatch, Set
 from spex_mech.search.audit import Audit
 from spex_mech.search.audit import audit as audited
 from spex_mech.search.budget import Budget, Context
@@ -120,8 +120,9 @@ class Adaptive(Search):
 
     def _outside(self, question: Question) -> Question:
         """A question of the steps, with the game's own numbers of the units."""
-        ablated = _renumbered(question.ablated, self._unit)
-        return Question(ablated, question.gradient, question.stage)
+        rows = _renumbered(question.masks.ablated, self._unit)
+        masks = MaskBatch.of_rows(rows, self.n)
+        return Question(masks, question.gradient, question.stage)
 
     def chosen_from(self) -> dict[int, int]:
         return {order: comb(self.n, order) for order in range(2, self.order + 1)}

@@ -26,11 +26,13 @@ no drawn mask met it.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import comb
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from spex_mech.masks import MaskBatch
 from spex_mech.search.contract import Findings, Question, Search
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 
@@ -57,6 +59,7 @@ class AskAgain(Search):
         self._rng = np.random.default_rng(0x5EED)
         self._drawn: list[tuple[float, tuple[int, ...]]] = []
         self._values: dict[tuple[int, ...], list[float]] = {}  # prompt means of drawn masks
+        self._n = 0  # units, once there was a question
         self.n_again = 0  # masks that were asked again
         self._largest = 0.0  # of all values
         self._question: Question | None = None
@@ -74,11 +77,11 @@ class AskAgain(Search):
         question, self._question = self.ask(), None
         assert question is not None
         self._largest = max(self._largest, float(abs(values).max(initial=0.0)))
-        if not question.again:
+        if not question.masks.again:
             self._draw(question, values)
             self.search.tell(values, gradients)
             return
-        for units, value in zip(_sets(question), values.mean(axis=1).tolist(), strict=True):
+        for units, value in zip(question.masks.sets(), values.mean(axis=1).tolist(), strict=True):
             self._values[units].append(value)
         self.n_again += len(values)
 
@@ -116,10 +119,11 @@ class AskAgain(Search):
         wanted = self.count + self.more if self.count else 0
         if question.gradient or not wanted:
             return
+        self._n = question.masks.n_units
         drawn = self._rng.random(len(values))
-        drawn[(question.ablated < 0).all(axis=1)] = -1.0  # the intact model always
+        drawn[(question.masks.ablated < 0).all(axis=1)] = -1.0  # the intact model always
         most = self._drawn[-1][0] if len(self._drawn) == wanted else 2.0
-        sets, means = _sets(question), values.mean(axis=1)
+        sets, means = question.masks.sets(), values.mean(axis=1)
         # No more than the smallest of this question can come in.
         for row in np.argsort(drawn, kind="stable")[: 2 * wanted].tolist():
             if drawn[row] < most and sets[row] not in self._values:
@@ -139,8 +143,9 @@ class AskAgain(Search):
             return None
         start = self.n_again % len(self._drawn)  # all of them, before one is asked a third time
         some = [units for _, units in self._drawn[start : start + wanted]]
-        rows = _rows([some[at] for at in self._rng.permutation(len(some))])
-        return Question(rows, stage="asked again", again=self.n_again + 1)
+        sets = [some[at] for at in self._rng.permutation(len(some))]
+        masks = replace(MaskBatch.of_sets(sets, self._n), again=self.n_again + 1)
+        return Question(masks, stage="asked again")
 
 
 def with_masks_asked_again(
@@ -178,15 +183,3 @@ def with_masks_asked_again(
 def count_of_sets(n: int, order: int) -> int:
     """How many masks all interactions up to an order take."""
     return sum(comb(n, size) for size in range(order + 1))
-
-
-def _sets(question: Question) -> list[tuple[int, ...]]:
-    """The units that each mask of a question ablates."""
-    return [tuple(sorted(u for u in row if u >= 0)) for row in question.ablated.tolist()]
-
-
-def _rows(sets: list[tuple[int, ...]]) -> Int[np.ndarray, "mask slot"]:
-    rows = np.full((len(sets), max(map(len, sets))), -1, dtype=np.int64)
-    for row, units in zip(rows, sets, strict=True):
-        row[: len(units)] = units
-    return rows

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.arguments import whole
+from spex_mech.arguments import shown, whole
 from spex_mech.masks import MaskBatch
 
 MASKS_PER_QUESTION = 16_384  # many workers wait for the slowest at the end of each question
@@ -26,31 +26,35 @@ def cost_of_mask(slopes: bool) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Masks to evaluate, each as the list of units that it ablates.
+    """Masks to evaluate.
 
     Args:
-        ablated: one row a mask, padded with -1; an empty row is the intact model.
+        masks: of all units of the game, such as ``MaskBatch.of_sets([(), (3,), (3, 5)], n)``: the
+            intact model, and without unit 3, and without 3 and 5.
         gradient: ask for the gradient with respect to every unit's gate too.
         stage: what a progress bar calls it.
-        again: which time these masks are asked again (``search.again``); 0: the first time.
+
+    Raises:
+        TypeError: ``masks`` is no ``MaskBatch``.
     """
 
-    ablated: Int[np.ndarray, "mask slot"]
+    masks: MaskBatch
     gradient: bool = False
     stage: str = ""
-    again: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.masks, MaskBatch):
+            raise TypeError(
+                f"a question holds {shown(self.masks)}; give MaskBatch.of_sets(sets, n_units)"
+            )
 
     def __len__(self) -> int:
-        return len(self.ablated)
+        return len(self.masks)
 
     @property
     def cost(self) -> int:
         """In evaluations."""
         return len(self) * cost_of_mask(self.gradient)
-
-    def batch(self, n: int) -> MaskBatch:
-        """Its masks over n units, as everything between a driver and a game takes them."""
-        return MaskBatch.of_rows(self.ablated, n, self.again)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from math import comb
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.masks import MaskBatch
 from spex_mech.search.contract import (
     MASKS_PER_QUESTION,
     Findings,
@@ -72,12 +73,12 @@ class Exhaustive(Search):
     def ask(self) -> Question | None:
         size, start = self._asking
         if size == 0:
-            return Question(np.empty((1, 0), dtype=np.int64), stage="intact model")
+            return Question(MaskBatch.of_sets([()], self.n), stage="intact model")
         if size > max(self._plan):
             return None
         sets = self._plan[size][start : start + MASKS_PER_QUESTION]
         stage = "single ablations" if size == 1 else f"sets of {size}"
-        return Question(sets, stage=stage)
+        return Question(MaskBatch.of_rows(sets, self.n), stage=stage)
 
     def tell(
         self,

@@ -26,11 +26,11 @@ learned ranking by boosted trees were tried on four games and found no more at e
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.masks import Set
+from spex_mech.masks import MaskBatch, Set
 from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.search.budget import Budget, Context
 from spex_mech.search.contract import GRADIENT_COST, Question
-from spex_mech.search.ledger import Asking, Ledger, padded
+from spex_mech.search.ledger import Asking, Ledger
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 
 _LEAST_ROWS = 4
@@ -55,7 +55,7 @@ def gradient_rows(
     n_rows = min(n, n_rows, max(_LEAST_ROWS, fitting))
     while len(rows.asked) < n_rows:
         units = rows.next_rows(min(settings.rows_at_once, n_rows - len(rows.asked)))
-        question = Question(np.array(units)[:, None], gradient=True, stage="gradient rows")
+        question = Question(MaskBatch.of_sets([(u,) for u in units], n), True, "gradient rows")
         answer = yield from ledger.ask(question)
         assert answer.gradients is not None
         for unit, value, gradient in zip(units, answer.values, answer.gradients, strict=True):
@@ -67,7 +67,7 @@ def gradient_rows(
 def _deep_gradients(context: Context, room: int, fraction: float) -> Asking[GradientRows]:
     """The slopes at the intact model and at random masks, which tell how much units interact."""
     ledger, rng, settings = context.ledger, context.rng, context.settings
-    nothing = np.empty((1, 0), dtype=np.int64)
+    nothing = MaskBatch.of_sets([()], ledger.n)
     answer = yield from ledger.ask(Question(nothing, gradient=True, stage="intact model"))
     assert answer.gradients is not None
     ledger.value[()] = answer.values[0]
@@ -75,7 +75,7 @@ def _deep_gradients(context: Context, room: int, fraction: float) -> Asking[Grad
     count = int(np.clip(wanted, settings.min_deep, settings.max_deep))
     n_ablated = max(1, round(fraction * ledger.n))
     sets = [tuple(np.sort(rng.permutation(ledger.n)[:n_ablated]).tolist()) for _ in range(count)]
-    question = Question(padded(sets), gradient=True, stage="gradients at random masks")
+    question = Question(MaskBatch.of_sets(sets, ledger.n), True, "gradients at random masks")
     deep = yield from ledger.ask(question)
     assert deep.gradients is not None
     return GradientRows(answer.gradients[0], deep.gradients, block_weight=settings.block_weight)

@@ -15,7 +15,7 @@ from math import comb
 import numpy as np
 from jaxtyping import Float
 
-from spex_mech.masks import Set
+from spex_mech.masks import MaskBatch, Set
 from spex_mech.search.budget import Budget, Context
 from spex_mech.search.contract import GRADIENT_COST, Question
 from spex_mech.search.group_tests import higher_tree
@@ -119,8 +119,8 @@ class HigherOrders:
             spent = (len(slopes) - n_known) * GRADIENT_COST
             if ledger.spent + GRADIENT_COST > ledger.budget or spent > most:
                 return
-            rows = np.array([part], dtype=np.int64).reshape(1, len(part))
-            answer = yield from ledger.ask(Question(rows, gradient=True, stage="higher orders"))
+            without = MaskBatch.of_sets([part], ledger.n)
+            answer = yield from ledger.ask(Question(without, gradient=True, stage="higher orders"))
             assert answer.gradients is not None
             ledger.value.setdefault(part, answer.values[0])
             slopes[part] = answer.gradients[0].mean(0)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.masks import Set
+from spex_mech.masks import MaskBatch, Set
 from spex_mech.search.contract import MASKS_PER_QUESTION, Findings, Question
 
 _MOST_SLOTS = 6_000_000  # units ablated by the masks of one question: 48 MB
@@ -82,7 +82,7 @@ class Ledger:
         new = list(dict.fromkeys(s for s in sets if s not in self.value))
         for start in range(0, len(new), MASKS_PER_QUESTION):
             part = new[start : start + MASKS_PER_QUESTION]
-            answer = yield from self.ask(Question(padded(part), stage=stage))
+            answer = yield from self.ask(Question(MaskBatch.of_sets(part, self.n), stage=stage))
             self.value.update(zip(part, answer.values, strict=True))
 
     def measure(self, sets: Sequence[Set], stage: str, keep: int = 0) -> Asking[list[Set]]:
@@ -132,7 +132,9 @@ class Ledger:
             sets = [tuple(group.tolist()) for _, group in part]
             unknown = [s for s in sets if s not in self.value]
             if unknown:
-                answer = yield from self.ask(Question(padded(unknown), stage=stage))
+                answer = yield from self.ask(
+                    Question(MaskBatch.of_sets(unknown, self.n), stage=stage)
+                )
                 told = dict(zip(unknown, answer.values, strict=True))
                 # Small sets are worth keeping per prompt: singles and pairs serve the validation.
                 self.value.update({s: v for s, v in told.items() if len(s) <= 2})
@@ -158,15 +160,6 @@ class Ledger:
             units[row, : len(s)] = s
             values[row] = self.effect(s)
         return Findings(units, values, self.main_effects_by_prompt(), self.value[()])
-
-
-def padded(sets: Sequence[Set]) -> Int[np.ndarray, "mask slot"]:
-    """Sets as the rows of a question."""
-    width = max((len(s) for s in sets), default=0)
-    rows = np.full((len(sets), width), -1, dtype=np.int64)
-    for row, s in enumerate(sets):
-        rows[row, : len(s)] = s
-    return rows
 
 
 def subsets(s: tuple[T, ...], least: int = 0) -> Iterable[tuple[T, ...]]:

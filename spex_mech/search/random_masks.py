@@ -4,9 +4,10 @@ to learn from them."""
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.masks import MaskBatch
 from spex_mech.search.budget import Context
 from spex_mech.search.contract import Findings, Question, Search
-from spex_mech.search.ledger import Asking, Ledger, padded
+from spex_mech.search.ledger import Asking, Ledger
 
 MOST_SLOTS = 10_000_000  # units ablated by the masks of one question
 LEDGER_ORDER = 4  # units of a set that the ledger keeps
@@ -67,9 +68,9 @@ class EvaluatedMasks:
         keys = list(new)
         for start in range(0, len(keys), step):
             part = keys[start : start + step]
-            lost = [tuple(np.flatnonzero(~new[key]).tolist()) for key in part]
-            answer = yield from ledger.ask(Question(padded(lost), stage=stage))
-            for key, s, value in zip(part, lost, answer.values, strict=True):
+            masks = MaskBatch.of_kept(np.array([new[key] for key in part]))
+            answer = yield from ledger.ask(Question(masks, stage=stage))
+            for key, s, value in zip(part, masks.sets(), answer.values, strict=True):
                 if len(s) <= LEDGER_ORDER:
                     ledger.value[s] = value
                 else:
@@ -114,8 +115,9 @@ class EvaluateOnly(Search):
 
     def ask(self) -> Question | None:
         part = self.masks[self._done : self._done + self._step]
-        lost = [tuple(np.flatnonzero(~mask).tolist()) for mask in part]
-        return Question(padded(lost), stage="masks to learn from") if lost else None
+        if not len(part):
+            return None
+        return Question(MaskBatch.of_kept(part), stage="masks to learn from")
 
     def tell(
         self,
