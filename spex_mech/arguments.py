@@ -46,7 +46,8 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
         if number >= least and (most is None or number <= most):
             return number
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-    said = str(value) if isinstance(value, int) else shown(value)
+    known = isinstance(value, int) and not isinstance(value, bool)
+    said = str(value) if known else shown(value)
     raise ValueError(f"{name} is {said}; it must be a whole number {bounds}")
 
 

@@ -353,9 +353,7 @@ def test_looking_up() -> None:
 
 @pytest.mark.parametrize("k", [-1, -3, True])
 def test_a_top_of_no_size_is_refused(k: Any) -> None:
-    with pytest.raises(
-        ValueError, match=f"k is {k}, an? (int|bool); it must be a whole number of at"
-    ):
+    with pytest.raises(ValueError, match=f"k is {k}(, a bool)?; it must be a whole number of at"):
         a_result().top(k)
 
 
@@ -432,9 +430,7 @@ def test_confirming_on_the_prompts_of_the_search_warns(shared: str) -> None:
 
 def test_confirming_nothing_is_refused() -> None:
     found = sm.discover(planted(0), method="exhaustive", progress=False)
-    with pytest.raises(
-        ValueError, match="k is -1; it must be a whole number of at least 1"
-    ):
+    with pytest.raises(ValueError, match="k is -1; it must be a whole number of at least 1"):
         sm.confirm(found, planted(1), k=-1)
     other = sm.measure(planted(1), [("L1H0", "L1H1")], progress=False)
     with pytest.raises(ValueError, match="L0H0 x L0H1 was not measured again"):

@@ -245,9 +245,7 @@ def test_refusals() -> None:
         run(game, budget=199, gradients=False)
     with pytest.raises(ValueError, match=r"order 2 among 1 unit\(s\)"):
         run(Saturating(1, 0))
-    with pytest.raises(
-        ValueError, match="order is 1; it must be a whole number of at least 2"
-    ):
+    with pytest.raises(ValueError, match="order is 1; it must be a whole number of at least 2"):
         run(game, order=1)
 
     class Broken(Saturating):
