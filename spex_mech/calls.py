@@ -2,7 +2,7 @@
 
 A function may take many masks at a time or one, and be written in torch or in numpy. The ways are
 tried in this order, with three masks (four where there are three units, so that masks and units
-cannot be mixed up):
+cannot be mixed up), and, where that raises an error, with masks that ablate two units at most:
 
 1. many masks as a bool tensor ``[mask unit]``, or as a bool array;
 2. one mask as a bool tensor ``[unit]``, or as a bool array.
@@ -144,20 +144,24 @@ class Called:
         return self._way.ask(self.function, masks, self.labels)
 
     def _found(self) -> Way:
-        probe = _probe(len(self.labels))
         ways = [way for way in _WAYS if self.vectorized in (None, way.many)]
-        failed: dict[Way, Exception] = {}
-        for way in ways:
-            try:
-                values = way.ask(self.function, probe, self.labels)
-                if way.many and self.vectorized is None:
-                    self._check(way, probe, values)
-                return way
-            except _Ambiguous:
-                raise
-            except Exception as error:  # whatever the user's code raises where it does not fit
-                failed[way] = error
-        raise self._unfit(failed)
+        why: list[Exception] = []
+        for probe in (_probe(len(self.labels)), _shallow_probe(len(self.labels))):
+            failed: dict[Way, Exception] = {}
+            for way in ways:
+                try:
+                    values = way.ask(self.function, probe, self.labels)
+                    if way.many and self.vectorized is None:
+                        self._check(way, probe, values)
+                    return way
+                except _Ambiguous:
+                    raise
+                except Exception as error:  # whatever the user's code raises where it does not fit
+                    failed[way] = error
+            why.append(self._unfit(failed))
+            if all(isinstance(error, AnswerError) for error in failed.values()):
+                break  # it answers of any mask
+        raise why[0]
 
     def _check(self, way: Way, probe: MaskBatch, values: Table) -> None:
         """That a mask has the same value whatever masks are asked with it.
@@ -223,6 +227,14 @@ def _probe(n: int) -> MaskBatch:
     kept[2, -max(1, n // 3) :] = False
     kept[3:, 1::2] = False
     return MaskBatch.of_kept(kept)
+
+
+def _shallow_probe(n: int) -> MaskBatch:
+    """Masks that ablate two units at most, for a function that has no values for others."""
+    sets = [(), (0,), (n - 1,)] if n < 3 else [(), (0,), (n - 1,), (0, n - 1)]
+    if n == 4:
+        sets.append((1,))
+    return MaskBatch.of_sets(sets, n)
 
 
 def _apart(a: Table, b: Table) -> float:

@@ -4,7 +4,7 @@ import json
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ from spex_mech.circuits.plots import circuit_positions
 from spex_mech.circuits.search import EvaluatedCircuits, Goal, Surrogate, search_circuits
 from spex_mech.circuits.steps import Steps, StepSearch
 from spex_mech.discover import CallableGame
+from spex_mech.plots.network import network_numbers
+from spex_mech.report.tables import main_rows
 from tests.backups import demo_with_backup, plant_backup
 from tests.planted import planted_game
 
@@ -404,3 +406,60 @@ def test_orders_and_sizes_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="it must be finite for every mask"):
         broken = CallableGame(lambda m: one_of_two(m) / m[:, :1].double(), HEADS)
         sm.find_circuit(broken, found)
+
+
+class _Prompts:
+    """Units in series with noise over ten prompts, each of which comes ``times`` times."""
+
+    labels: ClassVar[list[str]] = list("abcde")
+
+    def __init__(self, times: int, clustered: bool) -> None:
+        self.noise = np.random.default_rng(0).normal(1, 0.4, (5, 10)).repeat(times, axis=1)
+        self.clusters = np.arange(10).repeat(times).tolist() if clustered else None
+
+    def __len__(self) -> int:
+        return 5
+
+    def __call__(self, masks: torch.Tensor) -> torch.Tensor:
+        kept = masks.double().numpy()
+        return torch.from_numpy(kept[:, :1] * kept[:, 1:2] + kept @ self.noise)
+
+    def describe(self) -> dict[str, Any]:
+        return {} if self.clusters is None else {"clusters": self.clusters}
+
+
+def test_errors_of_a_circuit_are_those_of_clusters() -> None:
+    """Prompts that come four times, in clusters, are as good as each once, and no better."""
+    once, clustered, naive = (_Prompts(*how) for how in ((1, False), (4, True), (4, False)))
+    circuits, curves = [], []
+    for game in (once, clustered, naive):
+        found = sm.discover(game, "exhaustive", progress=False)
+        circuits.append(sm.find_circuit(game, found, size=3, progress=False))
+        curves.append(sm.faithfulness_curve(game, found, progress=False))
+    want, got, wrong = circuits
+    assert got.units == want.units and got.n_prompts == 10
+    assert str(got).splitlines()[1].startswith("  on 10 clusters of 40 prompts, those of the")
+    for name in ("faithfulness", "completeness", "minimality"):
+        a, b = getattr(want, name), getattr(got, name)
+        np.testing.assert_allclose(
+            [b.value, b.stderr, b.low, b.high], [a.value, a.stderr, a.low, a.high], atol=1e-12
+        )
+    assert got.span_stderr == pytest.approx(want.span_stderr)
+    assert got.span_stderr == pytest.approx(np.sqrt(39 / 9) * wrong.span_stderr)
+    np.testing.assert_allclose(curves[1].stderr, curves[0].stderr)
+    np.testing.assert_allclose(curves[1].values, curves[0].values)
+    assert curves[1].about["measured_on"] == "clusters of 40 prompts, those of the selection"
+
+
+def test_errors_of_main_effects_in_pictures_are_those_of_clusters() -> None:
+    once, clustered = (
+        sm.discover(_Prompts(*how), "exhaustive", progress=False) for how in ((1, False), (4, True))
+    )
+    for want, got in zip(
+        network_numbers(once).nodes, network_numbers(clustered).nodes, strict=True
+    ):
+        assert got.stderr == pytest.approx(want.stderr) and want.stderr > 0
+    rows, _ = main_rows(clustered)
+    assert [row["stderr"] for row in rows] == pytest.approx(
+        [row["stderr"] for row in main_rows(once)[0]]
+    )

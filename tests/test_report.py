@@ -30,7 +30,7 @@ HOSTILE = [
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(2)>",
     "</script></style></title><svg onload=alert(3)>",
-    "\u202eright\u05d0\u05d1\u2028\U0001f9ea{{ 7*7 }}",
+    "\u202eright\u05d0\u05d1\U0001f9ea{{ 7*7 }}",
 ]
 N_PROMPTS = 12
 ABOUT = {

@@ -101,7 +101,8 @@ class Circuit:
         minimality: the smallest over members of its largest score; far from 0 is minimal.
         intact: F(M) and
         empty: F(nothing kept), averaged over the prompts that were measured on.
-        n_prompts: how many those are.
+        n_prompts: how many those are. Where prompts have clusters, or repeat each other: how many
+            clusters; all errors, intervals and the stability are then those of clusters.
         importance: of every unit, member or not, the largest effect of ablating it: in the intact
             model, in the circuit, or, of a backup, in the intact model without any of the others
             of its group. As a share of the span, without a sign.

@@ -30,7 +30,8 @@ class FaithfulnessCurve:
     Args:
         labels: the name of every unit.
         circuits: which units each kept; sizes ascend, from none to all.
-        values: the metric of each circuit on each prompt.
+        values: the metric of each circuit on each prompt, or, where prompts have clusters, what
+            each cluster adds to the mean (``results.statistics.by_cluster``).
         cost: evaluations on the prompts of the selection and on held-out ones, gradients, seconds.
         about: what ordered or searched the circuits, and what they were measured on.
     """

@@ -117,12 +117,10 @@ class CircuitRuns:
         sets, what, labels = selection.sets, selection.what, self.games.game.labels
         masks = what.masks()
         values = selected = sets.known_values(masks)
-        span, where = sets.span, "prompts, those of the selection"
         if self.games.held_out is not None:
             values = self.score(masks)
-            where = measured_on(
-                self.games.game, self.games.held_out, self._described(), (selected, values)
-            )
+        where, span = self.where(selected, values), sets.span
+        if self.games.held_out is not None:
             intact, empty = what.ends(masks, values)
             span = checked_span(intact, empty, f"the {values.shape[1]} held-out prompts")
             check_signs(sets.span, span)
@@ -149,11 +147,14 @@ class CircuitRuns:
         )
 
     def where(self, selected: Values | None, values: Values) -> str:
-        """What the values of a curve were measured on."""
+        """What values were measured on, in words that follow their number."""
         if self.games.held_out is None:
-            return "prompts, those of the selection"
-        both = None if selected is None else (selected, values)
-        return measured_on(self.games.game, self.games.held_out, self._described(), both)
+            where, clusters = "prompts, those of the selection", _clusters(self.games.game)
+        else:
+            both = None if selected is None else (selected, values)
+            where = measured_on(self.games.game, self.games.held_out, self._described(), both)
+            clusters = _clusters(self.games.held_out)
+        return where if clusters is None else f"clusters of {len(clusters)} {where}"
 
     def cost(self, gradients: int) -> dict[str, int | float]:
         """Evaluations on the game of the selection and on the held-out one, gradients, seconds; and
@@ -193,7 +194,8 @@ class CircuitRuns:
         planned: int,
         stage: str,
     ) -> tuple[T, dict[str, int | float]]:
-        search, unchanged = StepSearch(steps, len(game), planned, stage), Unchanged(game)
+        unchanged = Unchanged(game)
+        search = StepSearch(steps, len(game), planned, stage, _clusters(game))
         if store is None:
             cost = drive(game, search, self.progress, unchanged=unchanged)
         else:
@@ -202,6 +204,11 @@ class CircuitRuns:
                 run = kept.search(settings, game)
                 cost = drive(game, search, self.progress, run, unchanged=unchanged)
         return search.result, cost
+
+
+def _clusters(game: Game) -> Sequence[int] | None:
+    """The number of each prompt's cluster, where prompts are not independent of each other."""
+    return game.provenance().get("clusters")
 
 
 def one_question(masks: Masks) -> Steps[Values]:

@@ -6,13 +6,14 @@ gives it the ``ask`` and ``tell`` of ``search.contract``, so that the one driver
 questions, with store, workers and progress bar.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from spex_mech.masks import MaskBatch
+from spex_mech.results.statistics import by_cluster
 from spex_mech.search.contract import Findings, Question, Search
 
 Masks = Bool[np.ndarray, "mask unit"]
@@ -30,11 +31,21 @@ class StepSearch(Search, Generic[T]):
         n: how many units there are.
         planned: evaluations that it will ask for in all, as far as that is known.
         stage: what a progress bar calls it.
+        clusters: the number of each prompt's cluster; the coroutine is then sent a value per
+            cluster (``results.statistics.by_cluster``). None: every prompt stands for itself.
     """
 
-    def __init__(self, steps: Steps[T], n: int, planned: int, stage: str) -> None:
+    def __init__(
+        self,
+        steps: Steps[T],
+        n: int,
+        planned: int,
+        stage: str,
+        clusters: Sequence[int] | None = None,
+    ) -> None:
         self.planned = planned
         self._steps, self._n, self._stage = steps, n, stage
+        self._clusters = None if clusters is None else np.asarray(clusters)
         self._values: Values | None = None
         self._question: Question | None = None  # that is not answered yet
         self._result: list[T] = []
@@ -55,6 +66,8 @@ class StepSearch(Search, Generic[T]):
         self, values: Values, gradients: Float[np.ndarray, "mask block unit"] | None = None
     ) -> None:
         """The answer to the last question."""
+        if self._clusters is not None:
+            values = by_cluster(values, self._clusters)
         self._values, self._question = values, None
 
     def findings(self) -> Findings:

@@ -79,7 +79,7 @@ def network_numbers(found: Interactions, k: int = 20) -> Network:
         ValueError: no pairs were measured.
     """
     top = strongest_pairs(found, k)
-    errors = standard_errors(found.main_effects_by_prompt)
+    errors = standard_errors(found.main_effects_by_prompt, found.clusters)
     nodes = []
     for label, (x, y) in network_positions(found, k).items():
         unit = found.labels.index(label)

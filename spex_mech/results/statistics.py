@@ -51,6 +51,23 @@ def cluster_sums(
     return (values - mean) @ of_cluster, of_cluster.shape[1]
 
 
+def by_cluster(
+    values: Float[np.ndarray, "row prompt"], clusters: Int[np.ndarray, " prompt"]
+) -> Float[np.ndarray, "row cluster"]:
+    """A number per cluster in place of one per prompt: the cluster's sum times clusters over
+    prompts, so that the mean over clusters is the mean over prompts. What is then computed as if
+    clusters were prompts has the errors of clusters, ratios of means too (a ratio of sums over
+    clusters: Cochran 1977, "Sampling Techniques", section 9A).
+
+    >>> by_cluster(np.array([[1.0, 2.0, 6.0]]), np.array([0, 0, 1])).tolist()
+    [[2.0, 4.0]]
+    """
+    _, number = np.unique(clusters, return_inverse=True)
+    of_cluster = np.zeros((len(number), int(number.max(initial=-1)) + 1))
+    of_cluster[np.arange(len(number)), number] = of_cluster.shape[1] / len(number)
+    return values @ of_cluster
+
+
 def repeated_prompts(
     rows: Float[np.ndarray, "row prompt"], floor: float = 0.0
 ) -> Int[np.ndarray, " prompt"]:
