@@ -20,9 +20,7 @@ from spex_mech.engine.watch import state_of
 CAUSAL = types_of("CAUSAL_LM")
 # What a type of the fixed third below is refused for.
 REFUSED = {
-    "deepseek_v4": "reads 2 numbers, where 4 heads of 4 are",
     "diffllama": "depend on several heads",
-    "dory": "depend on several heads",
     "falcon_mamba": "no attention function",
     "jetmoe": "depend on several heads",
     "mamba": "no attention function",

@@ -255,7 +255,8 @@ def seen_in(model: nn.Module, text: Any) -> Seen:
     state = hash(tuple(_state_of(name, m) for name, m in model.named_modules()))
     known = _KNOWN.get(model)
     if known is None or known[0] != state:
-        inputs = token_inputs(model, getattr(text, "vocab_size", None))
+        last = getattr(text, "eos_token_id", None)
+        inputs = token_inputs(model, getattr(text, "vocab_size", None), last)
         try:
             seen: Seen | str = look(model, inputs)
         except NotFound as error:
@@ -465,11 +466,14 @@ def _numbered(model: nn.Module, pattern: str) -> dict[int, str]:
 
 def _width_at(name: str, module: nn.Module, arch: Architecture, layer: int) -> int:
     """What a module reads: by its weight; of a norm before a projection, as it was seen."""
-    if arch.d_head and not is_linear(module):
-        if name == arch.heads[layer]:
-            return arch.d_head[layer] * _of_layer(arch.n_heads, layer)
-        return arch.d_mlp[layer]
-    return _in_features(name, module)
+    seen = 0
+    if arch.d_head:
+        heads = arch.d_head[layer] * _of_layer(arch.n_heads, layer)
+        seen = heads if name == arch.heads[layer] else arch.d_mlp[layer]
+    if seen and not is_linear(module):
+        return seen
+    width = _in_features(name, module)
+    return seen if seen and seen % width == 0 else width  # it may read groups of heads
 
 
 def _in_features(name: str, module: nn.Module) -> int:

@@ -21,7 +21,7 @@ these passes alone, and act in this thread alone.
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
@@ -39,6 +39,7 @@ _LEAST, _ROUNDINGS = 1e-6, 8  # what shows noise: relative to the largest number
 _SOFTMAX = 1e-3  # by which attention weights may miss the sum of 1
 _SPARSE = 8  # one in so many outputs of an up projection gets noise
 N_NOISY, N_OTHERS = 4, 2  # rows of the pass that proves neurons
+_TRIES = 3  # passes that prove heads, where some of them cannot be proven
 _NO_LINEAR = "no linear layer reads what its heads gave"
 _TURN = threading.RLock()
 
@@ -122,10 +123,17 @@ def look(model: nn.Module, inputs: Callable[[int, int], dict[str, Any]]) -> Seen
         _run(first, inputs(first.n_rows, 0))
         plan = _Plan.of(first)
         found = Seen(n_attention=len(plan.attention))
-        if plan.attention:
-            heads = _HeadProof(model, plan, found)
+        failed: dict[int, str] = {}
+        for _ in range(_TRIES if plan.attention else 0):
+            heads = _HeadProof(model, plan, failed)
             _run(heads, inputs(heads.n_rows, 0))
             heads.end()
+            found.heads, found.no_heads = heads.places, [*failed.values(), *heads.failed.values()]
+            if not heads.failed:
+                break
+            # What is not set back shows in whatever comes after it: without it, all others again.
+            first_failed = min(heads.failed)
+            failed[first_failed] = heads.failed[first_failed]
         if plan.mlps:
             neurons = _NeuronProof(model, plan, found)
             _run(neurons, inputs(neurons.n_rows, N_OTHERS))
@@ -309,21 +317,24 @@ class _HeadProof(_Watching):
     ``h``, and in the last all heads give zero.
 
     Args:
-        found: what it finds is added to that.
+        left_out: calls of attention that are left as they are.
     """
 
-    def __init__(self, model: nn.Module, plan: _Plan, found: Seen) -> None:
+    def __init__(self, model: nn.Module, plan: _Plan, left_out: Collection[int]) -> None:
         super().__init__(model, plan.alone)
-        self.plan, self.found, self.n_rows = plan, found, 2 + plan.most_heads
+        self.plan, self.n_rows, self.left_out = plan, 2 + plan.most_heads, left_out
+        self.places: list[Place] = []
+        self.failed: dict[int, str] = {}
         self._asked: int | None = None  # the attention call whose projection is looked for
         self._n_asked = 0
-        self._cut: Place | None = None  # a place that is no projection, to be checked
+        # A norm that reads proven slices, and what it gave.
+        self._norm: tuple[_Read, Tensor | None] | None = None
 
     def attended(self, out: Tensor, n_kv: int | None) -> Tensor | None:
         self.time += 1
         self._give_up(_NO_LINEAR)
         number, self._n_asked = self._n_asked, self._n_asked + 1
-        if number >= len(self.plan.attention):
+        if number >= len(self.plan.attention) or number in self.left_out:
             return None
         self._asked = number
         new = out[:1].expand(out.shape).clone()
@@ -333,34 +344,33 @@ class _HeadProof(_Watching):
         return new
 
     def read(self, one: _Read) -> Tensor | None:
-        if self._asked is not None and (new := self._after_attention(one)) is not None:
-            return new
-        if self._cut is not None and is_linear(one.module):
-            self._check_cut(one)
-        return None
-
-    def gave(self, module: nn.Module, output: Tensor) -> None:
-        return None
-
-    def _after_attention(self, one: _Read) -> Tensor | None:
-        """What reads an attention function's output, set back to row 0."""
-        assert self._asked is not None
+        if self._asked is None or not (is_linear(one.module) or _is_leaf(one.module)):
+            return None
         asked = self.plan.attention[self._asked]
         n_heads, d_head = asked.out.shape[2:]
-        equal = (one.name, one.call) in self.plan.equal[self._asked]
-        if not is_linear(one.module) and not (equal and _is_leaf(one.module)):
-            return None
-        flat = _rows_of(one.given, self.n_rows)
+        flat = _rows_of(one.given, self.n_rows, n_heads * d_head)
         if flat is None or not (changed := _differs(flat).any(dim=1)).any():
             return None
-        if why := self._why_not(flat, changed, n_heads, d_head):
+        why = self._why_not(flat, changed, n_heads, d_head)
+        if not is_linear(one.module):
+            self._norm = None if why else (one, None)
+            return None
+        place = one
+        if why and self._norm is not None and self._norm[1] is one.given:
+            place, why = self._norm[0], ""
+        if why:
             self._give_up(f"{one.name} {why}")
         else:
+            equal = (place.name, place.call) in self.plan.equal[self._asked]
             how = "it reads what the heads gave" if equal else "it reads a slice of each head alone"
-            place = Place(one.name, one.call, one.time, n_heads, d_head, how, asked.n_kv)
-            self.found.heads.append(place)
-            self._asked, self._cut = None, None if is_linear(one.module) else place
+            where = (place.name, place.call, place.time)
+            self.places.append(Place(*where, n_heads, d_head, how, asked.n_kv))
+            self._asked = self._norm = None
         return _all_as_first(flat, one.given, self.n_rows)
+
+    def gave(self, module: nn.Module, output: Tensor) -> None:
+        if self._norm is not None and self._norm[0].module is module:
+            self._norm = (self._norm[0], output)
 
     @staticmethod
     def _why_not(
@@ -380,21 +390,10 @@ class _HeadProof(_Watching):
             return "reads more than its heads: it is not zero where all of them are"
         return ""
 
-    def _check_cut(self, one: _Read) -> None:
-        """A module that is no projection must be the only way for what heads gave."""
-        flat = _rows_of(one.given, self.n_rows)
-        place = self._cut
-        if flat is None or place is None:
-            return
-        self._cut = None
-        if _differs(flat).any():
-            self.found.heads.remove(place)
-            self.found.no_heads.append(f"{one.name} reads heads beside {place.name}")
-
     def _give_up(self, why: str) -> None:
         if self._asked is not None:
-            self.found.no_heads.append(why)
-            self._asked = None
+            self.failed[self._asked] = why
+            self._asked = self._norm = None
 
     def end(self) -> None:
         """Raises:
@@ -591,11 +590,12 @@ def _same(given: Tensor, flat: Tensor) -> bool:
     return torch.equal(given.reshape(flat.shape), flat)
 
 
-def _rows_of(x: Tensor, n_rows: int) -> Float[Tensor, "row pos width"] | None:
-    """With rows first, or merged with positions; heads on an axis of their own stay with it."""
+def _rows_of(x: Tensor, n_rows: int, width: int = 0) -> Float[Tensor, "row pos width"] | None:
+    """With rows first, or merged with positions; the width may be two axes (groups of heads)."""
     if x.ndim < 2 or x.shape[0] % n_rows:
         return None
-    return x.reshape(n_rows, -1, x.shape[-1])
+    as_groups = x.ndim > 2 and x.shape[-2] * x.shape[-1] == width
+    return x.reshape(n_rows, -1, width if as_groups else x.shape[-1])
 
 
 def _all_as_first(flat: Float[Tensor, "row pos width"], like: Tensor, n_same: int) -> Tensor:
@@ -703,7 +703,9 @@ def _are_weights(a: Any, b: Any) -> bool:
     return bool(((a.sum(-1) - 1).abs() < _SOFTMAX).all())
 
 
-def token_inputs(model: Any, vocabulary: int | None) -> Callable[[int, int], dict[str, Any]]:
+def token_inputs(
+    model: Any, vocabulary: int | None, last: Any = None
+) -> Callable[[int, int], dict[str, Any]]:
     """A few tokens, the same in each row but for the last ones, which have them in other orders."""
     generator = torch.Generator().manual_seed(0)
     most = min(vocabulary or 64, 64)
@@ -719,6 +721,8 @@ def token_inputs(model: Any, vocabulary: int | None) -> Callable[[int, int], dic
         ids = tokens.to(device).expand(n_rows, -1).clone()
         for other in range(1, n_others + 1):
             ids[-other] = ids[0].roll(other)
+        if isinstance(last, int) and 0 <= last < (vocabulary or 0):
+            ids[:, -1] = last  # some classifiers read where the text ends
         return {"input_ids": ids, **given}
 
     return of
