@@ -594,7 +594,7 @@ def _rows_of(x: Tensor, n_rows: int, width: int = 0) -> Float[Tensor, "row pos w
     """With rows first, or merged with positions; the width may be two axes (groups of heads)."""
     if x.ndim < 2 or x.shape[0] % n_rows:
         return None
-    as_groups = x.ndim > 2 and x.shape[-2] * x.shape[-1] == width
+    as_groups = x.ndim > 3 and x.shape[-2] * x.shape[-1] == width
     return x.reshape(n_rows, -1, width if as_groups else x.shape[-1])
 
 
