@@ -144,7 +144,10 @@ def test_folding_adds_squares_and_signs_by_the_sum() -> None:
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"share": 1.5}, "share is 1.5; give a part"), ({"most": 0}, "most is 0; give at least 1")],
+    [
+        ({"share": 1.5}, "share is 1.5; give a part"),
+        ({"most": 0}, "most is 0; it must be a whole number of at least 1"),
+    ],
 )
 def test_folding_refuses(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):

@@ -320,13 +320,13 @@ def test_a_map_by_something_else_is_refused(by: str, backend: str) -> None:
 
 
 def test_a_network_of_no_pairs_is_refused() -> None:
-    with pytest.raises(ValueError, match="k is 0; a network needs at least 1 pair"):
+    with pytest.raises(ValueError, match="k is 0; it must be a whole number of at least 1"):
         sm.plot_network(a_result(VALUES, HEADS), k=0)
 
 
 @pytest.mark.parametrize("most", [1, 0, -3])
 def test_a_map_of_fewer_than_two_units(most: int) -> None:
-    with pytest.raises(ValueError, match=f"most is {most}; a map needs at least 2 units"):
+    with pytest.raises(ValueError, match=f"most is {most}; it must be a whole number"):
         map_numbers(a_result(VALUES, HEADS), most=most)
 
 

@@ -68,7 +68,7 @@ def test_a_result_is_like_itself() -> None:
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({"k": 0}, "k=0 of 3 interactions"), ({"n_boot": 1}, "n_boot=1")],
+    [({"k": 0}, "k is 0"), ({"n_boot": 1}, "n_boot is 1")],
 )
 def test_no_bootstrap_of_nothing(options: dict[str, int], error: str) -> None:
     with pytest.raises(ValueError, match=error):

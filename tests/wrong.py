@@ -47,6 +47,16 @@ def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     yield "~ of nobody", "no such home folder", lambda: search(store="~nobody-here/x")
     yield "distill budget", "budget is 'x'", lambda: sm.distill(pair, "x", n=4)
     yield "confirm k", "k is 'x'", lambda: sm.confirm(found, pair, k="x")
+    varied = sm.discover(lambda m: pair(m)[:, None] * np.arange(1.0, 5), n=4, progress=False)
+    for value in (-1, 0, 2.5, "x", None, True):
+        for name, draw in {
+            "plot_network": sm.plot_network, "plot_text": sm.plot_text,
+            "plot_examples": lambda found, k: sm.plot_examples(found, k=k),
+            "stability": sm.stability, "compare": lambda found, k: sm.compare(found, found, k),
+        }.items():  # fmt: skip
+            yield f"{name}({value!r})", "k is ", lambda d=draw, v=value: d(varied, v)
+    yield "most", "most is 2.5", lambda: sm.plot_map(found, most=2.5)
+    yield "level", "level", lambda: varied.intervals("x")
     yield "workers=0", "workers is 0", lambda: search(workers=0)
     yield "load", "there is no file", lambda: sm.Interactions.load(folder / "nosuch.npz")
     yield "sets", "sets is 'ab'", lambda: sm.measure(pair, "ab", n=4)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_mech.arguments import whole
 from spex_mech.plots.numbers import pale
 from spex_mech.plots.style import PALE_OPACITY, colour_of
 from spex_mech.plots.text import write_page
@@ -62,6 +63,7 @@ def example_pairs(found: Interactions, k: int = 10) -> list[ExamplePair]:
     Raises:
         ValueError: there are none.
     """
+    whole("k", k, 1)
     rows = np.flatnonzero((found.order == 2) & (abs(found.mean) > found.noise_floor))
     rows = rows[np.argsort(-abs(found.mean[rows]), kind="stable")][:k]
     if not len(rows):

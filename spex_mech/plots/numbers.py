@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spex_mech.arguments import whole
 from spex_mech.results.interactions import Interactions
 from spex_mech.units import Units
 
@@ -49,8 +50,7 @@ def map_numbers(found: Interactions, by: str = "unit", most: int = 64) -> MapNum
     """
     if by not in ("unit", "layer"):
         raise ValueError(f"by is {by!r}; choose 'unit' or 'layer'")
-    if most < 2:
-        raise ValueError(f"most is {most}; a map needs at least 2 units")
+    whole("most", most, 2)
     pairs, means, _ = pairs_of(found)
     if by == "layer":
         layers = _layers_of(found)
@@ -164,8 +164,7 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}; give a part of the energy from 0 to 1")
-    if most < 1:
-        raise ValueError(f"most is {most}; give at least 1 neuron")
+    whole("most", most, 1)
     pairs, means, _ = pairs_of(found)
     layers = _layers_of(found)
     is_neuron = np.array(found.unit_table.kinds) == "neuron"

@@ -7,6 +7,7 @@ menus), from the same numbers and in the same colours.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from spex_mech.arguments import whole
 from spex_mech.plots import interactive, static
 from spex_mech.results.interactions import Interactions
 
@@ -106,8 +107,7 @@ def plot_network(
         ValueError: no pairs were measured, ``k`` is under 1, or ``backend`` has another value.
         ImportError: matplotlib or plotly is missing (the extra ``viz``).
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; a network needs at least 1 pair")
+    whole("k", k, 1)
     return _drawn(backend, static.draw_network, interactive.draw_network, found, k)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spex_mech.arguments import whole
 from spex_mech.plots.network import Edge, edges_of
 from spex_mech.plots.style import PALE_OPACITY, colour_of, main_colour, rgb
 from spex_mech.results.files import write_text
@@ -58,8 +59,9 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
         k: how many; those under the noise floor are left out.
 
     Raises:
-        ValueError: there are no pairs.
+        ValueError: there are no pairs, or k is under 1.
     """
+    whole("k", k, 1)
     pairs = found.top(k, order=2)
     if not len(pairs):
         raise ValueError("no pairs to draw: the result holds none")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from spex_mech.arguments import whole
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.statistics import n_independent, q_values
 from spex_mech.results.verdicts import SIGNIFICANT
@@ -84,11 +85,11 @@ def stability(found: Interactions, k: int = 20, n_boot: int = 200, seed: int = 0
         raise ValueError(
             f"a bootstrap needs prompts that differ; these {n_prompts} are one cluster"
         )
-    if n_boot < 2 or k < 1 or not len(found):
-        raise ValueError(
-            f"k={k} of {len(found)} interactions with n_boot={n_boot}: all must be at least 1, and "
-            "n_boot 2"
-        )
+    whole("k", k, 1)
+    whole("n_boot", n_boot, 2)
+    if not len(found):
+        raise ValueError("there is no interaction whose place could be redrawn")
+    seed = whole("seed", seed, 0)
     strongest = np.argsort(-abs(found.mean), kind="stable")[:k]
     k = len(strongest)
     draws = np.random.default_rng(seed).multinomial(
@@ -213,8 +214,7 @@ def _compare(found_a: Interactions, found_b: Any, k: int = 20) -> Comparison:
         raise TypeError(
             f"Interactions are compared with Interactions, not {type(found_b).__name__}"
         )
-    if k < 1:
-        raise ValueError(f"k is {k}; it must be at least 1")
+    whole("k", k, 1)
     if not set(found_a.labels) & set(found_b.labels):
         raise ValueError(
             f"the two results share no unit: {found_a.labels[:3]}... and {found_b.labels[:3]}..."

@@ -12,6 +12,7 @@ accuracy do, the tail of Student's t is too light, and p is at least that of the
 """
 
 from itertools import pairwise
+from numbers import Real
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -111,8 +112,8 @@ def intervals(
     from scipy.special import stdtrit
 
     n_rows = len(values)
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must be between 0 and 1")
+    if not isinstance(level, Real) or not 0 < level < 1:
+        raise ValueError(f"level is {level!r}; it must be between 0 and 1")
     if selected_of is not None and selected_of < n_rows:
         raise ValueError(f"{n_rows} rows cannot be selected of {selected_of}")
     share = 1.0 if selected_of is None else n_rows / max(selected_of, 1)
