@@ -136,12 +136,28 @@ class Called:
         """
         if self._way is None and (self.trusted or self.vectorized):
             with suppress(Exception):  # then it is found out, and says what is wrong
-                values = _WAYS[0].ask(self.function, masks, self.labels)
+                values = self.asked(_WAYS[0], masks)
                 self._way = _WAYS[0]
                 return values
+        return self.asked(self.way(), masks)
+
+    def asked(self, way: Way, masks: MaskBatch) -> Table:
+        """The values of some masks, asked in this way."""
+        return way.ask(self.function, masks, self.labels)
+
+    def way(self) -> Way:
+        """How the function is called, which is tried where it is not known yet.
+
+        Raises:
+            ValueError: no way works, or two do and differ.
+        """
         if self._way is None:
             self._way = self._found()
-        return self._way.ask(self.function, masks, self.labels)
+        return self._way
+
+    def found(self, way: Way) -> None:
+        """It was found out elsewhere how the function is called."""
+        self._way = way
 
     def _found(self) -> Way:
         ways = [way for way in _WAYS if self.vectorized in (None, way.many)]
@@ -150,7 +166,7 @@ class Called:
             failed: dict[Way, Exception] = {}
             for way in ways:
                 try:
-                    values = way.ask(self.function, probe, self.labels)
+                    values = self.asked(way, probe)
                     if way.many and self.vectorized is None:
                         self._check(way, probe, values)
                     return way
@@ -172,11 +188,11 @@ class Called:
         """
         close = _CLOSE * abs(values[np.isfinite(values)]).max(initial=0.0)
         parts = [probe.part(row, row + 1) for row in (0, len(probe) - 1)]
-        alone = np.concatenate([way.ask(self.function, part, self.labels) for part in parts])
+        alone = np.concatenate([self.asked(way, part) for part in parts])
         together = values[[0, -1]]
         off = _apart(alone, together)
         if off > close:
-            again = way.ask(self.function, probe, self.labels)
+            again = self.asked(way, probe)
             varies = _apart(again, values)
             if not off <= _VARIES * varies:
                 raise AnswerError(
@@ -186,11 +202,11 @@ class Called:
                 )
             return
         try:
-            single = Way(False, way.torch).ask(self.function, parts[-1], self.labels)
+            single = self.asked(Way(False, way.torch), parts[-1])
         except Exception:  # as it should: it takes many masks
             return
         if single.shape == together[-1:].shape and not _apart(single, together[-1:]) <= close:
-            again = way.ask(self.function, parts[-1], self.labels)
+            again = self.asked(way, parts[-1])
             if _apart(single, together[-1:]) <= _VARIES * _apart(again, together[-1:]):
                 return  # it varies
             raise _Ambiguous(

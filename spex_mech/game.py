@@ -293,7 +293,7 @@ class FunctionGame(Game):
     ) -> None:
         self.function = function
         self._units = labels if isinstance(labels, Units) else Units.of_labels(labels)
-        self._called = Called(function, self._units.labels, vectorized)
+        self.called = Called(function, self._units.labels, vectorized)
 
     @property
     def units(self) -> Units:
@@ -302,7 +302,7 @@ class FunctionGame(Game):
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
         if slopes:
             raise ValueError("a plain function has no slopes; give gradients=False")
-        return Answer(self._called(masks))
+        return Answer(self.called(masks))
 
     def identity(self) -> dict[str, Any]:
         """What a store tells functions apart by."""

@@ -21,10 +21,13 @@ from spex_mech.runs.errors import WorkerError, WorkerTrace
 from tests.workers import (
     Planted,
     deadly,
+    deadly_at_half,
     hanging,
+    hanging_at_half,
     hangs_once,
     holding_a_lock,
     impossible,
+    slow_of_one_mask,
     two_arguments,
 )  # fmt: skip
 
@@ -148,6 +151,28 @@ def test_an_evaluation_that_hangs_is_ended_and_named() -> None:
     )
     with pytest.raises(TimeoutError, match=told):
         sm.discover(hanging, workers=1, timeout=0.2, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("game", "error", "told"),
+    [
+        (deadly_at_half, WorkerError, r"^with a, c, e, g ablated every worker is lost"),
+        (
+            hanging_at_half,
+            TimeoutError,
+            r"^with a, c, e, g ablated an evaluation takes longer than",
+        ),
+    ],
+)
+def test_a_mask_of_the_trial_is_named_too(game: Any, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told) as raised:
+        sm.discover(game, workers=1, timeout=0.3, **QUIET)
+    assert "to find out how the function is called" in raised.value.__notes__[0]
+
+
+def test_a_trial_may_take_as_long_as_its_masks() -> None:
+    found = sm.discover(slow_of_one_mask, workers=1, timeout=0.25, **QUIET)
+    assert found.value("a", "b") == 1.0
 
 
 def test_an_evaluation_that_hung_once_is_asked_again(tmp_path: Path) -> None:

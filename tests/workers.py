@@ -114,6 +114,66 @@ def hanging() -> CallableGame:
     return CallableGame(_hangs, list("abcdefgh"))
 
 
+def _half_is_deadly(how: Any, masks: Tensor) -> Tensor:
+    if bool(((~masks)[..., ::2].all(dim=-1) & (~masks).any(dim=-1)).any()):
+        how()
+    return masks.double().sum(dim=-1)
+
+
+def deadly_at_half() -> CallableGame:
+    """It cannot bear the mask that ablates every other unit, which a search of pairs never asks."""
+    return CallableGame(partial(_half_is_deadly, partial(os._exit, 7)), list("abcdefgh"))
+
+
+def hanging_at_half() -> CallableGame:
+    return CallableGame(partial(_half_is_deadly, partial(time.sleep, 1000)), list("abcdefgh"))
+
+
+def _slow_one(mask: Any) -> float:
+    if mask.ndim != 1:
+        raise TypeError("one mask at a time")
+    time.sleep(0.15)
+    return float(mask[0] and mask[1])
+
+
+def slow_of_one_mask() -> CallableGame:
+    """Its trial takes longer than a mask may, as it asks several."""
+    return CallableGame(_slow_one, ["a", "b", "c"])
+
+
+def _hangs_with_some(masks: Tensor) -> Tensor:
+    if not masks.all():
+        time.sleep(1000)
+    return masks.double() @ torch.arange(1.0, 11, dtype=torch.float64)[:, None]
+
+
+def hangs_at_some() -> CallableGame:
+    """It answers of the intact model alone."""
+    return CallableGame(_hangs_with_some, [f"u{unit}" for unit in range(10)], vectorized=True)
+
+
+class SlopesEnd:
+    """Ten units, and gradients that hang or kill."""
+
+    def __init__(self, kills: bool) -> None:
+        self.labels, self.kills = [f"u{unit}" for unit in range(10)], kills
+
+    def __len__(self) -> int:
+        return 10
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        return masks.double().sum(dim=1)
+
+    def gradient(self, gates: Tensor) -> Tensor:
+        if self.kills:
+            os._exit(7)
+        time.sleep(1000)
+        return gates
+
+    def identity(self) -> dict[str, Any]:
+        return {"slopes end": self.kills}
+
+
 class Hanging(Planted):
     def __init__(self, hung: Path) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from multiprocessing import connection, get_context, resource_tracker
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from spex_mech.masks import MaskBatch, names_of
 from spex_mech.runs.errors import WorkerError
@@ -74,6 +75,17 @@ class _Task:
     @property
     def masks(self) -> MaskBatch | None:
         return next((part for part in self.call if isinstance(part, MaskBatch)), None)
+
+
+def _price(call: Call) -> int:
+    """The evaluations of a call that holds masks, or the gates of gradients; of others none."""
+    slopes = any(part is True for part in call)
+    for part in call:
+        if isinstance(part, MaskBatch):
+            return len(part) * cost_of_mask(slopes)
+        if isinstance(part, Tensor):
+            return len(part) * cost_of_mask(True)
+    return 0
 
 
 class WorkerPool:
@@ -181,10 +193,8 @@ class WorkerPool:
 
     def _asked(self, number: int, call: Call) -> Any:
         limit = None
-        masks = next((part for part in call if isinstance(part, MaskBatch)), None)
-        if self.timeout is not None and masks is not None:
-            slopes = any(part is True for part in call)
-            limit = self.timeout * len(masks) * cost_of_mask(slopes)
+        if self.timeout is not None and (price := _price(call)):
+            limit = self.timeout * price
         return self._worker(number).ask(call, limit).value()
 
     def _explain(self, number: int, task: _Task, lost: list[Lost]) -> NoReturn:
@@ -198,6 +208,8 @@ class WorkerPool:
                 f"({last.how}); try the factory without workers, or fewer workers (out of memory?)"
             )
         masks, alone = task.masks, None
+        if masks is None and _price(task.call):
+            _explain_gradients(last, count, self.timeout)
         if masks is None:
             raise WorkerError(f"{count} workers were lost ({last.how}) before they had begun")
         function, _, *rest = task.call
@@ -225,6 +237,22 @@ class WorkerPool:
             f"with {names} ablated every worker is lost ({last.how}): {count} one after the other. "
             "What was committed to a store is kept; try this mask in the game without workers"
         )
+
+
+def _explain_gradients(last: Lost, count: int, timeout: float | None) -> NoReturn:
+    """Raises:
+    TimeoutError, WorkerError: why workers are lost on gradients at gates.
+    """
+    where = "gradients with all units kept in part"
+    if last.late:
+        raise TimeoutError(
+            f"{where} take longer than timeout={timeout:g} s an evaluation (each is three), on "
+            f"{count} workers one after the other; give more, or a game without gradients"
+        )
+    raise WorkerError(
+        f"{where} lose every worker ({last.how}): {count} one after the other. Give fewer workers "
+        "(out of memory?), or a game without gradients"
+    )
 
 
 def _without_interrupts() -> None:

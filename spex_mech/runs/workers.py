@@ -22,10 +22,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spex_mech.calls import Called, Table, Way
 from spex_mech.driver import evaluate_batch
 from spex_mech.game import (
     Answer,
     Coarse,
+    FunctionGame,
     Game,
     Pending,
     Tick,
@@ -34,6 +36,7 @@ from spex_mech.game import (
     no_tick,
 )
 from spex_mech.masks import MaskBatch
+from spex_mech.runs.errors import WorkerError, WorkerTrace
 from spex_mech.runs.pools import ProcessPool, RayPool
 from spex_mech.runs.store import identity_of
 from spex_mech.units import Units
@@ -53,6 +56,8 @@ class GameInfo:
     coarse: Coarse | None
     provenance: dict[str, Any]
     identity: dict[str, Any]
+    is_function: bool  # of which it is found out how it is called
+    vectorized: bool | None
 
 
 @runtime_checkable
@@ -79,6 +84,7 @@ class RemoteGame(Game):
         self._info: GameInfo = pool.submit(info_of).result()
         pool.labels = self._info.units.labels
         self.n_ahead, self.n_workers = _AHEAD * pool.n_workers, pool.n_workers
+        self._called = _RemoteCalled(pool, self._info) if self._info.is_function else None
 
     @property
     def units(self) -> Units:
@@ -109,14 +115,19 @@ class RemoteGame(Game):
     def _noise_floor(self) -> float | None:
         return self.pool.submit(noise_floor).result()
 
+    @property
+    def _way(self) -> Way | None:
+        """How the function of a worker is called: what one has tried, all do."""
+        return None if self._called is None else self._called.tried()
+
     def start(self, masks: MaskBatch, slopes: bool, tick: Tick) -> Pending:
         """One batch, as one worker will compute it."""
-        return self.pool.submit(evaluate_batch, masks, slopes)
+        return self.pool.submit(answer_of, masks, slopes, self._way)
 
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
         """The same, by all workers: in batches as a driver would ask them."""
-        parts = list(masks.split(self.masks_per_batch))
-        return joined(self._gathered(evaluate_batch, [(part, slopes) for part in parts]))
+        parts, way = list(masks.split(self.masks_per_batch)), self._way
+        return joined(self._gathered(answer_of, [(part, slopes, way) for part in parts]))
 
     def __call__(self, masks: Any) -> Float[Tensor, "mask prompt"]:
         """The values of masks (True = kept), computed by all workers."""
@@ -144,8 +155,63 @@ class RemoteGame(Game):
         return [pending.result() for pending in [self.pool.submit(function, *c) for c in calls]]
 
 
+class _RemoteCalled(Called):
+    """A function of workers, and how it is called: each trial is asked of one of them, so that a
+    mask that it cannot bear is named as of any batch."""
+
+    def __init__(self, pool: Pool, info: GameInfo) -> None:
+        super().__init__(lambda _: None, info.units.labels, info.vectorized)
+        self.pool = pool
+
+    def tried(self) -> Way:
+        """How it is called.
+
+        Raises:
+            WorkerError, TimeoutError: a trial loses its workers, or takes too long.
+        """
+        try:
+            return self.way()
+        except _Stop as stop:
+            stop.why.add_note(
+                "The mask was asked to find out how the function is called; vectorized=True (it "
+                "takes tensors of many masks) does without."
+            )
+            raise stop.why from None
+
+    def asked(self, way: Way, masks: MaskBatch) -> Table:
+        """The values of some masks, asked in this way of a worker."""
+        try:
+            return self.pool.submit(asked_in, masks, way).result()
+        except (WorkerError, TimeoutError) as error:
+            if isinstance(error.__cause__, WorkerTrace):
+                raise  # the function's own
+            raise _Stop(error) from error
+
+
+class _Stop(BaseException):
+    """Workers were lost on a trial: no other way is tried."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+def asked_in(game: Game, masks: MaskBatch, way: Way) -> Table:
+    """The values that a worker's function gives, called in this way."""
+    assert isinstance(game, FunctionGame)
+    return game.called.asked(way, masks)
+
+
+def answer_of(game: Game, masks: MaskBatch, slopes: bool, way: Way | None) -> Answer:
+    """A worker's answer to a batch; of a function, called in this way."""
+    if way is not None and isinstance(game, FunctionGame):
+        game.called.found(way)
+    return evaluate_batch(game, masks, slopes)
+
+
 def info_of(game: Game) -> GameInfo:
     """What a worker says of its game."""
+    tried = isinstance(game, FunctionGame) and not game.called.vectorized
     return GameInfo(
         game.units,
         game.masks_per_batch,
@@ -154,6 +220,8 @@ def info_of(game: Game) -> GameInfo:
         game.coarse,
         game.provenance(),
         identity_of(game),
+        tried,
+        game.called.vectorized if isinstance(game, FunctionGame) else None,
     )
 
 
