@@ -41,7 +41,7 @@ import torch
 import spex_mech as sm
 from benchmarks.frame import Options, Row, mean_and_error, script
 from benchmarks.games import Together, passages, prompts, singles
-from spex_mech.circuits.find import gate_attribution
+from spex_mech.circuits.gates import gate_attribution
 from tests.backups import demo_with_backup, plant_backup
 from tests.compiled import load_plain, tracr_games
 

@@ -213,6 +213,8 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--file", help="the text file of the task 'text'")
     sweep.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
     sweep.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
+    sweep.add_argument("--masks-per-batch", type=int, help="masks that are kept at a time")
+    sweep.add_argument("--timeout", type=float, help="seconds that a worker's evaluation takes")
     sweep.add_argument("--fresh", action="store_true", help="all anew; default: go on")
     sweep.add_argument("--out", type=_path, default=Path("out/sweep"))
     sweep.set_defaults(command=_sweep)
@@ -459,7 +461,8 @@ def _sweep(options: argparse.Namespace) -> None:
         cells = cells_from_toml(options.config)
     else:
         cells = cells_of(axes, **common)
-    given = {"workers": options.workers, "address": options.address}
+    names = ("workers", "address", "masks_per_batch", "timeout")
+    given = {name: getattr(options, name) for name in names}
     table = sweep(cells, options.out, resume=not options.fresh, **given)
     _print_status(table)
     say(f"\nwritten to {options.out}: summary.csv")

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b
 from numbers import Integral
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from spex_mech.arguments import one_of, path_of, share, shown, switch, whole
-from spex_mech.driver import SMALLEST, Rounding, Unchanged, drive
+from spex_mech.arguments import one_of, share, shown, switch, whole
+from spex_mech.driver import SMALLEST, Rounding
 from spex_mech.fingerprints import versions
 from spex_mech.game import FunctionGame as CallableGame
 from spex_mech.game import Game, as_game, is_game
@@ -26,8 +27,8 @@ from spex_mech.proxies.trees import Trees
 from spex_mech.proxy import Proxy, as_proxy, name_of
 from spex_mech.results.confirmation import Confirmation, confirmation, shared_text
 from spex_mech.results.interactions import Interactions
-from spex_mech.runs.session import game_from
-from spex_mech.runs.store import Run, identity_of, opened
+from spex_mech.runs.session import RunSettings
+from spex_mech.runs.store import identity_of
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.again import AskAgain, count_of_sets, with_masks_asked_again
 from spex_mech.search.contract import Search
@@ -137,14 +138,21 @@ def discover(
     """
     order, seed = whole("order", order, 2), whole("seed", seed, 0)
     budget = None if budget is None else whole("budget", budget, 1)
-    store = None if store is None else path_of("store", store)
-    if workers is not None or address is not None or timeout is not None:
-        given = {"progress": progress, "store": store, "masks_per_batch": masks_per_batch}
-        with game_from(game, n, labels, workers, address, timeout, vectorized) as remote:
-            return discover(remote, method, budget, order, seed, **given, **options)
-    if masks_per_batch is not None:
-        whole("masks_per_batch", masks_per_batch, 1)
-    game, kept = as_game(game, n, labels, vectorized), (progress, store, masks_per_batch)
+    how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
+    with how.game_of(game, n, labels, vectorized) as ready:
+        return _discovered(ready, method, budget, order, seed, options, how)
+
+
+def _discovered(
+    game: Game,
+    method: str | Search,
+    budget: int | None,
+    order: int,
+    seed: int,
+    options: dict[str, Any],
+    how: RunSettings,
+) -> Interactions:
+    """What ``discover`` returns, of a game that is ready."""
     if isinstance(method, Search):
         if budget is not None or order != 2 or seed or options:
             raise ValueError(
@@ -153,7 +161,7 @@ def discover(
             )
         about = {"method": method.name or type(method).__name__}
         own = lambda: AskAgain(method, DEFAULTS.min_again)  # noqa: E731
-        return _searched(game, own, about, {"method": method}, *kept)
+        return _searched(game, own, about, {"method": method}, how)
     one_of("method", method, METHODS)
     if unknown := options.keys() - set(METHODS[method]):
         takes = ", ".join(METHODS[method]) or "no options"
@@ -170,12 +178,12 @@ def discover(
     def search() -> AskAgain:
         given = dict(options)
         if isinstance(smaller := given.get("proxy"), Game):
-            given["proxy"] = student_of(game, smaller, order, seed, progress, store)
+            given["proxy"] = student_of(game, smaller, order, seed, how)
         make = partial(_search, game, method, order, seed, given, about)
         return with_masks_asked_again(make, budget, count_of_sets(len(game), order))
 
     identity = {"method": method, **common, **options}
-    return _searched(game, search, about, identity, *kept)
+    return _searched(game, search, about, identity, how)
 
 
 def _search(
@@ -248,14 +256,13 @@ def student_of(
     smaller: Game,
     order: int,
     seed: int,
-    progress: bool,
-    store: str | os.PathLike[str] | None = None,
+    how: RunSettings,
 ) -> Student:
     """A smaller game as a proxy: its interactions are searched first, with its own evaluations.
 
     Args:
-        store: of the large game; the student's evaluations are kept in a file of its own beside it,
-            whose name ends in ``.student-`` and a hash.
+        how: the large game is run. The student is run here; beside the large game's store its
+            evaluations are kept in a file of its own, whose name ends in ``.student-`` and a hash.
 
     Raises:
         ValueError: the two games differ in their units.
@@ -272,10 +279,10 @@ def student_of(
     budget = None if few else _STUDENT_BUDGET * n + 1000
     method = "exhaustive" if few else "spex"
     beside = None
-    if store is not None:  # one file for each student
+    if how.store is not None:  # one file for each student
         told = json.dumps(identity_of(smaller), sort_keys=True).encode()
-        beside = f"{os.fspath(store)}.student-{blake2b(told, digest_size=4).hexdigest()}"
-    found = discover(smaller, method, budget, order, seed, progress=progress, store=beside)
+        beside = f"{os.fspath(how.store)}.student-{blake2b(told, digest_size=4).hexdigest()}"
+    found = discover(smaller, method, budget, order, seed, progress=how.progress, store=beside)
     sets = [tuple(u for u in row if u >= 0) for row in found.units.tolist()]
     return Student(smaller, list(zip(sets, found.mean.tolist(), strict=True)), found.cost)
 
@@ -317,11 +324,14 @@ def measure(
     store: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     address: str | None = None,
+    masks_per_batch: int | None = None,
+    timeout: float | None = None,
 ) -> Interactions:
     """Measure exactly the interactions of the given sets of units, and of their subsets.
 
     Args:
-        game, n, labels, vectorized, progress, store, workers, address: as for ``discover``.
+        game, n, labels, vectorized, progress, store, workers, address, masks_per_batch, timeout: as
+            for ``discover``.
         sets: each of the labels, or the numbers, of two units or more.
 
     Raises:
@@ -333,14 +343,15 @@ def measure(
     >>> found.value("a", "b")
     1.0
     """
-    with game_from(game, n, labels, workers, address, vectorized=vectorized) as ready:
+    how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
+    with how.game_of(game, n, labels, vectorized) as ready:
         rows = _rows_of(sets, ready)
         listed = Exhaustive(len(ready), order=rows.shape[1], sets=rows)
         count = max(DEFAULTS.min_again, int(DEFAULTS.again_share * listed.planned))
         search = AskAgain(listed, count, max(0, DEFAULTS.enough_again - count))
         identity = {"method": "listed sets", "sets": rows.tolist()}
         about = {"method": "listed sets"}
-        return _searched(ready, lambda: search, about, identity, progress, store)
+        return _searched(ready, lambda: search, about, identity, how)
 
 
 def _rows_of(sets: Any, game: Game) -> Int[np.ndarray, "set order"]:
@@ -379,6 +390,8 @@ def confirm(
     store: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     address: str | None = None,
+    masks_per_batch: int | None = None,
+    timeout: float | None = None,
 ) -> Confirmation:
     """Measure the k strongest interactions again on another game of the same units: other prompts,
     another ablation. What was selected on some prompts is a finding only if it holds on others.
@@ -387,7 +400,8 @@ def confirm(
         found: the result of a search.
         game: the other game, or a function of the same units; with ``workers`` what makes it.
         k: how many interactions.
-        progress, store, workers, address: as for ``discover``. The store is the other game's own.
+        progress, store, workers, address, masks_per_batch, timeout: as for ``discover``. The store
+            is the other game's own.
 
     It warns where the game's prompts are those of the search, on which everything is found again.
 
@@ -410,10 +424,12 @@ def confirm(
             "confirm(found, ModelGame(model, other_task))"
         )
     whole("k", k, 1)
-    top, run = found.top(k), {"progress": progress, "store": store}
-    far = workers is not None or address is not None
-    names = None if far or is_game(game) else found.labels
-    measured = measure(game, top.names, labels=names, workers=workers, address=address, **run)
+    top, how = (
+        found.top(k),
+        RunSettings(progress, store, workers, address, masks_per_batch, timeout),
+    )
+    names = None if how.far or is_game(game) else found.labels
+    measured = measure(game, top.names, labels=names, **asdict(how))
     again = confirmation(top, measured)
     if again.n_shared:
         warnings.warn(
@@ -429,29 +445,20 @@ def _searched(
     make: Callable[[], AskAgain],
     about: dict[str, Any],
     identity: dict[str, Any],
-    progress: bool,
-    store: str | os.PathLike[str] | None,
-    masks_per_batch: int | None = None,
+    how: RunSettings,
 ) -> Interactions:
     """The result of a search, driven to its end, or as a store has it from an earlier call."""
-
-    def result(run: Run | None) -> Interactions:
-        search, rounding = make(), Rounding()
-        cost = drive(game, search, progress, run, rounding, unchanged, masks_per_batch)
-        found = _result(game, search, cost, about, rounding)
-        unchanged.check()
-        return found
-
-    unchanged = Unchanged(game)
-    if store is None:
-        return result(None)
-    with opened(store, game, progress=progress) as kept:
-        run = kept.search(identity, game, masks_per_batch)
+    with how.session(game) as session:
+        run = session.run(identity)
         # The code of a user's own search is not hashed: its evaluations are used, its result not.
         own = isinstance(identity["method"], Search)
-        if not own and (finished := run.result()) is not None:
+        if run is not None and not own and (finished := run.result()) is not None:
             return finished
-        return run.finish(result(run))
+        search, rounding = make(), Rounding()
+        cost = session.drive(search, run, rounding)
+        found = _result(game, search, cost, about, rounding)
+        session.unchanged.check()
+        return found if run is None else run.finish(found)
 
 
 def _result(

@@ -20,7 +20,7 @@ from spex_mech.discover import proxy_named
 from spex_mech.game import as_game
 from spex_mech.proxies.table import CompleteTable
 from spex_mech.proxy import Proxy, as_proxy
-from spex_mech.runs.session import driven, game_from
+from spex_mech.runs.session import RunSettings
 from spex_mech.search.proxyspex import r_squared
 from spex_mech.search.random_masks import EvaluateOnly, complementary_masks
 from spex_mech.setfunctions import KINDS
@@ -110,6 +110,8 @@ def distill(
     store: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     address: str | None = None,
+    masks_per_batch: int | None = None,
+    timeout: float | None = None,
 ) -> Distillation:
     """Fit a proxy to masks that ablate half of the units, in pairs of complements.
 
@@ -121,7 +123,8 @@ def distill(
         budget: evaluations: masks in all.
         proxy: "distilled", "trees" (needs the extra ``trees``) or a ``Proxy`` of one's own.
         seed: of masks and proxy.
-        n, labels, vectorized, progress, store, workers, address: as for ``discover``.
+        n, labels, vectorized, progress, store, workers, address, masks_per_batch, timeout: as for
+            ``discover``.
 
     Raises:
         ValueError: a budget under 20.
@@ -135,10 +138,11 @@ def distill(
     seed = whole("seed", seed, 0)
     if whole("budget", budget, 1) < 20:
         raise ValueError(f"a budget of {budget} masks is too small to learn from: give at least 20")
-    with game_from(game, n, labels, workers, address, vectorized=vectorized) as ready:
+    how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
+    with how.game_of(game, n, labels, vectorized) as ready:
         sample = EvaluateOnly(_drawn(len(ready), budget, np.random.default_rng(seed)))
         identity = {"method": "masks to distil from", "budget": budget, "seed": seed}
-        cost = driven(ready, sample, identity, progress=progress, store=store)
+        cost = how.driven(ready, sample, identity)
         # They come in pairs of complements, which stay together.
         held = np.arange(len(sample.masks)) < max(2, int(_SHARE_HELD * len(sample.masks)) // 2 * 2)
         return _fitted(sample.masks, sample.values, proxy, seed, ready, held, cost)

@@ -18,7 +18,7 @@ import tomllib
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from spex_mech.runs.factory import GameFactory
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from spex_mech.runs.session import RunSettings
 
 AXES = ("models", "tasks", "units", "ablations", "methods")
 _DONE, _RUNNING, _FAILED, _WAITING, _KILLED = "done", "running", "failed", "waiting", "killed"
@@ -143,13 +145,15 @@ def sweep(
     workers: int | None = None,
     address: str | None = None,
     progress: bool = True,
+    masks_per_batch: int | None = None,
+    timeout: float | None = None,
 ) -> "pd.DataFrame":
     """Run all cells, one after the other, and write the summary.
 
     Args:
         folder: gets a folder per cell.
         resume: leave out what is done, and go on where a cell was killed; False: all anew.
-        workers, address, progress: as of ``discover``.
+        workers, address, progress, masks_per_batch, timeout: as of ``discover``.
 
     Returns:
         ``status`` of the folder: a row per cell, other sweeps' cells included.
@@ -159,12 +163,15 @@ def sweep(
             done with other files than there are now or has other values now, or with
             ``resume=False`` a cell is running.
     """
+    from spex_mech.runs.session import RunSettings
+
+    how = RunSettings(progress, None, workers, address, masks_per_batch, timeout)
     root = path_of("folder", folder)
     for cell in cells:
         _check(cell)
     _check_inputs(cells, root, resume)
     if resume:
-        _check_values(cells, root, workers, address)
+        _check_values(cells, root, how)
     root.mkdir(parents=True, exist_ok=True)
     for cell in cells:
         place = root / cell.name
@@ -179,7 +186,7 @@ def sweep(
     for number, cell in enumerate(_in_turn(waiting, root), start=1):
         if progress:
             print(f"[{number}/{len(waiting)}] {cell.name}", flush=True)
-        _run(cell, root / cell.name, workers, address, progress)
+        _run(cell, root / cell.name, how)
         summarise(root)
     return summarise(root)
 
@@ -302,26 +309,22 @@ def _check_inputs(cells: Sequence[Cell], root: Path, resume: bool) -> None:
             )
 
 
-def _check_values(
-    cells: Sequence[Cell], root: Path, workers: int | None, address: str | None
-) -> None:
+def _check_values(cells: Sequence[Cell], root: Path, how: "RunSettings") -> None:
     """Ask the store of each cell that is done whether the game's values are still those: three
     evaluations, and its model is loaded.
 
     Raises:
         ValueError: they are others now.
     """
-    from spex_mech.runs.session import game_from
     from spex_mech.runs.store import opened
 
-    far = bool(workers or address)
     for cell in cells:
         place = root / cell.name
         if not _is_done(place, cell) or not (place / "run.sqlite").is_file():
             continue
         try:
             with (
-                game_from(cell.game if far else cell.game(), None, None, workers, address) as game,
+                how.game_of(cell.game if how.far else cell.game()) as game,
                 opened(place / "run.sqlite", game),
             ):
                 pass
@@ -373,7 +376,7 @@ def summarise(folder: str | Path) -> "pd.DataFrame":
     return table
 
 
-def _run(cell: Cell, place: Path, workers: int | None, address: str | None, progress: bool) -> None:
+def _run(cell: Cell, place: Path, how: "RunSettings") -> None:
     from spex_mech.discover import discover
     from spex_mech.report.folder import write_all
 
@@ -381,20 +384,17 @@ def _run(cell: Cell, place: Path, workers: int | None, address: str | None, prog
     _write(place, cell, _RUNNING, pid=os.getpid(), host=socket.gethostname())
     _log(place, f"started, process {os.getpid()}")
     try:
-        far = bool(workers or address)  # then workers make the game, and no one here
-        game: Any = cell.game if far else cell.game()
+        # With workers they make the game, and no one here.
+        game: Any = cell.game if how.far else cell.game()
         found = discover(
             game,
             cell.method,
             cell.budget,
             cell.order,
             cell.game.seed,
-            store=place / "run.sqlite",
-            workers=workers,
-            address=address,
-            progress=progress,
+            **asdict(replace(how, store=place / "run.sqlite")),
         )
-        _, lacking = write_all(found, place, task=None if far else game.task)
+        _, lacking = write_all(found, place, task=None if how.far else game.task)
         for reason in lacking:
             _log(place, reason)
     except Exception as error:

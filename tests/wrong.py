@@ -34,6 +34,8 @@ def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
         yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: search(**{n: v})
     for name, value in {"order": True, "seed": -1, "budget": 0, "n": 4.0, "method": 3}.items():
         yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: search(**{n: v})
+    for name, value in {"timeout": "1", "masks_per_batch": 2.5, "workers": "2"}.items():
+        yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: search(**{n: v})
     for name, value in {"top": "x", "audit": 2, "gradients": "no", "masks": 1}.items():
         yield (
             f"{name}={value!r}", f"{name} is {value!r}",

@@ -1,9 +1,8 @@
 """A circuit's two games, the driver that runs coroutines on them, and what that cost."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,17 +10,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from spex_mech.circuits.circuit import Circuit
+from spex_mech.circuits.gates import gate_attribution
 from spex_mech.circuits.held_out import check_signs, measured_on
 from spex_mech.circuits.mib import mib_config
 from spex_mech.circuits.scores import scored
-from spex_mech.circuits.select import Selection
+from spex_mech.circuits.select import Selection, Slopes
 from spex_mech.circuits.span import checked_span
 from spex_mech.circuits.steps import Masks, Steps, StepSearch, Values
-from spex_mech.driver import Unchanged, drive
 from spex_mech.game import Game, as_game, is_game
 from spex_mech.games.model_game import ModelGame
 from spex_mech.results.interactions import Interactions
-from spex_mech.runs.store import opened
+from spex_mech.runs.session import RunSettings, Session
 from spex_mech.runs.workers import started
 from spex_mech.search.contract import GRADIENT_COST
 
@@ -57,14 +56,13 @@ class Games:
         return Games(games[0], None if held_out is None else games[1])
 
     @staticmethod
-    def started(
-        stack: ExitStack, game: Any, held_out: Any, workers: int | None, address: str | None
-    ) -> tuple[Any, Any]:
+    def started(stack: ExitStack, game: Any, held_out: Any, how: RunSettings) -> tuple[Any, Any]:
         """Both as they are, or on workers, which end with the stack."""
-        if workers is None and address is None:
+        if not how.far:
             return game, held_out
+        on = (how.workers, how.address, how.timeout)
         games = [
-            None if one is None else stack.enter_context(started(one, workers, address))
+            None if one is None else stack.enter_context(started(one, *on))
             for one in (game, held_out)
         ]
         return games[0], games[1]
@@ -75,44 +73,65 @@ class CircuitRuns:
 
     Args:
         games: the two games.
-        store: a file for the evaluations, or None; those on the held-out game lie beside it.
-        progress: show a progress bar.
+        how: what computes them and where they are kept; those on the held-out game are kept in a
+            file beside the store.
         settings: what tells this search from others in the store.
     """
 
     def __init__(
         self,
         games: Games,
-        store: str | os.PathLike[str] | None,
-        progress: bool,
+        how: RunSettings,
         settings: Mapping[str, Any],
     ) -> None:
-        self.games, self.store, self.progress = games, store, progress
-        self.settings = dict(settings)
+        self.games, self.how, self.settings = games, how, dict(settings)
         self.costs: list[dict[str, int | float]] = []
         self.held_out_costs: list[dict[str, int | float]] = []
 
-    def select(self, name: str, steps: Steps[T], planned: int) -> T:
-        """The result of a coroutine on the game of the selection."""
-        stage = "selecting a circuit"
-        result, cost = self._run(self.games.game, self.store, name, steps, planned, stage)
+    def select(
+        self,
+        name: str,
+        steps: Callable[[Slopes | None], Steps[T]],
+        planned: int,
+        gradients: int = 0,
+    ) -> T:
+        """The result of a coroutine on the game of the selection.
+
+        Args:
+            steps: gives the coroutine, of the slopes of the gates.
+            gradients: how many these are worked out from; 0: there are none.
+        """
+        identity, slopes = {"method": name, **self.settings}, None
+        with self.how.session(self.games.game) as session:
+            if gradients:
+                slopes = self._slopes(session, identity, gradients)
+            result, cost = _driven(session, identity, steps(slopes), planned, "selecting a circuit")
         self.costs.append(cost)
         return result
+
+    def _slopes(self, session: Session, identity: dict[str, Any], gradients: int) -> Slopes:
+        """The slopes of the gates, which all searches of a store share."""
+        name, price = f"slopes of the gates, {gradients} steps", GRADIENT_COST * gradients
+        kept = session.array(name, identity, lambda: gate_attribution(session.game, gradients))
+        cost = {"evaluations": price, "gradients": gradients, "seconds": kept.seconds}
+        self.costs.append({**cost, "reused": price if kept.is_reused else 0})
+        return kept.values
 
     def score(self, masks: Masks) -> Values:
         """The values of masks on the held-out game."""
         path = None
-        if self.store is not None:
-            path = Path(self.store)
+        if self.how.store is not None:
+            path = Path(self.how.store)
             path = path.with_name(f"{path.stem}.held_out{path.suffix}")
         assert self.games.held_out is not None
-        values, cost = self._run(
-            self.games.held_out, path, "scores", one_question(masks), len(masks), "scoring"
-        )
+        identity = {"method": "scores", **self.settings}
+        with replace(self.how, store=path).session(self.games.held_out) as session:
+            steps = one_question(masks)
+            values, cost = _driven(session, identity, steps, len(masks), "scoring")
         self.held_out_costs.append(cost)
         return values
 
-    def circuit(self, selection: Selection, gradients: int, about: dict[str, Any]) -> Circuit:
+    def circuit(self, selection: Selection, about: dict[str, Any]) -> Circuit:
         """What was selected, scored and explained."""
         sets, what, labels = selection.sets, selection.what, self.games.game.labels
         masks = what.masks()
@@ -139,7 +158,7 @@ class CircuitRuns:
             n_prompts=values.shape[1],
             importance=abs(selection.importance),
             stability=selection.stability,
-            cost=self.cost(gradients),
+            cost=self.cost(),
             about=self.about({"measured_on": where} | about),
             signs=np.where(selection.importance < 0, -1, 1),
             span_stderr=span.stderr,
@@ -156,21 +175,23 @@ class CircuitRuns:
             clusters = _clusters(self.games.held_out)
         return where if clusters is None else f"clusters of {len(clusters)} {where}"
 
-    def cost(self, gradients: int) -> dict[str, int | float]:
+    def cost(self) -> dict[str, int | float]:
         """Evaluations on the game of the selection and on the held-out one, gradients, seconds; and
-        with a store what other searches had left there."""
+        with a store what other searches had left there and what its openings cost."""
 
         def total(costs: Sequence[Mapping[str, int | float]], key: str) -> int | float:
             return sum(cost.get(key, 0) for cost in costs)
 
         every = [*self.costs, *self.held_out_costs]
         cost: dict[str, int | float] = {
-            "evaluations": total(self.costs, "evaluations") + GRADIENT_COST * gradients,
+            "evaluations": total(self.costs, "evaluations"),
             "held_out_evaluations": total(self.held_out_costs, "evaluations"),
-            "gradients": gradients,
+            "gradients": total(self.costs, "gradients"),
             "seconds": round(total(every, "seconds"), 3),
         }
-        return cost if self.store is None else cost | {"reused": total(every, "reused")}
+        if self.how.store is None:
+            return cost
+        return cost | {name: total(every, name) for name in ("reused", "checks")}
 
     def about(self, about: dict[str, Any]) -> dict[str, Any]:
         """With what the game says of itself."""
@@ -185,25 +206,15 @@ class CircuitRuns:
         ours, theirs = self.games.game, self.games.held_out
         return ours.provenance(), {} if theirs is None else theirs.provenance()
 
-    def _run(
-        self,
-        game: Game,
-        store: str | os.PathLike[str] | None,
-        name: str,
-        steps: Steps[T],
-        planned: int,
-        stage: str,
-    ) -> tuple[T, dict[str, int | float]]:
-        unchanged = Unchanged(game)
-        search = StepSearch(steps, len(game), planned, stage, _clusters(game))
-        if store is None:
-            cost = drive(game, search, self.progress, unchanged=unchanged)
-        else:
-            settings = {"method": name, **self.settings}
-            with opened(store, game, progress=self.progress) as kept:
-                run = kept.search(settings, game)
-                cost = drive(game, search, self.progress, run, unchanged=unchanged)
-        return search.result, cost
+
+def _driven(
+    session: Session, identity: dict[str, Any], steps: Steps[T], planned: int, stage: str
+) -> tuple[T, dict[str, int | float]]:
+    """What a coroutine returns, and what it cost."""
+    game = session.game
+    search = StepSearch(steps, len(game), planned, stage, _clusters(game))
+    cost = session.drive(search, session.run(identity))
+    return search.result, cost
 
 
 def _clusters(game: Game) -> Sequence[int] | None:

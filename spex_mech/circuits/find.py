@@ -18,29 +18,29 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from spex_mech.arguments import file_of
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.curve import FaithfulnessCurve
 from spex_mech.circuits.driving import CircuitRuns, Games, digest, one_question
+from spex_mech.circuits.gates import STEPS
 from spex_mech.circuits.labels import columns_of
 from spex_mech.circuits.mib import mib_sizes
 from spex_mech.circuits.search import Aim, Goal, prefixes
-from spex_mech.circuits.select import Slopes, examine_given, search, select
+from spex_mech.circuits.select import Selection, Slopes, examine_given, search, select
 from spex_mech.circuits.span import checked_span
 from spex_mech.circuits.steps import Masks, Steps, Values
 from spex_mech.game import Game, as_game
 from spex_mech.results.files import opened
 from spex_mech.results.interactions import Interactions
+from spex_mech.runs.session import RunSettings
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.units import Units
 
 _AIMS: dict[str, Aim] = {"match": "match", "recover": "recover"}
 _PER_UNIT = 20  # evaluations of the search, for each unit
 _ALL_OF = 8  # units, of which every set is run by default
-_IG_STEPS = 8
 _SCORES = 2048  # evaluations of what the scores compare: all parts of up to ten members
 
 Place = str | os.PathLike[str]
@@ -61,6 +61,8 @@ def find_circuit(
     store: Place | None = None,
     workers: int | None = None,
     address: str | None = None,
+    masks_per_batch: int | None = None,
+    timeout: float | None = None,
 ) -> Circuit:
     """The units to keep so that they do the task alone, chosen with main effects and interactions
     and corrected by real ablations in rounds; then scored on the model.
@@ -89,9 +91,10 @@ def find_circuit(
             member.
         store: a file that keeps every evaluation, as in ``discover``: the same call goes on where
             it was killed. Held-out evaluations are kept beside it, in a file whose name has
-            ``.held_out`` before its ending.
-        workers, address: as in ``discover``; then ``game`` and ``held_out`` are functions that make
-            the game.
+            ``.held_out`` before its ending. ``cost["checks"]`` is what opening them cost.
+        workers, address, timeout: as in ``discover``; then ``game`` and ``held_out`` are functions
+            that make the game.
+        masks_per_batch: as in ``discover``.
 
     Raises:
         ValueError: faithfulness and size are both given, or not possible; other units; a budget
@@ -113,21 +116,25 @@ def find_circuit(
     >>> [str(group) for group in circuit.groups if group.kind == "backup"]
     ['backup: (b), c']
     """
+    how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     with ExitStack() as stack:
-        game, held_out = Games.started(stack, game, held_out, workers, address)
+        game, held_out = Games.started(stack, game, held_out, how)
         games = Games.checked(game, held_out, found.labels)
         n = len(found.labels)
         goal = _goal(faithfulness, size, aim, n)
         about: dict[str, Any] = {"aim": aim, "found": found.about, "seed": seed}
-        budget, slopes, gradients = _attributed(games.game, _budget(budget, n), n, about)
-        steps = select(found, goal, budget, slopes, scores_budget, seed)
+        budget, gradients = _gradients(games.game, _budget(budget, n), n, about)
         settings = {"goal": repr(goal), "found": digest(found), "scores_budget": scores_budget}
-        run = CircuitRuns(games, store, progress, {**settings, "seed": seed, "budget": budget})
-        selection = run.select("find_circuit", steps, budget)
+        run = CircuitRuns(games, how, {**settings, "seed": seed, "budget": budget})
+
+        def steps(slopes: Slopes | None) -> Steps[Selection]:
+            return select(found, goal, budget, slopes, scores_budget, seed)
+
+        selection = run.select("find_circuit", steps, budget, gradients)
         selected = f"the best {size} units" if size is not None else f"for {goal.faithfulness:g}"
         about["selected"] = selected
         about["selection_faithfulness"] = selection.faithfulness
-        return run.circuit(selection, gradients, about)
+        return run.circuit(selection, about)
 
 
 def score_circuit(
@@ -141,6 +148,8 @@ def score_circuit(
     store: Place | None = None,
     workers: int | None = None,
     address: str | None = None,
+    masks_per_batch: int | None = None,
+    timeout: float | None = None,
 ) -> Circuit:
     """Score a circuit that is given: faithfulness, completeness, minimality, with errors.
 
@@ -164,8 +173,9 @@ def score_circuit(
     >>> circuit.units, round(circuit.faithfulness.value, 3)
     (['L0H0'], 0.667)
     """
+    how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     with ExitStack() as stack:
-        game, _ = Games.started(stack, game, None, workers, address)
+        game, _ = Games.started(stack, game, None, how)
         if found is None:
             game = as_game(game)
             found = _nothing_measured(game.labels)
@@ -174,11 +184,12 @@ def score_circuit(
         kept = np.zeros(len(found.labels), dtype=bool)
         kept[columns_of(names, games.game.units, "circuit")] = True
         settings = {"kept": np.flatnonzero(kept).tolist(), "found": digest(found), "seed": seed}
-        run = CircuitRuns(games, store, progress, {**settings, "scores_budget": scores_budget})
-        steps = examine_given(found, kept, scores_budget, seed)
-        selection = run.select("score_circuit", steps, 0)
+        run = CircuitRuns(games, how, {**settings, "scores_budget": scores_budget})
+        selection = run.select(
+            "score_circuit", lambda _: examine_given(found, kept, scores_budget, seed), 0
+        )
         about = {"selected": chosen, "seed": seed, "found": found.about}
-        return run.circuit(selection, 0, about | {"measured_on": "prompts"})
+        return run.circuit(selection, about | {"measured_on": "prompts"})
 
 
 def faithfulness_curve(
@@ -194,6 +205,8 @@ def faithfulness_curve(
     store: Place | None = None,
     workers: int | None = None,
     address: str | None = None,
+    masks_per_batch: int | None = None,
+    timeout: float | None = None,
 ) -> FaithfulnessCurve:
     """The best circuit of each size and its faithfulness, with the areas CPR and CMD.
 
@@ -213,44 +226,35 @@ def faithfulness_curve(
     Warns:
         UserWarning: as :func:`find_circuit`.
     """
+    how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     with ExitStack() as stack:
-        game, held_out = Games.started(stack, game, held_out, workers, address)
+        game, held_out = Games.started(stack, game, held_out, how)
         games = Games.checked(game, held_out, found.labels)
         n = len(found.labels)
         wanted = _sizes(sizes, n)
         goal = _goal(None, None, aim, n)
         about = {"aim": aim, "found": found.about, "selected": "searched at every size"}
-        gradients = 0
         if order is not None:
             masks = prefixes(_whole_order(order, games.game.units), wanted)
-            run = CircuitRuns(games, store, progress, {})
+            run = CircuitRuns(games, how, {})
             selected = None
             if games.held_out is None:
-                selected = run.select("order", one_question(masks), len(masks))
+                selected = run.select("order", lambda _: one_question(masks), len(masks))
             about["selected"] = "by a given order"
         else:
-            budget, slopes, gradients = _attributed(games.game, _budget(budget, n), n, about)
-            steps = _best_of_sizes(found, goal, budget, slopes, wanted)
+            budget, gradients = _gradients(games.game, _budget(budget, n), n, about)
             settings = {"goal": repr(goal), "found": digest(found), "sizes": wanted}
-            run = CircuitRuns(games, store, progress, {**settings, "budget": budget})
-            masks, selected = run.select("faithfulness_curve", steps, budget)
+            run = CircuitRuns(games, how, {**settings, "budget": budget})
+
+            def steps(slopes: Slopes | None) -> Steps[tuple[Masks, Values]]:
+                return _best_of_sizes(found, goal, budget, slopes, wanted)
+
+            masks, selected = run.select("faithfulness_curve", steps, budget, gradients)
         values = run.score(masks) if games.held_out is not None else selected
         assert values is not None
         about["measured_on"] = run.where(selected, values)
         checked_span(values[-1], values[0], f"these {values.shape[1]} prompts")
-        cost = run.cost(gradients)
-        return FaithfulnessCurve(list(found.labels), masks, values, cost, run.about(about))
-
-
-def gate_attribution(game: Game, steps: int = _IG_STEPS) -> Float[np.ndarray, " unit"]:
-    """Integrated gradients over the gates of all units together, from ablated (0) to kept (1): what
-    each unit adds to the metric, to first order along that path (midpoint rule).
-
-    Costs three evaluations per step. One step at gates of 1 would be gradient x activation.
-    """
-    gates = (torch.arange(steps) + 0.5) / steps
-    slopes = game.gradient(gates[:, None].expand(-1, len(game)).contiguous())
-    return slopes.double().numpy().mean(axis=0)
+        return FaithfulnessCurve(list(found.labels), masks, values, run.cost(), run.about(about))
 
 
 # -- asking, checking ---------------------------------------------------------------------------
@@ -276,21 +280,19 @@ def _budget(budget: int | None, n: int) -> int:
     return budget or max(_PER_UNIT * n + 50, 2**n if n <= _ALL_OF else 0)
 
 
-def _attributed(
-    game: Game, budget: int, n: int, about: dict[str, Any]
-) -> tuple[int, Slopes | None, int]:
-    """The evaluations left for ablations, slopes of the gates, and how many gradients they took:
-    none where the budget allows every set, or is smaller than their price. Where a game that could
-    have gradients has none, that is said in a warning and in ``about``."""
+def _gradients(game: Game, budget: int, n: int, about: dict[str, Any]) -> tuple[int, int]:
+    """The evaluations left for ablations, and the gradients for the slopes of the gates: none where
+    the budget allows every set, or is smaller than their price. Where a game that could have
+    gradients has none, that is said in a warning and in ``about``."""
     every = n < 63 and 2**n <= budget
-    if every or budget < n + 2 + GRADIENT_COST * _IG_STEPS:
-        return budget, None, 0
+    if every or budget < n + 2 + GRADIENT_COST * STEPS:
+        return budget, 0
     if not game.has_slopes:
         if why := game.why_no_slopes:
             about["without_gradients"] = why
             warnings.warn(f"the circuit is searched without gradients: {why}", stacklevel=4)
-        return budget, None, 0
-    return budget - GRADIENT_COST * _IG_STEPS, gate_attribution(game), _IG_STEPS
+        return budget, 0
+    return budget - GRADIENT_COST * STEPS, STEPS
 
 
 def _sizes(sizes: Iterable[int] | str | None, n: int) -> list[int]:

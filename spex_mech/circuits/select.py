@@ -69,7 +69,7 @@ def search(
     """Run the sets that the search asks for, within the budget.
 
     Args:
-        slopes: of the metric by each unit's gate, for a ranking (:func:`find.gate_attribution`).
+        slopes: of the metric by each unit's gate, for a ranking (:func:`gates.gate_attribution`).
     """
     n = len(found.labels)
     sets = yield from EvaluatedCircuits.started(goal, budget, n)

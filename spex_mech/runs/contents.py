@@ -39,6 +39,9 @@ def contents(path: str | os.PathLike[str]) -> str:
             "sum(asked) FROM batches WHERE search = id), seconds, result IS NOT NULL FROM searches"
         )
         for identity, batches, masks, seconds, finished in file.execute(asked):
+            if not batches and (kept := _kept_words(identity)):
+                lines.append(f"kept: {kept}, worked out in {seconds:.3g} s")
+                continue
             state = "finished" if finished else "not finished"
             lines.append(
                 f"search: {_search_words(identity)}: {masks or 0:,} masks asked in {batches:,} "
@@ -117,6 +120,14 @@ def _counts(file: sqlite3.Connection) -> str:
 def _game_words(game: dict[str, Any]) -> str:
     plain = {key: value for key, value in game.items() if isinstance(value, str | int | float)}
     return ", ".join(f"{key} {value}" for key, value in plain.items())
+
+
+def _kept_words(identity: str) -> str:
+    """What an array is; nothing: it is a search."""
+    try:
+        return json.loads(identity).get("kept", "")
+    except (ValueError, AttributeError):
+        return ""
 
 
 def _search_words(identity: str) -> str:

@@ -75,6 +75,7 @@ from spex_mech.search.contract import cost_of_mask
 _APPLICATION = 0x73706578  # marks the file as one of these
 _FORMAT = 3
 _PAGE = 8192  # bytes; dense masks of 10,000 units, of which 4,096 would hold two or three
+_OWNER = 16  # bytes that tell which search worked an array out
 _MOST_BLOB = 900_000_000  # SQLite takes a little more
 _TYPES = {b"f": np.dtype("<f4"), b"d": np.dtype("<f8")}
 _VERSIONS = ("spex_mech", "torch", "numpy", "transformers", "transformer-lens")
@@ -106,6 +107,21 @@ _NEXT = {
     2: marks.TABLE,
 }
 _CARRIED_OVER = 4_000_000, 30.0  # bytes beside the file, and seconds, after which they go into it
+
+
+@dataclass(frozen=True, eq=False)
+class KeptArray:
+    """Numbers that a store keeps for all searches of its game.
+
+    Args:
+        values: the numbers.
+        seconds: that it took to work them out.
+        is_reused: another search had left them.
+    """
+
+    values: Float[np.ndarray, " x"]
+    seconds: float
+    is_reused: bool
 
 
 @contextmanager
@@ -224,6 +240,42 @@ class Store:
             game.limit_pass_size(size)
         sizes = Sizes(masks_per_batch or kept, *self._paces(number), bool(masks_per_batch))
         return Run(self, number, sizes, seconds, game)
+
+    def array(
+        self, name: str, owner: dict[str, Any], make: Callable[[], Float[np.ndarray, " x"]]
+    ) -> "KeptArray":
+        """Numbers that are worked out once for all searches of this game, such as gradients at
+        gates, which are no masks.
+
+        Args:
+            name: what they are.
+            owner: the identity of the search that asks.
+            make: works them out.
+
+        Raises:
+            PermissionError: they are not there, and the file cannot be written.
+        """
+        text = json.dumps({"kept": name})
+        told = json.dumps(owner, sort_keys=True, default=option_identity).encode()
+        mine = blake2b(told, digest_size=_OWNER).digest()
+        with explained(self.path):
+            asked = "SELECT seconds, result FROM searches WHERE identity = ?"
+            row = self.connection.execute(asked, (text,)).fetchone()
+        if row is not None:
+            whose, key = row[1][:_OWNER], text.encode() + row[1][:_OWNER]
+            return KeptArray(unpacked(self.path, row[1][_OWNER:], key), row[0], whose != mine)
+        if self.holder is None:
+            _not_writable(self.path)
+        began = time.perf_counter()
+        values = make()
+        seconds = time.perf_counter() - began
+        new = (
+            "INSERT INTO searches (identity, masks_per_batch, seconds, result) VALUES (?, 0, ?, ?)"
+        )
+        with self.transaction():
+            data = mine + packed(values, text.encode() + mine)
+            self.connection.execute(new, (text, seconds, data))
+        return KeptArray(values, seconds, False)
 
     def _finished(self, text: str, game: Any) -> "Run":
         """A search of a store that is only read.
