@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.arguments import whole
+from spex_mech.arguments import one_of, whole
 from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import proxy_named
 from spex_mech.game import as_game
+from spex_mech.masks import Set
 from spex_mech.proxies.table import CompleteTable
 from spex_mech.proxy import Proxy, as_proxy
 from spex_mech.runs.session import RunSettings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHARE_HELD = 0.1
+_MOST_INDICES = 10_000  # of each size, that are looked for
 _FEW_UNITS = 40  # units: fewer, and the same mask may be drawn twice
 
 
@@ -69,6 +71,17 @@ class Distillation:
                 False, 1 and 0.
         """
         return self.proxy.predict(mask_array("masks", masks, len(self.labels)))
+
+    def indices(self, kind: str = "fourier", order: int = 2) -> dict[Set, float]:
+        """The estimated coefficients of a kind, of up to ``order`` units: at least the 10,000
+        largest of each size. ``sm.to_shapiq`` hands them on.
+
+        Raises:
+            ValueError: an unknown kind, or one that the proxy cannot give.
+        """
+        one_of("kind", kind, KINDS)
+        order = min(whole("order", order, 1), len(self.labels))
+        return as_proxy(self.proxy).indices(kind, order, _MOST_INDICES)
 
     def frame(self, k: int = 20, order: int = 2, kind: str = "fourier") -> "pd.DataFrame":
         """The k largest estimated coefficients of 2 to ``order`` units: ``units estimate``.

@@ -203,3 +203,39 @@ def test_distill_a_constant_and_a_small_game() -> None:
     assert constant.r2 is None and np.ptp(constant.predict(np.ones((2, 30), dtype=bool))) == 0
     tiny = sm.distill(lambda masks: masks.double().sum(1), 60, n=3, progress=False)
     assert tiny.cost["evaluations"] == tiny.n_masks == 8 and tiny.exact  # there are no more masks
+
+
+@pytest.mark.parametrize("kind", ["shapley", "banzhaf", "mobius", "intact"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_a_distillation_is_handed_to_shapiq(kind: str, order: int) -> None:
+    """Where every mask was evaluated it is what shapiq's exact computer says, sign and all."""
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
+    game = planted_game(6, 4, 2, n_triples=2)
+    exact = shapiq.ExactComputer(
+        game=lambda masks: game(torch.from_numpy(masks.astype(bool)))[:, 0].numpy(), n_players=6
+    )
+    ours = sm.to_shapiq(sm.distill(game, 64, progress=False), kind, order)
+    named = {"shapley": "SII", "banzhaf": "BII", "mobius": "Moebius", "intact": "Co-Moebius"}
+    right = exact(named[kind], order=order)
+    if order == 1:  # shapiq's own names of these
+        named |= {"shapley": "SV", "banzhaf": "BV"}
+    assert ours.index == named[kind] and not ours.estimated
+    assert ours.n_players == 6 and ours.max_order == order and ours.estimation_budget == 64
+    compared = [s for s in right.interactions if 0 < len(s) <= order]
+    assert len(compared) == sum(comb(6, size) for size in range(1, order + 1))
+    for s in compared:
+        assert ours[s] == pytest.approx(right[s], abs=1e-5)
+    empty = torch.full((1, 6), kind == "intact")
+    assert ours.baseline_value == pytest.approx(float(game(empty)[0, 0]), abs=1e-6)
+
+
+def test_an_estimate_says_that_it_is_one() -> None:
+    pytest.importorskip("shapiq", reason="shapiq is not installed")
+    small = sm.distill(planted_game(20, 6, 1), 200, progress=False)
+    ours = sm.to_shapiq(small)
+    assert ours.estimated and ours.index == "SII" and ours.estimation_budget == 200
+    frame = small.frame(1, kind="shapley")
+    pair = tuple(sorted(small.labels.index(unit) for unit in frame.units[0].split(" x ")))
+    assert ours[pair] == pytest.approx(frame.estimate[0])
+    with pytest.raises(ValueError, match="unknown kind 'banzhaf'; choose one of intact"):
+        sm.to_shapiq(run(planted_game(4, 2, 0), method="exhaustive"), "banzhaf")

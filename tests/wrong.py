@@ -97,7 +97,9 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
     found = search()
     yield "confirm a result", "is a game on other prompts", lambda: sm.confirm(found, found)
     yield "heads[99]", "there are 8, numbered from 0", lambda: heads[99]
-    yield "to_shapiq", "got Distillation", lambda: sm.to_shapiq(sm.distill(pair, 20, n=4))
+    yield "to_shapiq", "got function", lambda: sm.to_shapiq(pair)  # pyright: ignore
+    small = sm.distill(pair, 20, n=4, progress=False)
+    yield "to_shapiq, kind", "unknown kind 'fourier'", lambda: sm.to_shapiq(small, "fourier")
     for value in (3, {}, np.zeros(3), None, [1], found):
         yield f"from_shapiq({value!r})", "from_shapiq takes", lambda v=value: sm.from_shapiq(v)
 

@@ -6,52 +6,111 @@ positive there). What this package measures, at the intact model, is shapiq's ``
 """
 
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from spex_mech.arguments import label_list, shown
+from spex_mech.arguments import label_list, one_of, shown, whole
+from spex_mech.masks import Set
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
     import shapiq
 
 INDEX = "Co-Moebius"
+_INDICES = {"shapley": "SII", "banzhaf": "BII", "mobius": "Moebius", "intact": INDEX}
 
 
-def to_shapiq(found: Interactions) -> "shapiq.InteractionValues":
-    """Measured interactions and main effects, averaged over prompts, as ``InteractionValues``.
+@runtime_checkable
+class Estimates(Protocol):
+    """What ``distill`` and ``explain`` return, as far as it is read here."""
 
+    labels: list[str]
+    cost: dict[str, int | float]
+
+    @property
+    def exact(self) -> bool:
+        """Whether every mask was evaluated."""
+        ...
+
+    def predict(self, masks: Any) -> Any:
+        """Values of masks."""
+        ...
+
+    def indices(self, kind: str, order: int) -> dict[Set, float]:
+        """Coefficients of a kind, of up to so many units."""
+        ...
+
+
+def to_shapiq(
+    found: Interactions | Estimates, kind: str | None = None, order: int = 2
+) -> "shapiq.InteractionValues":
+    """Results as ``InteractionValues``: what was measured, or what a distillation says.
+
+    Of ``discover`` and ``measure`` these are interactions and main effects, averaged over prompts.
     What was not measured is absent. The values are exact: ``estimated`` is False. Main effects and
     other interactions of an odd number of units have the other sign there, as shapiq adds units
     where this package ablates them: a unit that helps has a positive value.
 
+    Of ``distill`` and ``explain`` they are the indices of a kind, and ``estimated`` unless every
+    mask was evaluated.
+
+    Args:
+        kind: of a distillation: "shapley" (shapiq's SII, the default), "banzhaf" (BII), "mobius"
+            (Moebius) or "intact" (Co-Moebius). What was measured is "intact".
+        order: of a distillation, the largest number of units.
+
     Raises:
         ImportError: if shapiq is missing.
-        ValueError: it is no result of a search.
+        ValueError: it is no result of a search, or shapiq has no such kind.
     """
-    if not isinstance(found, Interactions):
+    if isinstance(found, Interactions):
+        one_of("kind", kind or "intact", ("intact",))
+        return _values_of(_measured(found), INDEX, found.intact, len(found.labels), found.cost)
+    if not isinstance(found, Estimates):
         raise ValueError(
-            f"to_shapiq takes Interactions, what discover and measure return, and got "
-            f"{type(found).__name__}; of what distill or explain returned, frame(kind=...) gives "
-            "the indices"
+            "to_shapiq takes what discover, measure, distill and explain return, and got "
+            f"{type(found).__name__}"
         )
-    shapiq = _shapiq()
-    values: dict[tuple[int, ...], float] = {(): found.intact}
+    kind = one_of("kind", kind or "shapley", tuple(_INDICES))
+    n = len(found.labels)
+    ends = np.array([[kind == "intact"] * n])
+    start = float(np.mean(found.predict(ends)))
+    terms = found.indices(kind, whole("order", order, 1))
+    sign = -1 if kind == "intact" else 1
+    values = {s: sign ** len(s) * float(value) for s, value in terms.items() if s}
+    named = _INDICES[kind]
+    return _values_of({(): start, **values}, named, start, n, found.cost, not found.exact)
+
+
+def _measured(found: Interactions) -> dict[Set, float]:
+    """Of each set that was measured, by adding units."""
+    values: dict[Set, float] = {(): found.intact}
     for unit in np.flatnonzero(np.isfinite(found.main_effects)):
         values[(int(unit),)] = -float(found.main_effects[unit])
     for units, value in zip(found.units, found.mean, strict=True):
         s = tuple(int(u) for u in units if u >= 0)
         values[s] = (-1) ** len(s) * float(value)
-    return shapiq.InteractionValues(
+    return values
+
+
+def _values_of(
+    values: dict[Set, float],
+    index: str,
+    baseline: float,
+    n: int,
+    cost: dict[str, int | float],
+    estimated: bool = False,
+) -> "shapiq.InteractionValues":
+    return _shapiq().InteractionValues(
         values=values,
-        index=INDEX,
+        index=index,
         min_order=0,
         max_order=max(map(len, values)),
-        n_players=len(found.labels),
-        estimated=False,
-        estimation_budget=int(found.cost.get("evaluations", 0)) or None,
-        baseline_value=found.intact,
+        n_players=n,
+        estimated=estimated,
+        estimation_budget=int(cost.get("evaluations", 0)) or None,
+        baseline_value=baseline,
     )
 
 
