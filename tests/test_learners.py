@@ -1,5 +1,6 @@
 """Learners: right, or they say that they are not. Against scikit-learn on the same subsets."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -348,3 +349,35 @@ def test_slopes_of_a_converged_fit_are_exact_where_a_step_is_not() -> None:
         down[:, unit] -= 1e-5
         finite = (game.value_and_slopes(up)[0] - game.value_and_slopes(down)[0]).mean(1) / 2e-5
         torch.testing.assert_close(slopes[:, unit], finite, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("table", ["normal", "counts", "duplicates"])
+@pytest.mark.parametrize("targets", ["classes", "numbers"])
+def test_a_small_network_is_torchs_own_on_300_subsets(table: str, targets: str) -> None:
+    """50 subsets each, refitted one by one by torch's AdamW on those rows alone."""
+    rng = np.random.default_rng(8)
+    x, numbers = TABLES[table](rng), rng.normal(size=N)
+    y: Any = (numbers > 0).astype(int) if targets == "classes" else numbers
+    y[:2] = 0, 1
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2 if y.dtype == int else 1))
+    options = {"steps": 12, "learning_rate": 0.05, "decay": 0.1}
+    game = sm.TrainingGame.network(module, x, y, x[:POINTS], y[:POINTS], **options)
+    masks = subsets(rng)
+    got = game(masks)
+
+    def losses(model: nn.Module, rows: np.ndarray) -> Tensor:
+        out = model(torch.from_numpy(x[rows]).float())
+        if targets == "classes":
+            return nn.functional.cross_entropy(out, torch.from_numpy(y[rows]), reduction="none")
+        return (out[:, 0] - torch.from_numpy(y[rows]).float()) ** 2
+
+    for mask, values in zip(masks, got, strict=True):
+        alone = copy.deepcopy(module)
+        steps = torch.optim.AdamW(alone.parameters(), lr=0.05, weight_decay=0.1)
+        for _ in range(12):
+            steps.zero_grad()
+            losses(alone, np.flatnonzero(mask)).mean().backward()
+            steps.step()
+        want = -losses(alone, np.arange(POINTS)).double()
+        torch.testing.assert_close(values, want, rtol=1e-4, atol=1e-5)
