@@ -208,6 +208,10 @@ def test_the_size_of_batches_can_be_given(
     assert max(small.sizes) == 3 and small.asked == usual.asked
     VERBS[verb](kept, named, progress=False, masks_per_batch=3, store=tmp_path / "run.db")
     assert max(kept.sizes) == 3
+    # The same call goes on from the store, and asks nothing but what opening it asks.
+    again = Named()
+    VERBS[verb](again, named, progress=False, masks_per_batch=3, store=tmp_path / "run.db")
+    assert again.asked == 3
 
 
 @pytest.mark.parametrize("verb", VERBS)

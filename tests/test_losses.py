@@ -90,7 +90,11 @@ def gone(pids: list[int], within: float) -> bool:
 
 
 @POSIX
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=["SIGKILL", "SIGTERM"],
+)
 def test_workers_end_with_their_driver_however_it_ends(
     number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -101,6 +105,7 @@ def test_workers_end_with_their_driver_however_it_ends(
 
 
 @POSIX
+@pytest.mark.slow
 def test_an_interrupt_ends_workers_that_hang(tmp_path: Path) -> None:
     with driver_at_work(tmp_path) as (driver, pids):
         driver.send_signal(signal.SIGINT)
@@ -112,6 +117,7 @@ def test_an_interrupt_ends_workers_that_hang(tmp_path: Path) -> None:
 
 
 @POSIX
+@pytest.mark.slow
 def test_the_command_line_ends_its_workers_when_it_is_terminated(tmp_path: Path) -> None:
     words = ["discover", "--units", "heads+neurons", "--workers", "2", "--budget", "200000"]
     words += ["--method", "exhaustive", "--store", str(tmp_path / "run.db")]
@@ -145,6 +151,7 @@ def test_a_mask_that_always_kills_is_named() -> None:
         sm.discover(deadly, workers=1, **QUIET)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_hangs_is_ended_and_named() -> None:
     told = (
         r"with d, f ablated an evaluation takes longer than timeout=0\.2 s, on 3 workers one after"
@@ -157,10 +164,11 @@ def test_an_evaluation_that_hangs_is_ended_and_named() -> None:
     ("game", "error", "told"),
     [
         (deadly_at_half, WorkerError, r"^with a, c, e, g ablated every worker is lost"),
-        (
+        pytest.param(
             hanging_at_half,
             TimeoutError,
             r"^with a, c, e, g ablated an evaluation takes longer than",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -178,7 +186,7 @@ def test_a_trial_may_take_as_long_as_its_masks() -> None:
 def test_an_evaluation_that_hung_once_is_asked_again(tmp_path: Path) -> None:
     alone = sm.discover(Planted(), budget=150, progress=False)
     game = partial(hangs_once, tmp_path / "hung")
-    found = sm.discover(game, budget=150, workers=2, timeout=0.3, progress=False)
+    found = sm.discover(game, budget=150, workers=1, timeout=0.3, progress=False)
     assert (tmp_path / "hung").exists()
     np.testing.assert_array_equal(alone.values, found.values)
 

@@ -462,3 +462,76 @@ def test_gradients_are_exported_with_their_values(tmp_path: Path) -> None:
             file["values"], game(torch.from_numpy(file["masks"])).numpy(), atol=1e-4
         )
         assert len(file["values"]) == count > 30
+
+
+# -- what was right, and stays so ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_runs", [2, 4])
+def test_of_runs_that_start_together_one_goes_on(n_runs: int, tmp_path: Path) -> None:
+    alone = run(tmp_path / "alone.db")[1]
+    (tmp_path / "link.db").symlink_to(tmp_path / "run.db")
+    begin = time.time() + 0.3
+    children = []
+    for number in range(n_runs):
+        if (child := os.fork()) == 0:
+            code = 9
+            try:
+                time.sleep(max(0.0, begin - time.time()))
+                slow = Sums(hook=lambda _: time.sleep(0.02))
+                found = run(tmp_path / ("run.db", "link.db")[number % 2], 400, slow)[1]
+                code = 0 if np.array_equal(found.values, alone.values) else 8
+            except BlockingIOError:
+                code = 3
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    assert codes == [0] + [3] * (n_runs - 1)
+    assert run(tmp_path / "run.db")[0] == 0
+    assert beside(tmp_path) == {"alone.db", "link.db", "run.db"}
+
+
+@pytest.mark.parametrize("state", ["finished", "half done"])
+def test_a_flipped_bit_is_refused_or_without_effect(state: str, tmp_path: Path) -> None:
+    store, whole = tmp_path / "run.db", run(tmp_path / "whole.db", 100)[1]
+    if state == "finished":
+        run(store, 100)
+    else:
+        killed(store, 60, 100)
+        with opened(store, Sums()):
+            pass  # all that is new is in the file now
+    data, rng = store.read_bytes(), np.random.default_rng(5)
+    outcomes = []
+    for at in rng.integers(0, 8 * len(data), size=40).tolist():
+        wrong = bytearray(data)
+        wrong[at // 8] ^= 1 << at % 8
+        for path in tmp_path.glob("run.db*"):
+            path.unlink()
+        store.write_bytes(wrong)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the store was moved, of other versions
+                found = run(store, 100)[1]
+        except (ValueError, OSError) as error:
+            outcomes.append(str(error))
+            continue
+        np.testing.assert_allclose(found.values, whole.values, rtol=1e-6)
+        np.testing.assert_allclose(found.main_effects, whole.main_effects, rtol=1e-6)
+    assert all("run.db" in text for text in outcomes)
+
+
+@pytest.mark.parametrize("name", ["größe 'a' \"b\".db", "what?#%41&c=d.db", "-wal", "数.sqlite"])
+def test_any_name_of_a_file_is_one(name: str, tmp_path: Path) -> None:
+    first = run(tmp_path / name, 100)[1]
+    asked, again = run(tmp_path / name, 100)
+    assert asked == 0 and np.array_equal(first.values, again.values)
+    assert "100 evaluations" in contents(tmp_path / name) and beside(tmp_path) == {name}
+
+
+def test_nothing_is_written_to_a_log_in_the_first_minute(tmp_path: Path, capsys: Any) -> None:
+    slow = Sums(hook=lambda _: time.sleep(0.1))
+    started = time.monotonic()
+    sm.discover(slow, "exhaustive", 400)
+    assert time.monotonic() - started > 2.1  # a terminal would have a bar by now
+    assert capsys.readouterr() == ("", "")
