@@ -162,7 +162,7 @@ def _check_values(values: Any) -> None:
     ValueError: these are no ``InteractionValues``, or one is not finite.
     """
     try:
-        int(values.n_players), values.index, values.estimated, values.baseline_value
+        _ = (int(values.n_players), values.index, values.estimated, values.baseline_value)
         each = values.interactions.items()
     except (AttributeError, TypeError):
         raise ValueError(
