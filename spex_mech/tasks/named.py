@@ -52,7 +52,11 @@ def load_task(
         model: a loaded model.
         n_prompts: how many prompts. Default: 64 of a named task, and all rows of a file; of a file,
             the first so many after shuffling by ``seed``.
-        seed: of the prompts drawn; another seed gives others.
+        seed: of the prompts drawn; another seed gives others. Of ioi and greater-than each prompt
+            draws its template, names and numbers anew, so that prompts are independent of each
+            other, and errors and q-values hold over prompts of these templates. What holds for
+            other templates only other templates can show: give a file of your own, and
+            ``Prompts(clusters=...)`` where several of its prompts share one.
         metric: instead of the task's own.
         tokenizer: instead of the model's own.
         options: ``seq_len`` (induction), ``file`` and ``n_tokens`` (text).
