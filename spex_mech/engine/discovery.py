@@ -40,6 +40,7 @@ _SOFTMAX = 1e-3  # by which attention weights may miss the sum of 1
 _SPARSE = 8  # one in so many outputs of an up projection gets noise
 N_NOISY, N_OTHERS = 4, 2  # rows of the pass that proves neurons
 _TRIES = 3  # passes that prove heads, where some of them cannot be proven
+_LEAK = 10.0  # times that: noise that goes around a place, after layers that may add rounding
 _NO_LINEAR = "no linear layer reads what its heads gave"
 _TURN = threading.RLock()
 
@@ -124,8 +125,9 @@ def look(model: nn.Module, inputs: Callable[[int, int], dict[str, Any]]) -> Seen
         plan = _Plan.of(first)
         found = Seen(n_attention=len(plan.attention))
         failed: dict[int, str] = {}
+        around = _Around(plan.around_heads)
         for _ in range(_TRIES if plan.attention else 0):
-            heads = _HeadProof(model, plan, failed)
+            heads = _HeadProof(model, plan, failed, around)
             _run(heads, inputs(heads.n_rows, 0))
             heads.end()
             found.heads, found.no_heads = heads.places, [*failed.values(), *heads.failed.values()]
@@ -133,11 +135,45 @@ def look(model: nn.Module, inputs: Callable[[int, int], dict[str, Any]]) -> Seen
                 break
             # What is not set back shows in whatever comes after it: without it, all others again.
             first_failed = min(heads.failed)
-            failed[first_failed] = heads.failed[first_failed]
-        if plan.mlps:
-            neurons = _NeuronProof(model, plan, found)
+            if not (first_failed in heads.leaks and around.wider(first_failed)):
+                failed[first_failed] = heads.failed[first_failed]
+        around = _Around([mlp.around for mlp in plan.mlps])
+        for _ in range(_TRIES if plan.mlps else 0):
+            neurons = _NeuronProof(model, plan, found.heads, around)
             _run(neurons, inputs(neurons.n_rows, N_OTHERS))
+            found.neurons, found.no_neurons = neurons.places, neurons.failed
+            if not neurons.leaks or not around.wider(min(neurons.leaks)):
+                break
         return found
+
+
+class _Around:
+    """Which module is taken for a projection: at first the linear layer itself, and where something
+    beside it reads the same, the next module around both: an adapter's wrapper, say.
+
+    Args:
+        chains: for each projection, what reads the same tensor, from the layer outwards.
+    """
+
+    def __init__(self, chains: list[list[_Read]]) -> None:
+        self.chains, self.level = chains, [0] * len(chains)
+
+    def taken(self, number: int) -> tuple[str, int] | None:
+        """Name and call; None: whatever linear layer comes first."""
+        chain, level = self.chains[number], self.level[number]
+        return (chain[level].name, chain[level].call) if level else None
+
+    def wider(self, number: int) -> bool:
+        """Take a wider one, of all projections that stand in a module of the same class; False
+        where there is none."""
+        level = self.level[number] + 1
+        if level >= len(self.chains[number]):
+            return False
+        kind = type(self.chains[number][level].module)
+        for other, chain in enumerate(self.chains):
+            if level < len(chain) and type(chain[level].module) is kind:
+                self.level[other] = max(level, self.level[other])
+        return True
 
 
 def _run(watching: "_Watching", inputs: dict[str, Any]) -> None:
@@ -273,12 +309,14 @@ class _Look(_Watching):
 
 @dataclass
 class _Mlp:
-    """A down projection to be proven, the projections before it, and a module right before it that
-    it reads nothing but (a norm of all neurons)."""
+    """A down projection to be proven, the projections before it, a module right before it that
+    it reads nothing but (a norm of all neurons), and modules around it that read what it reads,
+    itself the first."""
 
     down: _Read
     ups: list[_Read]
     norm: _Read | None
+    around: list[_Read]
 
 
 @dataclass
@@ -286,13 +324,23 @@ class _Plan:
     """What the second pass asks."""
 
     attention: list[_Attention]
-    equal: list[set[tuple[str, int]]]  # of each attention call: what read just that
+    equal: list[list[_Read]]  # of each attention call: what read just that
     mlps: list[_Mlp]
 
     @property
     def alone(self) -> str:
         """What is attention in this model: functions that are handed out, where there are any."""
         return "handed out" if self.attention and self.attention[0].handed_out else "products"
+
+    @property
+    def around_heads(self) -> list[list[_Read]]:
+        """Of each attention call the first linear layer that reads just that, and modules around
+        it that do."""
+        first = (next((r for r in same if is_linear(r.module)), None) for same in self.equal)
+        return [
+            [] if inner is None else _chain(inner, same)
+            for inner, same in zip(first, self.equal, strict=True)
+        ]
 
     @property
     def most_heads(self) -> int:
@@ -308,8 +356,34 @@ class _Plan:
             until = later[0].time if later else first.time + 1
             flat = one.out.flatten(2)
             reads = [r for r in first.reads if one.time < r.time < until]
-            equal.append({(r.name, r.call) for r in reads if _same(r.given, flat)})
+            equal.append([r for r in reads if _same(r.given, flat)])
         return _Plan(attention, equal, _mlps_of(first, attention))
+
+
+@dataclass
+class _Closed:
+    """A place at which rows were set back, so that nothing may show of their noise any more.
+
+    Args:
+        number: of the attention call, or MLP.
+        given: what the place read, before that.
+    """
+
+    number: int
+    place: Place
+    given: Tensor
+
+    def leaks(self, one: _Read, n_rows: int, n_same: int) -> bool:
+        """Whether a later module reads rows that differ: heads or neurons go around the place."""
+        if not (is_linear(one.module) or _is_leaf(one.module)):
+            return False
+        if one.name.startswith(f"{self.place.name}."):
+            return False
+        if one.given is self.given:
+            return True
+        if one.given.ndim < 3 or len(one.given) != n_rows:  # tokens of experts, say
+            return False
+        return bool(_differs(one.given[:n_same].flatten(1, -2), _LEAK).any())
 
 
 class _HeadProof(_Watching):
@@ -318,13 +392,19 @@ class _HeadProof(_Watching):
 
     Args:
         left_out: calls of attention that are left as they are.
+        around: which module is taken.
     """
 
-    def __init__(self, model: nn.Module, plan: _Plan, left_out: Collection[int]) -> None:
+    def __init__(
+        self, model: nn.Module, plan: _Plan, left_out: Collection[int], around: _Around
+    ) -> None:
         super().__init__(model, plan.alone)
         self.plan, self.n_rows, self.left_out = plan, 2 + plan.most_heads, left_out
+        self.around = around
         self.places: list[Place] = []
         self.failed: dict[int, str] = {}
+        self.leaks: set[int] = set()  # of these, calls whose heads something else reads as well
+        self._closed: _Closed | None = None  # the last that was set back
         self._asked: int | None = None  # the attention call whose projection is looked for
         self._n_asked = 0
         # A norm that reads proven slices, and what it gave.
@@ -344,7 +424,12 @@ class _HeadProof(_Watching):
         return new
 
     def read(self, one: _Read) -> Tensor | None:
-        if self._asked is None or not (is_linear(one.module) or _is_leaf(one.module)):
+        if self._asked is None:
+            self._check_closed(one)
+            return None
+        taken = self.around.taken(self._asked)
+        whole = is_linear(one.module) if taken is None else (one.name, one.call) == taken
+        if not (whole or _is_leaf(one.module)):
             return None
         asked = self.plan.attention[self._asked]
         n_heads, d_head = asked.out.shape[2:]
@@ -352,7 +437,7 @@ class _HeadProof(_Watching):
         if flat is None or not (changed := _differs(flat).any(dim=1)).any():
             return None
         why = self._why_not(flat, changed, n_heads, d_head)
-        if not is_linear(one.module):
+        if not whole:
             self._norm = None if why else (one, None)
             return None
         place = one
@@ -361,10 +446,12 @@ class _HeadProof(_Watching):
         if why:
             self._give_up(f"{one.name} {why}")
         else:
-            equal = (place.name, place.call) in self.plan.equal[self._asked]
+            same = self.plan.equal[self._asked]
+            equal = any((r.name, r.call) == (place.name, place.call) for r in same)
             how = "it reads what the heads gave" if equal else "it reads a slice of each head alone"
             where = (place.name, place.call, place.time)
             self.places.append(Place(*where, n_heads, d_head, how, asked.n_kv))
+            self._closed = _Closed(self._asked, self.places[-1], place.given)
             self._asked = self._norm = None
         return _all_as_first(flat, one.given, self.n_rows)
 
@@ -390,6 +477,15 @@ class _HeadProof(_Watching):
             return "reads more than its heads: it is not zero where all of them are"
         return ""
 
+    def _check_closed(self, one: _Read) -> None:
+        """Nothing may show of the noise any more: a place must be the only way for its heads."""
+        closed = self._closed
+        if closed is not None and closed.leaks(one, self.n_rows, self.n_rows):
+            self.failed[closed.number] = f"{one.name} reads heads beside {closed.place.name}"
+            self.leaks.add(closed.number)
+            self.places.remove(closed.place)
+            self._closed = None
+
     def _give_up(self, why: str) -> None:
         if self._asked is not None:
             self.failed[self._asked] = why
@@ -407,13 +503,25 @@ class _HeadProof(_Watching):
 class _NeuronProof(_Watching):
     """The pass that proves neurons: row 0 is the model as it is; some outputs of the projections
     before a down projection have noise in the next rows, each at one position; the last rows are
-    other prompts, in which these projections give what they give in row 0."""
+    other prompts, in which these projections give what they give in row 0.
 
-    def __init__(self, model: nn.Module, plan: _Plan, found: Seen) -> None:
+    Args:
+        heads: places of heads, which keep their rows apart.
+        around: which module is taken.
+    """
+
+    def __init__(self, model: nn.Module, plan: _Plan, heads: list[Place], around: _Around) -> None:
         super().__init__(model)
-        self.found, self.n_rows, self.n_same = found, N_NOISY + 1 + N_OTHERS, N_NOISY + 1
-        self._heads = {(p.name, p.call) for p in found.heads}
-        self._downs = {(m.down.name, m.down.call): m for m in plan.mlps}
+        self.n_rows, self.n_same = N_NOISY + 1 + N_OTHERS, N_NOISY + 1
+        self.places: list[Place] = []
+        self.failed: list[str] = []
+        self.leaks: set[int] = set()  # MLPs whose neurons something reads beside their place
+        self._closed: _Closed | None = None  # the last that was set back
+        self._heads = {(p.name, p.call) for p in heads}
+        self._downs = {
+            around.taken(number) or (mlp.down.name, mlp.down.call): (number, mlp)
+            for number, mlp in enumerate(plan.mlps)
+        }
         self._norms = {(m.norm.name, m.norm.call): m for m in plan.mlps if m.norm is not None}
         self._ups = {(up.name, up.call): m for m in plan.mlps for up in m.ups}
         self._at_norm: dict[int, Bool[Tensor, "row pos width"]] = {}
@@ -427,6 +535,7 @@ class _NeuronProof(_Watching):
         flat = _rows_of(output, self.n_rows)
         if flat is None:
             return None
+        self._closed = None
         noisy = flat[:1].expand(flat.shape).clone()
         chosen, noise = self._chosen(flat.shape[2], flat.device), _noise(flat)
         for row in range(1, self.n_same):
@@ -436,29 +545,42 @@ class _NeuronProof(_Watching):
 
     def read(self, one: _Read) -> Tensor | None:
         key = (one.name, one.call)
+        self._check_closed(one)
         flat = _rows_of(one.given, self.n_rows)
         if flat is None:
             return None
         if (mlp := self._norms.get(key)) is not None:
             self._at_norm[id(mlp)] = _differs(flat)
-        if (mlp := self._downs.get(key)) is not None:
-            self._prove(one, _differs(flat), mlp)
+        if (down := self._downs.get(key)) is not None:
+            self._prove(one, _differs(flat), *down)
         elif key not in self._heads:
             return None
         return _all_as_first(flat, one.given, self.n_same)
 
-    def _prove(self, one: _Read, changed: Bool[Tensor, "row pos width"], mlp: _Mlp) -> None:
-        place, why = mlp.down, self._why_not(changed, mlp)
+    def _prove(
+        self, one: _Read, changed: Bool[Tensor, "row pos width"], number: int, mlp: _Mlp
+    ) -> None:
+        place, why = one, self._why_not(changed, mlp)
         before = self._at_norm.get(id(mlp))
         if why and mlp.norm is not None and before is not None:
             place, why = mlp.norm, self._why_not(before, mlp)
         if why:
-            self.found.no_neurons.append(f"{one.name} {why}")
+            self.failed.append(f"{one.name} {why}")
             return
         ups = " and ".join(dict.fromkeys(_own(up.name) for up in mlp.ups))
         how = f"each number that it reads depends on that of {ups} alone"
         width = changed.shape[2]
-        self.found.neurons.append(Place(place.name, place.call, place.time, width, 1, how))
+        self.places.append(Place(place.name, place.call, place.time, width, 1, how))
+        self._closed = _Closed(number, self.places[-1], place.given)
+
+    def _check_closed(self, one: _Read) -> None:
+        """Nothing may show of the noise any more: a place must be the only way for its neurons."""
+        closed = self._closed
+        if closed is not None and closed.leaks(one, self.n_rows, self.n_same):
+            self.failed.append(f"{one.name} reads neurons beside {closed.place.name}")
+            self.places.remove(closed.place)
+            self.leaks.add(closed.number)
+            self._closed = None
 
     def _why_not(self, changed: Bool[Tensor, "row pos width"], mlp: _Mlp) -> str:
         """Why these are not neurons; empty: they are."""
@@ -524,7 +646,8 @@ def _mlps_of(first: _Look, attention: list[_Attention]) -> list[_Mlp]:
             between = (r for r in first.reads if ups[0].time < r.time < down.time)
             norms = [r for r in between if _is_leaf(r.module) and not is_linear(r.module)]
             norm = next((r for r in reversed(norms) if r.made is down.given), None)
-            found.append(_Mlp(down, ups, norm))
+            same = [r for r in first.reads if r.given is down.given]
+            found.append(_Mlp(down, ups, norm, _chain(down, same)))
     return found
 
 
@@ -535,10 +658,19 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
+def _chain(inner: _Read, same: list[_Read]) -> list[_Read]:
+    """A layer, and the modules around it that read the same, from it outwards."""
+    around = [r for r in same if inner.name.startswith(f"{r.name}.") and not _is_idle(r.module)]
+    return [inner, *sorted(around, key=lambda r: -len(r.name))]
+
+
 def _is_leaf(module: nn.Module) -> bool:
     """A module that does something, and holds no other: a norm before a projection."""
-    idle = isinstance(module, nn.Dropout | nn.Identity)
-    return not idle and not any(True for _ in module.children())
+    return not _is_idle(module) and not any(True for _ in module.children())
+
+
+def _is_idle(module: nn.Module) -> bool:
+    return isinstance(module, nn.Dropout | nn.Identity)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -610,9 +742,11 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:300]
 
 
-def _differs(x: Float[Tensor, "row pos width"]) -> Bool[Tensor, "row pos width"]:
-    """Where a row is another than the first, by more than rounding."""
-    least = max(_LEAST, _ROUNDINGS * torch.finfo(x.dtype).eps)
+def _differs(
+    x: Float[Tensor, "row pos width"], times: float = 1.0
+) -> Bool[Tensor, "row pos width"]:
+    """Where a row is another than the first, by more than (so many times) rounding."""
+    least = times * max(_LEAST, _ROUNDINGS * torch.finfo(x.dtype).eps)
     return (x - x[:1]).abs() > least * x[:1].abs().amax().clamp(min=1e-20)
 
 
