@@ -205,9 +205,9 @@ def test_a_model_is_run_once_for_all_games_and_anew_when_it_changed() -> None:
     runs: list[int] = []
     model.model.embed_tokens.register_forward_hook(lambda *_: runs.append(1))
     sm.Components.heads(model)
-    assert len(runs) == 3
+    assert len(runs) == 4
     sm.Components.neurons(model)
-    assert len(runs) == 3
+    assert len(runs) == 4
     model.model.layers = model.model.layers[:1]
     assert len(sm.Components.heads(model)) == 4
     assert len(runs) == 6

@@ -137,13 +137,23 @@ def look(model: nn.Module, inputs: Callable[[int, int], dict[str, Any]]) -> Seen
             first_failed = min(heads.failed)
             if not (first_failed in heads.leaks and around.wider(first_failed)):
                 failed[first_failed] = heads.failed[first_failed]
-        around = _Around([mlp.around for mlp in plan.mlps])
-        for _ in range(_TRIES if plan.mlps else 0):
-            neurons = _NeuronProof(model, plan, found.heads, around)
+        if plan.mlps:
+            mlps, around = dict(enumerate(plan.mlps)), _Around([mlp.around for mlp in plan.mlps])
+            neurons = _NeuronProof(model, mlps, found.heads, around)
             _run(neurons, inputs(neurons.n_rows, N_OTHERS))
-            found.neurons, found.no_neurons = neurons.places, neurons.failed
-            if not neurons.leaks or not around.wider(min(neurons.leaks)):
-                break
+            found.no_neurons = failed_first = list(neurons.failed.values())
+            mlps = {number: mlps[number] for number in neurons.places}
+            for _ in range(_TRIES if mlps else 0):
+                # No noise but that of these: what shows of it later went around a place.
+                neurons = _NeuronProof(model, mlps, found.heads, around, alone=True)
+                _run(neurons, inputs(neurons.n_rows, N_OTHERS))
+                found.neurons = list(neurons.places.values())
+                found.no_neurons = [*failed_first, *neurons.failed.values()]
+                if not neurons.leaks:
+                    break
+                if not around.wider(leak := min(neurons.leaks)):
+                    failed_first.append(neurons.failed[leak])
+                    del mlps[leak]
         return found
 
 
@@ -506,24 +516,34 @@ class _NeuronProof(_Watching):
     other prompts, in which these projections give what they give in row 0.
 
     Args:
+        mlps: to be proven, by number.
         heads: places of heads, which keep their rows apart.
         around: which module is taken.
+        alone: these MLPs were proven, and what reads their neurons elsewhere is looked for.
     """
 
-    def __init__(self, model: nn.Module, plan: _Plan, heads: list[Place], around: _Around) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        mlps: dict[int, _Mlp],
+        heads: list[Place],
+        around: _Around,
+        alone: bool = False,
+    ) -> None:
         super().__init__(model)
-        self.n_rows, self.n_same = N_NOISY + 1 + N_OTHERS, N_NOISY + 1
-        self.places: list[Place] = []
-        self.failed: list[str] = []
+        self.n_rows, self.n_same, self.is_alone = N_NOISY + 1 + N_OTHERS, N_NOISY + 1, alone
+        self.places: dict[int, Place] = {}
+        self.failed: dict[int, str] = {}
         self.leaks: set[int] = set()  # MLPs whose neurons something reads beside their place
         self._closed: _Closed | None = None  # the last that was set back
         self._heads = {(p.name, p.call) for p in heads}
         self._downs = {
             around.taken(number) or (mlp.down.name, mlp.down.call): (number, mlp)
-            for number, mlp in enumerate(plan.mlps)
+            for number, mlp in mlps.items()
         }
-        self._norms = {(m.norm.name, m.norm.call): m for m in plan.mlps if m.norm is not None}
-        self._ups = {(up.name, up.call): m for m in plan.mlps for up in m.ups}
+        norms = ((m.norm, m) for m in mlps.values())
+        self._norms = {(norm.name, norm.call): m for norm, m in norms if norm is not None}
+        self._ups = {(up.name, up.call) for m in mlps.values() for up in m.ups}
         self._at_norm: dict[int, Bool[Tensor, "row pos width"]] = {}
 
     def attended(self, out: Tensor, n_kv: int | None) -> None:
@@ -565,20 +585,21 @@ class _NeuronProof(_Watching):
         if why and mlp.norm is not None and before is not None:
             place, why = mlp.norm, self._why_not(before, mlp)
         if why:
-            self.failed.append(f"{one.name} {why}")
+            self.failed[number] = f"{one.name} {why}"
             return
         ups = " and ".join(dict.fromkeys(_own(up.name) for up in mlp.ups))
         how = f"each number that it reads depends on that of {ups} alone"
         width = changed.shape[2]
-        self.places.append(Place(place.name, place.call, place.time, width, 1, how))
-        self._closed = _Closed(number, self.places[-1], place.given)
+        self.places[number] = Place(place.name, place.call, place.time, width, 1, how)
+        if self.is_alone:
+            self._closed = _Closed(number, self.places[number], one.given)
 
     def _check_closed(self, one: _Read) -> None:
         """Nothing may show of the noise any more: a place must be the only way for its neurons."""
         closed = self._closed
         if closed is not None and closed.leaks(one, self.n_rows, self.n_same):
-            self.failed.append(f"{one.name} reads neurons beside {closed.place.name}")
-            self.places.remove(closed.place)
+            self.failed[closed.number] = f"{one.name} reads neurons beside {closed.place.name}"
+            del self.places[closed.number]
             self.leaks.add(closed.number)
             self._closed = None
 
