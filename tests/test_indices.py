@@ -154,7 +154,9 @@ def test_orders_and_counts_that_cannot_be() -> None:
     small = sm.distill(lambda m: m.double().sum(1), 60, n=6, progress=False)
     for options in ({"order": 0}, {"order": -1}, {"k": 0}, {"k": True}):
         (name, value), *_ = options.items()
-        with pytest.raises(ValueError, match=f"{name} is {value}; it must be a whole number"):
+        with pytest.raises(
+            ValueError, match=f"{name} is {value}(, a bool)?; it must be a whole number"
+        ):
             small.frame(**options)
     assert len(small.frame(10_000, order=99)) == 2**6 - 1 - 6  # there are no larger sets
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.gates import gate_attribution
@@ -165,7 +166,7 @@ class CircuitRuns:
             unit_table=self.games.game.units,
         )
 
-    def where(self, selected: Values | None, values: Values) -> str:
+    def where(self, selected: Values | None, values: Float[np.ndarray, "mask other"]) -> str:
         """What values were measured on, in words that follow their number."""
         if self.games.held_out is None:
             where, clusters = "prompts, those of the selection", _clusters(self.games.game)

@@ -12,6 +12,10 @@
    outputs of the projections before it, at one position; what the down projection reads must differ
    in the same numbers, at that position, and nowhere else. Two rows are other prompts, in which
    those projections give what they give in row 0: there nothing may differ.
+4. *Nothing goes around.* After a place at which rows were set back, no later layer may read rows
+   that differ. Where one does, something else reads the heads or neurons as well (an adapter beside
+   the projection), and the next module around that reads the same is taken, or none. Neurons have
+   one more pass for it, with no noise but theirs.
 
 What is not proven is not found, and the text says what was seen. No attention implementation, no
 configuration and no weight is touched; hooks and the recording of attention functions stand for
