@@ -210,7 +210,7 @@ def test_a_model_is_run_once_for_all_games_and_anew_when_it_changed() -> None:
     assert len(runs) == 4
     model.model.layers = model.model.layers[:1]
     assert len(sm.Components.heads(model)) == 4
-    assert len(runs) == 6
+    assert len(runs) == 8
 
 
 class Beside(nn.Module):

@@ -471,25 +471,33 @@ def test_gradients_are_exported_with_their_values(tmp_path: Path) -> None:
 def test_of_runs_that_start_together_one_goes_on(n_runs: int, tmp_path: Path) -> None:
     alone = run(tmp_path / "alone.db")[1]
     (tmp_path / "link.db").symlink_to(tmp_path / "run.db")
-    begin = time.time() + 0.3
+    refused = tmp_path / "refused"
+
+    def wait(_: Any) -> None:
+        """The one that goes on computes until the others have been refused."""
+        until = time.monotonic() + 60
+        while not refused.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+
     children = []
     for number in range(n_runs):
         if (child := os.fork()) == 0:
             code = 9
             try:
-                time.sleep(max(0.0, begin - time.time()))
-                slow = Sums(hook=lambda _: time.sleep(0.02))
-                found = run(tmp_path / ("run.db", "link.db")[number % 2], 400, slow)[1]
+                path = tmp_path / ("run.db", "link.db")[number % 2]
+                found = run(path, 400, Sums(hook=wait))[1]
                 code = 0 if np.array_equal(found.values, alone.values) else 8
             except BlockingIOError:
                 code = 3
             finally:
                 os._exit(code)
         children.append(child)
-    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in children[1:]]
+    refused.touch()
+    codes = [os.waitstatus_to_exitcode(os.wait()[1]), *codes]
     assert codes == [0] + [3] * (n_runs - 1)
     assert run(tmp_path / "run.db")[0] == 0
-    assert beside(tmp_path) == {"alone.db", "link.db", "run.db"}
+    assert beside(tmp_path) == {"alone.db", "link.db", "run.db", "refused"}
 
 
 @pytest.mark.parametrize("state", ["finished", "half done"])

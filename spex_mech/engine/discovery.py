@@ -15,7 +15,8 @@
 4. *Nothing goes around.* After a place at which rows were set back, no later layer may read rows
    that differ. Where one does, something else reads the heads or neurons as well (an adapter beside
    the projection), and the next module around that reads the same is taken, or none. Neurons have
-   one more pass for it, with no noise but theirs.
+   one more pass for it, with no noise but theirs. (Of a model whose equal rows differ, as it draws
+   random numbers, this cannot be told.)
 
 What is not proven is not found, and the text says what was seen. No attention implementation, no
 configuration and no weight is touched; hooks and the recording of attention functions stand for
@@ -145,9 +146,10 @@ def look(model: nn.Module, inputs: Callable[[int, int], dict[str, Any]]) -> Seen
             mlps, around = dict(enumerate(plan.mlps)), _Around([mlp.around for mlp in plan.mlps])
             neurons = _NeuronProof(model, mlps, found.heads, around)
             _run(neurons, inputs(neurons.n_rows, N_OTHERS))
+            found.neurons = list(neurons.places.values())
             found.no_neurons = failed_first = list(neurons.failed.values())
             mlps = {number: mlps[number] for number in neurons.places}
-            for _ in range(_TRIES if mlps else 0):
+            for _ in range(_TRIES if mlps and plan.is_steady else 0):
                 # No noise but that of these: what shows of it later went around a place.
                 neurons = _NeuronProof(model, mlps, found.heads, around, alone=True)
                 _run(neurons, inputs(neurons.n_rows, N_OTHERS))
@@ -306,10 +308,13 @@ class _Look(_Watching):
         super().__init__(model)
         self.attention: list[_Attention] = []
         self.reads: list[_Read] = []
+        self.is_steady = True  # both rows, which are equal, give the same: it draws nothing
         self._last: dict[nn.Module, _Read] = {}
 
     def read(self, one: _Read) -> None:
         self.reads.append(one)
+        if one.given.ndim > 2 and len(one.given) == self.n_rows:
+            self.is_steady &= not _differs(one.given.flatten(1, -2), _LEAK).any()
         self._last[one.module] = one
 
     def gave(self, module: nn.Module, output: Tensor) -> None:
@@ -340,6 +345,7 @@ class _Plan:
     attention: list[_Attention]
     equal: list[list[_Read]]  # of each attention call: what read just that
     mlps: list[_Mlp]
+    is_steady: bool
 
     @property
     def alone(self) -> str:
@@ -371,7 +377,7 @@ class _Plan:
             flat = one.out.flatten(2)
             reads = [r for r in first.reads if one.time < r.time < until]
             equal.append([r for r in reads if _same(r.given, flat)])
-        return _Plan(attention, equal, _mlps_of(first, attention))
+        return _Plan(attention, equal, _mlps_of(first, attention), first.is_steady)
 
 
 @dataclass
@@ -427,6 +433,7 @@ class _HeadProof(_Watching):
     def attended(self, out: Tensor, n_kv: int | None) -> Tensor | None:
         self.time += 1
         self._give_up(_NO_LINEAR)
+        self._closed = None
         number, self._n_asked = self._n_asked, self._n_asked + 1
         if number >= len(self.plan.attention) or number in self.left_out:
             return None
@@ -465,7 +472,8 @@ class _HeadProof(_Watching):
             how = "it reads what the heads gave" if equal else "it reads a slice of each head alone"
             where = (place.name, place.call, place.time)
             self.places.append(Place(*where, n_heads, d_head, how, asked.n_kv))
-            self._closed = _Closed(self._asked, self.places[-1], place.given)
+            if self.plan.is_steady:
+                self._closed = _Closed(self._asked, self.places[-1], place.given)
             self._asked = self._norm = None
         return _all_as_first(flat, one.given, self.n_rows)
 
