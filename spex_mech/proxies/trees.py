@@ -23,6 +23,7 @@ the first fold, settings whose squared errors are larger than the best one's by 
 of the paired difference are dropped (a race; Maron & Moore 1994).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -58,7 +59,8 @@ class Trees(Proxy):
         n_coefficients: single units to keep, and as many interactions.
         depths, n_trees, learning_rates: the grid.
         n_folds: fewer are made where there are fewer different masks.
-        threads: of LightGBM; the result does not depend on it.
+        threads: of LightGBM; the result does not depend on it. Default: what ``OMP_NUM_THREADS``
+            says, else 2.
     """
 
     name = "trees"
@@ -71,13 +73,14 @@ class Trees(Proxy):
         n_trees: Sequence[int] = (500, 1000),
         learning_rates: Sequence[float] = (0.01, 0.1),
         n_folds: int = 5,
-        threads: int = 2,
+        threads: int | None = None,
     ) -> None:
         self.seed = seed
         self.n_coefficients = n_coefficients
         self.grid = [(d, t, r) for d in depths for r in learning_rates for t in sorted(n_trees)]
         self.n_folds = n_folds
-        self.threads = threads
+        told = os.environ.get("OMP_NUM_THREADS", "")
+        self.threads = threads or (int(told) if told.isdecimal() and int(told) else 2)
         self.fourier: dict[Set, float] = {}
         self.about: Mapping[str, Any] = {}
         self._of_folds: list[tuple[Any, int]] = []
