@@ -68,9 +68,9 @@ class EvaluatedMasks:
         keys = list(new)
         for start in range(0, len(keys), step):
             part = keys[start : start + step]
-            masks = MaskBatch.of_kept(np.array([new[key] for key in part]))
-            answer = yield from ledger.ask(Question(masks, stage=stage))
-            for key, s, value in zip(part, masks.sets(), answer.values, strict=True):
+            asked = MaskBatch.of_kept(np.array([new[key] for key in part]))
+            answer = yield from ledger.ask(Question(asked, stage=stage))
+            for key, s, value in zip(part, asked.sets(), answer.values, strict=True):
                 if len(s) <= LEDGER_ORDER:
                     ledger.value[s] = value
                 else:
