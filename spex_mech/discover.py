@@ -21,6 +21,7 @@ from spex_mech.driver import SMALLEST, Rounding
 from spex_mech.fingerprints import versions
 from spex_mech.game import FunctionGame as CallableGame
 from spex_mech.game import Game, as_game, is_game
+from spex_mech.notices import warn
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
@@ -30,8 +31,8 @@ from spex_mech.results.interactions import Interactions
 from spex_mech.runs.session import RunSettings
 from spex_mech.runs.store import identity_of
 from spex_mech.search.adaptive import Adaptive
-from spex_mech.search.again import AskAgain, count_of_sets, with_masks_asked_again
-from spex_mech.search.contract import Search
+from spex_mech.search.again import AskAgain, with_masks_asked_again
+from spex_mech.search.contract import Search, count_of_sets
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.proxyspex import ProxySpex
 from spex_mech.search.rankers import CandidateSource
@@ -241,14 +242,19 @@ def _has_slopes(game: Game, options: dict[str, Any], about: dict[str, Any]) -> b
     asked = options.get("gradients")
     if asked is False or game.has_slopes:
         return asked is not False
-    why = game.why_no_slopes
     if asked:
-        raise ValueError(f"gradients=True, but {why or 'this game has no gradient(masks)'}")
-    if why:
-        if "without_gradients" not in about:  # a search is made twice, for two budgets
-            warnings.warn(f"the search does without gradients: {why}", stacklevel=9)
-        about["without_gradients"] = why
+        why = game.why_no_slopes or "this game has no gradient(masks)"
+        raise ValueError(f"gradients=True, but {why}")
+    say_without_gradients(game, "the search does without gradients", about)
     return False
+
+
+def say_without_gradients(game: Game, what: str, about: dict[str, Any]) -> None:
+    """Say, in a warning and in ``about``, why a game that could have gradients has none: once, as a
+    search is made twice, for two budgets."""
+    if (why := game.why_no_slopes) and "without_gradients" not in about:
+        about["without_gradients"] = why
+        warn(f"{what}: {why}")
 
 
 def student_of(
@@ -424,10 +430,8 @@ def confirm(
             "confirm(found, ModelGame(model, other_task))"
         )
     whole("k", k, 1)
-    top, how = (
-        found.top(k),
-        RunSettings(progress, store, workers, address, masks_per_batch, timeout),
-    )
+    top = found.top(k)
+    how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     names = None if how.far or is_game(game) else found.labels
     measured = measure(game, top.names, labels=names, **asdict(how))
     again = confirmation(top, measured)

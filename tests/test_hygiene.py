@@ -105,7 +105,7 @@ LAYERS = (
     ("discover",), ("runs",), ("driver",), ("games", "tasks"), ("models",), ("engine",),
     ("results", "proxies", "search"), ("game", "proxy"), ("calls",),
     ("fingerprints", "pairs", "setfunctions", "units"),
-    ("masks",), ("arrays",), ("arguments",),
+    ("masks",), ("arrays",), ("arguments", "notices"),
 )  # fmt: skip
 # These know less than stands below them.
 KNOW = {
@@ -113,7 +113,7 @@ KNOW = {
     "proxies": {"masks", "pairs", "proxy", "setfunctions"},
     "proxy": {"masks", "pairs", "setfunctions"},
     "results": {"arguments", "masks", "setfunctions", "units"},
-    "engine": {"arguments", "fingerprints", "game", "masks", "units"},
+    "engine": {"arguments", "fingerprints", "game", "masks", "notices", "units"},
     "game": {"arguments", "arrays", "calls", "fingerprints", "masks", "units"},
     "calls": {"arrays", "masks"},
 }

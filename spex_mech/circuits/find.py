@@ -12,7 +12,6 @@ What they return, and the papers whose scores these are, is in ``circuits.circui
 
 import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -31,6 +30,7 @@ from spex_mech.circuits.search import Aim, Goal, prefixes
 from spex_mech.circuits.select import Selection, Slopes, examine_given, search, select
 from spex_mech.circuits.span import checked_span
 from spex_mech.circuits.steps import Masks, Steps, Values
+from spex_mech.discover import say_without_gradients
 from spex_mech.game import Game, as_game
 from spex_mech.results.files import opened
 from spex_mech.results.interactions import Interactions
@@ -288,9 +288,7 @@ def _gradients(game: Game, budget: int, n: int, about: dict[str, Any]) -> tuple[
     if every or budget < n + 2 + GRADIENT_COST * STEPS:
         return budget, 0
     if not game.has_slopes:
-        if why := game.why_no_slopes:
-            about["without_gradients"] = why
-            warnings.warn(f"the circuit is searched without gradients: {why}", stacklevel=4)
+        say_without_gradients(game, "the circuit is searched without gradients", about)
         return budget, 0
     return budget - GRADIENT_COST * STEPS, STEPS
 

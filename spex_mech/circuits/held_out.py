@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.circuits.span import Span, warn
+from spex_mech.circuits.span import Span
+from spex_mech.notices import warn
 
 # What two games of one circuit should have in common, and what a description calls it.
 _SAME = {"metric": "metric", "ablation": "ablation", "weights_sha256": "weights", "task": "task"}

@@ -9,13 +9,12 @@ the span itself cannot be told from 0 at this level, no ratio can be excluded at
 and the interval is the whole line.
 """
 
-import sys
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from spex_mech.notices import warn
 from spex_mech.results.statistics import ratios, standard_errors
 
 LEVEL = 0.9  # of the intervals that results hold
@@ -41,14 +40,6 @@ class Span:
     def __str__(self) -> str:
         error = "" if np.isnan(self.stderr) else f" +- {self.stderr:.2g}"
         return f"{self.value:.3g}{error}"
-
-
-def warn(text: str) -> None:
-    """A warning that points to the line outside of the package that called it."""
-    level, frame = 1, sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("spex_mech."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
 
 
 def checked_span(

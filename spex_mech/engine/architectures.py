@@ -8,7 +8,6 @@ whose heads cannot be told apart is refused.
 """
 
 import re
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 from weakref import WeakKeyDictionary
@@ -25,9 +24,10 @@ from spex_mech.engine.discovery import (
     look,
     token_inputs,
 )
+from spex_mech.notices import warn
 
 Kind = Literal["head", "neuron", "kv_group"]
-_KINDS: tuple[Kind, Kind] = ("head", "neuron")
+KINDS: tuple[Kind, Kind] = ("head", "neuron")  # what hook points hold
 
 # One row a family of transformers models: the two output projections of layer L.
 _FAMILIES: dict[str, tuple[str, str]] = {
@@ -185,17 +185,24 @@ def how_known(model: Any, architecture: Architecture | None = None) -> dict[tupl
     """How it is known where heads and neurons are, by kind and layer."""
     arch = architecture_of(model, architecture)
     every: list[tuple[Kind, int]] = [
-        (kind, layer) for layer in range(arch.n_layers) for kind in _KINDS if arch.has(kind, layer)
+        (kind, layer) for layer in range(arch.n_layers) for kind in KINDS if arch.has(kind, layer)
     ]
     if architecture is not None:
         return dict.fromkeys(every, "it was named by hand")
     if is_hooked(model):
         return dict.fromkeys(every, "TransformerLens calls it so")
     try:
-        layers = _layers_of(model, seen_in(model, _text_config(model.config)))
+        layers = _layers_of(model, seen_in(model, text_config(model)))
     except _DoesNotRun:
         return dict.fromkeys(every, "by its name alone, as the model does not run on tokens")
     return {(kind, layer): layers[layer][kind].how for kind, layer in every}
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of the model's text part, which is mostly its own; None where there is
+    none."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def is_hooked(model: Any) -> bool:
@@ -205,7 +212,7 @@ def is_hooked(model: Any) -> bool:
 
 def _of_transformers(model: nn.Module, config: Any) -> Architecture:
     family = config.model_type
-    text = _text_config(config)
+    text = text_config(model)
     try:
         return _found(model, family, text)
     except _DoesNotRun:
@@ -270,10 +277,6 @@ def seen_in(model: nn.Module, text: Any) -> Seen:
     return known[1]
 
 
-def _text_config(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
 def _state_of(name: str, module: nn.Module) -> tuple[Any, ...]:
     """What tells whether a module is still the one that was looked at."""
     own = vars(module).items()
@@ -292,13 +295,12 @@ def _found(model: nn.Module, family: str, text: Any) -> Architecture:
             f"{no_neurons}; {_NAME_IT}"
         )
     if seen.heads and seen.no_heads:
-        warnings.warn(
+        warn(
             f"attention runs {seen.n_attention} times in a pass over this {family} model, and the "
-            f"heads of {len(seen.heads)} are found; of the others: {no_heads}",
-            stacklevel=5,
+            f"heads of {len(seen.heads)} are found; of the others: {no_heads}"
         )
     layers = _layers_of(model, seen)
-    heads, neurons = [[layer.get(kind) for layer in layers] for kind in _KINDS]
+    heads, neurons = [[layer.get(kind) for layer in layers] for kind in KINDS]
     shared = any(p and p.n_kv and p.n_kv < p.count for p in heads)
     return Architecture(
         heads=tuple(p and p.name for p in heads),
@@ -332,7 +334,7 @@ def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
     events.sort(key=lambda event: event[1].time)
     stacks = {
         kind: {block_of(p.name).rpartition(".")[0] for k, p in events if k == kind}
-        for kind in _KINDS
+        for kind in KINDS
     }
     one_stack = all(len(names) <= 1 for names in stacks.values())
     layers: list[dict[str, Place]] = []
