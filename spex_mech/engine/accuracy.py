@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from spex_mech.engine.metrics import answer_logits, logits_of, scored_positions
-from spex_mech.engine.passes import call, evaluating
+from spex_mech.engine.passes import call
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.running import evaluating
 
 _TOKENS_AT_ONCE = 2048
 _CHANCE = 0.05  # of guessing as many right or more, above which the model may only have guessed

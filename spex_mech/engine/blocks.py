@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from spex_mech.engine.architectures import Architecture, is_hooked
 from spex_mech.engine.components import Site
-from spex_mech.engine.passes import Hook, Pass, Taps, call, first_tensor, ours
+from spex_mech.engine.passes import Hook, Pass, Taps, call
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.running import first_tensor, ours
 
 Residual = Float[Tensor, "row pos d_model"]
 _ADDS, _ADDS_IN_HALF = 1e-3, 0.05  # relative difference up to which a projection only adds

@@ -20,12 +20,13 @@ from spex_mech.engine.architectures import Architecture
 from spex_mech.engine.blocks import Blocks, CannotReplay, block_name, with_rounded_stream
 from spex_mech.engine.device import MemoryPlan, is_out_of_memory
 from spex_mech.engine.metrics import KL, ReadingMetric, logits_of
-from spex_mech.engine.passes import Taps, first_tensor, ours, tensors_in
+from spex_mech.engine.passes import Taps
 from spex_mech.engine.plain import Engine, PlainEngine, Setup
 from spex_mech.engine.plan import Parts
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Readout
 from spex_mech.engine.replay import Replay
+from spex_mech.engine.running import first_tensor, ours, tensors_in
 from spex_mech.masks import MaskBatch
 
 _COMPARED = 2  # prompts on which a replay is compared with plain passes

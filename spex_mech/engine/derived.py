@@ -39,7 +39,7 @@ from spex_mech.engine.device import (
 from spex_mech.engine.facts import answers_of, check_tokens
 from spex_mech.engine.gradients import Gradients
 from spex_mech.engine.metrics import KL, METRICS, Metric, name_of_metric
-from spex_mech.engine.passes import Taps, call, evaluating, seen_at, turn_of
+from spex_mech.engine.passes import Taps, call, seen_at, turn_of
 from spex_mech.engine.plain import (
     MOST_BLOCKS,
     Engine,
@@ -54,6 +54,7 @@ from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
 from spex_mech.engine.references import Activations, Batches, References
 from spex_mech.engine.replay import Replay
+from spex_mech.engine.running import evaluating
 from spex_mech.engine.sites import (
     Calls,
     Key,

@@ -135,7 +135,8 @@ def look(model: nn.Module, inputs: Callable[[int, int], dict[str, Any]]) -> Seen
             heads = _HeadProof(model, plan, failed, around)
             _run(heads, inputs(heads.n_rows, 0))
             heads.end()
-            found.heads, found.no_heads = heads.places, [*failed.values(), *heads.failed.values()]
+            found.heads = list(heads.places.values())
+            found.no_heads = [*failed.values(), *heads.failed.values()]
             if not heads.failed:
                 break
             # What is not set back shows in whatever comes after it: without it, all others again.
@@ -406,7 +407,43 @@ class _Closed:
         return bool(_differs(one.given[:n_same].flatten(1, -2), _LEAK).any())
 
 
-class _HeadProof(_Watching):
+class _Proof(_Watching):
+    """A pass that proves places, and sets rows back at each.
+
+    Args:
+        what: "heads" or "neurons".
+        n_rows, n_same: rows of the pass, and those at its start that are set back to row 0.
+        around: which module is taken.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        what: str,
+        n_rows: int,
+        n_same: int,
+        around: _Around,
+        alone: str = "",
+    ) -> None:
+        super().__init__(model, alone)
+        self.what, self.n_rows, self.n_same, self.around = what, n_rows, n_same, around
+        self.places: dict[int, Place] = {}  # by the number of the attention call, or MLP
+        self.failed: dict[int, str] = {}
+        self.leaks: set[int] = set()  # of these, what something else reads as well
+        self._closed: _Closed | None = None  # the last that was set back
+
+    def _check_closed(self, one: _Read) -> None:
+        """Nothing may show of the noise any more: a place must be the only way."""
+        closed = self._closed
+        if closed is not None and closed.leaks(one, self.n_rows, self.n_same):
+            why = f"{one.name} reads {self.what} beside {closed.place.name}"
+            self.failed[closed.number] = why
+            del self.places[closed.number]
+            self.leaks.add(closed.number)
+            self._closed = None
+
+
+class _HeadProof(_Proof):
     """The pass that proves heads: row 0 is the model as it is, row ``1 + h`` has noise on head
     ``h``, and in the last all heads give zero.
 
@@ -418,13 +455,9 @@ class _HeadProof(_Watching):
     def __init__(
         self, model: nn.Module, plan: _Plan, left_out: Collection[int], around: _Around
     ) -> None:
-        super().__init__(model, plan.alone)
-        self.plan, self.n_rows, self.left_out = plan, 2 + plan.most_heads, left_out
-        self.around = around
-        self.places: list[Place] = []
-        self.failed: dict[int, str] = {}
-        self.leaks: set[int] = set()  # of these, calls whose heads something else reads as well
-        self._closed: _Closed | None = None  # the last that was set back
+        n_rows = 2 + plan.most_heads
+        super().__init__(model, "heads", n_rows, n_rows, around, plan.alone)
+        self.plan, self.left_out = plan, left_out
         self._asked: int | None = None  # the attention call whose projection is looked for
         self._n_asked = 0
         # A norm that reads proven slices, and what it gave.
@@ -471,9 +504,10 @@ class _HeadProof(_Watching):
             equal = any((r.name, r.call) == (place.name, place.call) for r in same)
             how = "it reads what the heads gave" if equal else "it reads a slice of each head alone"
             where = (place.name, place.call, place.time)
-            self.places.append(Place(*where, n_heads, d_head, how, asked.n_kv))
+            proven = Place(*where, n_heads, d_head, how, asked.n_kv)
+            self.places[self._asked] = proven
             if self.plan.is_steady:
-                self._closed = _Closed(self._asked, self.places[-1], place.given)
+                self._closed = _Closed(self._asked, proven, place.given)
             self._asked = self._norm = None
         return _all_as_first(flat, one.given, self.n_rows)
 
@@ -499,15 +533,6 @@ class _HeadProof(_Watching):
             return "reads more than its heads: it is not zero where all of them are"
         return ""
 
-    def _check_closed(self, one: _Read) -> None:
-        """Nothing may show of the noise any more: a place must be the only way for its heads."""
-        closed = self._closed
-        if closed is not None and closed.leaks(one, self.n_rows, self.n_rows):
-            self.failed[closed.number] = f"{one.name} reads heads beside {closed.place.name}"
-            self.leaks.add(closed.number)
-            self.places.remove(closed.place)
-            self._closed = None
-
     def _give_up(self, why: str) -> None:
         if self._asked is not None:
             self.failed[self._asked] = why
@@ -522,7 +547,7 @@ class _HeadProof(_Watching):
             raise NotFound("its passes called attention differently often")
 
 
-class _NeuronProof(_Watching):
+class _NeuronProof(_Proof):
     """The pass that proves neurons: row 0 is the model as it is; some outputs of the projections
     before a down projection have noise in the next rows, each at one position; the last rows are
     other prompts, in which these projections give what they give in row 0.
@@ -542,12 +567,8 @@ class _NeuronProof(_Watching):
         around: _Around,
         alone: bool = False,
     ) -> None:
-        super().__init__(model)
-        self.n_rows, self.n_same, self.is_alone = N_NOISY + 1 + N_OTHERS, N_NOISY + 1, alone
-        self.places: dict[int, Place] = {}
-        self.failed: dict[int, str] = {}
-        self.leaks: set[int] = set()  # MLPs whose neurons something reads beside their place
-        self._closed: _Closed | None = None  # the last that was set back
+        super().__init__(model, "neurons", N_NOISY + 1 + N_OTHERS, N_NOISY + 1, around)
+        self.is_alone = alone
         self._heads = {(p.name, p.call) for p in heads}
         self._downs = {
             around.taken(number) or (mlp.down.name, mlp.down.call): (number, mlp)
@@ -605,15 +626,6 @@ class _NeuronProof(_Watching):
         self.places[number] = Place(place.name, place.call, place.time, width, 1, how)
         if self.is_alone:
             self._closed = _Closed(number, self.places[number], one.given)
-
-    def _check_closed(self, one: _Read) -> None:
-        """Nothing may show of the noise any more: a place must be the only way for its neurons."""
-        closed = self._closed
-        if closed is not None and closed.leaks(one, self.n_rows, self.n_same):
-            self.failed[closed.number] = f"{one.name} reads neurons beside {closed.place.name}"
-            del self.places[closed.number]
-            self.leaks.add(closed.number)
-            self._closed = None
 
     def _why_not(self, changed: Bool[Tensor, "row pos width"], mlp: _Mlp) -> str:
         """Why these are not neurons; empty: they are."""

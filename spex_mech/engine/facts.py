@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spex_mech.engine.architectures import is_hooked
+from spex_mech.engine.architectures import is_hooked, text_config
 from spex_mech.engine.prompts import Prompts
 
 # Where libraries that wrap a model keep it: torch.compile, nnsight, pyvene, data parallel training.
@@ -65,11 +65,6 @@ def takes(model: Any, name: str) -> bool:
         return True
     inner = core_of(model)
     return inner is not model and name in inspect.signature(inner.forward).parameters
-
-
-def text_config(model: Any) -> Any:
-    config: Any = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def vocabulary_of(model: Any) -> int | None:

@@ -8,20 +8,13 @@ from typing import Any
 
 import torch
 
-from spex_mech.engine.architectures import (
-    Architecture,
-    Kind,
-    architecture_of,
-    how_known,
-)
+from spex_mech.engine.architectures import KINDS, Architecture, Kind, architecture_of, how_known
 from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
+from spex_mech.engine.discovery import N_POS
 from spex_mech.engine.facts import core_of, unwrapped, vocabulary_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import first_tensor
-
-KINDS: tuple[Kind, ...] = ("head", "neuron")
-_N_TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class Inspection:
         lines.append(f"passes: {self.passes}")
         rows = [("layers", "units", "replaced at the input of", "how it is known")]
         rows += [
-            (_span(group), group[0].units, _named(group), group[0].how)
+            (_numbers([one.layer for one in group]), group[0].units, _named(group), group[0].how)
             for group in _grouped(self.found)
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -171,7 +164,7 @@ def _passes_of(
     if not units:
         return "not tried"
     vocabulary = min(vocabulary_of(model) or 64, 64)
-    tokens = torch.arange(2 * _N_TOKENS).remainder(vocabulary).reshape(2, _N_TOKENS)
+    tokens = torch.arange(2 * N_POS).remainder(vocabulary).reshape(2, N_POS)
     components = Components(tuple(units), arch)
     asked = (model, Prompts(tokens), _read, components, "zero", None, given, "float32", None, False)
     try:
@@ -203,10 +196,6 @@ def _pattern(one: Found) -> str:
 
 def _named(group: Sequence[Found]) -> str:
     return _pattern(group[0]) if len(group) > 1 else group[0].hook
-
-
-def _span(group: Sequence[Found]) -> str:
-    return _numbers([one.layer for one in group])
 
 
 def _numbers(layers: Sequence[int]) -> str:

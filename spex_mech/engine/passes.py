@@ -19,25 +19,8 @@ from spex_mech.engine.architectures import Architecture, architecture_of, is_hoo
 from spex_mech.engine.device import as_the_user, computing
 from spex_mech.engine.facts import is_causal, takes
 from spex_mech.engine.prompts import Prompts
-from spex_mech.engine.running import evaluating, first_tensor, is_ours, ours, tensors_in
+from spex_mech.engine.running import evaluating, ours
 from spex_mech.engine.sites import Place
-
-__all__ = [
-    "Hook",
-    "Pass",
-    "Taps",
-    "call",
-    "evaluating",
-    "first_tensor",
-    "is_hooked",
-    "is_ours",
-    "ours",
-    "output_of",
-    "raw_hooks",
-    "seen_at",
-    "tensors_in",
-    "turn_of",
-]
 
 Hook = Callable[[Tensor], Tensor | None]  # [row pos width] -> the same rewritten, or None: as it is
 

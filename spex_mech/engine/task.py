@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spex_mech.arguments import shown
-from spex_mech.engine.facts import text_config
+from spex_mech.engine.architectures import text_config
 from spex_mech.engine.metrics import METRICS, Metric, name_of_metric
 from spex_mech.engine.prompts import Prompts
 

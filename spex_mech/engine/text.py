@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spex_mech.engine.architectures import is_hooked
 from spex_mech.engine.metrics import log_prob, logits_of
-from spex_mech.engine.passes import is_hooked
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from spex_mech.engine.blocks import forward_of, unembedding_of
 from spex_mech.engine.facts import is_causal, vocabulary_of
-from spex_mech.engine.passes import call, is_ours, tensors_in
+from spex_mech.engine.passes import call
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.running import is_ours, tensors_in
 from spex_mech.fingerprints import function_sha256
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
