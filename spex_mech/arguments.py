@@ -27,9 +27,17 @@ def shown(value: Any) -> str:
     text = repr(value)
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 4]} ..."
+    return "None" if value is None else f"{text}, {kind_of(value)}"
+
+
+def kind_of(value: Any) -> str:
+    """Its type with an article.
+
+    >>> kind_of(1), kind_of("a")
+    ('an int', 'a str')
+    """
     kind = type(value).__name__
-    article = "an" if kind[0] in "aeiouAEIOU" or kind == "ndarray" else "a"
-    return "None" if value is None else f"{text}, {article} {kind}"
+    return f"{'an' if kind[0] in 'aeiouAEIOU' or kind == 'ndarray' else 'a'} {kind}"
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spex_mech.arguments import shown
+from spex_mech.arguments import kind_of, shown
 
 _PLACES = ("row", "column")
 
@@ -173,9 +173,7 @@ def described(value: Any) -> str:
         shape, dtype = [int(size) for size in value.shape], value.dtype
     except (AttributeError, TypeError):
         return shown(value)
-    kind = type(value).__name__
-    article = "an" if kind[0] in "aeiou" or kind == "ndarray" else "a"
-    return f"{article} {kind} of shape {shape} ({dtype})"
+    return f"{kind_of(value)} of shape {shape} ({dtype})"
 
 
 def same_length(**arrays: np.ndarray) -> None:

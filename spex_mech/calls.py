@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from spex_mech.arrays import AnswerError, answer_of_one, answer_table
-from spex_mech.masks import MaskBatch, names_of
+from spex_mech.masks import MaskBatch
 
 _CLOSE = 1e-4  # of the largest value: how far rounding may take a value in another batch
 _VARIES = 10.0  # times what it varies by: a difference that variation does not explain
@@ -96,8 +96,7 @@ def _checked(
 
 
 def _which(masks: MaskBatch, labels: list[str]) -> str:
-    lost = [unit for unit in masks.ablated[0].tolist() if unit >= 0]
-    first = f"ablates {names_of(labels, lost)}"
+    first = f"ablates {masks.names(0, labels)}"
     if len(masks) == 1:
         return f"for the mask that {first}"
     return f"for {len(masks)} masks, of which the first {first}"

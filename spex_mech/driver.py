@@ -24,7 +24,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from spex_mech.game import Answer, Game, Pending, Tick, no_tick
-from spex_mech.masks import MaskBatch, names_of
+from spex_mech.masks import MaskBatch
 from spex_mech.search.contract import Question, Search, cost_of_mask
 from spex_mech.search.resolution import Resolution
 
@@ -322,16 +322,14 @@ def checked(answer: Answer, masks: MaskBatch, slopes: bool, game: Game) -> Answe
     finite = np.isfinite(values)
     if not finite.all():
         row = int(np.flatnonzero(~finite.all(axis=1))[0])
-        lost = [unit for unit in masks.ablated[row].tolist() if unit >= 0]
         raise ValueError(
             f"the game's value is {values[row][~finite[row]][0]} with "
-            f"{names_of(game.labels, lost)} ablated; it must be finite for every mask"
+            f"{masks.names(row, game.labels)} ablated; it must be finite for every mask"
         )
     if (largest := float(abs(values).max(initial=0.0))) > LARGEST:
         row = int(abs(values).max(axis=1).argmax())
-        lost = [unit for unit in masks.ablated[row].tolist() if unit >= 0]
         raise ValueError(
-            f"the game's value is {largest:.3g} in size with {names_of(game.labels, lost)} "
+            f"the game's value is {largest:.3g} in size with {masks.names(row, game.labels)} "
             f"ablated; errors need squares, so that it must be under {LARGEST:.0e}: divide values "
             "by a constant"
         )

@@ -314,7 +314,7 @@ class _Foreign(Game):
 
     def __init__(self, own: Any) -> None:
         self.own = own
-        self._units = Units.of_labels(label_list(own.labels, len(own)))
+        self._units = Units.of_labels(own.labels, len(own))
         self._called = Called(own, self._units.labels, trusted=True)
         self._values_and_slopes = next(
             (getattr(own, name) for name in _WITH_SLOPES if hasattr(own, name)),

@@ -62,14 +62,14 @@ class MaskBatch:
         return MaskBatch(ablated, n_units)
 
     @staticmethod
-    def of_rows(rows: Int[np.ndarray, "mask slot"], n_units: int, again: int = 0) -> "MaskBatch":
+    def of_rows(rows: Int[np.ndarray, "mask slot"], n_units: int) -> "MaskBatch":
         """Masks from rows of units in any order, padded with -1 anywhere."""
         ordered = np.sort(np.where(rows < 0, n_units, rows), axis=1)
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < n_units)
         if twice.any():  # once is enough to be ablated
             ordered[:, 1:][twice] = n_units
             ordered.sort(axis=1)
-        return MaskBatch(np.where(ordered == n_units, -1, ordered), n_units, again)
+        return MaskBatch(np.where(ordered == n_units, -1, ordered), n_units)
 
     def __len__(self) -> int:
         return len(self.ablated)
@@ -101,11 +101,9 @@ class MaskBatch:
 
     @staticmethod
     def of_keys(keys: Sequence[bytes], n_units: int) -> "MaskBatch":
-        """The masks of these keys of :meth:`keys`, without the times that they were asked."""
+        """The masks of these keys of :meth:`keys`, all asked for the first time."""
         sets = []
         for key in keys:
-            if key[:1] == b"\2":
-                key = key[5:]
             if key[:1] == b"\0":
                 sets.append(np.frombuffer(key[1:], _key_type(n_units)).tolist())
             else:
@@ -117,6 +115,10 @@ class MaskBatch:
         """The units that each mask ablates."""
         counts = (self.ablated >= 0).sum(axis=1).tolist()
         return [tuple(row[:n]) for row, n in zip(self.ablated.tolist(), counts, strict=True)]
+
+    def names(self, row: int, labels: Sequence[str]) -> str:
+        """The first few units that a mask ablates, for an error's text."""
+        return names_of(labels, self.rows([row]).sets()[0])
 
     def part(self, start: int, stop: int) -> "MaskBatch":
         """The masks from ``start`` up to ``stop``."""

@@ -62,11 +62,11 @@ class Units(Sequence[Unit]):
         label_list(self.labels)
 
     @staticmethod
-    def of_labels(labels: Iterable[str]) -> "Units":
+    def of_labels(labels: Iterable[str], n: int | None = None) -> "Units":
         """Units of which labels are all that is known: a function's, or those of a result that was
         written before results had a table. ``L9H6``, ``L3N1024`` and ``L9G1`` are taken for heads,
         neurons and key-value groups; any other label says nothing of layer and kind."""
-        return Units(_unit_of(label) for label in label_list(labels))
+        return Units(_unit_of(label) for label in label_list(labels, n))
 
     @staticmethod
     def of_columns(labels: Sequence[str], columns: Mapping[str, Any]) -> "Units":

@@ -12,7 +12,7 @@ import transformers as tf
 from torch import nn
 
 import spex_mech as sm
-from tests.test_text_heads import bert, byte_level, gpt2, wordpiece
+from tests.test_text_heads import bert, byte_level, check_deletion, gpt2, wordpiece
 
 
 def classifier(**config: Any) -> Any:
@@ -70,13 +70,7 @@ def test_texts_of_a_batch_do_not_see_each_others_padding() -> None:
     masks[:, 0] = True
     together, alone = game(masks), torch.cat([game(mask[None]) for mask in masks])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    ids = task.prompts.tokens
-    for mask, value in zip(masks, together[:, 0], strict=True):
-        lost = {p for keep, (p,) in zip(mask, game.spans, strict=True) if not keep}
-        left = [p for p in range(ids.shape[1]) if p not in lost]
-        with torch.no_grad():
-            want = model(ids[:, left]).logits.log_softmax(-1)[0, 1]
-        torch.testing.assert_close(value.float(), want, rtol=1e-4, atol=1e-5)
+    check_deletion(model, game, task, masks, together)
 
 
 def test_a_target_of_several_tokens_is_the_sum_over_all_of_them() -> None:

@@ -370,6 +370,19 @@ def test_classes_of_tokens_need_a_token() -> None:
 # -- masking --------------------------------------------------------------------------------------
 
 
+def check_deletion(
+    model: Any, game: sm.TokenGame, task: sm.Task, masks: Tensor, values: Tensor
+) -> None:
+    """Each value is the log-probability of class 1 on the tokens that a mask keeps, run alone."""
+    ids = task.prompts.tokens
+    for mask, value in zip(masks, values[:, 0], strict=True):
+        lost = {p for keep, (p,) in zip(mask, game.spans, strict=True) if not keep}
+        left = [p for p in range(ids.shape[1]) if p not in lost]
+        with torch.no_grad():
+            want = model(ids[:, left]).logits.log_softmax(-1)[0, 1]
+        torch.testing.assert_close(value.float(), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "gpt2 without padding", "llama"])
 def test_deletion_in_decoders_that_pool_the_last_token(kind: str) -> None:
     tokenizer = byte_level()
@@ -383,17 +396,11 @@ def test_deletion_in_decoders_that_pool_the_last_token(kind: str) -> None:
     else:
         model = gpt2(tf.GPT2ForSequenceClassification, len(tokenizer), num_labels=2, **padding)
     task = sm.text_task(model, "The capital of France is!", 1, tokenizer=tokenizer)
-    ids = task.prompts.tokens
     game = sm.TokenGame(model, task, tokenizer=tokenizer, masking="delete")
     masks = torch.rand(12, len(game), generator=torch.Generator().manual_seed(0)) > 0.3
     masks[0] = True
     values = game(masks)
-    for mask, value in zip(masks, values[:, 0], strict=True):
-        lost = {p for keep, (p,) in zip(mask, game.spans, strict=True) if not keep}
-        left = [p for p in range(ids.shape[1]) if p not in lost]
-        with torch.no_grad():
-            want = model(ids[:, left]).logits.log_softmax(-1)[0, 1]
-        torch.testing.assert_close(value.float(), want, rtol=1e-4, atol=1e-5)
+    check_deletion(model, game, task, masks, values)
     if padding:
         with pytest.raises(ValueError, match="mask_id=0 is this model's padding"):
             sm.TokenGame(model, task, tokenizer=tokenizer, mask_id=0)

@@ -9,8 +9,9 @@ from torch import Tensor
 from spex_mech.engine.architectures import Architecture, architecture_of
 from spex_mech.engine.blocks import block_name
 from spex_mech.engine.device import device_of, in_batches
-from spex_mech.engine.passes import call, evaluating, first_tensor
+from spex_mech.engine.passes import call
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.running import evaluating, first_tensor
 
 _ROWS = 64
 

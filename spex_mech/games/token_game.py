@@ -22,9 +22,10 @@ from spex_mech.engine.architectures import is_hooked
 from spex_mech.engine.device import computing, device_of, in_batches, out_of_inference_mode
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped
 from spex_mech.engine.metrics import METRICS, Metric
-from spex_mech.engine.passes import call, evaluating, output_of, turn_of
+from spex_mech.engine.passes import call, output_of, turn_of
 from spex_mech.engine.plain import NoSlopes, slopes_of
 from spex_mech.engine.prompts import Prompts, prompts_sha256
+from spex_mech.engine.running import evaluating
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask, head_of
 from spex_mech.engine.watch import Watch, Watched

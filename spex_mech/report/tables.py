@@ -115,10 +115,8 @@ def _strongest_prompts(values: np.ndarray) -> str:
 
 
 def main_rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:
-    mains, errors = (
-        found.main_effects,
-        standard_errors(found.main_effects_by_prompt, found.clusters),
-    )
+    mains = found.main_effects
+    errors = standard_errors(found.main_effects_by_prompt, found.clusters)
     known = np.flatnonzero(np.isfinite(mains))
     shown = known[np.argsort(-abs(mains[known]), kind="stable")][:_MOST_ROWS]
     largest = abs(mains[shown]).max(initial=0.0) or 1.0

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from spex_mech.masks import MaskBatch, names_of
+from spex_mech.masks import MaskBatch
 from spex_mech.runs.errors import WorkerError
 from spex_mech.runs.worker import Host, Reply, serve
 from spex_mech.search.contract import cost_of_mask
@@ -226,8 +226,7 @@ class WorkerPool:
                 f"a batch of {len(masks)} masks {what}, and each of them alone is answered: try a "
                 "smaller batch_size or masks_per_batch, or fewer workers (out of memory?)"
             )
-        ablated = [unit for unit in masks.ablated[alone].tolist() if unit >= 0]
-        names = names_of(self.labels, ablated)
+        names = masks.names(alone, self.labels)
         if last.late:
             raise TimeoutError(
                 f"with {names} ablated an evaluation takes longer than timeout={self.timeout:g} s, "

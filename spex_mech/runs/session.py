@@ -48,7 +48,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         if self.store is not None:
-            path_of("store", self.store)
+            object.__setattr__(self, "store", path_of("store", self.store))
         for name in ("workers", "masks_per_batch"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole(name, value, 1))

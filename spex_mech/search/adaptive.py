@@ -22,7 +22,7 @@ from spex_mech.masks import MaskBatch, Set
 from spex_mech.search.audit import Audit
 from spex_mech.search.audit import audit as audited
 from spex_mech.search.budget import Budget, Context
-from spex_mech.search.contract import Findings, Question, Search, check_order
+from spex_mech.search.contract import Findings, Question, Search, check_order, count_of_sets
 from spex_mech.search.exhaustive import Exhaustive
 from spex_mech.search.higher_orders import HigherOrders
 from spex_mech.search.ledger import Answer, Asking, Ledger, pair
@@ -67,7 +67,7 @@ class Adaptive(Search):
         if audit is not None and not 0 <= audit < 1:
             raise ValueError(f"audit is {audit}; it is a part of the budget, from 0 to less than 1")
         self._audit_share = audit
-        self._all_sets = _count_of_sets(n, order)
+        self._all_sets = count_of_sets(n, order)
         least = min(self._all_sets, source.minimum_budget(n, settings))
         if budget is not None and budget < least:
             raise ValueError(
@@ -151,7 +151,7 @@ class Adaptive(Search):
     def _run(self) -> Asking[None]:
         context, ledger, settings = self._context, self.ledger, self._context.settings
         budget, notes = context.budget, self._source.notes
-        if self.order > 2 and budget.left >= settings.all_pairs_factor * _count_of_sets(self.n, 2):
+        if self.order > 2 and budget.left >= settings.all_pairs_factor * count_of_sets(self.n, 2):
             notes["candidates"] = "all pairs"
             yield from self._all_pairs_first()
             return
@@ -258,8 +258,3 @@ def _renumbered(
     numbers = np.append(unit, len(unit))[sets]  # -1 takes the last
     numbers.sort(axis=1)
     return np.where(numbers == len(unit), -1, numbers).astype(sets.dtype)
-
-
-def _count_of_sets(n: int, order: int) -> int:
-    """Evaluations that all interactions up to an order take."""
-    return sum(comb(n, size) for size in range(order + 1))

@@ -27,7 +27,6 @@ no drawn mask met it.
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import comb
 
 import numpy as np
 from jaxtyping import Float
@@ -178,8 +177,3 @@ def with_masks_asked_again(
         except ValueError:  # too small with so many kept back
             continue
     return AskAgain(search, 0)
-
-
-def count_of_sets(n: int, order: int) -> int:
-    """How many masks all interactions up to an order take."""
-    return sum(comb(n, size) for size in range(order + 1))

@@ -7,6 +7,7 @@ cluster are the driver's business alone.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,11 @@ class Search(ABC):
         An order is left out where all sets were measured, or they were listed or drawn at random.
         """
         return {}
+
+
+def count_of_sets(n: int, order: int) -> int:
+    """Evaluations that all interactions up to an order take."""
+    return sum(comb(n, size) for size in range(order + 1))
 
 
 def check_order(n: int, order: int) -> None:
