@@ -844,13 +844,21 @@ def test_an_interaction_that_prompts_do_not_confirm_is_no_link() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2"])
-@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff", "log_prob", "loss"])
+@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff", "log_prob", "loss", "kl"])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_scores_are_those_of_hooks_by_hand(family: str, metric: str, sign: float) -> None:
     from spex_mech.engine.metrics import METRICS
 
     model = families.build(family)
-    by_name = METRICS[metric]
+
+    def kl(output: Any, prompts: Any) -> torch.Tensor:
+        """From its definition, by a pass of its own for the intact prediction."""
+        log_probs = (output if isinstance(output, torch.Tensor) else output.logits)[:, -1]
+        log_probs = log_probs.log_softmax(-1)
+        intact = families.logits(family, model, prompts.tokens)[:, -1].log_softmax(-1)
+        return -(intact.exp() * (intact - log_probs)).sum(-1)
+
+    by_name = {**METRICS, "kl": kl}[metric]
 
     def turned(output: Any, prompts: Any) -> torch.Tensor:
         return -by_name(output, prompts)
