@@ -48,7 +48,6 @@ _SHARE = 0.1  # of the units, removed or added in a round
 _SIZES, _FEW_SIZES = 64, 4  # at which rankings are run, at most; and with a small budget
 _FEWEST = 8  # candidates that a round measures
 _MEASURED = 0.25  # of the units left, at least: candidates that a round measures
-_SLACK = 0.005  # of the faithfulness: how much worse than predicted a batch may do
 _SWAPPED = 6  # units out times units in, tried around a set
 # From the best set of so many more units to the size that is polished.
 _MOVES = ((1, "drop"), (-1, "add"), (0, "swap"), (2, "drop together"), (-2, "add together"))
@@ -522,7 +521,7 @@ def _as_far_as_good(
         return kept, at, chosen[:0]
     real = loss_at(_at(sets, asked), sets.goal.aim)
     wanted = loss_at(predicted[: len(asked)], sets.goal.aim)
-    bad = np.flatnonzero(real > wanted + _SLACK)
+    bad = np.flatnonzero(real > wanted + _ROUNDING)
     last = max(0, (int(bad[0]) if len(bad) else len(asked)) - 1)
     return steps[last].copy(), sets.faithfulness[asked[last]], chosen[: last + 1]
 
