@@ -5,7 +5,6 @@ What is asked of a game, and how the answers go back, is in ``driver``.
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -436,10 +435,9 @@ def confirm(
     measured = measure(game, top.names, labels=names, **asdict(how))
     again = confirmation(top, measured)
     if again.n_shared:
-        warnings.warn(
+        warn(
             f"{shared_text(again.n_shared, again.values.shape[1])}, on which every value is found "
             "again: this confirms nothing; give a game with other prompts",
-            stacklevel=2,
         )
     return again
 
@@ -515,9 +513,8 @@ def _warn_if_unresolved(game: Game, found: Interactions) -> None:
         return
     lost = abs(found.top(_RESOLVED).mean) < found.noise_floor
     if lost.any():
-        warnings.warn(
+        warn(
             f"{game.coarse.cause} cannot resolve {int(lost.sum())} of the {len(lost)} "
             f"strongest interactions: they are under the noise floor of {found.noise_floor:.2g}; "
             f"{game.coarse.cure}",
-            stacklevel=6,
         )

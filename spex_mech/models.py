@@ -9,10 +9,11 @@ import importlib.util
 import json
 import os
 import struct
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from spex_mech.notices import warn
 
 _DATA = Path(__file__).parent / "data"
 SMOLLM2 = "smollm2"
@@ -290,11 +291,10 @@ def _check_all_read(file: Path, loaded: Any, missing: list[str]) -> None:
     ]
     rope = getattr(loaded.config, "rope_parameters", None) or {}
     if scaling and rope.get("rope_type", "default") == "default":
-        warnings.warn(
+        warn(
             f"{file} scales its rotary embeddings ({', '.join(scaling)}), which transformers does "
             "not read from GGUF files: the model that is measured differs from the original, most "
-            "at long prompts; give the folder of the original model",
-            stacklevel=4,
+            "at long prompts; give the folder of the original model"
         )
 
 

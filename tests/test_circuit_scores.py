@@ -362,8 +362,9 @@ def test_a_span_under_three_standard_errors_is_warned_of_and_under_one_refused()
     with pytest.raises(ValueError, match="cannot be told from 0"):
         sm.score_circuit(game, ["a"])
     game = near_zero(seeds["warned"])
-    with pytest.warns(UserWarning, match=r"only [12]\.\d standard errors from 0"):
+    with pytest.warns(UserWarning, match=r"only [12]\.\d standard errors from 0") as seen:
         circuit = sm.find_circuit(game, found)
+    assert [warning.filename for warning in seen] == [__file__]
     assert str(circuit).splitlines()[2].startswith("  shares of ") and " +- " in str(circuit)
 
 

@@ -290,6 +290,12 @@ def test_own_types_are_asked_by_what_they_declare() -> None:
     assert not more, f"hasattr or getattr with a default about the package's own types: {more}"
 
 
+def test_warnings_come_from_one_place() -> None:
+    """Where they point to the user's own line, whatever lies between; deprecated names say theirs."""
+    counted = {module for module, file in MODULES.items() if "stacklevel=" in file.read_text()}
+    assert counted == {"notices", "plots.deprecated"}
+
+
 def test_every_exception_is_still_needed() -> None:
     kept = {
         "UPWARD": exceptions.UPWARD - upward_imports(),

@@ -5,7 +5,6 @@ streams, and the hash of the weights belong to one state of the model. When the 
 of them is kept.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -68,6 +67,7 @@ from spex_mech.engine.sites import (
 )
 from spex_mech.engine.watch import Watch
 from spex_mech.fingerprints import weights_sha256
+from spex_mech.notices import warn
 
 _SELF_TEST_ROWS = 4
 _MANY = 100_000  # masks, which a driver may have
@@ -128,10 +128,9 @@ class Derived:
         self.engine: Engine = self.plain
         if self.watch.is_random:
             self.passes = "plain: the model is random"
-            warnings.warn(
+            warn(
                 f"the {type(model).__name__} gives another output each time for the same prompt: "
                 "differences between masks are chance as well; switch its noise or dropout off",
-                stacklevel=5,
             )
         elif asked.replay is not False:
             self._try_replay()
@@ -306,7 +305,7 @@ class Derived:
             if required:
                 raise ValueError(f"{required}=True, but {why}; leave it out") from error
             if not isinstance(error, CannotReplay):
-                warnings.warn(f"{why}; plain passes are run instead", stacklevel=5)
+                warn(f"{why}; plain passes are run instead")
 
     def _replayed(self) -> "ReplayEngine":
         setup = self.setup

@@ -1,6 +1,5 @@
 """A task: prompts, and what is measured on them."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from spex_mech.arguments import shown
 from spex_mech.engine.architectures import text_config
 from spex_mech.engine.metrics import METRICS, Metric, name_of_metric
 from spex_mech.engine.prompts import Prompts
+from spex_mech.notices import warn
 
 _FEW = 4  # prompts, below which nobody takes a standard error for one
 _REPEATED = 2  # prompts per different one, from which on they are said to be repeated
@@ -77,21 +77,19 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
     rows = torch.cat([x for x in fields if x is not None], dim=1)
     n_different = len(rows.unique(dim=0))
     if len(prompts) >= max(_FEW, _REPEATED * n_different):
-        warnings.warn(
+        warn(
             f"only {n_different} of the {len(prompts)} prompts differ: standard errors and "
             "q-values count each as evidence of its own; leave the repeated ones out",
-            stacklevel=3,
         )
     _warn_of_pairs(model, prompts)
     padding = getattr(text_config(model), "pad_token_id", None)
     if prompts.attention_mask is None and isinstance(padding, int):
         ends = _n_at_end(prompts.tokens == padding)
         if ends.any() and ends.max() > ends.min():
-            warnings.warn(
+            warn(
                 f"{int((ends > 0).sum())} prompts end in the model's padding token {padding}, and "
                 "no attention_mask says so: it is read, and the answer is read behind it; give "
                 "Prompts(attention_mask=tokens != pad)",
-                stacklevel=3,
             )
 
 
@@ -102,11 +100,10 @@ def _warn_of_pairs(model: Any, prompts: Prompts) -> None:
     ends = prompts.tokens.gather(1, prompts.real.sum(dim=1, keepdim=True) - 1)
     inside = ((prompts.tokens == ends) & prompts.real).sum(dim=1) > 1
     if (ends == ends[0]).all() and inside.any():
-        warnings.warn(
+        warn(
             f"token {int(ends[0])}, which ends every prompt, stands inside {int(inside.sum())} of "
             "them too, so that these seem to be pairs of sentences, and this model tells two "
             "sentences apart by token types: give Prompts(token_types=...), all 0 for one sentence",
-            stacklevel=4,
         )
 
 

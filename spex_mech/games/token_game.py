@@ -7,7 +7,6 @@ the mean one or by zeros; of the last two the gradient of every unit's gate is k
 
 import copy
 import inspect
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +37,7 @@ from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
 from spex_mech.games.places import spread, unit_of_places
 from spex_mech.games.spans import labels_of, scored_positions, spans_of
 from spex_mech.masks import MaskBatch, names_of
+from spex_mech.notices import warn
 from spex_mech.units import Unit, Units
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")
@@ -341,10 +341,9 @@ def _kept_positions(game: "TokenGame") -> Int[Tensor, "1 pos"] | None:
     model = game.model
     config = getattr(model, "config", None)
     if getattr(config, "alibi", False) or "Bloom" in type(model).__name__:
-        warnings.warn(
+        warn(
             f"{type(model).__name__} works out positions from the attention mask, so that "
             "masking='attention' closes up the text as masking='delete' does",
-            stacklevel=3,
         )
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return None
@@ -510,10 +509,9 @@ def _read_at(model: Any, task: Task) -> set[int]:
 def _warn_of_unhidden(asked: Any, unhidden: set[int]) -> None:
     if unhidden and (asked is None or isinstance(asked, str)):
         places = ", ".join(map(str, sorted(unhidden)))
-        warnings.warn(
+        warn(
             f"masking='attention' cannot hide the token at position {places}, at which the answer "
             "is read, so that it is in no unit; masking='mean' or 'delete' hides it",
-            stacklevel=3,
         )
 
 

@@ -6,7 +6,6 @@ measure of the trained model on each test point, so that test points take the pl
 weight of each example screen the pairs.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from spex_mech.game import Answer, Game, Tick, no_tick
 from spex_mech.games.learners import Train, kernel_ridge, logistic, network, ridge
 from spex_mech.games.places import spread, unit_of_places
 from spex_mech.masks import MaskBatch, names_of
+from spex_mech.notices import warn
 from spex_mech.units import Unit, Units
 
 _MOST_BLOCKS = 8  # of test points, in slopes by block
@@ -291,10 +291,9 @@ class TrainingGame(Game):
             return
         self._n_failed += int(subsets.sum())
         if self._n_failed >= _ENOUGH:
-            warnings.warn(
+            warn(
                 f"train has failed on all {self._n_failed} subsets so far, and all were given the "
                 f"value failed={self.failed}: interactions of such values mean nothing",
-                stacklevel=2,
             )
             self._n_failed = None
 

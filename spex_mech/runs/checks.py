@@ -7,7 +7,6 @@ ablates every unit, and one that ablates half of them. Where a game cannot answe
 are ablated. Each is asked alone, so that what shares a batch makes no difference.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from spex_mech.driver import evaluate_batch
 from spex_mech.game import Game
 from spex_mech.masks import MaskBatch, names_of
+from spex_mech.notices import warn
 from spex_mech.search.resolution import Resolution
 
 _PARTS = ((1.0, 0.75, 0.25), (0.5, 0.125))  # of the units, for the two masks besides the intact one
@@ -90,10 +90,9 @@ def compare(path: Path, game: Game, kept: Sequence[Check]) -> None:
         more = [asked(game, check.ablated) for _ in range(_CALLS)]
         jitter = float(max(abs(again - now).max() for again in more))
         if off.max() <= _VARIES * jitter:
-            warnings.warn(
+            warn(
                 f"{path}: the game's values vary from call to call (by {jitter:.2g} {where}), so "
                 "nothing tells whether they are those that the store was filled with",
-                stacklevel=2,
             )
             return
         raise ValueError(

@@ -9,9 +9,10 @@ says whether it is open.
 import sqlite3
 import urllib.parse
 import uuid
-import warnings
 from contextlib import closing, suppress
 from pathlib import Path
+
+from spex_mech.notices import warn
 
 TABLE = """
 CREATE TABLE mark (opened INTEGER NOT NULL, token TEXT NOT NULL, again INTEGER NOT NULL);
@@ -47,10 +48,9 @@ def begin(connection: sqlite3.Connection, path: Path, had_wal: bool) -> None:
     """The file is open from now on. It warns where a copy lacks its ``-wal``."""
     opened, again = connection.execute("SELECT opened, again FROM mark").fetchone()
     if opened and not again and not had_wal:
-        warnings.warn(
+        warn(
             f"{path} was copied or moved without {path.name}-wal, which held the newest "
             "evaluations: they are asked again, unless you bring it beside the file and call anew",
-            stacklevel=6,
         )
     carry_over(connection)
 

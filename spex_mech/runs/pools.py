@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from spex_mech.masks import MaskBatch
+from spex_mech.notices import warn
 from spex_mech.runs.errors import WorkerError
 from spex_mech.runs.worker import Host, Reply, serve
 from spex_mech.search.contract import cost_of_mask
@@ -449,10 +449,9 @@ class _Actor:
             if not self._made and waited > _LONG and not told:
                 told = True
                 free = self._ray.available_resources()
-                warnings.warn(
+                warn(
                     f"a Ray worker has not begun for {_LONG:.0f} s; free are "
                     f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs of the cluster",
-                    stacklevel=2,
                 )
         try:
             return self._ray.get(reference)

@@ -47,7 +47,6 @@ import sqlite3
 import sys
 import tempfile
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +64,7 @@ from spex_mech.driver import Unchanged
 from spex_mech.fingerprints import function_identity
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
+from spex_mech.notices import warn
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs import marks
 from spex_mech.runs.batches import Sizes, Timed
@@ -288,10 +288,9 @@ class Store:
         if row is not None:
             run = Run(self, row[0], Sizes(row[1], []), row[3], as_game(game))
             if run.result() is not None:
-                warnings.warn(
+                warn(
                     f"{self.path} cannot be written: its finished result is returned, and nothing "
                     "is kept",
-                    stacklevel=5,
                 )
                 return run
         _not_writable(self.path)
@@ -338,10 +337,9 @@ class Store:
             here = False
         if not here and not self.was.is_told:
             self.was.is_told = True
-            warnings.warn(
+            warn(
                 f"{self.path} was moved, removed or replaced while it was filled. The search goes "
                 "on; what it evaluates is kept in the file where that is now, if it is anywhere",
-                stacklevel=6,
             )
         size, seconds = _CARRIED_OVER
         wal, now = marks.wal_of(self.path), time.monotonic()
@@ -369,10 +367,9 @@ class Store:
         if check:
             self._check(game)
         if others:
-            warnings.warn(
+            warn(
                 f"{self.path} was filled with other versions: {'; '.join(others)}. "
                 + ("The values that were asked again are the same" if check else "It is used"),
-                stacklevel=5,
             )
 
     def _check(self, game: Game) -> None:
@@ -621,11 +618,10 @@ class Run:
         asked = "SELECT digest FROM batches WHERE search = ? AND number = ?"
         if self._one(asked, self.number, self._batch) == digest:
             return
-        warnings.warn(
+        warn(
             f"{self.store.path}: the search asks for other masks than before from batch "
             f"{self._batch} on, so it does not only go on (a proxy of your own without a seed?); "
             "what was evaluated is used all the same",
-            stacklevel=6,
         )
         with self.store.transaction():
             gone = "DELETE FROM batches WHERE search = ? AND number >= ?"

@@ -1,6 +1,5 @@
 """Rows of prompts in words, and the task that they make for a tokenizer."""
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
+from spex_mech.notices import warn
 
 _IN_PROMPT = 0.5  # the least share of rows whose answers' words are in the prompt, to believe ids
 
@@ -115,7 +115,7 @@ def _check_count(
             f"{f' ({of_pairs})' if of_pairs else ''}; {cure}"
         )
     if of_pairs and n_prompts is None:
-        warnings.warn(f"{name}: {of_pairs}", stacklevel=4)
+        warn(f"{name}: {of_pairs}")
 
 
 def _check_ids(kept: Sequence[_Encoded], tokenizer: Any, name: str) -> None:
@@ -139,12 +139,11 @@ def _check_ids(kept: Sequence[_Encoded], tokenizer: Any, name: str) -> None:
     if known < _IN_PROMPT * len(kept):
         one = kept[0]
         right, wrong = (tokenizer.decode([i[0]]) for i in (one.answers, one.wrong_answers))
-        warnings.warn(
+        warn(
             f"{name}: the answers are token ids, which mean the same only for the tokenizer that "
             f"they were written with. With this one, {one.row.place} reads "
             f"{one.row.clean[-40:]!r} -> {right!r} (wrong: {wrong!r}). If that is not what it "
             "should say, write the answers as words.",
-            stacklevel=4,
         )
 
 
