@@ -291,7 +291,7 @@ def test_own_types_are_asked_by_what_they_declare() -> None:
 
 
 def test_warnings_come_from_one_place() -> None:
-    """Where they point to the user's own line, whatever lies between; deprecated names say theirs."""
+    """They point to the user's own line, whatever lies between; deprecated names say their own."""
     counted = {module for module, file in MODULES.items() if "stacklevel=" in file.read_text()}
     assert counted == {"notices", "plots.deprecated"}
 
