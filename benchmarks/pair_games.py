@@ -67,6 +67,21 @@ def drive(search: Search, game: PairGame) -> Findings:
     return search.findings()
 
 
+def truth_of(game: PairGame, found: Findings, k: int) -> tuple[float, float]:
+    """The share of the true top k that was measured, and the energy of what was not. Pairs of
+    nothing belong to no top; of ties that reach beyond k, as large a share counts as was measured.
+    """
+    n = len(game.main)
+    i, j = np.triu_indices(n, 1)
+    sizes = abs(game.pairs[i, j])
+    measured = np.isin(i * n + j, found.units[:, 0].astype(int) * n + found.units[:, 1])
+    k = min(k, int((sizes > 0).sum()))
+    last = np.sort(sizes)[-k]
+    above, ties = sizes > last, sizes == last
+    top = measured[above].sum() + (k - above.sum()) * measured[ties].mean()
+    return float(top / k), float((sizes[~measured] ** 2).sum())
+
+
 # -- kinds of games -------------------------------------------------------------------------------
 
 

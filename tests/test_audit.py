@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import spex_mech as sm
-from benchmarks.pair_games import KINDS, PairGame, drive, pair_game
+from benchmarks.pair_games import KINDS, PairGame, drive, pair_game, truth_of
 from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.results.audits import audit_lines, recall_text
 from spex_mech.search.adaptive import Adaptive
@@ -18,18 +18,6 @@ from spex_mech.search.audit.recall import CountBounds, recall_of_top
 from spex_mech.search.gradient_rows import RowRanker
 from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
-
-
-def truth_of(game: PairGame, found: Any, k: int) -> tuple[float, float]:
-    """The share of the true top k that was measured (pairs of nothing belong to no top), and the
-    energy of what was not."""
-    i, j = np.triu_indices(len(game.main), 1)
-    sizes = abs(game.pairs[i, j])
-    have = {tuple(units) for units in found.units.tolist()}
-    measured = np.array([pair in have for pair in zip(i.tolist(), j.tolist(), strict=True)])
-    top = np.argsort(-sizes, kind="stable")[:k]
-    top = top[sizes[top] > 0]
-    return float(measured[top].mean()), float((sizes[~measured] ** 2).sum())
 
 
 def one_search(kind: str, n: int, seed: int, slopes: str, budget: int, **options: Any) -> Any:
@@ -219,6 +207,24 @@ def test_results_do_not_depend_on_the_scale() -> None:
         for g in (game, small)
     ]
     assert len(units[0] & units[1]) / len(units[0]) > 0.97
+
+
+@pytest.mark.parametrize(("n", "budget"), [(60, 960), (150, 2400)])
+def test_the_interval_holds_where_ties_reach_beyond_the_top(n: int, budget: int) -> None:
+    """More pairs of the same size than the top has places; rounding parts the measured ones."""
+    for seed in range(5):
+        game, found = one_search("dense", n, seed, "exact", budget, top=10)
+        recall, _ = truth_of(game, found, 10)
+        assert found.audit["recall_low"] <= recall + 1e-9 <= found.audit["recall_high"] + 2e-9
+
+
+def test_of_ties_as_many_count_as_were_measured() -> None:
+    """15 pairs of size 1 were measured by the search; of 85 others 17 were tested, of which 3 have
+    size 1 too and stand for 15. Of the top 10 any are the top: 18 of 30 were measured."""
+    tested = np.repeat([1.0, 0.1], [3, 14])
+    sizes = np.append(1 + 1e-13 * np.arange(15), tested)
+    recall = recall_of_top(10, sizes, Drawn(tested, 85), CountBounds(85, 17), 1e-9)
+    assert recall.estimate == pytest.approx(0.6) and recall.low < 0.6 < recall.high == 1.0
 
 
 @pytest.mark.slow

@@ -106,13 +106,15 @@ def recall_of_top(
         sizes: of all measured pairs, the audit's among them.
         floor: what is no larger is rounding.
     """
-    thresholds = np.sort(sizes[sizes > floor])[::-1]
-    if not len(thresholds):
+    ordered = np.sort(sizes[sizes > floor])[::-1]
+    if not len(ordered):
         return Recall(k, float("nan"), 0.0, 1.0, 0.0)
-    # Ties belong together: the count at a threshold is that of the last of equal sizes.
-    measured = np.searchsorted(-thresholds, -thresholds, side="right")
-    ordered = np.sort(abs(drawn.values))
-    hits = drawn.n_tested - np.searchsorted(ordered, thresholds, side="left")
+    # Sizes that only rounding parts are one threshold: that of the last of them.
+    measured = np.append(np.flatnonzero(ordered[:-1] - ordered[1:] > floor), len(ordered) - 1) + 1
+    tested = np.sort(abs(drawn.values))
+    hits = drawn.n_tested - np.searchsorted(tested, ordered[measured - 1], side="left")
+    # Above the first threshold nothing was measured, and something may be.
+    measured, hits = np.append(0, measured), np.append(0, hits)
     before = measured - hits
     totals = [before + bound(hits) for bound in (bounds.upper, bounds.lower, bounds.estimate)]
     low, high, estimate = (_share(k, measured, total) for total in totals)
@@ -124,15 +126,21 @@ def recall_of_top(
 def _share(
     k: int, measured: Int[np.ndarray, " threshold"], total: Float[np.ndarray, " threshold"]
 ) -> float:
-    """The recall, were ``total`` how many of all pairs reach each threshold (falling)."""
+    """The recall, were ``total`` how many of all pairs reach each threshold (falling).
+
+    Of ties that reach beyond k any may be called the top, so that as large a share of them counts
+    as was measured. Both bounds stay bounds: more pairs before the ties or among them, and the
+    share is smaller.
+    """
     of = min(float(k), float(total[-1]))
-    within = np.flatnonzero(total <= k)
-    # Of ties that reach beyond k, any k may be called the top.
-    crossing = total[~(total <= k)]
-    if not len(within):
-        share_of_ties = measured[0] / total[0] if len(crossing) else 0.0
-        return float(share_of_ties) if measured[0] >= k else 0.0
-    return min(1.0, float(measured[within[-1]]) / of)
+    last = int(np.searchsorted(total, k, side="right")) - 1
+    if last < 0:
+        return 0.0
+    top = float(measured[last])
+    if last + 1 < len(total) and measured[last + 1] - measured[last] > 1:
+        ties = (measured[last + 1] - measured[last]) / (total[last + 1] - total[last])
+        top += (k - float(total[last])) * float(ties)
+    return min(1.0, top / of)
 
 
 def tests_needed(recall: Recall, drawn: Drawn) -> int:
