@@ -4,7 +4,6 @@
     python -m benchmarks --quick --data ../shared/data           # some ten minutes on two cores
     python -m benchmarks --data ../shared/data                   # all of it, some four hours
     python -m benchmarks --only recovery --only circuits ...     # some of them
-    python -m benchmarks.throughput --gpu                        # throughput on a GPU
 
 ``--data`` is a folder of models that is not part of the project; without it what needs it is left
 out, which the summary says. Each benchmark runs in a process of its own, so that one that fails
@@ -15,40 +14,40 @@ does not end the others. The quick mode writes to ``out/benchmarks``, the full o
 import json
 import subprocess
 import sys
-import time
-from typing import Any
 
-from benchmarks.frame import HERE, Options, options_of, parser, provenance
+from benchmarks.frame import HERE, Options, Row, options_of, provenance, timed
 
 # In order of what one would look at first. What it measures: the module's first lines say.
 NAMES = (
     "smollm2", "recovery", "recovery_ioi", "circuits", "pruning", "robustness", "growth", "lenses",
-    "throughput", "cluster", "store_size", "ioi_maps",
+    "throughput", "cluster", "store_size", "ioi_maps", "families", "statistics", "sensitivity",
 )  # fmt: skip
 
 
-def run_one(name: str, options: Options, time_limit: float) -> dict[str, Any]:
+def run_one(name: str, options: Options, time_limit: float) -> Row:
     """One benchmark in a process of its own: how it ended, and how long it took."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(options.out.resolve())]
     command += ["--data", str(options.data.resolve())] if options.data else []
     command += ["--quick"] if options.quick else []
+
+    def ended() -> str:
+        try:
+            code = subprocess.run(command, cwd=HERE.parent, timeout=time_limit).returncode
+        except subprocess.TimeoutExpired:
+            return f"stopped after {time_limit:.0f} s; what it had measured is kept"
+        return "done" if code == 0 else f"failed (exit {code})"
+
     print(f"\n== {name}", flush=True)
-    started = time.perf_counter()
-    try:
-        code = subprocess.run(command, cwd=HERE.parent, timeout=time_limit).returncode
-        ended = "done" if code == 0 else f"failed (exit {code})"
-    except subprocess.TimeoutExpired:
-        ended = f"stopped after {time_limit:.0f} s; what it had measured is kept"
-    return {"name": name, "ended": ended, "seconds": round(time.perf_counter() - started, 1)}
+    how, seconds = timed(ended)
+    return {"name": name, "ended": how, "seconds": round(seconds, 1)}
 
 
-def run(options: Options) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    limit = 900.0 if options.quick else 3 * 3600.0
+def main() -> int:
+    options, rows = options_of(__doc__, NAMES), []
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only or NAMES:
-        rows.append(run_one(name, options, limit))
+        rows.append(run_one(name, options, 900.0 if options.quick else 3 * 3600.0))
         out = {**provenance(), "quick": options.quick, "data": options.data is not None}
-        options.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**out, "benchmarks": rows}, indent=1)
         (options.out / "summary.json").write_text(text + "\n", encoding="utf-8")
     print("\nbenchmark        seconds  ended")
@@ -57,11 +56,6 @@ def run(options: Options) -> list[dict[str, Any]]:
     if options.data is None:
         print("without --data, what needs the folder of models was left out")
     print(f"results and pictures: {options.out}")
-    return rows
-
-
-def main() -> int:
-    rows = run(options_of(parser(__doc__, NAMES).parse_args()))
     return int(any(row["ended"] != "done" for row in rows))
 
 

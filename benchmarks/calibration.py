@@ -40,6 +40,8 @@ from benchmarks.games import (
     planted_game,
     prompt_noise,
     r2,
+    recall,
+    top,
     truth_of,
     values_of,
 )
@@ -177,8 +179,7 @@ def audited(found: sm.Interactions, truth: dict[Set, float]) -> Row:
     stated, have = found.audit, values_of(found)
     assert stated is not None
     untested = np.array([abs(v) for s, v in truth.items() if s not in have])
-    kth = np.sort(abs(found.mean))[::-1][stated["k"] - 1]
-    share = stated["k"] / (stated["k"] + int((untested >= kth - 1e-6).sum()))
+    share = recall(have, top(truth, stated["k"]))
     energy = float((untested**2).sum())
     rounding = 1e-9 * max(1.0, stated["energy_found"])
     low, high = stated["recall_low"] - 1e-9, stated["recall_high"] + 1e-9

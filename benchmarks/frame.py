@@ -19,8 +19,10 @@ import os
 import platform
 import resource
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
@@ -32,7 +34,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
-RIVALS = (
+OTHERS = (
     "shapiq", "spectralexplain", "scikit-learn", "lightgbm",
     "captum", "nnsight", "pyvene", "transformer-lens", "transformers",
 )  # fmt: skip
@@ -110,29 +112,21 @@ class Options:
         return out
 
 
-def parser(doc: str | None, parts: Iterable[str] = ()) -> argparse.ArgumentParser:
-    """A parser of the arguments that all have, and of ``--only``, which names one of the parts;
-    ``options_of`` reads what it parsed."""
-    made = argparse.ArgumentParser(
+def options_of(doc: str | None, parts: Iterable[str] = ()) -> Options:
+    """The options of the command line; ``--only`` names one of the parts."""
+    parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--data", type=Path, help="the folder of models")
-    made.add_argument("--quick", action="store_true", help="reduced sizes, for a look or a test")
-    made.add_argument(
-        "--out", type=Path, help="where results/ and pictures/ go (default: here; quick: out/)"
-    )
-    if parts:
-        made.add_argument(
-            "--only", choices=list(parts), action="append",
-            help="this one (repeatable); the figures of the others stay",
-        )  # fmt: skip
-    return made
-
-
-def options_of(parsed: argparse.Namespace) -> Options:
+    parser.add_argument("--data", type=Path, help="the folder of models")
+    parser.add_argument("--quick", action="store_true", help="reduced sizes, for a look or a test")
+    where = "where results/ and pictures/ go (default: here; quick: out/)"
+    parser.add_argument("--out", type=Path, help=where)
+    only = "this one (repeatable); the figures of the others stay"
+    parser.add_argument("--only", choices=list(parts), action="append", help=only)
+    parsed = parser.parse_args()
     elsewhere = HERE.parent / "out" / "benchmarks"
     out = parsed.out or (elsewhere if parsed.quick else HERE)
-    return Options(parsed.data, parsed.quick, out, tuple(getattr(parsed, "only", None) or ()))
+    return Options(parsed.data, parsed.quick, out, tuple(parsed.only or ()))
 
 
 def script(
@@ -140,7 +134,7 @@ def script(
 ) -> dict[str, Any]:
     """What a benchmark does as a command. ``about`` is kept beside the rows; a function there is
     called with all that was kept, after the last row. The picture is that of the full mode."""
-    options = options_of(parser(doc, parts).parse_args())
+    options = options_of(doc, parts)
     later = {key: of for key, of in about.items() if callable(of)}
     now = {key: of for key, of in about.items() if key not in later}
     out = options.parts(name, parts, **now)
@@ -174,8 +168,8 @@ def _shown(key: str, value: Any) -> str:
 # -- where figures come from -----------------------------------------------------------------------
 
 
-def provenance() -> dict[str, Any]:
-    """Where a figure comes from: commit, machine, versions."""
+def provenance() -> Row:
+    """Where a figure comes from: commit, machine, versions, also of what others offer."""
     return {
         "commit": _git("rev-parse", "--short", "HEAD") or "unknown",
         "changed_since": bool(_git("status", "--porcelain", "--", "spex_mech", "benchmarks/*.py")),
@@ -184,18 +178,23 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "others": {name: _version(name) for name in OTHERS},
     }
 
 
-def versions(names: Iterable[str] = RIVALS) -> dict[str, str]:
-    """The rivals' versions, or that one is not installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=HERE.parent)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def plain(nest: Any) -> Any:
@@ -211,17 +210,37 @@ def plain(nest: Any) -> Any:
     return nest
 
 
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=HERE.parent)
-    except OSError:
-        return ""
-    return done.stdout.strip()
+# -- a picture -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def panels(file: Path, lines: int, columns: int, size: tuple[float, float]) -> Iterator[list[Any]]:
+    """Axes to draw in, line by line; labels make a legend, and all is written to the file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    yield axes
+    for ax in axes:
+        ax.title.set_fontsize(9)
+        ax.tick_params(labelsize=7)
+    labelled = [ax for ax in axes if ax.get_legend_handles_labels()[1]]
+    if len({tuple(ax.get_legend_handles_labels()[1]) for ax in labelled}) == 1:
+        handles = labelled[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=len(handles[1]), fontsize=8)
+    else:
+        for ax in labelled:
+            ax.legend(fontsize=7)
+    figure.savefig(file, dpi=110)
 
 
 # -- jobs in processes of their own ----------------------------------------------------------------
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    """What it returns, and the seconds that it took."""
+    started = time.perf_counter()
+    return run(), time.perf_counter() - started
 
 
 def spread_out(work: Callable[[Any], Any], jobs: Iterable[Any], serial: bool) -> list[Any]:
@@ -244,14 +263,14 @@ def repeated(
 
 def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
     """In a process of its own with one thread, whose memory is only that of this."""
-    before = {key: os.environ.get(key) for key in ONE_THREAD}
-    os.environ |= ONE_THREAD
+    kept = dict(os.environ)
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(measure, *arguments).result()
     finally:
-        for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
+        os.environ.clear()
+        os.environ.update(kept)
 
 
 def most_memory_mb() -> float:
@@ -280,11 +299,11 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
     return float(listed.mean()), float(error)
 
 
-def means(rows: Sequence[Row], *keys: str, error: str = "{}_error") -> Row:
+def means(rows: Sequence[Row], *keys: str) -> Row:
     """Of each key the mean over rows and its standard error."""
     found: Row = {}
     for key in keys:
-        found[key], found[error.format(key)] = mean_and_error(row[key] for row in rows)
+        found[key], found[f"{key}_error"] = mean_and_error(row[key] for row in rows)
     return found
 
 

@@ -73,13 +73,11 @@ def singles(game: Any) -> np.ndarray:
 # -- what watches a game ---------------------------------------------------------------------------
 
 
-class Watched(Game):
-    """A game that knows what it was asked for: evaluations (a gradient counts as three), and the
-    seconds that it took, by the clock and of the processor."""
+class Around(Game):
+    """A game that asks another, and is as that one but for what is written anew."""
 
     def __init__(self, game: Any) -> None:
         self.game = as_game(game)
-        self.evaluations, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
 
     @property
     def units(self) -> Units:
@@ -96,6 +94,21 @@ class Watched(Game):
     @property
     def noise_floor(self) -> float | None:
         return self.game.noise_floor
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = no_tick) -> Answer:
+        return self.game.evaluate(masks, slopes, tick)
+
+    def slopes_at(self, gates: torch.Tensor) -> Answer:
+        return self.game.slopes_at(gates)
+
+
+class Watched(Around):
+    """A game that knows what it was asked for: evaluations (a gradient counts as three), and the
+    seconds that it took, by the clock and of the processor."""
+
+    def __init__(self, game: Any) -> None:
+        super().__init__(game)
+        self.evaluations, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
 
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = no_tick) -> Answer:
         cost = GRADIENT_COST if slopes else 1
@@ -305,39 +318,3 @@ def drawn(
     pairs = means[:, None] + prompt_noise(kind, (len(means), n_prompts), rng)
     main = rng.standard_normal((n, 1)) + 0.3 * rng.standard_normal((n, n_prompts))
     return (WithSlopes if slopes else OverPrompts)(main, pairs)
-
-
-class Blocks:
-    """Units in blocks of three; the value takes the minimum or maximum of each block's levels."""
-
-    def __init__(self, n: int, seed: int, kind: str) -> None:
-        rng = np.random.default_rng(seed)
-        self.labels = [str(unit) for unit in range(n)]
-        self.kind = kind
-        self.blocks = rng.permutation(n)[: n // 3 * 3].reshape(-1, 3)
-        self.levels = rng.uniform(0.2, 1.0, self.blocks.shape)
-        self.weights = np.exp(rng.standard_normal(len(self.blocks)))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __call__(self, masks: torch.Tensor) -> torch.Tensor:
-        kept = masks.numpy()[:, self.blocks] * self.levels
-        of_block = kept.min(2) if self.kind == "min" else kept.max(2)
-        return torch.from_numpy(of_block @ self.weights)[:, None]
-
-
-class Noise:
-    """Nothing but noise, of the mask and the prompt."""
-
-    def __init__(self, n: int, n_prompts: int, seed: int) -> None:
-        self.labels = [str(unit) for unit in range(n)]
-        self.n_prompts, self.seed = n_prompts, seed
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __call__(self, masks: torch.Tensor) -> torch.Tensor:
-        rows = [[self.seed, *np.flatnonzero(~mask).tolist()] for mask in masks.numpy()]
-        values = [np.random.default_rng(row).standard_normal(self.n_prompts) for row in rows]
-        return torch.from_numpy(np.array(values))

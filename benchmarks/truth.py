@@ -13,14 +13,14 @@ import json
 import numpy as np
 
 import spex_mech as sm
-from benchmarks.frame import options_of, parser, provenance
+from benchmarks.frame import options_of, provenance
 from benchmarks.games import TRUTH, passages, story_game
 
 KEPT = 5000
 
 
 def main() -> None:
-    data = options_of(parser(__doc__).parse_args()).models
+    data = options_of(__doc__).models
     game = story_game(data, passages(data, sm.load_model(data / "stories260k"), 8, 0))
     found = sm.discover(game, method="exhaustive")
     top = found.top(KEPT)
