@@ -2,7 +2,7 @@
 
 ``benchmarks/figures.py`` puts them where they are marked. A name begins with the benchmark that
 measured it. A figure is text as it is written, a table the cells of its rows (its head belongs to
-the page). Circuits, pruning and robustness are in ``stated_of_errors.py``.
+the page). Lenses, circuits, pruning and robustness are in ``stated_of_errors.py``.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,23 +16,48 @@ Table = list[list[str]]
 Stated = dict[str, "str | Table"]
 
 
-def kept(name: str) -> list[Row]:
+class Rows(list[Row]):
+    """Rows of results."""
+
+    def where(self, **values: Any) -> "Rows":
+        """Those that have these values; a function says which values are meant."""
+        tests = {key: of for key, of in values.items() if callable(of)}
+        same = {key: of for key, of in values.items() if key not in tests}
+        return Rows(
+            row
+            for row in rows_of(self, **same)
+            if all(key in row and test(row[key]) for key, test in tests.items())
+        )
+
+    def the(self, **values: Any) -> Row:
+        """The one row that has these values."""
+        found = self.where(**values)
+        if len(found) != 1:
+            raise LookupError(f"{len(found)} rows with {values}, not one")
+        return found[0]
+
+    def each(self, key: str, **values: Any) -> list[Any]:
+        """What the rows with these values have, where it is known."""
+        return [row[key] for row in self.where(**values) if row.get(key) is not None]
+
+    def mean(self, key: str, **values: Any) -> float | None:
+        """Over the rows that have the key; None where none has."""
+        found = self.each(key, **values)
+        return float(np.mean(found)) if found else None
+
+    def kinds(self, key: str) -> list[Any]:
+        """Its values, each once, in their order."""
+        return list(dict.fromkeys(row[key] for row in self))
+
+
+def kept(name: str) -> Rows:
     """The rows of a benchmark's results."""
-    return Options().kept(name)["rows"]
+    return Rows(Options().kept(name)["rows"])
 
 
-def the(rows: Iterable[Row], **where: Any) -> Row:
-    """The one row that has these values."""
-    found = rows_of(rows, **where)
-    if len(found) != 1:
-        raise LookupError(f"{len(found)} rows with {where}, not one")
-    return found[0]
-
-
-def mean(rows: Iterable[Row], key: str, **where: Any) -> float | None:
-    """Over the rows that have the key; None where none has."""
-    values = [row[key] for row in rows_of(rows, **where) if row.get(key) is not None]
-    return float(np.mean(values)) if values else None
+def is_of(word: str) -> Any:
+    """Whether a text has this word, as a value of ``Rows.where``."""
+    return lambda value: word in value
 
 
 def text(value: float | None, digits: int = 2) -> str:
@@ -63,10 +88,6 @@ def under(value: float) -> str:
 STORY = "story 260K, 900 units"
 HEADS = {"story 260K, 40 heads": 410, "story 3M on IOI, 36 heads": 333}
 FRESH = {"story 260K, other passages, 400 units": 400, "story 3M, agreement, 300 units": 300}
-MEANS = (
-    "shapiq KernelSHAP-IQ", "shapiq SVARM-IQ", "shapiq ProxySPEX", "shapiq SPEX",
-    "spectralexplain ProxySPEX", "spectralexplain SPEX",
-)  # fmt: skip
 SHORT = {
     "spex": "spex", "without": "spex, no gradients", "products": "products of main effects",
     "lasso": "LASSO on pairs, near intact", "hessian": "Hessian-vector products",
@@ -74,24 +95,25 @@ SHORT = {
 }  # fmt: skip
 
 
+def of_each(name: str, *parts: Callable[[Rows], Stated]) -> Stated:
+    """What several functions state of the results of a benchmark, under its name."""
+    rows = kept(name)
+    return {f"{name}.{key}": value for of in parts for key, value in of(rows).items()}
+
+
 def recovery() -> Stated:
-    rows = kept("recovery")
-    found: Stated = {}
-    for of in (of_story, of_heads, of_fresh, of_compiled, of_planted, of_fourier):
-        found |= {f"recovery.{name}": value for name, value in of(rows).items()}
-    return found
+    parts = (of_story, of_heads, of_fresh, of_compiled, of_planted, of_fourier)
+    return of_each("recovery", *parts)
 
 
-def of_story(rows: list[Row]) -> Stated:
-    mine = [row for row in rows if row["game"] == STORY and row["part"] != "story_rivals"]
-    beside = rows_of(rows, part="story_rivals")
+def of_story(rows: Rows) -> Stated:
+    mine, beside = rows.where(part="story"), rows.where(part="story_rivals")
 
     def found(method: str, budget: int, k: int = 100) -> float | None:
-        # Main effects alone cost the first budget.
-        none = budget == 900 and (
-            "without" in method or "no gradients" in method or "main" in method
-        )
-        return None if none else mean(mine, f"recall@{k}", method=method, budget=budget)
+        without = method not in ("spex", "proxyspex")
+        if budget == 900 and without:  # which main effects alone cost
+            return None
+        return mine.mean(f"recall@{k}", method=method, budget=budget)
 
     lines = (
         ("SPEX, top 100", "spex", 100), ("SPEX, top 500", "spex", 500),
@@ -101,72 +123,68 @@ def of_story(rows: list[Row]) -> Stated:
         ("products of main effects, top 100", "products of main effects", 100),
     )  # fmt: skip
     budgets = (900, 1350, 1800, 2700, 3600, 5400)
+    rivals = ("hessian", "patching", "products", "spex")
     return {
         "story": [[name, *(text(found(m, b, k)) for b in budgets)] for name, m, k in lines],
         "story.unfound.5400": f"{100 * (1 - (found('spex', 5400) or 0)):.0f}",
-        **{f"story.{key}.1800": text(found(SHORT[key], 1800))
-           for key in ("spex", "without", "products")},
-        **{f"rivals.{key}": text(the(beside, method=SHORT[key])["recall@100"])
-           for key in ("hessian", "patching", "products", "spex")},
-    }  # fmt: skip
+        **{f"story.{key}.1800": text(found(SHORT[key], 1800)) for key in [*SHORT][:3]},
+        **{f"rivals.{key}": text(beside.the(method=SHORT[key])["recall@100"]) for key in rivals},
+    }
 
 
-def of_heads(rows: list[Row]) -> Stated:
-    every = rows_of(rows, part="heads")
-    at = {game: rows_of(every, game=game, budget=budget) for game, budget in HEADS.items()}
+def of_heads(rows: Rows) -> Stated:
+    every = rows.where(part="heads")
+    games = [every.where(game=game, budget=budget) for game, budget in HEADS.items()]
 
     def over(method: str, key: str) -> list[float | None]:
-        return [mean(mine, key, method=method) for mine in at.values()]
+        return [mine.mean(key, method=method) for mine in games]
 
     def cells(method: str) -> list[str]:
-        scores = map(text, (*over(method, "recall@50"), *over(method, "banzhaf@50")))
         spent = ", ".join(f"{count:.0f}" for count in over(method, "evaluations"))
-        none = method == "shapiq ProxySHAP"
-        return [method, *scores, "needs shapiq 1.6, Python 3.12" if none else spent]
+        spent = "needs shapiq 1.6, Python 3.12" if method == "shapiq ProxySHAP" else spent
+        return [method, *map(text, over(method, "recall@50") + over(method, "banzhaf@50")), spent]
 
     def order(row: list[str]) -> tuple[Any, ...]:
         """Best first; last what ranks no pairs at the intact model."""
         return (row[0].startswith("distill"), *(-float(x.replace("-", "-1")) for x in row[1:3]))
 
-    means = [(over(m, "recall@50")[0], over(m, "banzhaf@50")[0]) for m in MEANS]
-    methods = dict.fromkeys(row["method"] for mine in at.values() for row in mine)
-    spectral = rows_of(every, method="spectralexplain SPEX")
+    methods = dict.fromkeys(method for mine in games for method in mine.kinds("method"))
+    of_means = [m for m in methods if m.startswith(("shapiq", "spectralexplain"))]
+    means = {key: [over(m, f"{key}@50")[0] for m in of_means] for key in ("recall", "banzhaf")}
+    spectral = every.where(method="spectralexplain SPEX")
     return {
         "heads": sorted(map(cells, methods), key=order),
-        **{f"heads.{key}": text(over(SHORT[key], "recall@50")[0])
-           for key in ("spex", "without", "products", "lasso", "hessian")},
-        "heads.means.intact": span(intact for intact, _ in means if intact is not None),
-        "heads.means.banzhaf": span(banzhaf for _, banzhaf in means if banzhaf is not None),
+        **{f"heads.{key}": text(over(SHORT[key], "recall@50")[0]) for key in [*SHORT][:5]},
+        "heads.means.intact": span(x for x in means["recall"] if x is not None),
+        "heads.means.banzhaf": span(x for x in means["banzhaf"] if x is not None),
         "heads.distill.banzhaf": text(over("distill, distilled", "banzhaf@50")[0]),
-        **{f"heads.spectral.{b}": text(the(spectral, budget=b)["recall@50"]) for b in (656, 533)},
-    }  # fmt: skip
+        **{f"heads.spectral.{b}": text(spectral.the(budget=b)["recall@50"]) for b in (656, 533)},
+    }
 
 
-def of_fresh(rows: list[Row]) -> Stated:
-    mine = rows_of(rows, part="fresh")
+def of_fresh(rows: Rows) -> Stated:
+    mine, first = rows.where(part="fresh"), next(iter(FRESH))
 
     def cell(method: str, game: str, each: int) -> str:
         if each == 1 and method[:4] in ("prod", "rand", "Hess", "attr"):  # nothing left for pairs
             return "-"
-        return text(mean(mine, "recall@50", game=game, method=method, budget=each * FRESH[game]))
+        return text(mine.mean("recall@50", game=game, method=method, budget=each * FRESH[game]))
 
-    methods = dict.fromkeys(row["method"] for row in mine)
-    first = next(iter(FRESH))
+    columns = [(game, each) for game in FRESH for each in (1, 2, 4)]
     return {
-        "fresh": [[m, *(cell(m, game, each) for game in FRESH for each in (1, 2, 4))]
-                  for m in methods],
+        "fresh": [[m, *(cell(m, *column) for column in columns)] for m in mine.kinds("method")],
         **{f"fresh.{key}": cell(SHORT[key], first, 2) for key in ("hessian", "spex")},
-    }  # fmt: skip
-
-
-def of_compiled(rows: list[Row]) -> Stated:
-    mine = rows_of(rows, part="compiled")
-    games = dict.fromkeys(row["game"] for row in mine)
-    found = {
-        method: [mean(mine, "recall@50", method=method, game=game) or 0.0 for game in games]
-        for method in dict.fromkeys(row["method"] for row in mine)
     }
-    budgets = [rows_of(mine, game=game)[0]["budget"] for game in games]
+
+
+def of_compiled(rows: Rows) -> Stated:
+    mine = rows.where(part="compiled")
+    games = mine.kinds("game")
+    found = {
+        method: [mine.mean("recall@50", method=method, game=game) or 0.0 for game in games]
+        for method in mine.kinds("method")
+    }
+    budgets = [mine.each("budget", game=game)[0] for game in games]
     return {
         "compiled": [[method, *map(text, of)] for method, of in found.items()],
         "compiled.budgets": "{}, {}, {} and {}".format(*budgets),
@@ -174,47 +192,46 @@ def of_compiled(rows: list[Row]) -> Stated:
     }
 
 
-def of_planted(rows: list[Row]) -> Stated:
-    sparse = rows_of(rows, game="n = 10,000, 100 pairs", method="spex")
-    after = float(np.mean([row["candidates_after"] for row in sparse]))
-    triples = [row for row in rows if row["game"].startswith("n = 10,000, 50 pairs, 50 triples")]
+def of_planted(rows: Rows) -> Stated:
+    sparse = rows.where(game="n = 10,000, 100 pairs", method="spex")
+    after = sparse.mean("candidates_after") or 0.0
+    triples = rows.where(game=lambda of: of.startswith("n = 10,000, 50 pairs, 50 triples"))
 
     def cell(k: int, n: str, ratio: int, budget: int) -> str:
         game = f"n = {n}, {k} pairs, ratio {ratio}"
-        return text(mean(rows, "recall of order 2", game=game, method="spex", budget=budget))
+        return text(rows.mean("recall of order 2", game=game, method="spex", budget=budget))
 
-    lines = ((50, "1,000", (100, 30, 10)), (100, "10,000", (1000, 300, 100)))
-    budgets = (5000, 10_000, 40_000)
+    lines = [(50, "1,000", ratio) for ratio in (100, 30, 10)]
+    lines += [(100, "10,000", ratio) for ratio in (1000, 300, 100)]
     return {
         "planted.evaluations": f"{round(after / 50) * 50:,}",
-        "planted.found": share(row["recall of order 2"] for row in sparse),
+        "planted.found": share(sparse.each("recall of order 2")),
         "dense": [
-            [f"{k} of {n} units", f"{ratio}", *(cell(k, n, ratio, b) for b in budgets)]
-            for k, n, ratios in lines
-            for ratio in ratios
+            [f"{k} of {n} units", f"{r}", *(cell(k, n, r, b) for b in (5000, 10_000, 40_000))]
+            for k, n, r in lines
         ],
         **{f"dense.{ratio}": cell(100, "10,000", ratio, 5000) for ratio in (1000, 300, 100)},
-        "triples": share(row[f"recall of order {order}"] for row in triples for order in (2, 3)),
+        "triples": share(x for k in (2, 3) for x in triples.each(f"recall of order {k}")),
     }
 
 
-def of_fourier(rows: list[Row]) -> Stated:
-    mine = [r for r in rows_of(rows, part="fourier") if r["method"].startswith("intact against")]
-    common = sorted({round(50 * row["top_50_in_common"]) for row in mine})
+def of_fourier(rows: Rows) -> Stated:
+    mine = rows.where(part="fourier", method=lambda of: of.startswith("intact against"))
+    common = sorted({round(50 * x) for x in mine.each("top_50_in_common")})
     return {
-        "fourier.signed": span(row["rank_correlation"] for row in mine),
-        "fourier.sizes": span(row["rank_correlation_of_sizes"] for row in mine),
+        "fourier.signed": span(mine.each("rank_correlation")),
+        "fourier.sizes": span(mine.each("rank_correlation_of_sizes")),
         "fourier.common": " or ".join(map(str, common)),
     }
 
 
 def recovery_ioi() -> Stated:
-    runs = rows_of(kept("recovery_ioi"), evaluations_per_unit=1.0)
-    (evaluations,) = {row["evaluations"] for row in runs}
-    as_strong = max(row["random_pairs_as_strong_as_the_100th"] for row in runs)
+    runs = kept("recovery_ioi").where(evaluations_per_unit=1.0)
+    (evaluations,) = runs.kinds("evaluations")
+    as_strong = max(runs.each("random_pairs_as_strong_as_the_100th"))
     return {
         "recovery_ioi.evaluations": f"{evaluations:,}",
-        "recovery_ioi.found": share(r["found_of_top_100_among_150_strong_units"] for r in runs),
+        "recovery_ioi.found": share(runs.each("found_of_top_100_among_150_strong_units")),
         "recovery_ioi.as_strong": f"{as_strong}" if as_strong else "none",
     }
 
@@ -231,60 +248,61 @@ PEERS = {
 
 def throughput() -> Stated:
     rows = kept("throughput")
-    limit, peers = rows_of(rows, part="limit"), rows_of(rows, part="peers")
-    models = dict.fromkeys(row["model"] for row in limit)
-    gpt2, llama = (text(row["ratio"]) for row in rows_of(rows, part="compiled"))
-    (story,) = (model for model in models if model.startswith("story 260K"))
+    limit, peers = rows.where(part="limit"), rows.where(part="peers")
+    gpt2, llama = map(text, rows.each("ratio", part="compiled"))
+    gradients = limit.where(work="gradients at single ablations")
     return {
-        "throughput.limit": [[m, *(text(r["ratio"]) for r in rows_of(limit, model=m))]
-                             for m in models],
-        **{f"throughput.{key}": text(the(peers, method=method)["times_ours"], 1)
-           for key, method in PEERS.items()},
-        "throughput.compiled.gpt2": gpt2, "throughput.compiled.llama": llama,
-        "throughput.gradients.260k": text(
-            the(limit, model=story, work="gradients at single ablations")["ratio"]),
-    }  # fmt: skip
+        "throughput.limit": [
+            [model, *map(text, limit.each("ratio", model=model))] for model in limit.kinds("model")
+        ],
+        **{
+            f"throughput.{key}": text(peers.the(method=method)["times_ours"], 1)
+            for key, method in PEERS.items()
+        },
+        "throughput.compiled.gpt2": gpt2,
+        "throughput.compiled.llama": llama,
+        "throughput.gradients.260k": text(gradients.the(model=is_of("story 260K"))["ratio"]),
+    }
 
 
 def smollm2() -> Stated:
     rows = kept("smollm2")
-    run = the(rows, what="run")
-    pairs = rows_of(rows, what="pair")[:8]
+    run = rows.the(what="run")
     return {
         "smollm2.units": f"{run['units']:,}",
         "smollm2.pairs": f"{run['pairs'] / 1e9:.2f} billion",
         "smollm2.evaluations": f"{run['evaluations']:,}",
-        "smollm2.minutes": f"{run['seconds'] / 60:.1f}",
+        "smollm2.minutes": text(run["seconds"] / 60, 1),
         "smollm2.gigabytes": text(run["gigabytes"], 1),
         "smollm2.right": f"{run['right']} of {run['prompts']}",
         "smollm2.confirmed": f"{run['confirmed']} of {run['tried']}",
         "smollm2.same_sign": f"{run['same_sign']} of {run['tried']}",
         "smollm2.strongest": [
             [row["pair"], f"{row['searched']:+.2f}", f"{row['again']:+.2f} ± {row['stderr']:.2f}"]
-            for row in pairs
+            for row in rows.where(what="pair")[:8]
         ],
     }
 
 
 def store_size() -> Stated:
     rows = kept("store_size")
-    pairs, halves, gradients = (the(rows, masks=m) for m in ("pairs", "halves", "gradients"))
+    pairs, halves, gradients = (rows.the(masks=m) for m in ("pairs", "halves", "gradients"))
     (evaluations,) = {pairs["evaluations"], halves["evaluations"]}
     return {
         "store_size.evaluations": "A million" if evaluations == 10**6 else f"{evaluations:,}",
         "store_size.pairs": text(pairs["gigabytes"]),
         "store_size.halves": text(halves["gigabytes"]),
-        "store_size.open": under(max(row["seconds_to_open"] for row in rows)),
+        "store_size.open": under(max(rows.each("seconds_to_open"))),
         "store_size.gradient": text(gradients["bytes_each"] / 1e6, 1),
     }
 
 
 def cluster() -> Stated:
     rows = kept("cluster")
-    overhead, load, memory = (the(rows, part=part) for part in ("overhead", "load", "memory"))
+    overhead, load, memory = (rows.the(part=part) for part in ("overhead", "load", "memory"))
     grown = load["mb_after"] - load["mb_after_a_tenth"]
     return {
-        **{f"cluster.pace.{n}": text(the(rows, part="pace", workers=n)["share"]) for n in (8, 64)},
+        **{f"cluster.pace.{n}": text(rows.the(workers=n, part="pace")["share"]) for n in (8, 64)},
         "cluster.overhead": text(overhead["ratio"]),
         "cluster.same": "the same" if overhead["same"] else "other",
         "cluster.load": "where it was" if grown < 1 else f"{grown:.0f} MB higher",
@@ -297,101 +315,18 @@ def growth() -> Stated:
 
     out = Options().kept("growth")
     fits = rows_of(out["fits"], of="spex, 100 pairs")
-    busy = [r for r in rows_of(out["rows"], part="workers") if "3M" in r["game"]]
-    names = ("evaluations", "host", "mb")
+    exponents = zip(("evaluations", "host", "mb"), fits, strict=True)
+    busy = Rows(out["rows"]).where(part="workers", game=is_of("3M"))
     return {
         **{f"growth.{name}": table for name, table in tables(out).items()},
-        **{f"growth.{name}": f"n^{text(fit['exponent'])}"
-           for name, fit in zip(names, fits, strict=True)},
-        **{f"growth.busy.{n}": text(the(busy, workers=n)["share_busy"]) for n in (8, 64)},
-    }  # fmt: skip
-
-
-# -- lenses ----------------------------------------------------------------------------------------
-
-
-def lenses() -> Stated:
-    rows = kept("lenses")
-    found: Stated = {}
-    for of in (of_tokens, of_sentences, of_student, of_data):
-        found |= {f"lenses.{name}": value for name, value in of(rows).items()}
-    return found
-
-
-def of_tokens(rows: list[Row]) -> Stated:
-    def best(masking: str, fits: Callable[[str], bool]) -> list[str]:
-        mine = [row for row in rows_of(rows, part="tokens") if row["game"].endswith(masking)]
-        scores = [
-            [r["recall"] for r in rows_of(mine, budget=b) if fits(r["method"])]
-            for b in (148, 370, 740)
-        ]
-        return [text(max((x for x in of if x is not None), default=None)) for of in scores]
-
-    lines = (
-        ("SPEX, gradients (mean embedding)", "mean", lambda m: m == "spex_mech spex"),
-        ("SPEX, values only (mean embedding)", "mean", lambda m: "spex_mech spex, values" in m),
-        ("best of shapiq's four (SVARM-IQ, KernelSHAP-IQ)", "mean", lambda m: m[:6] == "shapiq"),
-        ("SPEX, values only (attention masking)", "attention", lambda m: m == "spex_mech spex"),
-        ("best of shapiq's four", "attention", lambda m: m[:6] == "shapiq"),
-    )
-    return {"tokens": [[name, *best(masking, fits)] for name, masking, fits in lines]}
-
-
-TOOLS = {
-    "distilled": "spex_mech distill, distilled", "trees": "spex_mech distill, trees",
-    "kernelshap": "shapiq KernelSHAP-IQ", "proxyspex": "shapiq ProxySPEX", "spex": "shapiq SPEX",
-}  # fmt: skip
-
-
-def of_sentences(rows: list[Row]) -> Stated:
-    mine = rows_of(rows, part="sentences")
-
-    def scores(tool: str, kind: str, *budgets: int) -> list[float]:
-        return [the(mine, kind=kind, method=TOOLS[tool], budget=b)["score"] for b in budgets
-                if rows_of(mine, kind=kind, method=TOOLS[tool], budget=b)]  # fmt: skip
-
-    kinds = ("shapley", "banzhaf")
-    few = [row for row in mine if row["budget"] in (67, 79) and row["kind"] in kinds]
-    digits = {"distilled": 3, "trees": 3, "proxyspex": 2, "spex": 2}
-    return {
-        "few.distilled": span(x for kind in kinds for x in scores("distilled", kind, 67, 79)),
-        "few.rivals": text(max(row["score"] for row in few if "shapiq" in row["method"])),
-        **{f"r2.{tool}": span(scores(tool, "R2", 484, 576), n) for tool, n in digits.items()},
-        **{f"{kind}.{tool}": text(*scores(tool, kind, 576))
-           for kind in kinds for tool in ("distilled", "trees", "spex")},
-        "shapley.kernelshap": text(*scores("kernelshap", "shapley", 576)),
-    }  # fmt: skip
-
-
-def of_student(rows: list[Row]) -> Stated:
-    mine = {
-        (row["game"].rsplit(" ", 1)[1], row["budget"] // row["n"], row["method"]): row["recall"]
-        for row in rows_of(rows, part="student")
-    }
-    others = [mine.pop(("attention", 8, method)) for method in ("distilled", "spex")]
-    found = {f"student.{masking}.{each}.{method.split(' ')[0]}": text(score)
-             for (masking, each, method), score in mine.items()}  # fmt: skip
-    return {**found, "student.attention.8.others": share(others)}
-
-
-def of_data(rows: list[Row]) -> Stated:
-    mine = rows_of(rows, part="data")
-    audit = the(mine, n=10_000)["audit"]
-    missed = audit["energy_missed"] > 10 * audit["energy_found"]
-    by_tests = audit["recall_by_tests"]
-    return {
-        "data.200": share(row["recall"] for row in rows_of(mine, n=200, budget=1000)),
-        "data.1000": under(the(mine, n=1000)["largest_difference"]),
-        "data.10000": text(audit["recall"]),
-        "data.10000.interval": span([audit["recall_low"], audit["recall_high"]]),
-        "data.10000.by_tests": "nothing" if by_tests < 0.001 else f"less than {text(by_tests)}",
-        "data.10000.tail": "most" if missed else "not most",
+        **{f"growth.{name}": f"n^{text(fit['exponent'])}" for name, fit in exponents},
+        **{f"growth.busy.{n}": text(busy.the(workers=n)["share_busy"]) for n in (8, 64)},
     }
 
 
 def stated() -> Stated:
     """Every figure and table of the pages."""
-    from benchmarks.stated_of_errors import circuits, pruning, robustness
+    from benchmarks.stated_of_errors import circuits, lenses, pruning, robustness
 
     found: Stated = {}
     for of in (
