@@ -5,7 +5,6 @@ takes some hundredths of a second, so that claims about searches can be checked 
 the parts of J that slopes can see, times a factor for each unit where they are off.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,89 +89,60 @@ def _tail(rng: np.random.Generator, n: int, spread: float) -> np.ndarray:
 
 
 def _planted(
-    rng: np.random.Generator, n: int, count: int, low: float, high: float
+    rng: np.random.Generator, rest: np.ndarray, count: int, low: float, high: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of units that share none, as far as there are enough, and their sizes."""
+    """So many pairs beside the rest, and their units: they share none, as far as there are
+    enough."""
+    n = len(rest)
     units = np.concatenate([rng.permutation(n) for _ in range(1 + 2 * count // n)])[: 2 * count]
     pairs = np.sort(units.reshape(-1, 2), axis=1)
     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-    return pairs, rng.uniform(low, high, len(pairs)) * rng.choice([-1, 1], len(pairs))
+    made = rest.copy()
+    made[tuple(pairs.T)] = rng.uniform(low, high, len(pairs)) * rng.choice([-1, 1], len(pairs))
+    return made, pairs
 
 
-def _low_rank(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    factors = rng.standard_normal((n, 3)) * np.exp(0.7 * rng.standard_normal((n, 1)))
-    return np.triu(factors @ factors.T, 1), factors[:, 0]
+def _visible(kind: str, rng: np.random.Generator, n: int) -> np.ndarray:
+    """The pairs that slopes see."""
+    if kind == "flat":
+        return _tail(rng, n, 1.0)
+    if kind == "dense":
+        return _planted(rng, _tail(rng, n, 0.2), n // 3, 1.0, 1.0)[0]
+    if kind == "sparse":
+        return _planted(rng, np.zeros((n, n)), n // 3, 0.5, 2.0)[0]
+    if kind == "hubs":
+        pairs = _tail(rng, n, 0.02)
+        pairs[:3] = np.triu(rng.standard_normal((n, n)), 1)[:3]
+        return pairs
+    if kind == "backups alone":
+        return np.zeros((n, n))
+    if kind == "backups in a tail":
+        return _tail(rng, n, 0.2)
+    if kind == "backups beside visible pairs":
+        return _planted(rng, _tail(rng, n, 0.05), n // 2, 0.5, 1.5)[0]
+    raise ValueError(f"{kind!r} is none of {KINDS}")
 
 
-Kind = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-
-def _with(pairs: np.ndarray, planted: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    made = pairs.copy()
-    made[tuple(planted[0].T)] = planted[1]
-    return made
-
-
-def _backups(rng: np.random.Generator, n: int, rest: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Pairs without slope or main effect, beside the rest."""
-    hidden = _planted(rng, n, max(4, n // 8), 1.0, 2.0)
-    main = rng.standard_normal(n)
-    main[hidden[0].ravel()] = 0.0
-    return _with(rest, hidden), main, rest
-
-
-def _sparse(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
-    pairs = _with(np.zeros((n, n)), _planted(rng, n, n // 3, 0.5, 2.0))
-    return pairs, rng.standard_normal(n), pairs
-
-
-def _dense(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
-    pairs = _with(_tail(rng, n, 0.2), _planted(rng, n, n // 3, 1.0, 1.0))
-    return pairs, rng.standard_normal(n), pairs
-
-
-def _flat(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
-    pairs = _tail(rng, n, 1.0)
-    return pairs, rng.standard_normal(n), pairs
-
-
-def _low_rank_alone(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
-    pairs, _ = _low_rank(rng, n)
-    return pairs, np.zeros(n), pairs
-
-
-def _low_rank_main(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
-    pairs, main = _low_rank(rng, n)
-    return pairs, main, pairs
-
-
-def _hubs(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
-    pairs = _tail(rng, n, 0.02)
-    pairs[:3] = np.triu(rng.standard_normal((n, n)), 1)[:3]
-    return pairs, rng.standard_normal(n), pairs
-
-
-def _visible(rng: np.random.Generator, n: int) -> np.ndarray:
-    return _with(_tail(rng, n, 0.05), _planted(rng, n, n // 2, 0.5, 1.5))
-
-
-KINDS: dict[str, Kind] = {
-    "sparse": _sparse,
-    "dense": _dense,
-    "flat": _flat,
-    "low rank": _low_rank_alone,
-    "low rank, main effects": _low_rank_main,
-    "hubs": _hubs,
-    "backups alone": lambda rng, n: _backups(rng, n, np.zeros((n, n))),
-    "backups in a tail": lambda rng, n: _backups(rng, n, _tail(rng, n, 0.2)),
-    "backups beside visible pairs": lambda rng, n: _backups(rng, n, _visible(rng, n)),
-}  # type: ignore[dict-item]
+KINDS = (
+    "sparse", "dense", "flat", "low rank", "low rank, main effects", "hubs", "backups alone",
+    "backups in a tail", "backups beside visible pairs",
+)  # fmt: skip
 
 
 def pair_game(kind: str, n: int, seed: int, slopes: str = "exact") -> PairGame:
     """A game of one of the kinds; its units are in random order."""
     rng = np.random.default_rng([seed, n])
-    pairs, main, seen = KINDS[kind](rng, n)
+    if kind.startswith("low rank"):
+        factors = rng.standard_normal((n, 3)) * np.exp(0.7 * rng.standard_normal((n, 1)))
+        pairs = seen = np.triu(factors @ factors.T, 1)
+        main = factors[:, 0] if kind.endswith("main effects") else np.zeros(n)
+    else:
+        pairs = seen = _visible(kind, rng, n)
+        hidden = np.zeros(0, dtype=int)
+        if kind.startswith("backups"):  # beside the rest, without slope or main effect
+            pairs, hidden = _planted(rng, seen, max(4, n // 8), 1.0, 2.0)
+        main = rng.standard_normal(n)
+        main[hidden.ravel()] = 0.0
     order = rng.permutation(n)
     pairs, seen = ((x + x.T)[np.ix_(order, order)] for x in (pairs, seen))
     factors = np.exp(OFF * rng.standard_normal(n)) if slopes == "off" else np.ones(n)

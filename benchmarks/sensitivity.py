@@ -8,13 +8,14 @@ the standard error of that change over them; what changes nothing anywhere may g
     python -m benchmarks.sensitivity
 """
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import Options, provenance, script
-from benchmarks.pair_games import drive, pair_game
+from benchmarks.frame import Options, Row, script
+from benchmarks.pair_games import drive, pair_game, truth_of
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 from spex_mech.search.spex import Spex
@@ -41,18 +42,19 @@ LEFT_OUT = (
 )  # fmt: skip
 
 
-def recall(row: tuple[str, int, str, int, int], seed: int, settings: SearchSettings) -> float:
-    """The share of the true strongest pairs that one search measured."""
-    kind, n, slopes, budget, k = row
+def recalls(options: Options, settings: SearchSettings) -> np.ndarray:
+    """The share of the true strongest pairs that one search measured: ``[game seed]``."""
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    return np.array([[one_recall(*game, seed, settings) for seed in seeds] for game in GAMES])
+
+
+def one_recall(
+    kind: str, n: int, slopes: str, budget: int, k: int, seed: int, settings: SearchSettings
+) -> float:
     game = pair_game(kind, n, seed, slopes)
     source = Spex(gradients=slopes != "none", max_fraction=settings.max_fraction)
     found = drive(Adaptive(source, n, budget=budget, seed=seed, settings=settings), game)
-    i, j = np.triu_indices(n, 1)
-    sizes = abs(game.pairs[i, j])
-    top = np.argsort(-sizes)[:k]
-    top = top[sizes[top] > 0]
-    have = {tuple(u) for u in found.units.tolist()}
-    return float(np.mean([(int(i[t]), int(j[t])) in have for t in top]))
+    return truth_of(game, found, k)[0]
 
 
 def changed(name: str, factor: float) -> SearchSettings | None:
@@ -66,14 +68,9 @@ def changed(name: str, factor: float) -> SearchSettings | None:
     return None if new == value else replace(DEFAULTS, **{name: new})
 
 
-def run(options: Options) -> dict[str, Any]:
-    seeds = SEEDS[:1] if options.quick else SEEDS
-    runs = [(row, seed) for row in GAMES for seed in seeds]
-    as_is = np.array([recall(row, seed, DEFAULTS) for row, seed in runs])
-    out: dict[str, Any] = {**provenance(), "seeds": list(seeds), "games": GAMES}
-    out["recall"] = as_is.reshape(len(GAMES), -1).mean(axis=1).tolist()
-    out["rows"] = []
-    print("recall as it is:", np.round(out["recall"], 3))
+def constants(options: Options) -> Iterator[Row]:
+    as_is = recalls(options, DEFAULTS)
+    yield {"constant": "none", "recall": as_is.mean(axis=1).tolist()}
     for field in fields(DEFAULTS):
         if field.name in LEFT_OUT:
             continue
@@ -82,22 +79,15 @@ def run(options: Options) -> dict[str, Any]:
             settings = changed(field.name, factor)
             if settings is None:
                 continue
-            change = np.array([recall(game, seed, settings) for game, seed in runs]) - as_is
-            by_game = change.reshape(len(GAMES), -1).mean(axis=1)
-            error = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
-            row[word] = {
-                "change": float(change.mean()), "stderr": float(error),
-                "worst": float(by_game.min()), "best": float(by_game.max()),
-            }  # fmt: skip
-            print(
-                f"{field.name:<22} {word:<8} {change.mean():+.3f} +- {error:.3f}  games from "
-                f"{by_game.min():+.3f} to {by_game.max():+.3f}",
-                flush=True,
-            )
-        out["rows"].append(row)
-        options.keep("sensitivity", out)
-    return out
+            change = recalls(options, settings) - as_is
+            error = change.std(ddof=1) / np.sqrt(change.size)
+            by_game = change.mean(axis=1)
+            row[word] = {"change": float(change.mean()), "stderr": float(error),
+                         "worst": float(by_game.min()), "best": float(by_game.max())}  # fmt: skip
+        yield row
 
+
+PARTS = {"constants": (constants, False)}
 
 if __name__ == "__main__":
-    script(__doc__, run)
+    script(__doc__, "sensitivity", PARTS, seeds=list(SEEDS), games=GAMES)
