@@ -34,20 +34,13 @@ from typing import Any
 import numpy as np
 
 import spex_mech as sm
-from benchmarks.extrapolation import (
-    FIXED,
-    LINES,
-    MANY,
-    PER_BATCH,
-    extrapolation,
-    fits,
-    questions_of,
-    share_busy,
-)
-from benchmarks.frame import HERE, SEEDS, Options, Row, alone, most_memory_mb, rows_of, script
-from benchmarks.games import Planted, Watched, ioi_game, planted_game, recall, values_of
+from benchmarks import extrapolation as large
+from benchmarks import frame
+from benchmarks.extrapolation import FIXED, LINES, MANY, PER_BATCH, fits, share_busy
+from benchmarks.frame import SEEDS, Options, Row, rows_of, script, timed
+from benchmarks.games import Around, Planted, Watched, ioi_game, planted_game, recall, values_of
 from benchmarks.throughput import gpt2, plain_seconds, random_task, ratios
-from spex_mech.game import Answer, Game, as_game
+from spex_mech.game import Answer, Game
 from spex_mech.masks import MaskBatch
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.strengths import Strengths
@@ -115,9 +108,9 @@ def one_process(line: str, n: int, method: str, seeds: tuple[int, ...]) -> list[
     """All seeds of a size, in a process whose peak memory is that size's."""
     small = Counted(planted_game(20, 2, 0))
     sm.discover(small, method=method, budget=150, progress=False)  # imports are no matter of n
-    before = most_memory_mb()
+    before = frame.most_memory_mb()
     rows = [on_planted(line, n, method, seed) for seed in seeds]
-    return [row | {"mb_before": before, "mb_most": most_memory_mb()} for row in rows]
+    return [row | {"mb_before": before, "mb_most": frame.most_memory_mb()} for row in rows]
 
 
 def planted(options: Options) -> Iterator[Row]:
@@ -125,7 +118,7 @@ def planted(options: Options) -> Iterator[Row]:
     for line, method in LINES:
         for n in SIZES[: 3 if options.quick else None]:
             seeds = (0,) if method == "proxyspex" else options.seeds
-            yield from alone(one_process, line, n, method, seeds)
+            yield from frame.alone(one_process, line, n, method, seeds)
 
 
 def scan(options: Options) -> Iterator[Row]:
@@ -134,31 +127,21 @@ def scan(options: Options) -> Iterator[Row]:
         for n in (1000, 3000) if options.quick else (1000, 3000, 10_000, 40_000):
             drawn = np.random.default_rng(0).standard_normal((n, 8))
             ranks = Strengths(drawn if kind == "random" else np.ones((n, 8)))
-            started = time.perf_counter()
-            found = ranks.strongest(100_000)
-            seconds = time.perf_counter() - started
+            found, seconds = timed(lambda ranks=ranks: ranks.strongest(100_000))
             yield {"strengths": kind, "n": n, "pairs": len(found), "seconds": seconds}
 
 
-class Batches(Game):
+class Batches(Around):
     """A game whose driver sends all batches of a question ahead: it counts them by question."""
 
     n_ahead = 1_000_000
     masks_per_batch = PER_BATCH
 
     def __init__(self, game: Any) -> None:
-        self.game = as_game(game)
+        super().__init__(game)
         self.questions: list[list[int]] = []  # evaluations of each batch
         self._sent: list[tuple[MaskBatch, bool]] = []
         self._open = False
-
-    @property
-    def units(self) -> Units:
-        return self.game.units
-
-    @property
-    def has_slopes(self) -> bool:
-        return self.game.has_slopes
 
     def start(self, masks: MaskBatch, slopes: bool, tick: Any) -> "Batches":
         if not self._open:
@@ -171,9 +154,6 @@ class Batches(Game):
     def result(self) -> Answer:
         self._open = False
         return self.evaluate(*self._sent.pop(0))
-
-    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = None) -> Answer:
-        return self.game.evaluate(masks, slopes)
 
 
 def workers(options: Options) -> Iterator[Row]:
@@ -191,7 +171,7 @@ def workers(options: Options) -> Iterator[Row]:
             row |= {"share_busy": share_busy(batches.questions, count)}
             row |= {"questions": len(batches.questions), "masks_per_batch": PER_BATCH}
             if "story" in name:
-                row["by_formula"] = share_busy(questions_of(len(game), budget), count)
+                row["by_formula"] = share_busy(large.questions_of(len(game), budget), count)
             yield row
 
 
@@ -240,45 +220,37 @@ def grown(options: Options, what: str) -> Iterator[Row]:
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
-    axes = figure.subplots(2, 3).ravel()
     exponents = {(fit["what"], fit["of"]): fit["exponent"] for fit in fits(rows)}
-    panels = (
+    grown = [r | {"mb_grown": r["mb_most"] - r["mb_before"]} for r in rows_of(rows, part="planted")]
+    shown = (
         ("all_measured_after", "evaluations until all were measured", FIXED),
         ("all_measured_after", "evaluations until all were measured", MANY),
         ("host_seconds", "host seconds", FIXED),
         ("mb_grown", "memory beyond imports, MB", FIXED),
     )
-    for ax, (key, what, line) in zip(axes, panels, strict=False):
-        for method, mark in (("spex", "o"), ("proxyspex", "s")):
-            mine = rows_of(rows, part="planted", line=line, method=method)
-            mine = [r | {"mb_grown": r["mb_most"] - r["mb_before"]} for r in mine]
-            mine = [r for r in mine if r[key] and (key != "mb_grown" or r["seed"] == 0)]
-            if mine:
-                label = f"{method}: n^{exponents[what, f'{method}, {line}']:.2f}"
-                at, values = [r["n"] for r in mine], [r[key] for r in mine]
-                ax.plot(at, values, mark, label=label, alpha=0.7)
-        ax.set(xscale="log", yscale="log", xlabel="units n", title=f"{what}\n{line}")
-    of_real = rows_of(rows, part="real")
-    for key, label in (("cpu_seconds", "all"), ("host_seconds", "host only")):
-        at, values = [r["n"] for r in of_real], [r[key] for r in of_real]
-        axes[4].plot(at, values, "o", label=label, alpha=0.7)
-    axes[4].set(xscale="log", yscale="log", xlabel="units n")
-    axes[4].set_title("seconds, 3M story model with gradients\n1 evaluation a unit")
-    for what, mark in (("layers", "o-"), ("prompts", "s-")):
-        mine = rows_of(rows, part=what)
-        axes[5].plot([r["size"] for r in mine], [r["to_smallest"] for r in mine], mark, label=what)
-    axes[5].set_xlabel("layers or prompts")
-    axes[5].set_title("time of an evaluation\nas a ratio to the smallest")
-    for ax in axes:
-        ax.grid(alpha=0.3)
-        ax.title.set_fontsize(9)
-        ax.legend(fontsize=8)
-    figure.savefig(file, dpi=110)
-    if file.is_relative_to(HERE):
-        shutil.copy(file, HERE.parent / "docs" / "growth.png")
+    with frame.panels(file, 2, 3, (12, 6.4)) as axes:
+        for ax, (key, what, line) in zip(axes, shown, strict=False):
+            for method, mark in (("spex", "o"), ("proxyspex", "s")):
+                mine = [r for r in rows_of(grown, line=line, method=method) if r[key]]
+                mine = rows_of(mine, seed=0) if key == "mb_grown" else mine
+                if mine:
+                    label = f"{method}: n^{exponents[what, f'{method}, {line}']:.2f}"
+                    plot(ax, mine, "n", key, mark, label)
+            ax.set(xscale="log", yscale="log", xlabel="units n", title=f"{what}\n{line}")
+        for key, label in (("cpu_seconds", "all"), ("host_seconds", "host only")):
+            plot(axes[4], rows_of(rows, part="real"), "n", key, "o", label)
+        axes[4].set(xscale="log", yscale="log", xlabel="units n")
+        axes[4].set_title("seconds, 3M story model with gradients\n1 evaluation a unit")
+        for what, mark in (("layers", "o-"), ("prompts", "s-")):
+            plot(axes[5], rows_of(rows, part=what), "size", "to_smallest", mark, what)
+        axes[5].set(xlabel="layers or prompts", title="time of an evaluation\nto the smallest")
+    if file.is_relative_to(frame.HERE):
+        shutil.copy(file, frame.HERE.parent / "docs" / "growth.png")
+
+
+def plot(ax: Any, rows: list[Row], x: str, y: str, mark: str, label: str) -> None:
+    ax.plot([r[x] for r in rows], [r[y] for r in rows], mark, label=label, alpha=0.7)
+    ax.grid(alpha=0.3)
 
 
 PARTS = {
@@ -293,7 +265,7 @@ PARTS = {
 
 def extrapolated(out: dict[str, Any]) -> dict[str, Any] | None:
     """None where a part is missing that it needs."""
-    return extrapolation(out["rows"]) if {*PARTS} <= {*out["parts"]} else None
+    return large.extrapolation(out["rows"]) if {*PARTS} <= {*out["parts"]} else None
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 any hook, and against what others offer on the same work.
 
     python -m benchmarks.throughput --data ../shared/data     # some 20 minutes on two cores
-    python -m benchmarks.throughput --gpu                     # the figures for a GPU, in bfloat16
+    python -m benchmarks.throughput --only gpu                # the figures for a GPU, in bfloat16
     pip install 'spex_mech[benchmarks]'                       # the peers
 
 A row is one mask on one prompt. Ours and the plain forward are timed in turns, and the median of
-the ratios counts. Writes ``results/throughput.json`` (or ``throughput_gpu.json``) and
-``pictures/throughput.png``.
+the ratios counts. The part ``gpu`` is left out where there is none. Writes
+``results/throughput.json`` and ``pictures/throughput.png``.
 """
 
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import transformers as tf
 
 import spex_mech as sm
 from benchmarks import peers
-from benchmarks.frame import Options, Row, options_of, parser, rows_of, script, versions
+from benchmarks.frame import Options, Row, panels, rows_of, script, timed
 from benchmarks.games import all_units, prompts, story_game
 from spex_mech.engine.metrics import METRICS
 from spex_mech.engine.passes import call
@@ -54,85 +54,80 @@ def random_task(n_prompts: int, n_pos: int, vocabulary: int, device: str = "cpu"
     return sm.Task(prompts, "logit_diff")
 
 
-def synchronise(game: sm.ModelGame) -> None:
-    if game.device.type == "cuda":
-        torch.cuda.synchronize()
+def seconds_of(game: sm.ModelGame, run: Callable[[], Any]) -> tuple[Any, float]:
+    """What it returns, and its seconds, with what it left for the device to do."""
+    wait = torch.cuda.synchronize if game.device.type == "cuda" else lambda: None
+    wait()
+    return timed(lambda: (run(), wait())[0])
 
 
 def plain_seconds(game: sm.ModelGame, n_rows: int) -> float:
     """Of a batched forward without hooks, with the metric, a row."""
     batch, metric = game.batch_size or 1, METRICS[game.task.metric_name]
     n_rows = max(batch, n_rows // batch * batch)
-    synchronise(game)
-    started = time.perf_counter()
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def passes() -> None:
         for start in range(0, n_rows, batch):
             rows = (torch.arange(start, start + batch) % len(game.prompts)).to(game.device)
             metric(call(game.model, game.prompts[rows]), game.prompts[rows])
-    synchronise(game)
-    return (time.perf_counter() - started) / n_rows
+
+    return seconds_of(game, passes)[1] / n_rows
+
+
+def in_turn(
+    game: sm.ModelGame, run: Callable[[], Any], n_rows: int, n_plain: int
+) -> tuple[Any, float, float]:
+    """What it returns, its seconds a row, and their ratio to a plain forward's before and after."""
+    before = plain_seconds(game, n_plain)
+    found, seconds = seconds_of(game, run)
+    plain = (before + plain_seconds(game, n_plain)) / 2
+    return found, seconds / n_rows, seconds / n_rows / plain
 
 
 def ratios(game: sm.ModelGame, run: Callable[[], Any], n_rows: int) -> tuple[float, float]:
-    """Seconds a row, and the median ratio to a plain forward's."""
+    """The median seconds a row, and the median ratio to a plain forward's."""
     run()
-    found, ours = [], []
-    for _ in range(ROUNDS):
-        before = plain_seconds(game, min(n_rows, 2 * (game.batch_size or 1)))
-        synchronise(game)
-        started = time.perf_counter()
-        run()
-        synchronise(game)
-        ours.append((time.perf_counter() - started) / n_rows)
-        after = plain_seconds(game, min(n_rows, 2 * (game.batch_size or 1)))
-        found.append(2 * ours[-1] / (before + after))
-    return float(np.median(ours)), float(np.median(found))
+    n_plain = min(n_rows, 2 * (game.batch_size or 1))
+    rounds = [in_turn(game, run, n_rows, n_plain)[1:] for _ in range(ROUNDS)]
+    seconds, ratio = np.median(rounds, axis=0)
+    return float(seconds), float(ratio)
+
+
+def drawn_pairs(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """So many of all pairs, in order."""
+    pairs = np.array(list(combinations(range(n), 2)))
+    return pairs[np.sort(rng.permutation(len(pairs))[:count])]
 
 
 def works(game: sm.ModelGame, n_pairs: int, n_dense: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    n = len(game)
+    rng, n = np.random.default_rng(0), len(game)
     n_heads = sum(unit.kind == "head" for unit in game.components.units)
-    pairs = np.array(list(combinations(range(n_heads), 2)))
-    pairs = pairs[np.sort(rng.permutation(len(pairs))[:n_pairs])]
+    pairs = drawn_pairs(n_heads, n_pairs, rng)
     neurons = np.array([rng.choice(np.arange(n_heads, n), 2, False) for _ in range(n_pairs)])
-    dense = torch.from_numpy(rng.random((n_dense, n)) < 0.5)
     return {
         "single heads": np.arange(n_heads)[:, None],
         f"pairs of heads ({len(pairs):,})": pairs,
         f"random pairs of neurons ({n_pairs:,})": neurons,
-        "dense masks": MaskBatch.of_kept(dense.numpy()).ablated,
+        "dense masks": MaskBatch.of_kept(rng.random((n_dense, n)) < 0.5).ablated,
     }
 
 
 def against_limit(
     name: str, game: sm.ModelGame, n_pairs: int, n_dense: int, n_gradients: int
 ) -> Iterator[Row]:
-    def timed(what: str, run: Callable[[], Any], n_masks: int) -> Row:
+    runs = {
+        what: (partial(game.ablating, lost), len(lost))
+        for what, lost in works(game, n_pairs, n_dense).items()
+    }
+    lost = np.arange(n_gradients)[:, None] * len(game) // n_gradients
+    some = torch.from_numpy(MaskBatch.of_rows(lost, len(game)).kept())
+    runs["gradients at single ablations"] = partial(game.value_and_slopes, some), len(some)
+    for what, (run, n_masks) in runs.items():
         n_rows = n_masks * len(game.prompts)
         seconds, ratio = ratios(game, run, n_rows)
         about = {"model": name, "work": what, "rows": n_rows}
-        return about | {"rows_per_second": 1 / seconds, "ratio": ratio}
-
-    for what, lost in works(game, n_pairs, n_dense).items():
-        yield timed(what, lambda lost=lost: game.ablating(lost), len(lost))
-    some = torch.ones(n_gradients, len(game), dtype=torch.bool)
-    some[torch.arange(n_gradients), torch.arange(n_gradients) * len(game) // n_gradients] = False
-    yield timed("gradients at single ablations", lambda: game.value_and_slopes(some), len(some))
-
-
-def compiled(name: str, game: sm.ModelGame) -> Row:
-    """What ``compile=True`` takes of the time without it, on single heads."""
-    same = sm.ModelGame(game.model, game.task, game.components, replay=True, compile=True)
-    lost = np.arange(sum(unit.kind == "head" for unit in game.components.units))[:, None]
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(1 + ROUNDS):
-        for which, one in ((False, game), (True, same)):
-            started = time.perf_counter()
-            one.ablating(lost)
-            seconds[which].append(time.perf_counter() - started)
-    ratio = np.median(np.array(seconds[True][1:]) / np.array(seconds[False][1:]))
-    return {"model": name, "work": "single heads", "ratio": float(ratio)}
+        yield about | {"rows_per_second": 1 / seconds, "ratio": ratio}
 
 
 GPT2 = "GPT-2-small's shape, 4 prompts x 16"
@@ -165,9 +160,17 @@ def limit(options: Options) -> Iterator[Row]:
     yield from against_limit(name, game, 2000 // share, 100 // share, 500 // share)
 
 
-def compiling(options: Options) -> Iterator[Row]:
+def compiled(options: Options) -> Iterator[Row]:
+    """What ``compile=True`` takes of the time without it, on single heads."""
     for name, game in () if options.quick else random_games():
-        yield compiled(name, game)
+        same = sm.ModelGame(game.model, game.task, game.components, replay=True, compile=True)
+        lost = np.arange(sum(unit.kind == "head" for unit in game.components.units))[:, None]
+        runs = [
+            [timed(partial(one.ablating, lost))[1] for one in (same, game)]
+            for _ in range(1 + ROUNDS)
+        ]
+        ratio = np.median([mine / without for mine, without in runs[1:]])
+        yield {"model": name, "work": "single heads", "ratio": float(ratio)}
 
 
 def against_peers(options: Options) -> Iterator[Row]:
@@ -180,28 +183,24 @@ def against_peers(options: Options) -> Iterator[Row]:
     game = sm.ModelGame(model, task, ablation="zero", replay=True)
     lost = np.array([[layer * 12 + head] for ((layer, head),) in masks])
     want, n_rows = game.ablating(lost).numpy(), len(masks) * len(tokens)
-    ours, ratio = ratios(game, lambda: game.ablating(lost), n_rows)
-    work = {"work": f"{len(masks)} single heads"}
-    found = {"ratio": ratio, "rows_per_second": 1 / ours}
-    yield work | {"method": "spex_mech"} | found | {"largest_difference": 0.0, "times_ours": 1.0}
-    n_plain = 32 if options.quick else 256
+
+    def row(method: str, seconds: float, ratio: float, got: np.ndarray) -> Row:
+        about = {"work": f"{len(masks)} single heads", "method": method, "ratio": ratio}
+        about |= {"rows_per_second": 1 / seconds, "times_ours": ratio / ours[1]}
+        return about | {"largest_difference": float(abs(got - want).max())}
+
+    ours = ratios(game, lambda: game.ablating(lost), n_rows)
+    yield row("spex_mech", *ours, want)
     for name, peer in peers.PEERS.items():
+        run = partial(peer, model, tokens, answers)
         try:
-            peer(model, tokens, answers, masks[:2] if options.quick else masks[:13])
+            run(masks[:2] if options.quick else masks[:13])
         except Exception as error:
             failure = f"{type(error).__name__}: {str(error)[:120]}"
-            yield work | {"method": name, "failure": failure}
+            yield {"work": f"{len(masks)} single heads", "method": name, "failure": failure}
             continue
-        before = plain_seconds(game, n_plain)
-        started = time.perf_counter()
-        got = peer(model, tokens, answers, masks)
-        seconds = (time.perf_counter() - started) / n_rows
-        plain = (before + plain_seconds(game, n_plain)) / 2
-        yield work | {
-            "method": name, "ratio": seconds / plain, "rows_per_second": 1 / seconds,
-            "largest_difference": float(abs(got - want).max()),
-            "times_ours": seconds / plain / ratio,
-        }  # fmt: skip
+        got, *took = in_turn(game, partial(run, masks), n_rows, 32 if options.quick else 256)
+        yield row(name, *took, got)
 
 
 def growth(options: Options) -> Iterator[Row]:
@@ -231,94 +230,86 @@ def growth(options: Options) -> Iterator[Row]:
             yield {"what": what, "size": value, "ratio": ratio} | cost
 
 
+LLAMA_8B = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
+}  # fmt: skip
+
+
 def gpu(_: Options) -> Iterator[Row]:
     """GPT-2-small's shape, all head pairs on 64 prompts; Llama-3.1-8B's, singles and pairs."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    for _ in range(3):
-        a @ a
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(20):
-        a @ a
-    torch.cuda.synchronize()
-    peak = 20 * 2 * 8192**3 / (time.perf_counter() - started)
-    llama_8b = {
-        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
-    }  # fmt: skip
-    with torch.device("cuda"):
-        models: dict[str, Callable[[], Any]] = {
-            "GPT-2-small": lambda: gpt2(),
-            "Llama-3.1-8B": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**llama_8b)).eval(),
-        }
-    for name, make in models.items():
+    if not torch.cuda.is_available():
+        print("no GPU: left out")
+        return
+    peak = matrix_rate()
+    for name, make, n_prompts in (
+        ("GPT-2-small", gpt2, 64),
+        ("Llama-3.1-8B", lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA_8B)).eval(), 16),
+    ):
         torch.set_default_dtype(torch.bfloat16)
         with torch.device("cuda"):
             model = make()
         torch.set_default_dtype(torch.float32)
-        vocabulary = model.config.vocab_size
-        n_prompts = 64 if name == "GPT-2-small" else 16
-        task = random_task(n_prompts, 16, vocabulary, "cuda")
+        task = random_task(n_prompts, 16, model.config.vocab_size, "cuda")
         game = sm.ModelGame(model, task, sm.Components.heads(model), replay=True)
-        n = len(game)
-        pairs = np.array(list(combinations(range(n), 2)))
-        pairs = pairs[np.sort(np.random.default_rng(0).permutation(len(pairs))[:20_000])]
-        for what, lost in (("singles", np.arange(n)[:, None]), ("pairs", pairs)):
-            with FlopCounterMode(display=False) as flops:
-                game.ablating(lost[: len(lost) // 10])
-            n_rows = len(lost) * n_prompts
-            seconds, ratio = ratios(game, lambda lost=lost, g=game: g.ablating(lost), n_rows)
-            rate = flops.get_total_flops() * 10 / (seconds * n_rows)
-            yield {
-                "model": name, "work": f"{what} of heads", "rows": n_rows, "ratio": ratio,
-                "wall_seconds": seconds * n_rows, "share_of_matrix_rate": rate / peak,
-                "matrix_rate": peak, "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
-                "card": torch.cuda.get_device_name(),
-            }  # fmt: skip
-        with torch.profiler.profile() as profile:
-            game.ablating(pairs[:2000])
-        print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=15))
+        pairs = drawn_pairs(len(game), 20_000, np.random.default_rng(0))
+        for what, lost in (("singles", np.arange(len(game))[:, None]), ("pairs", pairs)):
+            yield {"model": name, "work": f"{what} of heads", **on_gpu(game, lost, peak)}
         del model, game
         torch.cuda.empty_cache()
 
 
-def draw(rows: list[Row], file: Path) -> None:
-    from matplotlib.figure import Figure
+def matrix_rate() -> float:
+    """Operations a second of a product of large matrices, in bfloat16."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
 
+    def products(count: int) -> None:
+        for _ in range(count):
+            a @ a
+        torch.cuda.synchronize()
+
+    products(3)
+    return 20 * 2 * 8192**3 / timed(lambda: products(20))[1]
+
+
+def on_gpu(game: sm.ModelGame, lost: np.ndarray, peak: float) -> Row:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as flops:
+        game.ablating(lost[: len(lost) // 10])
+    n_rows = len(lost) * len(game.prompts)
+    seconds, ratio = ratios(game, lambda: game.ablating(lost), n_rows)
+    rate = flops.get_total_flops() * 10 / (seconds * n_rows)
+    return {
+        "rows": n_rows, "ratio": ratio, "wall_seconds": seconds * n_rows,
+        "share_of_matrix_rate": rate / peak, "matrix_rate": peak,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9, "card": torch.cuda.get_device_name(),
+    }  # fmt: skip
+
+
+def draw(rows: list[Row], file: Path) -> None:
     names = {
         "n_layer": "layers", "n_embd": "width", "n_prompts": "prompts",
         "n_pos": "positions", "neurons": "neurons beside 48 heads",
     }  # fmt: skip
-    figure = Figure(figsize=(12, 2.9), layout="constrained")
-    for axes, (what, name) in zip(figure.subplots(1, 5, sharey=True), names.items(), strict=True):
-        mine = rows_of(rows, part="growth", what=what)
-        axes.plot([r["size"] for r in mine], [r["ms_per_evaluation"] for r in mine], "o-")
-        axes.set_yscale("log")
-        if what != "neurons":
-            axes.set_xscale("log", base=2)
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-        if what == "n_layer":
-            axes.set_ylabel("ms an evaluation of a pair")
-    figure.savefig(file, dpi=110)
+    with panels(file, 1, 5, (12, 2.9)) as axes:
+        for ax, (what, name) in zip(axes, names.items(), strict=True):
+            mine = rows_of(rows, part="growth", what=what)
+            ax.plot([r["size"] for r in mine], [r["ms_per_evaluation"] for r in mine], "o-")
+            ax.set(xlabel=name, yscale="log")
+            if what != "neurons":
+                ax.set_xscale("log", base=2)
+            ax.grid(alpha=0.3)
+        axes[0].set_ylabel("ms an evaluation of a pair")
 
 
 PARTS = {
     "limit": (limit, False),
-    "compiled": (compiling, False),
+    "compiled": (compiled, False),
     "peers": (against_peers, False),
     "growth": (growth, False),
+    "gpu": (gpu, False),
 }
 
-
 if __name__ == "__main__":
-    made = parser(__doc__, PARTS)
-    made.add_argument("--gpu", action="store_true", help="the figures for a GPU, and no others")
-    parsed = made.parse_args()
-    about = {"rounds": ROUNDS, "rivals": versions()}
-    if parsed.gpu:
-        options_of(parsed).parts("throughput_gpu", {"gpu": (gpu, False)}, **about)
-    else:
-        script(__doc__, "throughput", PARTS, draw, **about)
+    script(__doc__, "throughput", PARTS, draw, rounds=ROUNDS)
