@@ -1,13 +1,13 @@
 """Which units to keep, and which knock a task out: ours, LASSO, random subsets, greedy ablation.
 
-Every method takes a game that counts what it is asked (``Watched``) and says what it keeps at each
-of ``LEVELS``, or the set whose ablation leaves at most ``GONE`` of the task. ``pruning.py`` says
-what each is and compares them.
+A method of pruning gives the masks (True = kept) that it chose, one for each of ``LEVELS``; one of
+knocking out a mask whose ablated units leave at most ``GONE`` of the task. What a method pays, the
+game that it is given counts. ``pruning.py`` says what each is and compares them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,40 +20,78 @@ from benchmarks.games import Watched, singles, values_of
 LEVELS = (0.75, 0.5, 0.25)
 KEPT = (0.9, 0.75, 0.5)  # of the masks of the linear knock-out
 GONE = 0.1  # of the recovered share: the task is knocked out
-RIVALS = 10  # times as many masks for rivals
 MIN_DISCOVER = 75  # that ``discover`` asks for at least
-LARGEST = 3  # heads of the exhaustive reference
 
 Masks = np.ndarray  # Bool[mask unit], True = kept
 Values = Callable[[Masks], np.ndarray]  # -> Float[mask]
-
-
-@dataclass
-class Chosen:
-    """What a method keeps at each level, and what it paid."""
-
-    kept: Masks
-    masks: int
-
-
-# -- pruning ---------------------------------------------------------------------------------------
+Pool = Callable[[int], tuple[Masks, np.ndarray]]  # so many units kept: random masks, their values
 
 
 def sizes_of(n: int) -> list[int]:
     return [round(level * n) for level in LEVELS]
 
 
-def by_search(game: Watched, budget: int, seed: int) -> Chosen:
-    before, n = game.evaluations, len(game)
+def ablating(n: int, sets: Iterable[Iterable[int]]) -> Masks:
+    """A mask for each set of units, which it ablates."""
+    listed = [list(lost) for lost in sets]
+    masks = np.ones((len(listed), n), dtype=bool)
+    for mask, lost in zip(masks, listed, strict=True):
+        mask[lost] = False
+    return masks
+
+
+def without_one_more(kept: np.ndarray) -> Masks:
+    return kept & ablating(len(kept), [[unit] for unit in np.flatnonzero(kept)])
+
+
+def swapped(kept: np.ndarray) -> Masks:
+    """All sets with one unit out and another in."""
+    swaps = np.array([(i, j) for i in np.flatnonzero(kept) for j in np.flatnonzero(~kept)])
+    masks = np.repeat(kept[None], len(swaps), axis=0)
+    np.put_along_axis(masks, swaps[:, :1], False, axis=1)
+    np.put_along_axis(masks, swaps[:, 1:], True, axis=1)
+    return masks
+
+
+def of_size(n: int, size: int, count: int, rng: np.random.Generator) -> Masks:
+    """Random masks that keep so many units."""
+    masks = np.zeros((count, n), dtype=bool)
+    for mask in masks:
+        mask[rng.permutation(n)[:size]] = True
+    return masks
+
+
+def top(scores: np.ndarray, size: int) -> np.ndarray:
+    """The mask that keeps the units of highest score."""
+    kept = np.zeros(len(scores), dtype=bool)
+    kept[np.argsort(-scores, kind="stable")[:size]] = True
+    return kept
+
+
+def pool_of(game: Watched, count: int, seed: int) -> Pool:
+    """Random masks, measured once for all methods that use them."""
+
+    @cache
+    def pool(size: int) -> tuple[Masks, np.ndarray]:
+        masks = of_size(len(game), size, count, np.random.default_rng([seed, size]))
+        return masks, game.mean(masks)
+
+    return pool
+
+
+# -- pruning ---------------------------------------------------------------------------------------
+
+
+def by_search(game: Watched, budget: int, seed: int) -> Masks:
+    before, sizes = game.evaluations, sizes_of(len(game))
     found = sm.discover(game, budget=max(MIN_DISCOVER, budget // 2), seed=seed, progress=False)
     left = budget - (game.evaluations - before)
-    fake_held = _Nothing(game.labels)
     curve = sm.faithfulness_curve(
-        game, found, sizes=sizes_of(n), held_out=fake_held, aim="recover", budget=left,
+        game, found, sizes=sizes, held_out=_Nothing(game.labels), aim="recover", budget=left,
         progress=False,
     )  # fmt: skip
     kept = {int(mask.sum()): mask for mask in curve.circuits}
-    return Chosen(np.array([kept[size] for size in sizes_of(n)]), game.evaluations - before)
+    return np.array([kept[size] for size in sizes])
 
 
 @dataclass
@@ -70,49 +108,38 @@ class _Nothing:
         return torch.as_tensor(masks).double().mean(dim=1, keepdim=True).expand(-1, 2)
 
 
-def by_surrogate(game: Watched, budget: int, seed: int, proxy: str) -> Chosen:
-    before = game.evaluations
+def by_surrogate(game: Watched, budget: int, seed: int, proxy: str) -> Masks:
     small = sm.distill(game, budget, proxy, seed=seed, progress=False)
-    rng = np.random.default_rng(seed)
-    kept = [best_subset(predicting(small), len(game), size, rng) for size in sizes_of(len(game))]
-    return Chosen(np.array(kept), game.evaluations - before)
+    rng, n = np.random.default_rng(seed), len(game)
+    return np.array([best_subset(predicting(small), n, size, rng) for size in sizes_of(n)])
 
 
 def predicting(small: Any) -> Values:
     return lambda masks: small.predict(masks).reshape(len(masks), -1).mean(axis=1)
 
 
-def by_corrected(game: Watched, budget: int, seed: int, rounds: int = 3) -> Chosen:
-    before, n = game.evaluations, len(game)
-    rng, sizes = np.random.default_rng([seed, 3]), sizes_of(n)
+def by_corrected(game: Watched, budget: int, seed: int, rounds: int = 3) -> Masks:
+    n, sizes, rng = len(game), sizes_of(len(game)), np.random.default_rng([seed, 3])
     each = budget // (2 * len(sizes))
     masks = np.concatenate([of_size(n, size, each, rng) for size in sizes])
     values = game.mean(masks)
+
+    def best_measured(size: int) -> np.ndarray:
+        rows = np.flatnonzero(masks.sum(axis=1) == size)
+        return masks[rows[int(values[rows].argmax())]]
+
     for _ in range(rounds):
-        small = sm.explain(masks, values, seed=seed)
+        predict = predicting(sm.explain(masks, values, seed=seed))
         seen, new = {mask.tobytes() for mask in masks}, []
         for size in sizes:
-            best = best_subset(predicting(small), n, size, rng, starts=4)
-            ran = masks[masks.sum(axis=1) == size]
-            measured = ran[int(values[masks.sum(axis=1) == size].argmax())]
-            near = np.concatenate([best[None], swapped(best), swapped(measured)])
+            best = best_subset(predict, n, size, rng, starts=4)
+            near = np.concatenate([best[None], swapped(best), swapped(best_measured(size))])
             near = np.unique([m for m in near if m.tobytes() not in seen], axis=0)
-            order = np.argsort(-predicting(small)(near), kind="stable")
+            order = np.argsort(-predict(near), kind="stable")
             new.append(near[order[: each // rounds]])
         values = np.concatenate([values, game.mean(np.concatenate(new))])
         masks = np.concatenate([masks, *new])
-    at = [np.flatnonzero(masks.sum(axis=1) == size) for size in sizes]
-    kept = [masks[rows[int(values[rows].argmax())]] for rows in at]
-    return Chosen(np.array(kept), game.evaluations - before)
-
-
-def swapped(kept: np.ndarray) -> Masks:
-    """All sets with one unit out and another in."""
-    swaps = np.array([(i, j) for i in np.flatnonzero(kept) for j in np.flatnonzero(~kept)])
-    masks = np.repeat(kept[None], len(swaps), axis=0)
-    np.put_along_axis(masks, swaps[:, :1], False, axis=1)
-    np.put_along_axis(masks, swaps[:, 1:], True, axis=1)
-    return masks
+    return np.array([best_measured(size) for size in sizes])
 
 
 def best_subset(
@@ -122,8 +149,7 @@ def best_subset(
     helps."""
     best, most = np.zeros(n, dtype=bool), -np.inf
     for _ in range(starts):
-        kept = np.zeros(n, dtype=bool)
-        kept[rng.permutation(n)[:size]] = True
+        kept = of_size(n, size, 1, rng)[0]
         at = float(value(kept[None])[0])
         while True:
             masks = swapped(kept)
@@ -136,14 +162,6 @@ def best_subset(
     return best
 
 
-def of_size(n: int, size: int, count: int, rng: np.random.Generator) -> Masks:
-    """Random masks that keep so many units."""
-    masks = np.zeros((count, n), dtype=bool)
-    for mask in masks:
-        mask[rng.permutation(n)[:size]] = True
-    return masks
-
-
 def linear(masks: Masks, values: np.ndarray, seed: int) -> np.ndarray:
     """Each unit's LASSO coefficient; those that are 0 are told apart by the difference of means,
     which is far too small to change the order of others."""
@@ -154,65 +172,33 @@ def linear(masks: Masks, values: np.ndarray, seed: int) -> np.ndarray:
     return model.coef_ + 1e-9 * apart
 
 
-def top(scores: np.ndarray, size: int) -> np.ndarray:
-    kept = np.zeros(len(scores), dtype=bool)
-    kept[np.argsort(-scores, kind="stable")[:size]] = True
-    return kept
+def by_lasso(pool: Pool, sizes: Sequence[int], few: int, seed: int) -> Masks:
+    """From the first ``few`` masks of each size."""
+    measured = [(size, *pool(size)) for size in sizes]
+    return np.array([top(linear(m[:few], v[:few], seed), size) for size, m, v in measured])
 
 
-class Pools:
-    """Random masks that keep a share of the heads, measured once for all methods that use them."""
-
-    def __init__(self, game: Watched, count: int, seed: int) -> None:
-        self.game, self.count, self.seed = game, count, seed
-        self.known: dict[int, tuple[Masks, np.ndarray]] = {}
-
-    def __call__(self, size: int) -> tuple[Masks, np.ndarray]:
-        if size not in self.known:
-            rng = np.random.default_rng([self.seed, size])
-            masks = of_size(len(self.game), size, self.count, rng)
-            self.known[size] = masks, self.game.mean(masks)
-        return self.known[size]
+def by_best_random(pool: Pool, sizes: Sequence[int], few: int) -> Masks:
+    """Of the first ``few`` masks of each size."""
+    return np.array([m[int(v[:few].argmax())] for m, v in map(pool, sizes)])
 
 
-def by_sampling(pools: Pools, seed: int) -> dict[str, Chosen]:
-    """LASSO and best of random on masks of each level, and what a tenth of the masks gives them."""
-    count, out = pools.count, {}
-    measured = [(size, *pools(size)) for size in sizes_of(len(pools.game))]
-    for name, few in (("10 B", count), ("B", count // RIVALS)):
-        lasso = [top(linear(m[:few], v[:few], seed), size) for size, m, v in measured]
-        best = [m[int(v[:few].argmax())] for _, m, v in measured]
-        out[f"LASSO, {name}"] = Chosen(np.array(lasso), few * len(LEVELS))
-        out[f"best of random, {name}"] = Chosen(np.array(best), few * len(LEVELS))
-    out["a random one"] = Chosen(np.array([m[0] for _, m, _ in measured]), 0)
-    return out
-
-
-def by_main_effects(game: Watched) -> Chosen:
-    before = game.evaluations
+def by_main_effects(game: Watched) -> Masks:
     worth = -singles(game)
-    kept = [top(worth, size) for size in sizes_of(len(game))]
-    return Chosen(np.array(kept), game.evaluations - before)
+    return np.array([top(worth, size) for size in sizes_of(len(game))])
 
 
-def by_greedy(game: Watched) -> Chosen:
-    before, n = game.evaluations, len(game)
-    kept, at = np.ones(n, dtype=bool), {}
-    while kept.sum() > min(sizes_of(n)):
+def by_greedy(game: Watched) -> Masks:
+    sizes = sizes_of(len(game))
+    kept, at = np.ones(len(game), dtype=bool), {}
+    while kept.sum() > min(sizes):
         masks = without_one_more(kept)
         kept = masks[int(game.mean(masks).argmax())]
         at[int(kept.sum())] = kept
-    return Chosen(np.array([at[size] for size in sizes_of(n)]), game.evaluations - before)
+    return np.array([at[size] for size in sizes])
 
 
-def without_one_more(kept: np.ndarray) -> Masks:
-    units = np.flatnonzero(kept)
-    masks = np.repeat(kept[None], len(units), axis=0)
-    masks[np.arange(len(units)), units] = False
-    return masks
-
-
-# -- knock-out ----------------------------------------------------------------------------------
+# -- knock-out -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -225,8 +211,7 @@ class KnockOuts:
     share: dict[frozenset[int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ends = np.array([[True] * self.n, [False] * self.n])
-        intact, self.empty = self.values(ends).tolist()
+        intact, self.empty = self.values(ablating(self.n, [[], range(self.n)])).tolist()
         self.span = intact - self.empty
         self.spent = 2
         self.share[frozenset()] = 1.0
@@ -235,11 +220,8 @@ class KnockOuts:
         """Run those that are new, as far as the budget goes; those of them that are known now."""
         new = [s for s in dict.fromkeys(sets) if s not in self.share][: self.budget - self.spent]
         if new:
-            masks = np.ones((len(new), self.n), dtype=bool)
-            for mask, lost in zip(masks, new, strict=True):
-                mask[list(lost)] = False
             self.spent += len(new)
-            shares = (self.values(masks) - self.empty) / self.span
+            shares = (self.values(ablating(self.n, new)) - self.empty) / self.span
             self.share |= dict(zip(new, shares.tolist(), strict=True))
         return [s for s in dict.fromkeys(sets) if s in self.share]
 
@@ -279,9 +261,7 @@ def knock_out(
     joint = np.zeros((n, n))
     for (a, b), value in pairs.items():
         joint[a, b] = joint[b, a] = value / sets.span
-
-    backups = sorted((s for s in pairs if pairs[s] * sets.span < 0),
-                     key=lambda s: joint[s])[: 4 * width]  # fmt: skip
+    backups = sorted((s for s in pairs if joint[s] < 0), key=lambda s: joint[s])[: 4 * width]
     moves = [(unit,) for unit in range(n)] + backups
 
     def run_best(size: int, width: int, count: int) -> bool:
@@ -325,39 +305,30 @@ def knock_out(
     return sets
 
 
-def by_knock_out(game: Watched, budget: int, seed: int) -> tuple[np.ndarray | None, int]:
+def by_knock_out(game: Watched, budget: int, seed: int) -> np.ndarray | None:
+    """None where the budget does not find such a set."""
     before = game.evaluations
     found = sm.discover(game, budget=budget // 2, seed=seed, progress=False)
     main = np.nan_to_num(found.main_effects)
     pairs = {(s[0], s[1]): value for s, value in values_of(found).items() if len(s) == 2}
-    sets = knock_out(game.mean, main, pairs, budget - (game.evaluations - before))
-    lost = sets.smallest()
-    if lost is None:
-        return None, game.evaluations - before
-    kept = np.ones(len(game), dtype=bool)
-    kept[list(lost)] = False
-    return kept, game.evaluations - before
+    lost = knock_out(game.mean, main, pairs, budget - (game.evaluations - before)).smallest()
+    return None if lost is None else ablating(len(game), [lost])[0]
 
 
 def in_order(game: Watched, worth: np.ndarray) -> np.ndarray:
     """Ablate the largest first, until the task is gone: the first such prefix."""
     order = np.argsort(-worth, kind="stable")
-    masks = np.ones((len(order) + 1, len(order)), dtype=bool)
-    for row in range(len(order)):
-        masks[row + 1 :, order[row]] = False
+    masks = ablating(len(order), [order[:count] for count in range(len(order) + 1)])
     values = game.mean(masks)
     shares = (values - values[-1]) / (values[0] - values[-1])
     return masks[int(np.flatnonzero(shares <= GONE)[0])]
 
 
-def linear_knock_out(pools: Pools, few: int, seed: int) -> tuple[np.ndarray, int]:
-    """The best of the three (see the module), from the first ``few`` masks of each; and how many
-    masks that takes with those of the orders."""
-    found, n = [], len(pools.game)
-    for kept in KEPT:
-        masks, values = pools(round(kept * n))
-        found.append(in_order(pools.game, linear(masks[:few], values[:few], seed)))
-    return max(found, key=lambda mask: mask.sum()), len(KEPT) * (few + n + 1)
+def linear_knock_out(game: Watched, pool: Pool, few: int, seed: int) -> np.ndarray:
+    """The best of three, from the first ``few`` masks that keep each of ``KEPT``."""
+    pools = [pool(round(kept * len(game))) for kept in KEPT]
+    found = [in_order(game, linear(m[:few], v[:few], seed)) for m, v in pools]
+    return max(found, key=lambda mask: mask.sum())
 
 
 def greedy_knock_out(game: Watched) -> np.ndarray:
@@ -370,19 +341,3 @@ def greedy_knock_out(game: Watched) -> np.ndarray:
         if (values.min() - empty) / (whole - empty) <= GONE:
             break
     return kept
-
-
-def exhaustive(game: Watched, smaller_than: int) -> tuple[np.ndarray | None, int]:
-    """The best of the smallest sets that do it, of all with fewer units (where these are more than
-    ``LARGEST``, of one less than that); and the largest size that was run in full."""
-    n = len(game)
-    most = smaller_than - 1 if smaller_than <= LARGEST + 1 else LARGEST - 1
-    whole, empty = game.mean(np.array([[True] * n, [False] * n]))
-    for size in range(1, most + 1):
-        lost = np.array(list(combinations(range(n), size)))
-        masks = np.ones((len(lost), n), dtype=bool)
-        np.put_along_axis(masks, lost, False, axis=1)
-        shares = (game.mean(masks) - empty) / (whole - empty)
-        if shares.min() <= GONE:
-            return masks[int(shares.argmin())], size
-    return None, most
