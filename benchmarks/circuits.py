@@ -41,6 +41,7 @@ import torch
 import spex_mech as sm
 from benchmarks.frame import Options, Row, mean_and_error, script
 from benchmarks.games import Together, passages, prompts, singles
+from benchmarks.subsets import without_one_more
 from spex_mech.circuits.gates import gate_attribution
 from tests.backups import demo_with_backup, plant_backup
 from tests.compiled import load_plain, tracr_games
@@ -61,21 +62,17 @@ INDUCTION = {"L0H2", "L1H1", "L1H2", "L1H3"}
 # -- rankings -------------------------------------------------------------------------------------
 
 
-def conditional_ablation(game: Any, by_size: bool) -> list[str]:
-    """Units in the order of their importance given what is ablated: the last to go first."""
-    kept, order = np.ones(len(game), dtype=bool), []
-    ends = torch.tensor([[True], [False]]).expand(2, len(game))
-    whole, empty = game(ends).double().mean(1).tolist()
+def conditional_ablation(game: Any, by_size: bool) -> np.ndarray:
+    """A score of each unit, its importance given what is ablated: the last to go has the most."""
+    kept, place = np.ones(len(game), dtype=bool), np.zeros(len(game))
+    whole, empty = game.mean(np.array([kept, ~kept]))
     while kept.any():
         units = np.flatnonzero(kept)
-        masks = np.repeat(kept[None], len(units), axis=0)
-        masks[np.arange(len(units)), units] = False
-        values = game(torch.from_numpy(masks)).double().mean(1).numpy()
+        values = game.mean(without_one_more(kept))
         losses = abs(values - whole) if by_size else -values * np.sign(whole - empty)
-        gone = int(units[np.argmin(losses)])
-        kept[gone] = False
-        order.append(game.labels[gone])
-    return order[::-1]
+        gone = units[np.argmin(losses)]
+        kept[gone], place[gone] = False, len(game) - kept.sum()
+    return place
 
 
 def scores_of(game: Any, sloped: Any, by_size: bool) -> dict[str, np.ndarray]:
@@ -87,9 +84,7 @@ def scores_of(game: Any, sloped: Any, by_size: bool) -> dict[str, np.ndarray]:
         "integrated gradients": gate_attribution(sloped),
     }
     scores = {name: abs(score) if by_size else score for name, score in scores.items()}
-    place = {label: -i for i, label in enumerate(conditional_ablation(game, by_size))}
-    scores["conditional ablation"] = np.array([place[label] for label in game.labels], dtype=float)
-    return scores
+    return scores | {"conditional ablation": conditional_ablation(game, by_size)}
 
 
 # -- known circuits -------------------------------------------------------------------------------
@@ -101,23 +96,19 @@ def recovery(name: str, draws: Iterator[Draw], **about: Any) -> Row:
     for game, sloped, known in draws:
         rows.append(recovered(game, sloped, known))
         out |= {"n_units": len(game), "n_known": len(known), **about}
-
-    def over(*path: str) -> np.ndarray:
-        found: Any = rows
-        for key in path:
-            found = [row[key] for row in found]
-        return np.array(found, dtype=float)
-
-    out["n_draws"] = len(rows)
-    out["circuit_0.99"] = {key: over("circuit", key).mean() for key in rows[0]["circuit"]}
-    out |= {key: over(key).mean() for key in ("score_of_known", "evaluations")}
-    out["rankings"] = {}
+    out |= {"n_draws": len(rows), "rankings": {}}
+    out["circuit_0.99"] = {
+        key: np.mean([row["circuit"][key] for row in rows]) for key in rows[0]["circuit"]
+    }
+    for key in ("score_of_known", "evaluations"):
+        out[key] = np.mean([row[key] for row in rows])
     for rival in rows[0]["rankings"]:
         of = out["rankings"][rival] = {}
         for key in MEASURES:
-            of[key], of[f"{key}_stderr"] = mean_and_error(over("rankings", rival, key))
-        gain = over("rankings", "ours", "roc") - over("rankings", rival, "roc")
-        of["ours_ahead"], of["ahead_stderr"] = mean_and_error(gain)
+            told = mean_and_error(row["rankings"][rival][key] for row in rows)
+            of[key], of[f"{key}_stderr"] = told
+        ahead = (row["rankings"]["ours"]["roc"] - row["rankings"][rival]["roc"] for row in rows)
+        of["ours_ahead"], of["ahead_stderr"] = mean_and_error(ahead)
     return out
 
 
@@ -151,8 +142,7 @@ def recovered(game: Any, sloped: Any, known: set[str]) -> Row:
         "with_backups": int(named.sum()),
         "known_backups": len(backups & known), "other_backups": len(backups - known),
     }  # fmt: skip
-    ends = np.array([right, np.ones_like(right), np.zeros_like(right)])
-    alone, whole, empty = game(torch.from_numpy(ends)).double().mean(1).tolist()
+    alone, whole, empty = game.mean(np.array([right, right | True, right & False])).tolist()
     out["score_of_known"] = (alone - empty) / (whole - empty)
     return out
 

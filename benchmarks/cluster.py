@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import spex_mech as sm
-from benchmarks.frame import Options, Row, alone, memory_mb, most_memory_mb, script
+from benchmarks.frame import Options, Row, alone, memory_mb, most_memory_mb, script, timed
 from spex_mech.game import Answer, Game
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import opened
@@ -41,10 +41,7 @@ class Sleeping(Game):
 
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = None) -> Answer:
         time.sleep(self.seconds)
-        return self.valued(masks.ablated)
-
-    def valued(self, ablated: np.ndarray) -> Answer:
-        return Answer(self.weights[ablated].sum(axis=1) ** 2)
+        return Answer(self.weights[masks.ablated].sum(axis=1) ** 2)
 
     def identity(self) -> dict[str, Any]:
         return {"sleeping": self.n}
@@ -62,11 +59,9 @@ class Threads:
         return self.executor.submit(function, self.game, *arguments)
 
 
-def timed(game: Any, budget: int) -> tuple[sm.Interactions, float]:
+def search(game: Any, budget: int) -> tuple[sm.Interactions, float]:
     """A search of all pairs as far as the budget goes, and its seconds."""
-    started_at = time.perf_counter()
-    found = sm.discover(game, "exhaustive", budget=budget, progress=False)
-    return found, time.perf_counter() - started_at
+    return timed(lambda: sm.discover(game, "exhaustive", budget=budget, progress=False))
 
 
 def pace(options: Options) -> Iterator[Row]:
@@ -74,7 +69,7 @@ def pace(options: Options) -> Iterator[Row]:
     masks, batches = 64, 100 if options.quick else 800
     for n_workers, count in ((8, batches), (64, 8 * batches)):
         game = Sleeping(2000, 0.1, masks)
-        found, seconds = timed(RemoteGame(Threads(game, n_workers)), count * masks)
+        found, seconds = search(RemoteGame(Threads(game, n_workers)), count * masks)
         rate = found.cost["evaluations"] / masks / seconds
         about = {"workers": n_workers, "masks_per_batch": masks, "batches_per_second": rate}
         yield about | {"share": rate / (n_workers / game.seconds)}
@@ -87,9 +82,9 @@ def sleeping_second() -> Sleeping:
 def overhead(options: Options) -> Iterator[Row]:
     """One worker process against none, batches of a second."""
     budget = 16 * (8 if options.quick else 25)
-    here, local = timed(sleeping_second(), budget)
+    here, local = search(sleeping_second(), budget)
     with started(sleeping_second, 1) as remote:  # the worker's start is not a matter of batches
-        far, there = timed(remote, budget)
+        far, there = search(remote, budget)
     same = bool((here.values == far.values).all())
     yield {"workers": 1, "same": same, "ratio": there / local}
 
@@ -102,7 +97,7 @@ def flat_memory(batches: int) -> Row:
         rng = np.random.default_rng(0)
         for batch in range(batches):
             asked = MaskBatch.of_rows(rng.integers(0, 1000, (16, 3)), 1000)
-            run.answer(asked, False, "", None, lambda asked=asked: game.valued(asked.ablated))
+            run.answer(asked, False, "", None, lambda asked=asked: game.evaluate(asked))
             if batch in (batches // 10, batches - 1):
                 held.append(memory_mb())
     return {"batches": batches, "mb_after_a_tenth": held[0], "mb_after": held[1]}
@@ -111,7 +106,7 @@ def flat_memory(batches: int) -> Row:
 def driver_memory(evaluations: int) -> Row:
     """So many evaluations among 40,000 units, without a store."""
     before = most_memory_mb()
-    found, seconds = timed(Sleeping(40_000, 0.0, 4096), evaluations)
+    found, seconds = search(Sleeping(40_000, 0.0, 4096), evaluations)
     about = {"n": 40_000, "evaluations": found.cost["evaluations"], "seconds": seconds}
     return about | {"mb_before": before, "mb_most": most_memory_mb()}
 

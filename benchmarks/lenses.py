@@ -11,7 +11,6 @@ judged by recall of its own kind too. A rival may report as many pairs as it had
 Writes ``results/lenses.json``.
 """
 
-import time
 from collections.abc import Iterable, Iterator
 from itertools import combinations, product
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 import spex_mech as sm
-from benchmarks.frame import SEEDS, Options, Row, script, versions
+from benchmarks.frame import SEEDS, Options, Row, script, timed
 from benchmarks.games import Pair, pairs_of, r2, recall, strongest
 from benchmarks.rivals import SHAPIQ, run_rival, strongest_pairs
 
@@ -62,13 +61,14 @@ def ours(game: Any, truth: list[Pair], k: int, method: str, **options: Any) -> f
     return recall(pairs_of(found), truth, k)
 
 
-def mean_of(scores: list[float | None]) -> float | None:
+def mean_of(scores: Iterable[float | None]) -> float | None:
     known = [score for score in scores if score is not None]
     return float(np.mean(known)) if known else None
 
 
-def row(game: str, n: int, budget: int, method: str, k: int, score: Any, **more: Any) -> Row:
-    about = {"game": game, "n": n, "budget": budget, "method": method, "k": k}
+def row(game: str, n: int, budget: int, method: str, score: Any, **more: Any) -> Row:
+    """Recall of the true top 50."""
+    about = {"game": game, "n": n, "budget": budget, "method": method, "k": 50}
     return about | {"recall": score} | more
 
 
@@ -139,21 +139,19 @@ def tokens(options: Options) -> Iterator[Row]:
     for masking in ("mean",) if options.quick else ("mean", "attention"):
         game = story(options.models, "stories260k", masking)
         n, truth, name = len(game), intact_pairs(game), f"story 260K, a paragraph, {masking}"
-        values = lambda masks, g=game: g.mean(torch.from_numpy(np.asarray(masks, dtype=bool)))  # noqa: E731
         methods: dict[str, Row] = {"spex": {"method": "spex"}, "proxyspex": {"method": "proxyspex"}}
         if masking == "mean":
             methods["spex, values only"] = {"method": "spex", "gradients": False}
         for budget in (5 * n,) if options.quick else (2 * n, 5 * n, 10 * n):
             for method, how in methods.items():
-                score = mean_of(
-                    [ours(game, truth, 50, budget=budget, seed=s, **how) for s in options.seeds]
-                )
-                yield row(name, n, budget, f"spex_mech {method}", 50, score)
+                found = [ours(game, truth, 50, budget=budget, seed=s, **how) for s in options.seeds]
+                yield row(name, n, budget, f"spex_mech {method}", mean_of(found))
             for rival, run in SHAPIQ.items():
-                got = [run_rival(run, values, n, budget, s, time_limit=120) for s in options.seeds]
+                asked = (run, game.mean, n, budget)
+                got = [run_rival(*asked, seed, time_limit=120) for seed in options.seeds]
                 failure = next((r.failure for r in got if r.failure), "")
-                told = None if failure else mean_of([r.recall(truth, 50, budget) for r in got])
-                yield row(name, n, budget, rival, 50, told, failure=failure)
+                told = None if failure else mean_of(r.recall(truth, 50, budget) for r in got)
+                yield row(name, n, budget, rival, told, failure=failure)
 
 
 def student(options: Options) -> Iterator[Row]:
@@ -169,8 +167,7 @@ def student(options: Options) -> Iterator[Row]:
             "spex": {"method": "spex"},
         }
         for budget, (way, how) in product((4 * n, 8 * n), ways.items()):
-            score = ours(game, truth, 50, budget=budget, seed=0, **how)
-            yield row(name, n, budget, way, 50, score)
+            yield row(name, n, budget, way, ours(game, truth, 50, budget=budget, seed=0, **how))
 
 
 def digits(options: Options) -> Iterator[Row]:
@@ -185,9 +182,9 @@ def digits(options: Options) -> Iterator[Row]:
     truth = intact_pairs(game)
     budgets = (1000,) if options.quick else (1000, 2000, 5000)
     for budget, method in product(budgets, ("spex", "proxyspex")):
-        score = mean_of([ours(game, truth, 50, method, budget=budget, seed=s) for s in SEEDS])
+        score = mean_of(ours(game, truth, 50, method, budget=budget, seed=s) for s in SEEDS)
         name = "digits 3 and 8, 200 examples, ridge"
-        yield row(name, 200, budget, f"spex_mech {method}", 50, score)
+        yield row(name, 200, budget, f"spex_mech {method}", score)
     if not options.quick:
         yield retrained(x, target)
         yield ten_thousand(x, target)
@@ -200,9 +197,9 @@ def retrained(x: np.ndarray, target: np.ndarray) -> Row:
 
     y = (target % 2).astype(float)
     game = sm.TrainingGame.logistic(x[:1000], y[:1000], x[1000:], y[1000:], 1.0)
-    started = time.perf_counter()
-    found = sm.discover(game, "proxyspex", budget=2000, seed=0, progress=False)
-    seconds, best = time.perf_counter() - started, found.top(10)
+    how: Row = {"budget": 2000, "seed": 0, "progress": False}
+    found, seconds = timed(lambda: sm.discover(game, "proxyspex", **how))
+    best = found.top(10)
 
     def train(weights: torch.Tensor) -> torch.Tensor:
         values = []
@@ -234,12 +231,12 @@ def ten_thousand(x: np.ndarray, target: np.ndarray) -> Row:
     many = moved.reshape(10_000, 64) + 0.05 * rng.normal(size=(10_000, 64))
     y = np.where(target % 2, 1.0, -1.0)
     game = sm.TrainingGame.ridge(many, y[of], x[1297:], y[1297:], 10.0)
-    started = time.perf_counter()
-    found = sm.discover(game, "proxyspex", budget=10_000, seed=0, progress=False)
+    how: Row = {"budget": 10_000, "seed": 0, "progress": False}
+    found, seconds = timed(lambda: sm.discover(game, "proxyspex", **how))
     return {
         "game": "moved digits, 10,000 examples, ridge", "n": 10_000, "budget": 10_000,
         "evaluations": found.cost["evaluations"], "pairs": len(found),
-        "seconds": time.perf_counter() - started, "audit": found.audit,
+        "seconds": seconds, "audit": found.audit,
     }  # fmt: skip
 
 
@@ -251,4 +248,4 @@ PARTS = {
 }
 
 if __name__ == "__main__":
-    script(__doc__, "lenses", PARTS, seeds=list(SEEDS), rivals=versions())
+    script(__doc__, "lenses", PARTS, seeds=list(SEEDS))

@@ -14,14 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 import spex_mech as sm
-from benchmarks.frame import Options, Row, script
+from benchmarks.frame import Options, Row, script, timed
 
 
 def demo(options: Options) -> Iterator[Row]:
@@ -31,39 +30,25 @@ def demo(options: Options) -> Iterator[Row]:
         return
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "spex_mech", "demo", "--model", "smollm2"]
-        started = time.perf_counter()
-        subprocess.run([*command, "--out", folder], check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - started
+        command += ["--out", folder]
+        _, seconds = timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # kB on Linux
         found = sm.Interactions.load(Path(folder) / "interactions.npz")
         again = sm.Interactions.load(Path(folder) / "confirmed.npz")
         shutil.copy(Path(folder) / "network.png", options.picture("smollm2.png"))
     same = np.array([found.value(*pair) * again.value(*pair) > 0 for pair in again.names])
+    n = len(found.labels)
     yield {
-        "what": "run",
-        "units": len(found.labels),
-        "pairs": len(found.labels) * (len(found.labels) - 1) // 2,
-        "prompts": found.values.shape[1],
-        "other_prompts": again.values.shape[1],
-        "right": found.about["accuracy"]["right"],
-        "evaluations": found.cost["evaluations"],
-        "measured": len(found),
-        "tried": len(again),
-        "confirmed": int((same & (again.q_value <= 0.05)).sum()),
-        "same_sign": int(same.sum()),
-        "seconds": seconds,
-        "gigabytes": memory,
-    }
-    q = again.q_value
-    for rank, pair in enumerate(again.names):
-        yield {
-            "what": "pair",
-            "pair": " x ".join(pair),
-            "searched": found.value(*pair),
-            "again": float(again.mean[rank]),
-            "stderr": float(again.stderr[rank]),
-            "q": float(q[rank]),
-        }
+        "what": "run", "units": n, "pairs": n * (n - 1) // 2, "prompts": found.values.shape[1],
+        "other_prompts": again.values.shape[1], "right": found.about["accuracy"]["right"],
+        "evaluations": found.cost["evaluations"], "measured": len(found), "tried": len(again),
+        "confirmed": int((same & (again.q_value <= 0.05)).sum()), "same_sign": int(same.sum()),
+        "seconds": seconds, "gigabytes": memory,
+    }  # fmt: skip
+    figures = zip(again.names, again.mean, again.stderr, again.q_value, strict=True)
+    for pair, mean, stderr, q in figures:
+        row = {"what": "pair", "pair": " x ".join(pair), "searched": found.value(*pair)}
+        yield row | {"again": float(mean), "stderr": float(stderr), "q": float(q)}
 
 
 if __name__ == "__main__":

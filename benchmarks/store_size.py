@@ -10,72 +10,57 @@ mask can be), and gradients by 8 blocks of prompts (a thousandth as many). Write
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import Options, Row, script
-from spex_mech.game import Answer
+from benchmarks.frame import Options, Row, script, timed
+from spex_mech.game import Answer, FunctionGame
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import opened
-from spex_mech.search.contract import Question
+from spex_mech.search.contract import GRADIENT_COST
 
 UNITS, PROMPTS, BLOCKS, BATCH = 10_000, 8, 8, 1024
 
 
-class Game:
-    """It is never asked: the benchmark brings the values."""
-
-    labels = tuple(str(unit) for unit in range(UNITS))
-
-    def __len__(self) -> int:
-        return UNITS
-
-    def identity(self) -> dict[str, Any]:
-        return {"game": "synthetic"}
-
-
-def masks(kind: str, rng: np.random.Generator, count: int) -> Question:
+def masks(kind: str, rng: np.random.Generator, count: int) -> MaskBatch:
     """Of one batch."""
     if kind == "pairs":
-        return Question(MaskBatch.of_rows(rng.integers(0, UNITS, (count, 2)), UNITS))
+        return MaskBatch.of_rows(rng.integers(0, UNITS, (count, 2)), UNITS)
     half, shift = rng.permutation(UNITS)[: UNITS // 2], rng.permutation(UNITS)[:count]
-    return Question(MaskBatch.of_rows((half + shift[:, None]) % UNITS, UNITS), kind == "gradients")
+    return MaskBatch.of_rows((half + shift[:, None]) % UNITS, UNITS)
 
 
-def answer(question: Question, rng: np.random.Generator) -> Answer:
+def answer(kind: str, rng: np.random.Generator, count: int) -> Answer:
     """As of a model that computes in float32."""
-    values = rng.standard_normal((len(question), PROMPTS), dtype=np.float32).astype(np.float64)
-    if not question.gradient:
+    values = rng.standard_normal((count, PROMPTS), dtype=np.float32).astype(np.float64)
+    if kind != "gradients":
         return Answer(values)
-    shape = (len(question), BLOCKS, UNITS)
-    return Answer(values, rng.standard_normal(shape, dtype=np.float32).astype(np.float64))
+    slopes = rng.standard_normal((count, BLOCKS, UNITS), dtype=np.float32)
+    return Answer(values, slopes.astype(np.float64))
 
 
 def measured(kind: str, count: int, path: Path) -> Row:
-    rng, spent = np.random.default_rng(0), 0.0
-    batch = BATCH if kind != "gradients" else 16
-    with opened(path, Game(), check=False) as store:
-        run = store.search({"kind": kind}, Game(), batch)
+    # It is never asked: the benchmark brings the values.
+    game = FunctionGame(len, [str(unit) for unit in range(UNITS)], vectorized=True)
+    rng, spent, slopes = np.random.default_rng(0), 0.0, kind == "gradients"
+    batch = 16 if slopes else BATCH
+    with opened(path, game, check=False) as store:
+        run = store.search({"kind": kind}, game, batch)
         for start in range(0, count, batch):
-            question = masks(kind, rng, min(batch, count - start))
-            found = answer(question, rng)
-            asked = question.masks
-            started = time.perf_counter()
-            run.answer(asked, question.gradient, kind, None, lambda found=found: found)
-            spent += time.perf_counter() - started
+            asked = masks(kind, rng, min(batch, count - start))
+            found = answer(kind, rng, len(asked))
+            keep = partial(run.answer, asked, slopes, kind, None, lambda found=found: found)
+            spent += timed(keep)[1]
     started = time.perf_counter()
-    with opened(path, Game(), check=False) as store:
+    with opened(path, game, check=False) as store:
         opening = time.perf_counter() - started
-        other = store.search({"kind": "other"}, Game(), batch)
-        rng = np.random.default_rng(0)
-        question = masks(kind, rng, batch)
-        asked = question.masks
-        started = time.perf_counter()
-        other.answer(asked, question.gradient, kind, None, lambda: answer(question, rng))
-        found_again = time.perf_counter() - started
-        assert other.reused == question.cost
+        other = store.search({"kind": "other"}, game, batch)
+        asked = masks(kind, np.random.default_rng(0), batch)
+        none = answer(kind, rng, batch)
+        _, found_again = timed(lambda: other.answer(asked, slopes, kind, None, lambda: none))
+        assert other.reused == batch * (GRADIENT_COST if slopes else 1)
     size = path.stat().st_size
     return {
         "masks": kind, "evaluations": count, "gigabytes": size / 1e9, "bytes_each": size / count,
