@@ -14,8 +14,9 @@ is no function of many. If the function takes a mask ``[unit]`` as well and says
 it, nobody can tell which of the two is meant, and ``vectorized`` must say it. Later on a driver
 asks some masks again in other company (``search.again``), which shows what a few masks did not.
 
-The trial takes 6 evaluations of a function of many masks (9 if it varies); they are not counted.
-With ``vectorized=True`` a function that takes tensors is not tried at all.
+The trial takes 5 or 6 evaluations of a function of many masks (9 if it varies), not of the
+search's budget: a result has them in ``cost["checks"]``. With ``vectorized=True`` a function that
+takes tensors is not tried at all.
 """
 
 import inspect
@@ -125,6 +126,7 @@ class Called:
     ) -> None:
         self.function, self.labels, self.vectorized = function, labels, vectorized
         self.trusted = trusted
+        self.n_tried = 0  # evaluations that the trial took
         self._way: Way | None = None
 
     def __call__(self, masks: MaskBatch) -> Table:
@@ -165,7 +167,7 @@ class Called:
             failed: dict[Way, Exception] = {}
             for way in ways:
                 try:
-                    values = self.asked(way, probe)
+                    values = self._tried(way, probe)
                     if way.many and self.vectorized is None:
                         self._check(way, probe, values)
                     return way
@@ -178,6 +180,11 @@ class Called:
                 break  # it answers of any mask
         raise why[0]
 
+    def _tried(self, way: Way, masks: MaskBatch) -> Table:
+        values = self.asked(way, masks)
+        self.n_tried += len(masks)
+        return values
+
     def _check(self, way: Way, probe: MaskBatch, values: Table) -> None:
         """That a mask has the same value whatever masks are asked with it.
 
@@ -187,11 +194,11 @@ class Called:
         """
         close = _CLOSE * abs(values[np.isfinite(values)]).max(initial=0.0)
         parts = [probe.part(row, row + 1) for row in (0, len(probe) - 1)]
-        alone = np.concatenate([self.asked(way, part) for part in parts])
+        alone = np.concatenate([self._tried(way, part) for part in parts])
         together = values[[0, -1]]
         off = _apart(alone, together)
         if off > close:
-            again = self.asked(way, probe)
+            again = self._tried(way, probe)
             varies = _apart(again, values)
             if not off <= _VARIES * varies:
                 raise AnswerError(
@@ -201,11 +208,11 @@ class Called:
                 )
             return
         try:
-            single = self.asked(Way(False, way.torch), parts[-1])
+            single = self._tried(Way(False, way.torch), parts[-1])
         except Exception:  # as it should: it takes many masks
             return
         if single.shape == together[-1:].shape and not _apart(single, together[-1:]) <= close:
-            again = self.asked(way, parts[-1])
+            again = self._tried(way, parts[-1])
             if _apart(single, together[-1:]) <= _VARIES * _apart(again, together[-1:]):
                 return  # it varies
             raise _Ambiguous(

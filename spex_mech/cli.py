@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spex_mech.runs.errors import WorkerError
+from spex_mech.runs.errors import Interruption, WorkerError
 
 # The functions' own defaults, repeated here because importing them would load torch; a test holds
 # the two together.
@@ -57,13 +57,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, WorkerError) as error:
         print(f"spex-mech: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("spex-mech: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        _say_interrupted(Interruption.of(stop), options)
         return 130
-    except _Terminated:
+    except _Terminated as stop:
+        for note in getattr(stop, "__notes__", ()):
+            print(f"spex-mech: {note}", file=sys.stderr)
         print("spex-mech: terminated", file=sys.stderr)
         return 143
     return 0
+
+
+def _say_interrupted(left: Interruption | None, options: argparse.Namespace) -> None:
+    """What an interrupted search has left, and the command that goes on."""
+    told = "interrupted" if left is None else f"{left.count}; {left.kept}"
+    print(f"spex-mech: {told}", file=sys.stderr)
+    if left is None or left.path is None:
+        return
+    words = ["spex-mech", *options.words]
+    if options.command is _discover and options.store is None:
+        words += ["--store", str(left.path)]
+    if options.command in (_discover, _sweep):
+        print(f"go on with: {shlex.join(words)}", file=sys.stderr)
 
 
 class _Terminated(BaseException):

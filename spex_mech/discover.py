@@ -75,7 +75,7 @@ def discover(
             (``game.as_game`` says what else it may have); or, with ``n``, any function of masks.
             It gets masks, True = kept: many as a bool tensor or array ``[mask unit]``, or one,
             ``[unit]``, and returns one number per mask, or one per mask and prompt. How it is to be
-            called is found out with a small batch (``calls``), which is not counted.
+            called is found out with a small batch (``calls``): ``cost["checks"]`` counts it.
         method: "spex" (adaptive: the strongest pairs, in close to linear cost), "proxyspex" (the
             same, on candidates of a small model that was distilled from masked runs) or
             "exhaustive" (every pair; a random sample of them where the budget is smaller). Or a
@@ -135,6 +135,9 @@ def discover(
             differs).
         BlockingIOError: another process holds the store.
         OSError: the store cannot be written; what was committed is kept.
+        KeyboardInterrupt: Ctrl-C. Without a store, what some seconds or more have measured is kept
+            in a new one, ``interrupted-DATE-TIME.sqlite`` in the current folder: the text names it,
+            and the same call with ``store=`` that file goes on. A second one ends at once.
     """
     order, seed = whole("order", order, 2), whole("seed", seed, 0)
     budget = None if budget is None else whole("budget", budget, 1)
@@ -151,8 +154,9 @@ def _discovered(
     seed: int,
     options: dict[str, Any],
     how: RunSettings,
+    ending: Callable[[], str] = str,
 ) -> Interactions:
-    """What ``discover`` returns, of a game that is ready."""
+    """What ``discover`` returns, of a game that is ready; ``ending`` as of ``session``."""
     if isinstance(method, Search):
         if budget is not None or order != 2 or seed or options:
             raise ValueError(
@@ -183,7 +187,7 @@ def _discovered(
         return with_masks_asked_again(make, budget, count_of_sets(len(game), order))
 
     identity = {"method": method, **common, **options}
-    return _searched(game, search, about, identity, how)
+    return _searched(game, search, about, identity, how, ending)
 
 
 def _search(
@@ -283,11 +287,14 @@ def student_of(
     few = n * (n - 1) // 2 <= _FEW_PAIRS and order == 2
     budget = None if few else _STUDENT_BUDGET * n + 1000
     method = "exhaustive" if few else "spex"
-    beside = None
-    if how.store is not None:  # one file for each student
+
+    def ending() -> str:  # one file for each student
         told = json.dumps(identity_of(smaller), sort_keys=True).encode()
-        beside = f"{os.fspath(how.store)}.student-{blake2b(told, digest_size=4).hexdigest()}"
-    found = discover(smaller, method, budget, order, seed, progress=how.progress, store=beside)
+        return f".student-{blake2b(told, digest_size=4).hexdigest()}"
+
+    beside = None if how.store is None else f"{os.fspath(how.store)}{ending()}"
+    here = RunSettings(how.progress, beside)
+    found = _discovered(smaller, method, budget, order, seed, {}, here, ending)
     sets = [tuple(u for u in row if u >= 0) for row in found.units.tolist()]
     return Student(smaller, list(zip(sets, found.mean.tolist(), strict=True)), found.cost)
 
@@ -448,9 +455,10 @@ def _searched(
     about: dict[str, Any],
     identity: dict[str, Any],
     how: RunSettings,
+    ending: Callable[[], str] = str,
 ) -> Interactions:
     """The result of a search, driven to its end, or as a store has it from an earlier call."""
-    with how.session(game) as session:
+    with how.session(game, ending=ending) as session:
         run = session.run(identity)
         # The code of a user's own search is not hashed: its evaluations are used, its result not.
         own = isinstance(identity["method"], Search)

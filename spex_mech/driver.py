@@ -69,6 +69,9 @@ class Watcher:
     def answered(self, cost: int) -> None:
         """A batch is over; what was not there already cost so much."""
 
+    def has(self, masks: MaskBatch, question: Question, answer: Answer) -> None:
+        """The answer to a batch of a question is there, new or kept."""
+
     def told(self, values: Float[np.ndarray, "mask prompt"], game: Game, search: Search) -> None:
         """The search was told the answer to its question."""
 
@@ -171,6 +174,10 @@ class Watchers(Watcher):
         for one in self.all:
             one.answered(cost)
 
+    def has(self, masks: MaskBatch, question: Question, answer: Answer) -> None:
+        for one in self.all:
+            one.has(masks, question, answer)
+
     def told(self, values: Float[np.ndarray, "mask prompt"], game: Game, search: Search) -> None:
         for one in self.all:
             one.told(values, game, search)
@@ -270,6 +277,7 @@ def _answers(
 
         answer = ask() if run is None else run.answer(part, slopes, question.stage, looked, ask)
         watcher.answered(each * len(rest))
+        watcher.has(part, question, answer)
         yield answer
 
 

@@ -101,6 +101,11 @@ class Game(ABC):
     n_workers: int | None = None  # processes that compute; None: this one
 
     @property
+    def n_tried(self) -> int:
+        """Evaluations that it took so far to find out how it is called (``calls``)."""
+        return 0
+
+    @property
     @abstractmethod
     def units(self) -> Units:
         """What the columns of a mask are."""
@@ -299,6 +304,10 @@ class FunctionGame(Game):
     def units(self) -> Units:
         return self._units
 
+    @property
+    def n_tried(self) -> int:
+        return self.called.n_tried
+
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
         if slopes:
             raise ValueError("a plain function has no slopes; give gradients=False")
@@ -324,6 +333,10 @@ class _Foreign(Game):
     @property
     def units(self) -> Units:
         return self._units
+
+    @property
+    def n_tried(self) -> int:
+        return self._called.n_tried
 
     @property
     def has_slopes(self) -> bool:

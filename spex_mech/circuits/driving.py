@@ -21,6 +21,7 @@ from spex_mech.circuits.steps import Masks, Steps, StepSearch, Values
 from spex_mech.game import Game, as_game, is_game
 from spex_mech.games.model_game import ModelGame
 from spex_mech.results.interactions import Interactions
+from spex_mech.runs.interrupts import Log
 from spex_mech.runs.session import RunSettings, Session
 from spex_mech.runs.workers import started
 from spex_mech.search.contract import GRADIENT_COST
@@ -88,6 +89,7 @@ class CircuitRuns:
         self.games, self.how, self.settings = games, how, dict(settings)
         self.costs: list[dict[str, int | float]] = []
         self.held_out_costs: list[dict[str, int | float]] = []
+        self._log: Log | None = None  # of the selection
 
     def select(
         self,
@@ -104,6 +106,7 @@ class CircuitRuns:
         """
         identity, slopes = {"method": name, **self.settings}, None
         with self.how.session(self.games.game) as session:
+            self._log = session.log
             if gradients:
                 slopes = self._slopes(session, identity, gradients)
             result, cost = _driven(session, identity, steps(slopes), planned, "selecting a circuit")
@@ -126,7 +129,8 @@ class CircuitRuns:
             path = path.with_name(f"{path.stem}.held_out{path.suffix}")
         assert self.games.held_out is not None
         identity = {"method": "scores", **self.settings}
-        with replace(self.how, store=path).session(self.games.held_out) as session:
+        # What an interrupt keeps is the selection, which took far more than the scores.
+        with replace(self.how, store=path).session(self.games.held_out, self._log) as session:
             steps = one_question(masks)
             values, cost = _driven(session, identity, steps, len(masks), "scoring")
         self.held_out_costs.append(cost)

@@ -23,6 +23,7 @@ from spex_mech.search.resolution import Resolution
 _PARTS = ((1.0, 0.75, 0.25), (0.5, 0.125))  # of the units, for the two masks besides the intact one
 _SEED = 0
 _CALLS = 4  # of one mask, where it differs: two calls may be close by chance
+_TOGETHER = 1e-4  # of the largest value: how far rounding may take it in other company
 _VARIES = 3.0  # differences of this many times what these calls differ by are no change
 
 
@@ -65,14 +66,20 @@ def _candidates(n: int, parts: Sequence[float], number: int) -> Iterator[tuple[i
             yield tuple(sorted(order[:size].tolist()))
 
 
-def compare(path: Path, game: Game, kept: Sequence[Check]) -> None:
+def compare(path: Path, game: Game, kept: Sequence[Check], together: bool = False) -> None:
     """Ask the masks of a store again.
+
+    Args:
+        together: the values were not asked alone but with others, so that rounding may be another.
 
     It warns where the values vary from one call to the next by about as much as they differ.
 
     Raises:
         ValueError: a value has changed by more than the game's floor.
     """
+    floor = _floor(game, kept)
+    if together:
+        floor = max(floor, _TOGETHER * max(abs(check.values).max(initial=0.0) for check in kept))
     for check in kept:
         now = asked(game, check.ablated)
         if now.shape != check.values.shape:
@@ -83,7 +90,7 @@ def compare(path: Path, game: Game, kept: Sequence[Check]) -> None:
         if np.array_equal(now, check.values):
             continue
         off = abs(now - check.values)
-        if not (off > _floor(game, kept)).any():
+        if not (off > floor).any():
             continue
         at = int(off.argmax())
         where = f"with {names_of(game.labels, check.ablated)} ablated"

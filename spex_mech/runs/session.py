@@ -13,19 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from spex_mech.arguments import path_of, shown, whole
-from spex_mech.driver import Unchanged, Watcher, drive
+from spex_mech.driver import Unchanged, Watcher, Watchers, drive
 from spex_mech.game import Game, as_game
+from spex_mech.runs.interrupts import Log, told
 from spex_mech.runs.store import KeptArray, Run, Store, opened
 from spex_mech.runs.workers import started
 from spex_mech.search.contract import Search
-
-Path = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunSettings:
     """
 
     progress: bool = True
-    store: Path | None = None
+    store: str | os.PathLike[str] | None = None
     workers: int | None = None
     address: str | None = None
     masks_per_batch: int | None = None
@@ -98,12 +98,25 @@ class RunSettings:
             yield as_game(remote, n, labels, vectorized)
 
     @contextmanager
-    def session(self, game: Game) -> Iterator["Session"]:
-        """The game with its store, where there is one, for the time of the block."""
+    def session(
+        self, game: Game, log: Log | None = None, ending: Callable[[], str] = str
+    ) -> Iterator["Session"]:
+        """The game with its store, where there is one, for the time of the block.
+
+        Args:
+            log: what an interrupt keeps where that is of another session; default: of this one.
+            ending: of the file that an interrupt leaves (``runs.interrupts.Log``).
+
+        Raises:
+            KeyboardInterrupt: with what it leaves (``runs.interrupts``).
+        """
         unchanged = Unchanged(game)
         store = opened(self.store, game, progress=self.progress) if self.store else nullcontext()
-        with store as kept:
-            yield Session(game, self, kept, unchanged)
+        own = Log(
+            game, None if self.store is None else Path(self.store), self.masks_per_batch, ending
+        )
+        with store as kept, told(own if log is None else log, self.progress):
+            yield Session(game, self, kept, unchanged, own)
 
     def driven(
         self,
@@ -131,9 +144,11 @@ class Session:
     how: RunSettings
     store: Store | None
     unchanged: Unchanged
+    log: Log  # what was measured without a store, for an interrupt
 
     def run(self, identity: dict[str, Any]) -> Run | None:
         """A search's part of the store, where there is one; for ``identity`` see ``driven``."""
+        self.log.begins(identity)
         if self.store is None:
             return None
         return self.store.search(identity, self.game, self.how.masks_per_batch)
@@ -156,18 +171,24 @@ class Session:
         if self.store is not None:
             return self.store.array(name, owner, checked)
         began = time.perf_counter()
-        return KeptArray(checked(), time.perf_counter() - began, False)
+        values = checked()
+        self.log.array(name, owner, values)
+        return KeptArray(values, time.perf_counter() - began, False)
 
     def drive(
         self, search: Search, run: Run | None, watcher: Watcher | None = None
     ) -> dict[str, int | float]:
         """Drive a search to its end: what it cost."""
-        return drive(
+        self.log.plans(search.planned)
+        cost = drive(
             self.game,
             search,
             self.how.progress,
             run,
-            watcher,
+            self.log if watcher is None else Watchers((self.log, watcher)),
             self.unchanged,
             self.how.masks_per_batch,
         )
+        if tried := self.log.new_trials():
+            cost["checks"] = cost.get("checks", 0) + tried
+        return cost

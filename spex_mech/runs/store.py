@@ -48,7 +48,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -75,6 +75,7 @@ from spex_mech.search.contract import cost_of_mask
 _APPLICATION = 0x73706578  # marks the file as one of these
 _FORMAT = 3
 _PAGE = 8192  # bytes; dense masks of 10,000 units, of which 4,096 would hold two or three
+_TOGETHER = 1000  # checks of this number and more were not asked alone
 _OWNER = 16  # bytes that tell which search worked an array out
 _MOST_BLOB = 900_000_000  # SQLite takes a little more
 _TYPES = {b"f": np.dtype("<f4"), b"d": np.dtype("<f8")}
@@ -374,27 +375,37 @@ class Store:
 
     def _check(self, game: Game) -> None:
         """Whether the game's values are still those of the store; see ``runs.checks``."""
-        rows: list[tuple[str, bytes]] = []
+        rows: list[tuple[str, bytes, int]] = []
         with explained(self.path):
             if self.connection.execute("PRAGMA user_version").fetchone()[0] > 1:
-                asked = "SELECT units, value FROM checks ORDER BY number"
+                asked = "SELECT units, value, number FROM checks ORDER BY number"
                 rows = self.connection.execute(asked).fetchall()
+        together = bool(rows) and rows[0][2] >= _TOGETHER
         if rows:
             kept = [
-                Check(tuple(json.loads(u)), unpacked(self.path, v, u.encode())) for u, v in rows
+                Check(tuple(json.loads(u)), unpacked(self.path, v, u.encode())) for u, v, _ in rows
             ]
-            compare(self.path, game, kept)
+            compare(self.path, game, kept, together)
             self.checks.extend(kept)
-        elif self.holder is not None:
+        if self.holder is not None and (together or not rows):
             unchanged = Unchanged(game)
             first = first_checks(game)
             unchanged.check()  # or the store would hold values of another model
             self.checks.extend(first)
-            with self.transaction():
-                for number, check in enumerate(self.checks):
-                    units = json.dumps(check.ablated)
-                    row = (number, units, packed(check.values, units.encode()))
-                    self.connection.execute("INSERT INTO checks VALUES (?, ?, ?)", row)
+            self._write_checks(first)
+
+    def keep_checks(self, checks: Sequence[Check]) -> None:
+        """Keep the values of some masks that were asked with others: the next opening compares
+        them, and then keeps some that it asks alone."""
+        self._write_checks(checks, _TOGETHER)
+
+    def _write_checks(self, checks: Sequence[Check], start: int = 0) -> None:
+        with self.transaction():
+            self.connection.execute("DELETE FROM checks")
+            for number, check in enumerate(checks, start):
+                units = json.dumps(check.ablated)
+                row = (number, units, packed(check.values, units.encode()))
+                self.connection.execute("INSERT INTO checks VALUES (?, ?, ?)", row)
 
     def _of_game(self, own: dict[str, Any]) -> list[str]:
         """Which versions differ from those that it was filled with.
@@ -544,6 +555,29 @@ class Run:
         if not slopes:
             return Answer(values)
         return Answer(values, np.stack([slope for _, slope in answers if slope is not None]))
+
+    def take(
+        self, masks: MaskBatch, slopes: bool, stage: str, answer: Answer, seconds: float
+    ) -> None:
+        """Keep a batch that was answered without this store.
+
+        Args:
+            seconds: that it took.
+        """
+        looked = self.look(masks, slopes)
+        answers: list[tuple[Any, Any]] = [
+            (value, None if answer.slopes is None else answer.slopes[row])
+            for row, value in enumerate(answer.values)
+        ]
+        first: dict[bytes, int] = {}
+        for row in looked.missing:
+            first.setdefault(looked.keys[row], row)
+        digest = _digest(slopes, looked.hashes)
+        batch = _Batch(slopes, stage, len(masks), digest, seconds)
+        self.seconds, self._since = self.seconds + seconds, time.perf_counter()
+        self._commit(batch, looked.keys, looked.hashes, answers, [*first.values()])
+        self._on_their_way.clear()
+        self._batch += 1
 
     def result(self) -> Interactions | None:
         """The finished result, if there is one."""

@@ -99,6 +99,10 @@ class RemoteGame(Game):
         return self._info.has_slopes
 
     @property
+    def n_tried(self) -> int:
+        return 0 if self._called is None else self._called.n_tried
+
+    @property
     def why_no_slopes(self) -> str:
         return self._info.why_no_slopes
 
