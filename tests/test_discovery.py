@@ -247,3 +247,28 @@ def test_a_way_beside_a_projection_is_ablated_too(family: str, kind: str) -> Non
         out = model(prompts.tokens)
     want = (out[0] if isinstance(out, tuple) else out.logits)[:, 2, 5]
     torch.testing.assert_close(got.float(), want.float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": ["gate_proj", "up_proj"]},
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"target_modules": ["up_proj", "down_proj", "o_proj"], "use_dora": True},
+    ],
+)
+def test_what_an_adapter_holds_is_no_layer_of_the_model(options: dict[str, Any]) -> None:
+    """Its inner projections are as linear as any, and its rank is no number of neurons."""
+    peft = pytest.importorskip("peft")
+    model = families.build("llama")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, **options)).eval()
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    found = architecture_of(adapted)
+    names = [f"base_model.model.model.layers.{layer}" for layer in range(2)]
+    assert found.neurons == tuple(f"{name}.mlp.down_proj" for name in names)
+    assert found.heads == tuple(f"{name}.self_attn.o_proj" for name in names)
+    assert (*found.d_mlp, *found.n_heads) == (*[families.D_MLP] * 2, *[families.N_HEADS] * 2)

@@ -666,7 +666,9 @@ def _mlps_of(first: _Look, attention: list[_Attention]) -> list[_Mlp]:
     found: list[_Mlp] = []
     attended = [one.time for one in attention]
     linear = [r for r in first.reads if is_linear(r.module) and r.made is not None]
+    wrappers = _wrappers(first.model)
     linear = [r for r in linear if not _is_expert(first.model, r.name)]
+    linear = [r for r in linear if not any(name in wrappers for name in _around_it(r.name))]
     for number, down in enumerate(linear):
         if down.made is None:
             continue
@@ -725,6 +727,32 @@ def is_linear(module: nn.Module) -> bool:
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
         return True
     return type(module).__name__ == "Conv1D" and getattr(module, "weight", None) is not None
+
+
+def _wrappers(model: nn.Module) -> set[str]:
+    """Linear layers that hold one of their own size: an adapter around a projection. What else they
+    hold is a part of theirs and no layer of the model."""
+    found = set()
+    for name, module in model.named_modules():
+        if is_linear(module):
+            inner = (m for m in module.modules() if m is not module and is_linear(m))
+            if any(_size(m) == _size(module) for m in inner):
+                found.add(name)
+    return found
+
+
+def _size(linear: nn.Module) -> tuple[int, int]:
+    """What it reads and gives."""
+    if type(linear).__name__ == "Conv1D":
+        return (linear.nx, linear.nf)  # type: ignore[return-value]
+    return (linear.in_features, linear.out_features)  # type: ignore[return-value]
+
+
+def _around_it(name: str) -> Iterator[str]:
+    """The names of the modules around a module."""
+    while name:
+        name = _parent(name)
+        yield name
 
 
 def _is_expert(model: nn.Module, name: str) -> bool:
