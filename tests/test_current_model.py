@@ -146,6 +146,61 @@ def test_a_change_between_calls_is_answered_for(change: str, replay: bool | None
     torch.testing.assert_close(slopes, fresh.gradient(masks), rtol=1e-3, atol=1e-5)
 
 
+def test_a_number_that_a_hook_reads_and_that_acts_late_in_a_prompt() -> None:
+    model, prompts, masks = build("gpt2"), some_prompts(), some_masks(5, 8)
+    strength = [0.0]
+
+    def late(module: nn.Module, args: Any, out: Any) -> Any:
+        first = (out[0] if isinstance(out, tuple) else out).clone()
+        first[:, 5:] += strength[0] * torch.linspace(-1, 1, first.shape[-1])
+        return (first, *out[1:]) if isinstance(out, tuple) else first
+
+    model.transformer.h[0].register_forward_hook(late)
+    game = sm.ModelGame(model, sm.Task(prompts, "logit_diff"), ablation="zero")
+    before = game(masks)
+    strength[0] = 3.0
+    assert (game(masks) - before).abs().max() > 1e-2
+    torch.testing.assert_close(game(masks), heads_gone(model, prompts, masks), **CLOSE)
+
+
+def with_a_buffer(model: Any) -> Tensor:
+    """A module of weights and buffers."""
+    model.transformer.ln_f.register_buffer("steps", torch.zeros(3))
+    return model.transformer.ln_f.weight
+
+
+def transposed(model: Any) -> Tensor:
+    """A weight that is stored the other way round."""
+    weight = model.transformer.h[0].mlp.c_proj.weight
+    weight.data = weight.data.t().contiguous().t()
+    return weight
+
+
+def every_other(model: Any) -> Tensor:
+    """A weight that is a part of a larger one."""
+    weight = model.transformer.h[0].mlp.c_proj.weight
+    weight.data = weight.data.repeat_interleave(2, 0).repeat_interleave(2, 1)[::2, ::2]
+    return weight
+
+
+@pytest.mark.parametrize("of", [with_a_buffer, transposed, every_other])
+def test_weights_by_data_within_a_call(of: Callable[[Any], Tensor]) -> None:
+    """No count tells of them, and no pass is run at a call's end."""
+    model, prompts, masks = build("gpt2"), some_prompts(), some_masks(5, 8)
+    weight, armed = of(model), [False]
+
+    def metric(output: Any, prompts: sm.Prompts) -> Tensor:
+        if armed[0]:
+            weight.data.mul_(1.5)
+        return output[:, -1, 5]
+
+    game = sm.ModelGame(model, sm.Task(prompts, metric), ablation="zero")
+    torch.testing.assert_close(game(masks)[0], game(masks)[0])
+    armed[0] = True
+    with pytest.raises(RuntimeError, match=r"weights of .* while the game was running"):
+        game(masks)
+
+
 def test_a_hook_that_is_removed_again() -> None:
     model, prompts, masks = build("gpt2"), some_prompts(), some_masks(5, 8)
     handle = model.transformer.h[0].register_forward_hook(steer)

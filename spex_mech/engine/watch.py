@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spex_mech.engine.blocks import forward_of, unembedding_of
-from spex_mech.engine.facts import is_causal, vocabulary_of
+from spex_mech.engine.facts import vocabulary_of
 from spex_mech.engine.passes import call
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import is_ours, tensors_in
@@ -25,8 +25,7 @@ from spex_mech.fingerprints import function_sha256
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _MOST_ITEMS = 64  # of a list or dict that are looked at
-_SAMPLE = 64  # numbers of a weight
-_TOKENS = 3  # of the prompt that is run at each call
+_SAMPLE, _SAMPLED_AXIS = 64, 8  # numbers of a weight; of each axis, where it is a slice of another
 _SAMPLED_LOGITS = 256
 _ROUNDINGS = 8  # of float32, by which the same pass may differ
 _WEIGHTS = ("_parameters", "_buffers")
@@ -77,12 +76,7 @@ class Watch:
         step = max(1, n_tokens // _SAMPLED_LOGITS)
         sample = torch.arange(0, n_tokens, step, device=prompts.tokens.device)
         self._rows = torch.cat([*named, sample]).unique().clamp(min=0)
-        try:
-            self._one = beginning_of(self._one) if is_causal(model) else self._one
-            first = self._behaviour()
-        except Exception:  # a model or a hook that wants the whole prompt
-            self._one = prompts[longest : longest + 1]
-            first = self._behaviour()
+        first = self._behaviour()
         before = state_of(model)
         self._intact = self._behaviour()
         self._state = state_of(model)
@@ -194,17 +188,6 @@ class Watched:
             self.watch = self._make()
 
 
-def beginning_of(prompts: Prompts) -> Prompts:
-    """A prompt's first tokens: a pass over few of them costs little more than reading the weights
-    once."""
-    cut = {
-        name: x[:, :_TOKENS]
-        for name, x in vars(prompts).items()
-        if name in ("tokens", "attention_mask", "token_types", "target_mask") and x is not None
-    }
-    return prompts.replaced(**cut, corrupted=None, answer_pos=None)
-
-
 _WORDS = {
     "_parameters": "the weights",
     "_buffers": "the buffers",
@@ -256,7 +239,7 @@ def state_of(model: nn.Module) -> State:
             if key in _WEIGHTS:
                 if value:
                     state[name, key] = {n: _place(t) for n, t in value.items()}
-                    state[name, "sample"] = [_sample(t) for t in value.values()]
+                    state.setdefault((name, "sample"), []).extend(map(_sample, value.values()))
             elif key in _HOOKS:
                 own = [_Same(hook) for hook in value.values() if not is_ours(hook)]
                 if own:
@@ -312,10 +295,15 @@ def _sample(tensor: Tensor | None) -> Any:
         return None
     if tensor.device.type == "meta" or not tensor.numel():
         return None
-    if not tensor.is_contiguous() or tensor.layout != torch.strided or tensor.is_complex():
+    if tensor.layout != torch.strided or tensor.is_complex():
         return None
+    by_stride = sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis))
+    in_place = tensor.detach().permute(by_stride)  # a transposed weight is contiguous so
+    if not in_place.is_contiguous():
+        some = tuple(slice(None, None, max(1, size // _SAMPLED_AXIS)) for size in in_place.shape)
+        return repr(in_place[some].sum().item())
     step = max(1, tensor.numel() // _SAMPLE)
-    return repr(tensor.detach().view(-1)[::step].sum().item())
+    return repr(in_place.view(-1)[::step].sum().item())
 
 
 def _plainly(value: Any) -> Iterator[str]:
