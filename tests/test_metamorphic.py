@@ -1,13 +1,13 @@
 """Random combinations of family, units, ablation, metric and a change of the model: the game
 answers as a loop by hand does on the model as it stands (tests.by_hand), or says what changed.
 
-A failure names its seed; ``check(seed)`` does it again.
+A failure names its case; ``check(Case.drawn(seed), folder)`` does it again.
 """
 
 import copy
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, prune
 import spex_mech as sm
 from tests import by_hand
 from tests.by_hand import ByHand, Slot
-from tests.families import D_VOCAB, N_LAYERS, build, modules_of
+from tests.families import BRIDGES, D_VOCAB, N_LAYERS, build, modules_of
 from tests.test_current_model import steer
 from tests.test_unusual_models import shared_llama
 
@@ -372,6 +372,55 @@ CHANGES: dict[str, Callable[[Parts], Undo]] = {
 }
 
 
+# Of TransformerLens bridges, whose users hook points by name and reach weights through its parts.
+
+
+def point_hooked(name: str, permanent: bool = False) -> Callable[[Parts], Undo]:
+    def change(parts: Parts) -> Undo:
+        steering = lambda act, hook: act + torch.linspace(-1, 1, act.shape[-1]).to(act)  # noqa: E731
+        parts.model.add_hook(name, steering, is_permanent=permanent)
+        return lambda: parts.model.reset_hooks(including_permanent=True)
+
+    return change
+
+
+def part_of(find: Callable[[Any], Any], by: float = 1.5) -> Callable[[Parts], Undo]:
+    return scaled(lambda parts: find(parts.model), by)
+
+
+def bridge_loaded(parts: Parts) -> Undo:
+    before = {k: v.clone() for k, v in parts.model.state_dict().items()}
+    parts.model.load_state_dict({k: v * 1.2 if v.ndim == 2 else v for k, v in before.items()})
+    return lambda: parts.model.load_state_dict(before)
+
+
+def original_hooked(parts: Parts) -> Undo:
+    """A plain hook of torch on a module of the model inside."""
+    return parts.model.blocks[1].mlp.original_component.register_forward_hook(steer).remove
+
+
+BRIDGE_CHANGES: dict[str, Callable[[Parts], Undo]] = {
+    "a hook on the stream": point_hooked("blocks.0.hook_in"),
+    "a hook on the last stream": point_hooked("blocks.1.hook_out"),
+    "a hook on an old name": point_hooked("blocks.1.hook_resid_pre"),
+    "a hook on attention": point_hooked("blocks.0.attn.hook_out"),
+    "a hook on an MLP": point_hooked("blocks.1.mlp.hook_out"),
+    "a hook on the heads": point_hooked("blocks.0.attn.o.hook_in"),
+    "a hook on the last norm": point_hooked("ln_final.hook_out"),
+    "a hook on the logits": point_hooked("unembed.hook_out"),
+    "a permanent hook": point_hooked("blocks.0.mlp.hook_out", permanent=True),
+    "a bridge's weights": part_of(lambda m: m.blocks[0].attn.o.weight),
+    "a bridge's embedding": part_of(lambda m: m.embed.weight, 1.2),
+    "a bridge's unembedding": part_of(lambda m: m.unembed.weight, 1.2),
+    "a bridge's last norm": part_of(lambda m: m.ln_final.weight),
+    "a bridge's weights loaded": bridge_loaded,
+    "a hook inside": original_hooked,
+    "the weights inside": part_of(lambda m: next(
+        p for name, p in m.original_model.named_parameters() if p.ndim == 2 and ".1." in name
+    )),
+}  # fmt: skip
+
+
 # -- one combination ------------------------------------------------------------------------------
 
 
@@ -411,6 +460,14 @@ class Case:
         )
         return case
 
+    @staticmethod
+    def of_bridges(seed: int) -> "Case":
+        """The same of TransformerLens bridges."""
+        case, pick = Case.drawn(seed), random.Random(seed).choice
+        change = list(BRIDGE_CHANGES)[seed % len(BRIDGE_CHANGES)]
+        kind = case.kind if case.kind in KINDS[:3] else "both"
+        return replace(case, family=pick(BRIDGES), kind=kind, change=change)
+
 
 class Combination:
     """A case set up: the model, the game, and the loop by hand."""
@@ -422,7 +479,8 @@ class Combination:
         self.model = shared_llama() if shared else build(case.family)
         self.prompts = self._prompts()
         self.parts = Parts(case.family, self.model, self.prompts)
-        self.by_hand = ByHand(self.model, self.prompts, self._places)
+        takes_cache = case.family not in BRIDGES
+        self.by_hand = ByHand(self.model, self.prompts, self._places, takes_cache)
         if case.change in ("a number elsewhere", "a buffer"):
             block = self.parts.block(0)
             block.register_buffer("scale", torch.ones(()))
@@ -461,6 +519,8 @@ class Combination:
     def _places(self) -> dict[tuple[str, int], tuple[nn.Module, int]]:
         if self.case.family != "shared_llama":
             found = modules_of(self.case.family, self.model)
+            if self.case.family in BRIDGES:  # what is read after the bridge's own hook points
+                found = {key: module.original_component for key, module in found.items()}
             return {key: (module, 0) for key, module in found.items()}
         places = {}
         for layer, block in enumerate(self.model.model.layers):
@@ -539,12 +599,13 @@ class Combination:
         with torch.no_grad():
             mask = prompts.attention_mask
             given: dict[str, Any] = {} if mask is None else {"attention_mask": mask.long()}
-            if self.case.family != "bert":
+            if self.case.family not in ("bert", *BRIDGES):
                 given["use_cache"] = False
             clean = self.model(prompts.tokens, **given)
+            clean = clean if isinstance(clean, Tensor) else clean.logits
         at = prompts.real.sum(dim=1) - 1
         rows = torch.arange(len(at))
-        was = clean.logits[rows, at].float().log_softmax(-1)
+        was = clean[rows, at].float().log_softmax(-1)
         return -(was.exp() * (was - logits[rows, at].float().log_softmax(-1))).sum(-1)
 
     def want(self, gates: Tensor, slopes: bool = False) -> Tensor:
@@ -637,12 +698,12 @@ def nothing_left_elsewhere() -> Iterator[None]:
         PATCHED.update(classes)
 
 
-def check(seed: int, folder: Path) -> None:
+def check(case: Case, folder: Path) -> None:
     """One combination."""
-    case = Case.drawn(seed)
     combination = Combination(case)
-    change = lambda: CHANGES[case.change](combination.parts)  # noqa: E731
-    store = folder / f"{seed}.sqlite"
+    changes = CHANGES | BRIDGE_CHANGES
+    change = lambda: changes[case.change](combination.parts)  # noqa: E731
+    store = folder / f"{case.seed}.sqlite"
     if case.when == "before":
         change()
     game = combination.game()
@@ -674,17 +735,17 @@ def check(seed: int, folder: Path) -> None:
         # The change itself was not lost when the call took its hooks away.
         twin = Combination(case)
         twin.game()
-        CHANGES[case.change](twin.parts)
+        changes[case.change](twin.parts)
         combination.compare(combination.want(masks.float()), twin.want(masks.float()), "changes")
 
 
-def run(seeds: range, folder: Path) -> None:
-    for seed in seeds:
+def run(cases: Iterable[Case], folder: Path) -> None:
+    for case in cases:
         try:
             with nothing_left_elsewhere():
-                check(seed, folder)
+                check(case, folder)
         except Exception as error:
-            raise AssertionError(f"seed {seed}, {Case.drawn(seed)}: {error!r}") from error
+            raise AssertionError(f"{case}: {error!r}") from error
 
 
 NEUTRAL = (
@@ -692,28 +753,47 @@ NEUTRAL = (
 )  # fmt: skip
 
 
+def how_far(word: str, case: Case) -> float:
+    """By how much a change moves values by hand, as a share of the largest."""
+    case = replace(case, metric="own", ablation="zero", when="before", kind="both", padded=False)
+    with nothing_left_elsewhere():
+        combination = Combination(case)
+        gates = combination.masks().float()[:2]
+        before = combination.want(gates)
+        (CHANGES | BRIDGE_CHANGES)[word](combination.parts)
+        return ((combination.want(gates) - before).abs().max() / before.abs().max()).item()
+
+
 def test_changes_change_something() -> None:
     for number, word in enumerate(CHANGES):
-        case = replace(Case.drawn(number), family="gpt2", metric="own", ablation="zero")
-        case = replace(case, when="before", kind="both", padded=False)
-        with nothing_left_elsewhere():
-            combination = Combination(case)
-            gates = combination.masks().float()[:2]
-            before = combination.want(gates)
-            CHANGES[word](combination.parts)
-            moved = (combination.want(gates) - before).abs().max() / before.abs().max()
+        moved = how_far(word, replace(Case.drawn(number), family="gpt2"))
         assert word in NEUTRAL or moved > 1e-3, (word, moved)
         assert moved < 1e-2 or word not in NEUTRAL, (word, moved)
+    for number, word in enumerate(BRIDGE_CHANGES):
+        moved = how_far(word, replace(Case.of_bridges(number), family="bridge_gpt2"))
+        assert moved > 1e-3, (word, moved)
 
 
 @pytest.mark.filterwarnings("ignore:.*(cannot be replayed|cannot resolve)")
 @pytest.mark.parametrize("part", range(4))
 def test_a_game_is_a_loop_by_hand_on_the_model_as_it_stands(part: int, tmp_path: Path) -> None:
-    run(range(11 * part, 11 * part + 11), tmp_path)
+    run(map(Case.drawn, range(11 * part, 11 * part + 11)), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*(cannot be replayed|cannot resolve)")
+def test_a_bridge_is_a_loop_by_hand_as_it_stands(tmp_path: Path) -> None:
+    run(map(Case.of_bridges, range(8)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*(cannot be replayed|cannot resolve)")
+@pytest.mark.parametrize("part", range(4))
+def test_bridges_in_a_hundred_cases(part: int, tmp_path: Path) -> None:
+    run(map(Case.of_bridges, range(100 + 25 * part, 125 + 25 * part)), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*(cannot be replayed|cannot resolve)")
 @pytest.mark.parametrize("part", range(15))
 def test_three_hundred_more(part: int, tmp_path: Path) -> None:
-    run(range(100 + 20 * part, 120 + 20 * part), tmp_path)
+    run(map(Case.drawn, range(100 + 20 * part, 120 + 20 * part)), tmp_path)
