@@ -63,8 +63,7 @@ def search(game: Any, method: str, **options: Any) -> sm.Interactions:
 # -- a. errors -------------------------------------------------------------------------------------
 
 
-def one_errors(job: tuple[int, str, int]) -> Row:
-    n_prompts, kind, seed = job
+def one_errors(n_prompts: int, kind: str, seed: int) -> Row:
     rng = np.random.default_rng((SEED, seed, n_prompts, KINDS.index(kind)))
     means = 0.3 * rng.standard_normal(435)
     found = search(drawn(means, n_prompts, kind, rng), "exhaustive")
@@ -112,8 +111,7 @@ SEARCHES: dict[str, Row] = {
 }
 
 
-def one_discovery(job: tuple[str, int, str, int, int]) -> Row:
-    how, n_prompts, kind, n_real, seed = job
+def one_discovery(how: str, n_prompts: int, kind: str, n_real: int, seed: int) -> Row:
     plan = dict(SEARCHES[how])
     n, method = plan.pop("n"), plan.pop("method")
     rng = np.random.default_rng((SEED, seed, n_prompts, KINDS.index(kind), n_real, n))
@@ -206,8 +204,7 @@ def over_audits(mine: Sequence[Row]) -> Row:
     return row
 
 
-def one_audit(job: tuple[str, str, int]) -> Row:
-    tail, method, seed = job
+def one_audit(tail: str, method: str, seed: int) -> Row:
     game, truth = audit_game(tail, SEED + seed)
     return audited(search(game, method, budget=500, seed=seed, top=TOP), truth)
 
@@ -249,8 +246,7 @@ def real_audits(options: Options) -> Iterator[Row]:
 # -- d. stability ----------------------------------------------------------------------------------
 
 
-def one_stability(job: tuple[int, str, int]) -> Row:
-    n_prompts, kind, seed = job
+def one_stability(n_prompts: int, kind: str, seed: int) -> Row:
     rng = np.random.default_rng((SEED, seed, n_prompts, KINDS.index(kind), 7))
     means = 0.3 * rng.standard_normal(435)
     found, other = (search(drawn(means, n_prompts, kind, rng), "exhaustive") for _ in "ab")
@@ -294,9 +290,8 @@ def stabilities(options: Options) -> Iterator[Row]:
 # -- e. circuits, f. distill -----------------------------------------------------------------------
 
 
-def one_circuit(job: tuple[int, str, int]) -> Row:
+def one_circuit(n_prompts: int, kind: str, seed: int) -> Row:
     """Ten units, each of which helps; the population's faithfulness is that of the mean game."""
-    n_prompts, kind, seed = job
     rng = np.random.default_rng((SEED, seed, n_prompts, KINDS.index(kind), 11))
     n = 10
     means = np.concatenate([-np.exp(rng.standard_normal(n)), 0.2 * rng.standard_normal(45)])
@@ -331,8 +326,7 @@ def circuit_errors(options: Options) -> Iterator[Row]:
         yield row | means(mine, "optimism", "bias", "stderr")
 
 
-def one_distillation(job: tuple[int, float, int]) -> Row:
-    budget, noise, seed = job
+def one_distillation(budget: int, noise: float, seed: int) -> Row:
     game = planted_game(20, 10, SEED + seed, ratio=5, noise=noise)
     small = sm.distill(game, budget, seed=seed, progress=False)
     fresh = np.random.default_rng((SEED, seed)).random((2000, 20)) < 0.5

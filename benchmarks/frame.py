@@ -243,21 +243,20 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
     return run(), time.perf_counter() - started
 
 
-def spread_out(work: Callable[[Any], Any], jobs: Iterable[Any], serial: bool) -> list[Any]:
-    """Each job's result, in their order; by two processes of one thread unless ``serial``."""
-    if serial:
-        return [work(job) for job in jobs]
-    listed = list(jobs)
-    with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        return list(pool.map(work, listed, chunksize=max(1, min(8, len(listed) // 8))))
-
-
 def repeated(
-    work: Callable[[Any], Row], plans: Sequence[tuple[Any, ...]], reps: int, serial: bool
+    work: Callable[..., Row], plans: Iterable[tuple[Any, ...]], reps: int, serial: bool
 ) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:
-    """Each plan and its results; a job is a plan and the number of a repetition."""
-    runs = spread_out(work, [(*plan, seed) for plan in plans for seed in range(reps)], serial)
-    for at, plan in enumerate(plans):
+    """Each plan and its results: of ``work``, called with the plan and the number of a repetition,
+    by two processes of one thread unless ``serial``."""
+    listed = list(plans)
+    jobs = [(*plan, seed) for plan in listed for seed in range(reps)]
+    if serial:
+        runs = [work(*job) for job in jobs]
+    else:
+        size = max(1, min(8, len(jobs) // 8))
+        with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            runs = list(pool.map(work, *zip(*jobs, strict=True), chunksize=size))
+    for at, plan in enumerate(listed):
         yield plan, runs[at * reps : (at + 1) * reps]
 
 

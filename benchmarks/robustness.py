@@ -27,15 +27,14 @@ import torch
 
 from benchmarks import calibration
 from benchmarks.calibration import FDR, LEVEL, METHODS, SEED, TOP, audited, search
-from benchmarks.frame import Options, Row, means, panels, repeated, rows_of, script, spread_out
+from benchmarks.frame import Options, Row, means, panels, repeated, rows_of, script
 from benchmarks.games import Planted, planted_game, recall, top, truth_of, values_of
 
 RATIOS = (None, 100, 30, 10, 3)
 NOISES = (0.0, 0.01, 0.1)
 
 
-def one_recall(job: tuple[int, str, float, Any, int]) -> Row:
-    n, method, noise, ratio, seed = job
+def one_recall(n: int, method: str, noise: float, ratio: Any, seed: int) -> Row:
     game = planted_game(n, TOP, seed, ratio=ratio, noise=noise)
     found = search(game, method, budget=15 * n, seed=seed, top=TOP)
     true, have = top(truth_of(game)), values_of(found)
@@ -74,8 +73,7 @@ SHAPES = (
 )  # fmt: skip
 
 
-def one_shape(job: tuple[str, str, int]) -> Row:
-    shape, method, seed = job
+def one_shape(shape: str, method: str, seed: int) -> Row:
     game = shape_game(shape, seed)
     found = search(game, method, budget=3000, seed=seed, order=3, top=TOP)
     row: Row = {"way": found.about["candidates"]}
@@ -87,7 +85,7 @@ def one_shape(job: tuple[str, str, int]) -> Row:
 
 def shapes(options: Options) -> Iterator[Row]:
     seeds = 1 if options.quick else 5
-    plans = list(product(SHAPES[1:2] if options.quick else SHAPES, METHODS))
+    plans = product(SHAPES[1:2] if options.quick else SHAPES, METHODS)
     for (shape, method), mine in repeated(one_shape, plans, seeds, options.quick):
         row: Row = {"shape": shape, "method": method, "seeds": seeds}
         for size in (2, 3):
@@ -96,8 +94,7 @@ def shapes(options: Options) -> Iterator[Row]:
         yield row | {"ways": sorted({r["way"] for r in mine})}
 
 
-def one_budget(job: tuple[float, str, int]) -> Row:
-    times, method, seed = job
+def one_budget(times: float, method: str, seed: int) -> Row:
     game, n = planted_game(100, TOP, seed, ratio=30), 100
     row: Row = {"n": n, "budget": int(times * n), "method": method, "seed": seed}
     try:
@@ -114,12 +111,12 @@ def one_budget(job: tuple[float, str, int]) -> Row:
     return row
 
 
-def budgets(options: Options) -> list[Row]:
+def budgets(options: Options) -> Iterator[Row]:
     whole = 1 + 100 + 100 * 99 / 2  # all pairs
     steps = (0.1, 1, 2, 3.15, 5, 10, 20, 40, whole / 100, 10 * whole / 100)
-    steps = (0.1, 1, 5, whole / 100) if options.quick else steps
-    jobs = [*product(steps, METHODS, range(1 if options.quick else 3))]
-    return spread_out(one_budget, jobs, options.quick)
+    plans = product((0.1, 1, 5, whole / 100) if options.quick else steps, METHODS)
+    for _, mine in repeated(one_budget, plans, 1 if options.quick else 3, options.quick):
+        yield from mine
 
 
 # Name: what values are multiplied by, what is added to them, and how they are rounded.

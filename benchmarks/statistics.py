@@ -35,9 +35,8 @@ PLANS = (
 )
 
 
-def one_audit(job: tuple[str, str, int, str, int, int]) -> Row:
+def one_audit(method: str, kind: str, n: int, slopes: str, budget: int, seed: int) -> Row:
     """One search, and whether what its audit says is so."""
-    method, kind, n, slopes, budget, seed = job
     game, gradients = pair_game(kind, n, SEED + seed, slopes), slopes != "none"
     source = (
         Spex(gradients=gradients) if method == "spex" else ProxySpex(GaussianProcess(), gradients)
