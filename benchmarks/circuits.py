@@ -92,7 +92,8 @@ def scores_of(game: Any, sloped: Any, by_size: bool) -> dict[str, np.ndarray]:
 
 def recovery(name: str, draws: Iterator[Draw], **about: Any) -> Row:
     """Of draws (game, the same with slopes, known circuit): means and errors over draws."""
-    rows, out = [], {"model": name}
+    rows: list[Row] = []
+    out: Row = {"model": name}
     for game, sloped, known in draws:
         rows.append(recovered(game, sloped, known))
         out |= {"n_units": len(game), "n_known": len(known), **about}
