@@ -1,4 +1,5 @@
-"""The one place that checks plain arguments: whole numbers, shares, words, switches, labels, paths.
+"""The one place that checks plain arguments: whole numbers, shares, words, switches, labels, paths,
+and whether tables that belong together name their rows and columns in one order.
 
 Each error is a ``ValueError`` that names the argument, the value that came with its type, and what
 is allowed. Numbers in tables, masks and answers have their door in ``arrays``.
@@ -6,6 +7,7 @@ is allowed. Numbers in tables, masks and answers have their door in ``arrays``.
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 _LONGEST = 60  # characters of a value that an error shows
+_MOST_LISTED = 8  # labels of a table that an error shows
 # Line breaks, tabs and other control characters, and halves of characters that no file can hold.
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
@@ -184,3 +187,94 @@ def printable(text: str) -> str:
     'a\\\\nb'
     """
     return "".join(c if not unprintable(c) else ascii(c)[1:-1] for c in text)
+
+
+# -- pandas tables that belong together ------------------------------------------------------------
+
+
+def labels_of(table: Any, axis: str) -> list[Any] | None:
+    """The labels of a table's rows ("index") or "columns"; None: it has none, as an array.
+
+    >>> labels_of(np.zeros((2, 2)), "columns") is None
+    True
+    """
+    if not hasattr(table, "to_numpy"):  # lists have an ``index`` too, which is a method
+        return None
+    try:
+        found = getattr(table, axis)
+    except AttributeError:
+        return None
+    return None if callable(found) else list(found)
+
+
+def same_columns(**tables: Any) -> None:
+    """Two tables of the same features, whose columns are paired by position, as scikit-learn pairs
+    them. A table that has no names, or the default ones 0, 1, 2, ..., goes with any other.
+
+    Raises:
+        ValueError: the columns have other names, or the same ones in another order.
+    """
+    (first, one), (second, other) = tables.items()
+    names, found = labels_of(one, "columns"), labels_of(other, "columns")
+    if names is None or found is None or names == found:
+        return
+    if Counter(names) == Counter(found):
+        cure = f"columns are paired by position: give {second}[{first}.columns]"
+    elif _default(names) or _default(found) or len(names) != len(found):
+        return  # of unequal numbers of columns there is an error of its own
+    else:
+        cure = "they are paired by position: give tables of the same columns, or .to_numpy()"
+    raise ValueError(
+        f"{first} has the columns {_listed(names)} and {second} has {_listed(found)}; {cure}"
+    )
+
+
+def same_order(name: str, labels: Any, other_name: str, other: Any, cure: str) -> None:
+    """Labels of things that are paired by position: what both name must stand at the same place.
+    Default ones, 0, 1, 2, ..., are told to be wrong only where the others are the same numbers.
+
+    Args:
+        labels, other: lists, or None where there are no labels.
+
+    Raises:
+        ValueError: it stands at another place, with ``cure`` at the end.
+    """
+    if labels is None or other is None or (labels := list(labels)) == (other := list(other)):
+        return
+    if Counter(labels) != Counter(other):
+        if _default(labels) or _default(other):
+            return
+        known = set(labels)
+        if not any(a != b and b in known for a, b in zip(labels, other, strict=False)):
+            return
+    raise ValueError(
+        f"{name} has the order {_listed(labels)} and {other_name} has {_listed(other)}; {cure}"
+    )
+
+
+def same_rows(**tables: Any) -> None:
+    """Two tables or columns of the same rows.
+
+    Raises:
+        ValueError: pandas' labels of the rows stand in another order.
+
+    >>> same_rows(x=np.zeros((3, 2)), y=[1, 2, 3])
+    """
+    (first, one), (second, other) = tables.items()
+    same_order(
+        f"the index of {first}",
+        labels_of(one, "index"),
+        f"that of {second}",
+        labels_of(other, "index"),
+        f"rows are paired by position: give {second}.loc[{first}.index], or .to_numpy() of both "
+        "where the rows belong together as they are",
+    )
+
+
+def _default(labels: Sequence[Any]) -> bool:
+    return [str(label) for label in labels] == [str(number) for number in range(len(labels))]
+
+
+def _listed(labels: Sequence[Any]) -> str:
+    more = ", ..." if len(labels) > _MOST_LISTED else ""
+    return f"[{', '.join(map(repr, labels[:_MOST_LISTED]))}{more}]"

@@ -1,7 +1,7 @@
 """The one door for numbers, masks and classes that a user brings.
 
 It takes numpy arrays (memory maps and masked arrays too), torch tensors, pandas tables and columns
-(nullable ones too; their index is not read, as rows are taken in order), scipy's sparse matrices,
+(nullable ones too; rows and columns are taken in order), scipy's sparse matrices,
 whatever has ``__array__``, and lists of numbers. All else is refused by name, and so are words,
 dates, complex numbers and rows of unequal length.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spex_mech.arguments import kind_of, shown
+from spex_mech.arguments import kind_of, labels_of, same_order, shown
 
 _PLACES = ("row", "column")
 
@@ -68,13 +68,18 @@ def numbers(
     return array
 
 
-def mask_array(name: str, value: Any, n_units: int | None = None) -> Bool[np.ndarray, "mask unit"]:
+def mask_array(
+    name: str, value: Any, n_units: int | None = None, labels: Sequence[str] | None = None
+) -> Bool[np.ndarray, "mask unit"]:
     """Masks, True = kept: booleans, or the numbers 0 and 1. Nothing else is taken for a mask: of -1
     and 1, or words, every entry would count as kept.
 
+    Args:
+        labels: the names of the units, which a table's columns must not name in another order.
+
     Raises:
         TypeError: as of :func:`own_array`.
-        ValueError: another shape, or an entry that is neither 0 nor 1.
+        ValueError: another shape, an entry that is neither 0 nor 1, or columns in another order.
 
     >>> mask_array("masks", [[1, 0]]).tolist()
     [[True, False]]
@@ -83,6 +88,7 @@ def mask_array(name: str, value: Any, n_units: int | None = None) -> Bool[np.nda
     if array.ndim != 2 or (n_units is not None and array.shape[1] != n_units):
         units = "" if n_units is None else f" with {n_units} units"
         raise ValueError(f"{name} have shape {array.shape}; they need [mask unit]{units}")
+    check_units(name, value, labels)
     if array.dtype.kind == "b":
         return array
     good = (array == 0) | (array == 1)
@@ -93,6 +99,21 @@ def mask_array(name: str, value: Any, n_units: int | None = None) -> Bool[np.nda
             "False, or 1 (kept) and 0 (ablated)"
         )
     return array == 1
+
+
+def check_units(name: str, value: Any, labels: Sequence[str] | None) -> None:
+    """Raises:
+    ValueError: the columns of a table of masks name the units in another order.
+    """
+    columns = labels_of(value, "columns")
+    same_order(
+        f"the table of {name}",
+        None if columns is None else [str(column) for column in columns],
+        "the labels of the units",
+        labels,
+        f"columns are paired with units by position: give {name}[labels], or {name}.to_numpy() "
+        "where they belong together as they are",
+    )
 
 
 class AnswerError(ValueError):

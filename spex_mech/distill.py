@@ -9,12 +9,13 @@ evaluated: then the indices are exact.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.arguments import one_of, whole
+from spex_mech.arguments import label_list, labels_of, one_of, same_rows, whole
 from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import proxy_named
 from spex_mech.game import as_game
@@ -70,7 +71,7 @@ class Distillation:
             ValueError: masks of another number of units, or that hold something else than True and
                 False, 1 and 0.
         """
-        return self.proxy.predict(mask_array("masks", masks, len(self.labels)))
+        return self.proxy.predict(mask_array("masks", masks, len(self.labels), self.labels))
 
     def indices(self, kind: str = "fourier", order: int = 2) -> dict[Set, float]:
         """The estimated coefficients of a kind, of up to ``order`` units: at least the 10,000
@@ -180,18 +181,22 @@ def explain(
             torch tensor, a pandas table, a sparse matrix or lists.
         values: ``[mask]`` or ``[mask point]``.
         proxy, seed: as of :func:`distill`.
-        labels: the name of each unit; default: the numbers.
+        labels: the name of each unit; default: the columns' names of a pandas table, else numbers.
 
     Raises:
         TypeError: masks or values that are no numbers.
         ValueError: shapes that do not fit, masks of other numbers than 0 and 1, values that are not
-            finite, fewer than 20 masks.
+            finite, fewer than 20 masks; pandas tables whose rows (or whose columns and ``labels``)
+            are in another order.
 
     >>> masks = np.random.default_rng(0).random((400, 6)) < 0.5
     >>> explain(masks, masks[:, 0] & masks[:, 1]).frame(1, kind="banzhaf").units.tolist()
     ['0 x 1']
     """
-    masks, values = mask_array("masks", masks), numbers("values", values)
+    same_rows(masks=masks, values=values)
+    labels = _columns(masks) if labels is None else label_list(labels)
+    masks = mask_array("masks", masks, labels=labels)
+    values = numbers("values", values)
     seed = whole("seed", seed, 0)
     if values.ndim not in (1, 2) or len(values) != len(masks) or not values.size:
         raise ValueError(
@@ -208,6 +213,13 @@ def explain(
     order = np.random.default_rng(seed).permutation(n_different)
     held = np.isin(which, order[: max(2, int(_SHARE_HELD * n_different))])
     return _fitted(masks, values, proxy, seed, game, held, {"evaluations": 0})
+
+
+def _columns(masks: Any) -> list[str] | None:
+    """The names of a table's columns, where they are words or whole numbers."""
+    names = labels_of(masks, "columns") or [None]
+    named = all(isinstance(n, str | Integral) and not isinstance(n, bool) for n in names)
+    return [str(name) for name in names] if named else None
 
 
 def _fitted(

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.arguments import label_list, shown, switch, whole
-from spex_mech.arrays import answer_table, mask_array, own_array
+from spex_mech.arrays import answer_table, check_units, mask_array, own_array
 from spex_mech.calls import Called
 from spex_mech.fingerprints import function_identity
 from spex_mech.masks import MaskBatch
@@ -211,7 +211,7 @@ class Game(ABC):
             ValueError: masks of the wrong width, that hold something else than 0 and 1, or a value
                 that is not finite.
         """
-        kept = mask_array("masks", masks, len(self))
+        kept = mask_array("masks", masks, len(self), self.labels)
         step = max(1, _MOST_SLOTS // len(self))
         parts = [MaskBatch.of_kept(kept[at : at + step]) for at in range(0, len(kept), step)]
         return torch.cat([torch.from_numpy(self.evaluate(part).values) for part in parts])
@@ -224,6 +224,7 @@ class Game(ABC):
                 give it, whose answer has one entry.
         """
         array = own_array("masks", masks)
+        check_units("masks", masks, self.labels)
         return self(array[None] if array.ndim == 1 else array).mean(dim=1).numpy()
 
     def gradient(self, masks: Any) -> Float[Tensor, "mask unit"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from spex_mech.arguments import same_rows
 from spex_mech.fingerprints import sha256_of
 
 
@@ -75,6 +76,8 @@ class Prompts:
                 given.get("attention_mask") if attention_mask is None else attention_mask
             )
             token_types = given.get("token_type_ids") if token_types is None else token_types
+        for name, value in (("wrong_answers", wrong_answers), ("clusters", clusters)):
+            same_rows(**{"answers": answers, name: value})
         tokens = _token_matrix("tokens", tokens)
         n_prompts, n_pos = tokens.shape
         if not n_prompts or not n_pos:

@@ -7,7 +7,8 @@ the weights, which are influence functions (Koh and Liang 2017); of ``logistic``
 function theorem, at the optimum that was found.
 
 Examples and targets come in any container that ``arrays`` knows, and are checked here, once:
-numbers that are missing, lengths that differ, classes that are none.
+numbers that are missing, lengths that differ, classes that are none. Rows and columns are paired by
+position; pandas tables whose labels say another order are refused.
 """
 
 import copy
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from spex_mech.arguments import labels_of, same_columns, same_order, same_rows
 from spex_mech.arrays import numbers, own_array, same_length
 
 # Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
@@ -57,6 +59,7 @@ def ridge(
         TypeError: something else than numbers.
         ValueError: a missing number, shapes or lengths that do not fit, a negative penalty.
     """
+    _check_order(x, y, x_test, y_test, sample_weight)
     x, x_test = _tables(x, x_test, intercept)
     y, y_test = _targets(x, y, x_test, y_test)
     base, penalties = _weights(x, sample_weight), _penalties(x, penalty, intercept)
@@ -94,6 +97,8 @@ def kernel_ridge(
         ValueError: a missing number, shapes or lengths that do not fit, a kernel that is not
             symmetric, a penalty that is not positive.
     """
+    _check_order(kernel, y, kernel_test, y_test, sample_weight, "kernel")
+    _check_pairs(kernel, kernel_test)
     k = numbers("kernel", kernel, ["example", "example"])
     k_test = numbers("kernel_test", kernel_test, ["point", "example"])
     if k.shape[0] != k.shape[1] or not np.allclose(k, k.T, rtol=1e-6, atol=1e-8 * abs(k).max()):
@@ -157,6 +162,7 @@ def logistic(
             negative penalty; and from the function that it returns, where Newton's method has not
             converged: without a penalty (or of an intercept) there may be no optimum.
     """
+    _check_order(x, y, x_test, y_test, sample_weight)
     x, x_test = _tables(x, x_test, intercept)
     sign, sign_test = _two_classes(x, y, x_test, y_test)
     base, penalties = _weights(x, sample_weight), _penalties(x, penalty, intercept)
@@ -207,6 +213,7 @@ def network(
         ValueError: a missing number, lengths that do not fit, a class that the module has no
             output for, classes for a module with one output.
     """
+    _check_order(x, y, x_test, y_test, sample_weight)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     x, x_test = (
         torch.from_numpy(numbers(name, a)).float().to(device)
@@ -344,6 +351,31 @@ def _number(name: str, value: Any) -> float:
     if not found >= 0:
         raise ValueError(f"{name} is {value!r}; it must be a number from 0 on")
     return found
+
+
+def _check_order(
+    x: Any, y: Any, x_test: Any, y_test: Any, sample_weight: Any, name: str = "x"
+) -> None:
+    """Raises:
+    ValueError: pandas' labels of rows or columns that belong together are in another order.
+    """
+    same_columns(**{name: x, f"{name}_test": x_test})
+    same_rows(**{name: x, "y": y})
+    same_rows(**{name: x, "sample_weight": sample_weight})
+    same_rows(**{f"{name}_test": x_test, "y_test": y_test})
+
+
+def _check_pairs(kernel: Any, kernel_test: Any) -> None:
+    """The same of a kernel's rows, which are examples as its columns are."""
+    rows = labels_of(kernel, "index")
+    for name, table in (("kernel", kernel), ("kernel_test", kernel_test)):
+        same_order(
+            "the index of kernel",
+            rows,
+            f"the columns of {name}",
+            labels_of(table, "columns"),
+            f"examples are paired by position: give {name}[kernel.index]",
+        )
 
 
 def _tables(x: Any, x_test: Any, intercept: bool) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from spex_mech.arguments import label_list
+from spex_mech.arguments import label_list, labels_of, same_order
 from spex_mech.arrays import numbers, own_array
 from spex_mech.engine.device import in_batches, is_out_of_memory
 from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
@@ -97,7 +97,7 @@ class TrainingGame(Game):
         given too); other ``options`` as of the class."""
         own = _own(options, "sample_weight", "intercept")
         train = ridge(x, y, x_test, y_test, penalty, **own)
-        return cls(train, _length(x), **{"name": "ridge", **options})
+        return cls(train, _length(x, options), **{"name": "ridge", **options})
 
     @classmethod
     def kernel_ridge(
@@ -113,7 +113,7 @@ class TrainingGame(Game):
         given too)."""
         own = _own(options, "sample_weight")
         train = kernel_ridge(kernel, y, kernel_test, y_test, penalty, **own)
-        return cls(train, _length(kernel), **{"name": "kernel ridge", **options})
+        return cls(train, _length(kernel, options), **{"name": "kernel ridge", **options})
 
     @classmethod
     def logistic(
@@ -123,7 +123,7 @@ class TrainingGame(Game):
         ``sample_weight`` and ``intercept`` may be given too)."""
         own = _own(options, "steps", "sample_weight", "intercept")
         train = logistic(x, y, x_test, y_test, penalty, **own)
-        return cls(train, _length(x), **{"name": "logistic", **options})
+        return cls(train, _length(x, options), **{"name": "logistic", **options})
 
     @classmethod
     def network(
@@ -134,7 +134,7 @@ class TrainingGame(Game):
         own = _own(options, "steps", "learning_rate", "decay", "sample_weight")
         train = network(module, x, y, x_test, y_test, **own)
         defaults = {"name": "network", "differentiable": False, "batch_size": _NETWORKS}
-        return cls(train, _length(x), **{**defaults, **options})
+        return cls(train, _length(x, options), **{**defaults, **options})
 
     @property
     def units(self) -> Units:
@@ -312,7 +312,22 @@ def _own(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: options.pop(name) for name in names if name in options}
 
 
-def _length(x: Any) -> int:
+def _length(x: Any, options: dict[str, Any]) -> int:
+    """How many examples there are.
+
+    Raises:
+        ValueError: the labels are those of a table's rows in another order.
+    """
+    labels = options.get("labels")
+    if labels is not None and options.get("groups") is None:
+        index = labels_of(x, "index")
+        same_order(
+            "the index of the examples",
+            None if index is None else [str(label) for label in index],
+            "labels",
+            [str(label) for label in labels],
+            "labels are paired with examples by position: give labels=list(x.index)",
+        )
     return len(own_array("x", x))
 
 
