@@ -9,7 +9,7 @@ import dis
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from inspect import unwrap
 from types import CellType, CodeType, FunctionType, MethodType
@@ -211,4 +211,10 @@ def _short(data: bytes) -> str:
 
 def versions() -> dict[str, str]:
     """The versions that a result records."""
-    return {name: version(name) for name in ("spex_mech", "torch", "numpy")}
+    return {name: version_of(name) for name in ("spex_mech", "torch", "numpy")}
+
+
+@cache
+def version_of(package: str) -> str:
+    """Of an installed package; read once, as that takes milliseconds."""
+    return version(package)

@@ -26,14 +26,13 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="forks and kills")
 class Slow:
     """Each mask takes so long; in the last bits of a value is what shared its batch."""
 
-    labels = tuple(str(i) for i in range(40))
-
-    def __init__(self, seconds: float = 0.0, dies_after: int | None = None) -> None:
+    def __init__(self, seconds: float = 0.0, dies_after: int | None = None, n: int = 40) -> None:
         self.seconds, self.dies_after = seconds, dies_after
+        self.labels = tuple(str(i) for i in range(n))
         self.sizes: list[int] = []
 
     def __len__(self) -> int:
-        return 40
+        return len(self.labels)
 
     def identity(self) -> dict[str, Any]:
         return {"slow": 1}
@@ -43,7 +42,9 @@ class Slow:
         if self.dies_after is not None and sum(self.sizes) > self.dies_after:
             raise KeyboardInterrupt
         time.sleep(self.seconds * len(masks))
-        exact = (masks[:, 0] & masks[:, 1]).double() + masks.double() @ torch.arange(40.0).double()
+        exact = (masks[:, 0] & masks[:, 1]).double() + masks.double() @ torch.arange(
+            len(self), dtype=torch.float64
+        )
         return exact + 1e-9 * len(masks)
 
 
@@ -181,20 +182,27 @@ import spex_mech as sm
 from tests.test_batches import Slow
 def seconds(store):
     started = time.perf_counter()
-    sm.discover(Slow(0.001), "exhaustive", store=store, progress=False)
+    cost = sm.discover(Slow(0.001, n=44), "exhaustive", store=store, progress=False).cost
+    assert cost["evaluations"] == 1020 and cost.get("checks", 0) == (0 if store is None else 3)
     return time.perf_counter() - started
 seconds(f"{sys.argv[1]}/warm.db")
-pairs = [(seconds(None), seconds(f"{sys.argv[1]}/{pair}.db")) for pair in range(5)]
-print(np.median([kept / alone for alone, kept in pairs]))
+pairs = [(seconds(None), seconds(f"{sys.argv[1]}/{pair}.db")) for pair in range(7)]
+alone, kept = zip(*pairs)
+print(min(kept) / min(alone), np.median([kept / alone for alone, kept in pairs]))
 """
 
 
 @pytest.mark.slow
 def test_a_store_costs_little(tmp_path: Path) -> None:
-    """Of 821 evaluations of 1 ms each: a ratio of runs in pairs, as the machine may be busy, in a
-    process of its own, as types are checked at each call in this one."""
+    """Of 1,020 evaluations of 1 ms each a tenth at most: the best of seven runs each, which take
+    turns, as the machine may be busy; in a process of its own, as types are checked at each call in
+    this one. An opening asks three masks."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        pytest.skip(f"the machine is busy (load {load:.1f} on {cores} cores): nothing can be timed")
     run = subprocess.run(
         [sys.executable, "-c", COSTS, str(tmp_path)], cwd=Path(__file__).parents[1], text=True,
         capture_output=True, check=True,
     )  # fmt: skip
-    assert 1.0 < float(run.stdout) < 1.1
+    best, _ = map(float, run.stdout.split())
+    assert 1.0 < best < 1.1

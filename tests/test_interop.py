@@ -100,6 +100,30 @@ def test_shapiqs_explainer_runs_on_a_game(demo_game: sm.ModelGame) -> None:
     assert sm.from_shapiq(values, demo_game.labels).value("L0H3", "L1H0") > 1
 
 
+@pytest.mark.slow  # its decoding takes a minute
+def test_spectralexplain_runs_on_a_game(demo_game: sm.ModelGame) -> None:
+    """Its masks are integers of 0 and 1; its Fourier coefficients are those of all masks, as far as
+    its sparse transform gives them."""
+    spectral = pytest.importorskip("spectralexplain", reason="spectralexplain is not installed")
+    given = set()
+
+    def mean(masks: np.ndarray) -> np.ndarray:
+        given.add(masks.dtype.name)
+        return demo_game.mean(masks)
+
+    labels = demo_game.labels
+    np.random.seed(0)
+    explainer = spectral.Explainer(mean, labels, sample_budget=400, max_order=2, algorithm="spex")
+    found = explainer.interactions("fourier").get_interactions()
+    assert given == {"int64"}
+    bits = np.array([list(f"{number:08b}") for number in range(256)], dtype=int)
+    every = demo_game.mean(bits)
+    sign = {label: 1 - 2 * bits[:, unit] for unit, label in enumerate(labels)}
+    exact = float((every * sign["L0H3"] * sign["L1H0"]).mean())
+    assert max((s for s in found if len(s) == 2), key=lambda s: abs(found[s])) == ("L0H3", "L1H0")
+    assert found["L0H3", "L1H0"] == pytest.approx(exact, rel=0.02)
+
+
 def test_captum_runs_on_a_game(demo_game: sm.ModelGame) -> None:
     """Ablating one unit is its main effect with the sign turned; Shapley values are the exact ones
     within their error."""

@@ -607,16 +607,6 @@ def test_a_file_that_cannot_be_written_says_so(
         run(Watched(), tmp_path)  # a folder itself
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_is_read_only_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(PermissionError, match="the store cannot be written"):
-            run(Watched(), tmp_path / "run.sqlite")
-    finally:
-        tmp_path.chmod(0o700)
-
-
 # -- masks and numbers as bytes --------------------------------------------------------------------
 
 

@@ -52,7 +52,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,7 +60,7 @@ from jaxtyping import Float
 
 from spex_mech.arguments import path_of
 from spex_mech.driver import Unchanged
-from spex_mech.fingerprints import function_identity
+from spex_mech.fingerprints import function_identity, version_of
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
 from spex_mech.notices import warn
@@ -198,7 +197,7 @@ def identity_of(game: Any) -> dict[str, Any]:
     game = as_game(game)
     labels = blake2b(json.dumps(game.labels).encode(), digest_size=8).hexdigest()
     units = {"n_units": len(game), "labels_hash": labels}
-    versions = {of: version(name) for of, name in _NAMED_VERSIONS.items()}
+    versions = {of: version_of(name) for of, name in _NAMED_VERSIONS.items()}
     own = {**game.provenance(), **game.identity()}
     return json.loads(json.dumps({**own, **units, **versions}, default=str))
 
@@ -622,14 +621,17 @@ class Run:
         now = time.perf_counter()
         seconds = self.seconds + now - self._since
         with self.store.transaction():
+            new: list[tuple[Any, ...]] = []
             for row in rows:
                 value, gradient = answers[row]
                 at = (hashes[row], self.number, keys[row], packed(value, keys[row]))
-                if batch.slopes:
-                    slopes = packed(gradient.ravel(), keys[row])
-                    self._write("INSERT INTO gradients VALUES (?, ?, ?, ?, ?)", *at, slopes)
-                else:
-                    self._write("INSERT INTO evaluations VALUES (?, ?, ?, ?)", *at)
+                new.append((*at, packed(gradient.ravel(), keys[row])) if batch.slopes else at)
+            table = (
+                "gradients VALUES (?, ?, ?, ?, ?)"
+                if batch.slopes
+                else ("evaluations VALUES (?, ?, ?, ?)")
+            )
+            self.store.connection.executemany(f"INSERT INTO {table}", new)
             self._write(
                 "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 self.number,
