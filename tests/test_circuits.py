@@ -374,10 +374,11 @@ def test_without_matplotlib_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, dr
     ("options", "error"),
     [
         ({"size": 2, "faithfulness": 0.5}, "give faithfulness or size, not both"),
-        ({"size": 0}, "size is 0; it must be between 1 and 5"),
-        ({"size": 6}, "size is 6; it must be between 1 and 5"),
-        ({"faithfulness": 1.2}, "faithfulness is 1.2; it must be above 0 and at most 1"),
-        ({"aim": "best"}, "unknown aim 'best'; choose 'match' or 'recover'"),
+        ({"size": 0}, "size is 0; it must be a whole number from 1 to 5"),
+        ({"size": 6}, "size is 6; it must be a whole number from 1 to 5"),
+        ({"faithfulness": 1.2}, "faithfulness is 1.2, a float; it must be a number above 0 and at"),
+        ({"aim": "best"}, "unknown aim 'best'; choose one of match, recover"),
+        ({"seed": -1}, "seed is -1; it must be a whole number of at least 0"),
         ({"budget": 3}, "a budget of 3 evaluations cannot select among 5 units; give at least 7"),
         ({"held_out": CallableGame(one_of_two, HEADS[::-1])}, "held-out game are not those"),
     ],
@@ -393,16 +394,33 @@ def test_units_that_do_nothing_have_no_circuit() -> None:
         sm.find_circuit(game, sm.discover(game))
 
 
+def test_a_span_that_is_small_beside_the_values_is_one_where_they_resolve_it() -> None:
+    """Float64 tells 1e6 from 1e6 + 0.001; float32 does not."""
+
+    def value(masks: torch.Tensor) -> torch.Tensor:
+        return 1e6 + 1e-3 * masks[:, :2].double().sum(1)
+
+    game = CallableGame(value, HEADS)
+    circuit = sm.find_circuit(game, sm.discover(game))
+    assert circuit.units == HEADS[:2] and circuit.faithfulness.value == pytest.approx(1, abs=1e-5)
+    rounded = CallableGame(lambda masks: value(masks).float(), HEADS)
+    with pytest.raises(ValueError, match="changes nothing"):
+        sm.find_circuit(rounded, sm.discover(rounded))
+
+
 def test_orders_and_sizes_that_cannot_be() -> None:
     game = CallableGame(one_of_two, HEADS)
     found = sm.discover(game)
     for options, error in (
         ({"order": ["L9H9"]}, "unknown unit 'L9H9' in the order"),
         ({"order": ["L0H0", "L0H0"]}, "the order names 'L0H0' twice"),
-        ({"sizes": [7]}, "no circuit of 7 units: there are 5"),
+        ({"sizes": [7]}, "a size is 7; it must be a whole number from 0 to 5"),
     ):
         with pytest.raises(ValueError, match=error):
             sm.faithfulness_curve(game, found, **options)
+    with pytest.raises(ValueError, match="the circuit that is given has no unit"):
+        sm.score_circuit(game, [])
+    assert sm.faithfulness_curve(game, found, sizes=2).sizes.tolist() == [0, 2, 5]
     with pytest.raises(ValueError, match="it must be finite for every mask"):
         broken = CallableGame(lambda m: one_of_two(m) / m[:, :1].double(), HEADS)
         sm.find_circuit(broken, found)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import spex_mech as sm
+from spex_mech.game import as_game
 
 
 def pair(masks: Any) -> Any:
@@ -104,6 +105,32 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         yield f"from_shapiq({value!r})", "from_shapiq takes", lambda v=value: sm.from_shapiq(v)
 
 
+def circuits() -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Of the verbs about circuits."""
+    game = as_game(pair, 4)
+    found = search(game, n=None)
+
+    def find(**options: Any) -> Any:
+        return sm.find_circuit(game, found, progress=False, **options)
+
+    for name, value in {
+        "size": 2.5, "faithfulness": "0.9", "budget": "x", "scores_budget": None, "seed": 1.5,
+        "aim": 3, "timeout": "1", "masks_per_batch": 2.5,
+    }.items():  # fmt: skip
+        yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: find(**{n: v})
+    yield "faithfulness=True", "faithfulness is True", lambda: find(faithfulness=True)
+    yield "sizes", "a size is 'a'", lambda: sm.faithfulness_curve(game, found, sizes=["a"])
+    for verb in (sm.find_circuit, sm.faithfulness_curve):
+        for value in (None, "found.npz", [(0, 1)]):
+            yield (
+                f"{verb.__name__} of {value!r}", "give the Interactions that discover returned",
+                lambda f=verb, v=value: f(game, v, progress=False),
+            )  # fmt: skip
+    yield "score nothing", "has no unit", lambda: sm.score_circuit(game, [], progress=False)
+    yield "score None", "circuit is None", lambda: sm.score_circuit(game, None, progress=False)
+    yield "score 3", "circuit is 3", lambda: sm.score_circuit(game, 3, progress=False)
+
+
 def labels() -> Iterator[tuple[str, str, Callable[[], Any]]]:
     for value, text in (
         (["a", "a", "b", "c"], "two units are called 'a'"),
@@ -153,7 +180,7 @@ def answers() -> Iterator[tuple[str, str, Callable[[], Any]]]:
 def main(folder: Path) -> None:
     for kind, cases in (
         ("argument", arguments(folder)), ("label", labels()), ("answer", answers()),
-        ("model", models()),
+        ("model", models()), ("circuit", circuits()),
     ):  # fmt: skip
         for name, text, call in cases:
             try:

@@ -14,12 +14,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from spex_mech.arguments import file_of
+from spex_mech.arguments import file_of, one_of, shown, whole
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.curve import FaithfulnessCurve
 from spex_mech.circuits.driving import CircuitRuns, Games, digest, one_question
@@ -117,11 +118,13 @@ def find_circuit(
     ['backup: (b), c']
     """
     how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
+    found = _measured(found)
     with ExitStack() as stack:
         game, held_out = Games.started(stack, game, held_out, how)
         games = Games.checked(game, held_out, found.labels)
         n = len(found.labels)
         goal = _goal(faithfulness, size, aim, n)
+        scores_budget, seed = whole("scores_budget", scores_budget, 0), whole("seed", seed, 0)
         about: dict[str, Any] = {"aim": aim, "found": found.about, "seed": seed}
         budget, gradients = _gradients(games.game, _budget(budget, n), n, about)
         settings = {"goal": repr(goal), "found": digest(found), "scores_budget": scores_budget}
@@ -179,7 +182,7 @@ def score_circuit(
         if found is None:
             game = as_game(game)
             found = _nothing_measured(game.labels)
-        games = Games.checked(game, None, found.labels)
+        games = Games.checked(game, None, _measured(found).labels)
         names, chosen = _given(circuit)
         kept = np.zeros(len(found.labels), dtype=bool)
         kept[columns_of(names, games.game.units, "circuit")] = True
@@ -197,7 +200,7 @@ def faithfulness_curve(
     found: Interactions,
     *,
     order: Sequence[Any] | None = None,
-    sizes: Iterable[int] | str | None = None,
+    sizes: Iterable[int] | int | str | None = None,
     held_out: Any = None,
     aim: str = "match",
     budget: int | None = None,
@@ -227,6 +230,7 @@ def faithfulness_curve(
         UserWarning: as :func:`find_circuit`.
     """
     how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
+    found = _measured(found)
     with ExitStack() as stack:
         game, held_out = Games.started(stack, game, held_out, how)
         games = Games.checked(game, held_out, found.labels)
@@ -261,23 +265,27 @@ def faithfulness_curve(
 
 
 def _goal(faithfulness: float | None, size: int | None, aim: str, n: int) -> Goal:
-    if aim not in _AIMS:
-        raise ValueError(f"unknown aim {aim!r}; choose 'match' or 'recover'")
+    one_of("aim", aim, _AIMS)
     if faithfulness is not None and size is not None:
         raise ValueError("give faithfulness or size, not both")
-    if size is not None and not 0 < size <= n:
-        raise ValueError(f"size is {size}; it must be between 1 and {n}, the number of units")
-    if faithfulness is not None and not 0 < faithfulness <= 1:
-        raise ValueError(f"faithfulness is {faithfulness}; it must be above 0 and at most 1")
+    if size is not None:
+        size = whole("size", size, 1, n)
+    if faithfulness is not None:
+        is_number = isinstance(faithfulness, Real) and not isinstance(faithfulness, bool)
+        if not is_number or not 0 < faithfulness <= 1:
+            raise ValueError(
+                f"faithfulness is {shown(faithfulness)}; it must be a number above 0 and at most 1"
+            )
     return Goal(_AIMS[aim], 0.9 if faithfulness is None else float(faithfulness), size)
 
 
 def _budget(budget: int | None, n: int) -> int:
-    if budget is not None and budget < n + 2:
+    if budget is not None and whole("budget", budget, 1) < n + 2:
         raise ValueError(
             f"a budget of {budget} evaluations cannot select among {n} units; give at least {n + 2}"
         )
-    return budget or max(_PER_UNIT * n + 50, 2**n if n <= _ALL_OF else 0)
+    default = max(_PER_UNIT * n + 50, 2**n if n <= _ALL_OF else 0)
+    return default if budget is None else int(budget)
 
 
 def _gradients(game: Game, budget: int, n: int, about: dict[str, Any]) -> tuple[int, int]:
@@ -293,15 +301,14 @@ def _gradients(game: Game, budget: int, n: int, about: dict[str, Any]) -> tuple[
     return budget - GRADIENT_COST * STEPS, STEPS
 
 
-def _sizes(sizes: Iterable[int] | str | None, n: int) -> list[int]:
+def _sizes(sizes: Iterable[int] | int | str | None, n: int) -> list[int]:
     if isinstance(sizes, str):
         if sizes != "mib":
             raise ValueError(f"sizes={sizes!r}; give 'mib', or sizes of circuits")
         asked = mib_sizes(n)
     else:
-        asked = _spread(n) if sizes is None else [int(size) for size in sizes]
-    if off := [size for size in asked if not 0 <= size <= n]:
-        raise ValueError(f"no circuit of {off[0]} units: there are {n}")
+        given = [sizes] if isinstance(sizes, int | np.integer) else sizes
+        asked = _spread(n) if given is None else [whole("a size", size, 0, n) for size in given]
     return sorted({0, *asked, n})
 
 
@@ -343,7 +350,22 @@ def _given(circuit: Circuit | Sequence[Any] | Mapping[str, Any] | Place) -> tupl
         return list(Circuit.from_mib(circuit).units), "read from the benchmark's JSON"
     if isinstance(circuit, Circuit):
         return list(circuit.units), f"given ({circuit.about.get('selected', 'a circuit')})"
-    return list(circuit), "given"
+    if not isinstance(circuit, Iterable):
+        raise TypeError(
+            f"circuit is {shown(circuit)}; give labels of units, a Circuit, or a file of one"
+        )
+    names = list(circuit)
+    if not names:
+        raise ValueError("the circuit that is given has no unit; name at least one")
+    return names, "given"
+
+
+def _measured(found: Any) -> Interactions:
+    if not isinstance(found, Interactions):
+        raise TypeError(
+            f"found is {shown(found)}; give the Interactions that discover returned for these units"
+        )
+    return found
 
 
 def _nothing_measured(labels: list[str]) -> Interactions:

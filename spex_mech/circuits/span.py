@@ -16,9 +16,9 @@ from jaxtyping import Float
 
 from spex_mech.notices import warn
 from spex_mech.results.statistics import ratios, standard_errors
+from spex_mech.search.resolution import Resolution
 
 LEVEL = 0.9  # of the intervals that results hold
-_ROUNDING = 1e-6  # of the larger of the two values: a smaller span is nothing
 _WARNED, _REFUSED = 3.0, 1.0  # standard errors of the span
 
 
@@ -62,7 +62,9 @@ def checked_span(
         f"on {where} the metric is {intact.mean():.4g} with all units kept and {empty.mean():.4g} "
         "with none"
     )
-    if abs(value) <= _ROUNDING * max(abs(intact).max(), abs(empty).max()):
+    resolution = Resolution()
+    resolution.see(np.stack([intact, empty]))
+    if abs(value) <= resolution.floor / 2:  # of two values; that of an interaction is of four
         raise ValueError(
             f"{ends}: ablating these units changes nothing, so there is no circuit to "
             "find among them"
