@@ -280,6 +280,51 @@ def test_backups_that_serve_a_unit_in_series() -> None:
     assert circuit.minimality.value == 1 and circuit.completeness.value == 0
 
 
+@pytest.mark.parametrize("n", [4, 5, 8])
+def test_backups_that_no_measured_interaction_shows(n: int) -> None:
+    """Of four and more that back one another up all pairs and triples are 0."""
+
+    def value(masks: torch.Tensor) -> torch.Tensor:
+        kept = masks.bool()
+        return (kept[:, 0] & kept[:, 1 : n + 1].any(1)).double() + 0.01 * kept[:, -1].double()
+
+    labels = list("abcdefghijkl")
+    game = game_of(value, labels)
+    circuit = sm.find_circuit(game, sm.discover(game, progress=False), progress=False)
+    (group,) = [group for group in circuit.groups if group.kind == "backup"]
+    assert group.units == tuple(labels[1 : n + 1]) and len(group.kept) == 1
+    assert group.sides == tuple((label,) for label in group.units)
+    assert circuit.importance[: n + 1] == pytest.approx(1 / 1.01, abs=1e-9)
+    assert circuit.importance[n + 1 : -1] == pytest.approx(0, abs=1e-9)
+
+
+def test_what_only_adds_up_takes_no_place() -> None:
+    """Each unit's loss is made up for by any other of the same weight, and none is a backup."""
+    game = game_of(lambda m: m.double() @ torch.tensor([3.0, 1, 1, 1, 1, 1, 1]).double(), "abcdefg")
+    circuit = sm.find_circuit(game, sm.discover(game, progress=False), 0.8, progress=False)
+    assert len(circuit) < 7 and circuit.groups == ()
+
+
+def test_on_held_out_prompts_the_worst_part_of_the_selection_is_a_bound() -> None:
+    """What counts is chosen on the first game, of which a and b are backups; on the other c is what
+    is missing when it is gone, and the score says that it is no maximum."""
+
+    def first(m: torch.Tensor) -> torch.Tensor:
+        return (m[:, 0] | m[:, 1]).double() + 0.5 * m[:, 2].double()
+
+    def other(m: torch.Tensor) -> torch.Tensor:
+        return 0.4 * (m[:, 0] | m[:, 1]).double() + (m[:, 2] | m[:, 3]).double()
+
+    game, held_out = game_of(first, "abcd"), game_of(other, "abcd")
+    found = sm.discover(game, progress=False)
+    circuit = sm.find_circuit(game, found, 0.9, held_out=held_out, progress=False)
+    parts = [part.value for part in circuit.completeness.by_subset]
+    assert circuit.completeness.value == parts[0] < max(parts)
+    assert circuit.completeness.is_bound and "incompleteness at least" in str(circuit)
+    again = sm.find_circuit(game, found, 0.9, progress=False)
+    assert not again.completeness.is_bound
+
+
 def test_of_many_members_the_scores_are_called_bounds() -> None:
     game = game_of(lambda m: m.double() @ torch.arange(1.0, 13).double(), "abcdefghijkl")
     found = sm.discover(game)

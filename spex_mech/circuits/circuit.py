@@ -94,11 +94,16 @@ class Circuit:
         labels: the name of every unit of the game.
         members: which of them are kept.
         why: of each member, by label.
-        groups: units in series, and backups (also those that were left out).
+        groups: units in series, and backups (also those that were left out, and those that no
+            measured interaction shows: what can take the place of a member that is missed in the
+            circuit and not in the whole model).
         links: the measured interactions behind ``why`` and ``groups``, strongest first.
         faithfulness: of the members alone.
-        completeness: the largest incompleteness of the parts K that were tried; 0 is complete.
-        minimality: the smallest over members of its largest score; far from 0 is minimal.
+        completeness: the largest incompleteness of the parts K that were tried; 0 is complete. On
+            held-out prompts: of the K that was the worst on those of the selection, so that it
+            does not profit from the choice; where another is worse there, it is called a bound.
+        minimality: the smallest over members of its largest score; far from 0 is minimal. On
+            held-out prompts the member and its K are those of the selection as well.
         intact: F(M) and
         empty: F(nothing kept), averaged over the prompts that were measured on.
         n_prompts: how many those are. Where prompts have clusters, or repeat each other: how many

@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from spex_mech.circuits.scores import Comparisons
 from spex_mech.circuits.search import EvaluatedCircuits, Surrogate, every_subset, flipped
@@ -161,6 +161,61 @@ def more_backups(
     return (*others, *_groups("backup", found, labels, what.kept))
 
 
+def hidden_backups(
+    sets: EvaluatedCircuits,
+    groups: tuple[Group, ...],
+    kept: Bool[np.ndarray, " unit"],
+    labels: Sequence[str],
+    room: int,
+) -> Steps[tuple[Group, ...]]:
+    """The groups, with backups that no measured interaction shows: units left out that can stand in
+    for a member.
+
+    A member that is missed in the circuit and not in the whole model has its backups among what was
+    left out. Each of those is added to the circuit alone, with the member and without it. Where it
+    and the member together do one and a half times the damage that they do one by one there, it
+    takes the member's place; and what can take one place stands in for each other.
+
+    Args:
+        room: evaluations that may be spent: 2 for each unit left out, for each such member.
+    """
+    grouped = {unit for group in groups if group.kind == "backup" for unit in group.units}
+    inside = yield from effects_inside(sets, kept)
+    alone = yield from sets.values_of(flipped(np.ones_like(kept), np.array([*inside])[:, None]))
+    intact = dict(zip(inside, (alone.mean(axis=1) - sets.intact.mean()).tolist(), strict=True))
+    damage = {unit: -effect / sets.span.value for unit, effect in inside.items()}
+    missed = [
+        unit
+        for unit in sorted(damage, key=lambda unit: -damage[unit])
+        if labels[unit] not in grouped
+        and damage[unit] >= _GROUP
+        and damage[unit] >= _MORE * abs(intact[unit] / sets.span.value)
+    ]
+    outside, found = np.flatnonzero(~kept), []
+    for unit in missed[: room // max(1, 2 * len(outside))]:
+        without = flipped(kept, np.array([[unit]]))[0]
+        masks = [flipped(mask, outside[:, None]) for mask in (kept, without)]
+        values = yield from sets.values_of(np.concatenate([*masks, without[None]]))
+        share = values.mean(axis=1) / sets.span.value
+        both, one, none = share[: len(outside)], share[len(outside) : -1], share[-1]
+        inside_share = float((yield from sets.values_of(kept[None])).mean()) / sets.span.value
+        # The damage of the member, of the other and of both, where the other was added.
+        singly = abs(both - one) + abs(both - inside_share)
+        stands_in = (both - none >= _MORE * singly) & (both - none - singly >= _GROUP)
+        found += combinations(sorted([unit, *outside[stands_in].tolist()]), 2)
+    if not found:
+        return groups
+    column = {label: u for u, label in enumerate(labels)}
+    others = [group for group in groups if group.kind != "backup"]
+    known = [
+        pair
+        for group in groups
+        if group.kind == "backup"
+        for pair in _apart([[column[u] for u in side] for side in group.sides], group, column)
+    ]
+    return (*others, *_groups("backup", [*known, *found], labels, kept))
+
+
 def _apart(
     sides: list[list[int]], group: Group, column: Mapping[str, int]
 ) -> list[tuple[int, int]]:
@@ -272,6 +327,7 @@ def signed_importance(
         units = np.array([column[unit] for unit in group.units])
         if len(units) > _MOST_TOGETHER:
             _by_pairs(largest, effects, links, column, set(group.units), sets.span.value)
+            yield from _as_the_last(sets, largest, units)
             continue
         parts = every_subset(units, sets.n)
         values = yield from sets.values_of(~parts)
@@ -282,6 +338,20 @@ def signed_importance(
                 also = row_of[flipped(parts[row], np.array([[unit]]))[0].tobytes()]
                 largest[unit] = _larger(float(largest[unit]), float(share[row] - share[also]))
     return largest
+
+
+def _as_the_last(
+    sets: EvaluatedCircuits,
+    largest: Float[np.ndarray, " unit"],
+    units: Int[np.ndarray, " member"],
+) -> Steps[None]:
+    """Of a large group: each unit once all the others are gone."""
+    gone = np.ones(sets.n, dtype=bool)
+    gone[units] = False
+    values = yield from sets.values_of(np.concatenate([gone[None], flipped(gone, units[:, None])]))
+    share = values.mean(axis=1) / sets.span.value
+    for unit, value in zip(units.tolist(), share[1:], strict=True):
+        largest[unit] = _larger(float(largest[unit]), float(value - share[0]))
 
 
 def effects_inside(

@@ -273,7 +273,7 @@ def scored(
     (alone,) = subset_scores((f(kept) - empty)[None], below, [((), ())], signed=True)
     return CircuitScores(
         faithfulness=Score(alone.value, alone.stderr, (), alone.low, alone.high),
-        completeness=_summary(parts, 0, not what.exact),
+        completeness=_summary(parts, 0, not (what.exact and _is_largest(parts))),
         minimality=_summary(members, what.least, not what.exact),
         intact=float(intact.mean()),
         empty=float(empty.mean()),
@@ -308,6 +308,11 @@ def _summary(parts: tuple[SubsetScore, ...], row: int, is_bound: bool) -> Score:
         return NOT_SCORED
     one = parts[row]
     return Score(one.value, one.stderr, parts, one.low, one.high, is_bound)
+
+
+def _is_largest(parts: tuple[SubsetScore, ...]) -> bool:
+    """Whether the part that the prompts of the selection chose is the worst on these, too."""
+    return all(part.value <= parts[0].value * (1 + _SAME) for part in parts)
 
 
 def _names(part: Bool[np.ndarray, " unit"], labels: Sequence[str]) -> tuple[str, ...]:

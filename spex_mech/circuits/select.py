@@ -16,6 +16,7 @@ from spex_mech.circuits.explain import (
     Membership,
     effects_inside,
     find_groups,
+    hidden_backups,
     links_of,
     more_backups,
     reasons,
@@ -37,6 +38,7 @@ Slopes = Float[np.ndarray, " unit"]
 
 _BOOTSTRAPS = 200
 _RELATED = 40  # sets of units that belong together, of which scores try parts
+_HIDDEN = 4  # one in so many evaluations of the scores, at most, looks for hidden backups
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +128,7 @@ def examine(
     groups = yield from find_groups(sets, kept, labels, links, effects)
     what = yield from try_parts(sets, kept, _related(labels, groups, links), room, seed)
     groups = yield from more_backups(sets, groups, what, labels)
+    groups = yield from hidden_backups(sets, groups, kept, labels, room // _HIDDEN)
     inside = yield from effects_inside(sets, kept)
     importance = yield from signed_importance(sets, kept, labels, groups, links, effects)
     return Selection(
