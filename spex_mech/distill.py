@@ -20,6 +20,8 @@ from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import proxy_named
 from spex_mech.game import as_game
 from spex_mech.masks import Set
+from spex_mech.notices import warn
+from spex_mech.proxies.seen import Seen
 from spex_mech.proxies.table import CompleteTable
 from spex_mech.proxy import Proxy, as_proxy
 from spex_mech.runs.session import RunSettings
@@ -46,6 +48,8 @@ class Distillation:
             None where all values are alike, or no mask could be held out.
         n_masks: that it learned from.
         cost: evaluations and seconds that the game took.
+        seen: the masks that it learned from, where they do not tell all units apart: then the proxy
+            is a function of the units in ``seen.units`` alone. Default: they do.
     """
 
     proxy: Proxy | Any
@@ -53,6 +57,7 @@ class Distillation:
     r2: float | None
     n_masks: int
     cost: dict[str, int | float]
+    seen: Seen | None = None
 
     def __repr__(self) -> str:
         fit = "no held-out masks" if self.r2 is None else f"r2 {self.r2:.3g}"
@@ -61,28 +66,68 @@ class Distillation:
 
     @property
     def exact(self) -> bool:
-        """Whether every mask was evaluated, so that nothing is an estimate."""
+        """Whether every mask of the units that it tells apart was evaluated, so that nothing is an
+        estimate."""
         return isinstance(self.proxy, CompleteTable)
 
     def predict(self, masks: Any) -> Float[np.ndarray, "mask ..."]:
-        """Values of masks (True = kept), on each prompt (distilled) or on average (trees).
+        """Values of masks (True = kept), on each prompt (distilled) or on average (trees). NaN of a
+        mask that changes what no mask has changed (a unit that none has left out, or one of two
+        that were always left out together).
 
         Raises:
             ValueError: masks of another number of units, or that hold something else than True and
                 False, 1 and 0.
         """
-        return self.proxy.predict(mask_array("masks", masks, len(self.labels), self.labels))
+        kept = mask_array("masks", masks, len(self.labels), self.labels)
+        if self.seen is None or self.seen.all_apart:
+            return self.proxy.predict(kept)
+        values = np.array(self.proxy.predict(kept[:, self.seen.units]), dtype=np.float64)
+        values[~self.seen.shown(kept)] = np.nan
+        return values
+
+    def end(self, kept: bool) -> float:
+        """The mean value with all units kept, or all ablated; those that no mask changes stay as
+        they are."""
+        n = len(self.labels) if self.seen is None else len(self.seen.units)
+        return float(np.mean(self.proxy.predict(np.full((1, n), kept))))
 
     def indices(self, kind: str = "fourier", order: int = 2) -> dict[Set, float]:
         """The estimated coefficients of a kind, of up to ``order`` units: at least the 10,000
-        largest of each size. ``sm.to_shapiq`` hands them on.
+        largest of each size. ``sm.to_shapiq`` hands them on. What masks do not tell is not in it.
 
         Raises:
             ValueError: an unknown kind, or one that the proxy cannot give.
+
+        Warns:
+            UserWarning: interactions are left out, as masks do not show all four states of two of
+                their units.
         """
         one_of("kind", kind, KINDS)
-        order = min(whole("order", order, 1), len(self.labels))
-        return as_proxy(self.proxy).indices(kind, order, _MOST_INDICES)
+        return self._known(kind, whole("order", order, 1), _MOST_INDICES)
+
+    def _known(self, kind: str, order: int, k: int) -> dict[Set, float]:
+        units = list(range(len(self.labels))) if self.seen is None else self.seen.units
+        found = as_proxy(self.proxy).indices(kind, min(order, len(units)), k)
+        terms = {tuple(units[u] for u in s): value for s, value in found.items()}
+        if self.seen is None or self.exact:
+            return terms
+        known = self.seen.in_full(terms)
+        if lacking := [s for s, good in zip(terms, known, strict=True) if not good]:
+            first = max(lacking, key=lambda s: abs(terms[s]))
+            warn(
+                f"{len(lacking)} of {len(terms)} interactions are left out, {self._name(first)} "
+                "the largest: no mask shows one of the four states (both kept, either left out, "
+                "both left out) of two of their units, so that the proxy could only guess; give "
+                "more masks"
+            )
+        return {s: value for (s, value), good in zip(terms.items(), known, strict=True) if good}
+
+    def _name(self, units: Set) -> str:
+        names = (
+            self.labels[u] if self.seen is None else self.seen.name(u, self.labels) for u in units
+        )
+        return " x ".join(names)
 
     def frame(self, k: int = 20, order: int = 2, kind: str = "fourier") -> "pd.DataFrame":
         """The k largest estimated coefficients of 2 to ``order`` units: ``units estimate``.
@@ -97,17 +142,20 @@ class Distillation:
 
         Raises:
             ValueError: if ``k``, ``order`` or ``kind`` is none, or the proxy cannot give the kind.
+
+        Warns:
+            UserWarning: as of :meth:`indices`.
         """
         import pandas as pd
 
         if kind not in KINDS:
             raise ValueError(f"no kind {kind!r}: choose from {', '.join(KINDS)}")
         k, order = whole("k", k, 1), whole("order", order, 1)
-        terms = as_proxy(self.proxy).indices(kind, min(order, len(self.labels)), k)
+        terms = self._known(kind, order, k)
         sizes = {1} if order == 1 else range(2, order + 1)
         ranked = sorted((s for s in terms if len(s) in sizes), key=lambda s: (-abs(terms[s]), s))
         ranked = ranked[:k]
-        names = [" x ".join(self.labels[u] for u in s) for s in ranked]
+        names = [self._name(s) for s in ranked]
         return pd.DataFrame({"units": names, "estimate": [terms[s] for s in ranked]})
 
 
@@ -142,6 +190,9 @@ def distill(
 
     Raises:
         ValueError: a budget under 20.
+
+    Warns:
+        UserWarning: as of :func:`explain`, where a small budget draws such masks.
 
     >>> def both(masks):  # worth 1 where both of the first two units are kept
     ...     return masks[:, :2].all(dim=1).double()
@@ -187,7 +238,12 @@ def explain(
         TypeError: masks or values that are no numbers.
         ValueError: shapes that do not fit, masks of other numbers than 0 and 1, values that are not
             finite, fewer than 20 masks; pandas tables whose rows (or whose columns and ``labels``)
-            are in another order.
+            are in another order; masks that are all the same.
+
+    Warns:
+        UserWarning: a unit that no mask leaves out, or that every mask does: nothing is known of
+            it, and it is in no result; units that are always left out together: they are taken for
+            one.
 
     >>> masks = np.random.default_rng(0).random((400, 6)) < 0.5
     >>> explain(masks, masks[:, 0] & masks[:, 1]).frame(1, kind="banzhaf").units.tolist()
@@ -231,19 +287,42 @@ def _fitted(
     held: Bool[np.ndarray, " mask"],
     cost: dict[str, int | float],
 ) -> Distillation:
-    """A proxy of what is not held out; of a complete table, that table."""
+    """A proxy of what is not held out; of a complete table, that table. It is a function of the
+    units that the masks tell apart."""
     fitted, labels = proxy_named(proxy, seed, game), list(game.labels)
-    if isinstance(proxy, str) and CompleteTable.holds(masks, values):
+    seen = _told_apart(masks, labels)
+    narrow = masks[:, seen.units]
+    if isinstance(proxy, str) and CompleteTable.holds(narrow, values):
         table = CompleteTable()
-        table.fit(masks, values)
-        r2 = r_squared(masks, values, table)
-        return Distillation(table, labels, r2, int(table.about["n_masks"]), cost)
+        table.fit(narrow, values)
+        r2 = r_squared(narrow, values, table)
+        return Distillation(table, labels, r2, int(table.about["n_masks"]), cost, seen)
+    if not held.all():  # a mask without which two units are not told apart is learned from
+        held = held & Seen(masks[~held]).shown(masks)
     learned: Int[np.ndarray, " _"] = np.flatnonzero(~held)
     if not len(learned):  # one or two different masks: nothing can be held out
         learned, held = np.arange(len(masks)), np.zeros(len(masks), dtype=bool)
-    fitted.fit(masks[learned], values[learned])
-    r2 = r_squared(masks[held], values[held], fitted) if held.any() else None
-    return Distillation(fitted if isinstance(proxy, str) else proxy, labels, r2, len(learned), cost)
+    fitted.fit(narrow[learned], values[learned])
+    r2 = r_squared(narrow[held], values[held], fitted) if held.any() else None
+    own = fitted if isinstance(proxy, str) else proxy
+    return Distillation(own, labels, r2, len(learned), cost, Seen(masks[learned]))
+
+
+def _told_apart(masks: Bool[np.ndarray, "mask unit"], labels: Sequence[str]) -> Seen:
+    """What the masks tell apart; what they do not is said.
+
+    Raises:
+        ValueError: all masks are the same one.
+    """
+    seen = Seen(masks)
+    if not seen.units:
+        raise ValueError(
+            f"all {len(masks)} masks are the same, so that nothing is known of any of the "
+            f"{len(labels)} units; give masks that leave out different ones"
+        )
+    for text in seen.warnings(labels):
+        warn(text)
+    return seen
 
 
 def _drawn(n: int, budget: int, rng: np.random.Generator) -> Bool[np.ndarray, "mask unit"]:

@@ -25,16 +25,23 @@ _INDICES = {"shapley": "SII", "banzhaf": "BII", "mobius": "Moebius", "intact": I
 class Estimates(Protocol):
     """What ``distill`` and ``explain`` return, as far as it is read here."""
 
-    labels: list[str]
-    cost: dict[str, int | float]
+    @property
+    def labels(self) -> list[str]:
+        """The name of each unit."""
+        ...
+
+    @property
+    def cost(self) -> dict[str, int | float]:
+        """Evaluations and seconds."""
+        ...
 
     @property
     def exact(self) -> bool:
         """Whether every mask was evaluated."""
         ...
 
-    def predict(self, masks: Any) -> Any:
-        """Values of masks."""
+    def end(self, kept: bool) -> float:
+        """The mean value with all units kept, or all ablated."""
         ...
 
     def indices(self, kind: str, order: int) -> dict[Set, float]:
@@ -74,8 +81,7 @@ def to_shapiq(
         )
     kind = one_of("kind", kind or "shapley", tuple(_INDICES))
     n = len(found.labels)
-    ends = np.array([[kind == "intact"] * n])
-    start = float(np.mean(found.predict(ends)))
+    start = found.end(kind == "intact")
     terms = found.indices(kind, whole("order", order, 1))
     sign = -1 if kind == "intact" else 1
     values = {s: sign ** len(s) * float(value) for s, value in terms.items() if s}
