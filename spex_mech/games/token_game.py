@@ -35,7 +35,7 @@ from spex_mech.fingerprints import (
 )
 from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
 from spex_mech.games.places import spread, unit_of_places
-from spex_mech.games.spans import labels_of, scored_positions, spans_of
+from spex_mech.games.spans import labels_of, scored_positions, spans_of, special_ids
 from spex_mech.masks import MaskBatch, names_of
 from spex_mech.notices import warn
 from spex_mech.units import Unit, Units
@@ -66,7 +66,8 @@ class TokenGame(Game):
             where the tokenizer has a mask token, otherwise "mean", or "attention" where the model
             takes no embeddings. "attention" never hides the token at which the answer is read, so
             that it is in no unit by default, which a warning says; in spans of your own, effects
-            of it are those of what other tokens see of it.
+            of it are those of what other tokens see of it. Nor does "delete" a token whose own
+            class is asked for.
         mask_id: for "token"; default: the tokenizer's mask token.
         tokenizer: names the units, and knows special tokens; optional.
         labels: the name of each unit; default: position and text.
@@ -108,8 +109,9 @@ class TokenGame(Game):
         self.mask_id = own if mask_id is None else mask_id
         self.masking = masking or self._default_masking()
         unhidden = _read_at(model, task) if self.masking == "attention" else set()
-        self.spans = spans_of(task, spans, tokenizer, unhidden)
-        _warn_of_unhidden(spans, unhidden)
+        asked = _asked_for(self.prompt, tokenizer) if self.masking == "delete" else set()
+        self.spans = spans_of(task, spans, tokenizer, unhidden | asked)
+        _warn_of_unhidden(spans, unhidden | asked, self.masking)
         own = labels_of(task, self.spans, tokenizer) if labels is None else labels
         names = label_list(own, len(self.spans))
         self._units = Units(
@@ -400,6 +402,13 @@ def check_masking(game: "TokenGame") -> None:
             "another mask_id, or use masking='delete' or 'mean'"
         )
     covered = {p for span in game.spans for p in span}
+    at = game.prompt.answer_pos
+    if game.masking == "delete" and at is not None and int(at) in covered:
+        raise ValueError(
+            f"masking='delete' with position {int(at)} in a unit: the answer is read there, and "
+            "nothing is left to read once it is deleted; leave it out of spans, or use 'token', "
+            "'mean' or 'zero'"
+        )
     scored = scored_positions(game.prompt)
     if game.masking == "delete" and scored and covered.issuperset(range(min(scored))):
         raise ValueError(
@@ -506,13 +515,28 @@ def _read_at(model: Any, task: Task) -> set[int]:
     )
 
 
-def _warn_of_unhidden(asked: Any, unhidden: set[int]) -> None:
-    if unhidden and (asked is None or isinstance(asked, str)):
-        places = ", ".join(map(str, sorted(unhidden)))
-        warn(
-            f"masking='attention' cannot hide the token at position {places}, at which the answer "
-            "is read, so that it is in no unit; masking='mean' or 'delete' hides it",
-        )
+def _asked_for(prompt: Prompts, tokenizer: Any) -> set[int]:
+    """The position that the prompt names, where it would be a unit: once the token is deleted,
+    there is nothing to read there."""
+    if prompt.answer_pos is None:
+        return set()
+    at = int(prompt.answer_pos)
+    return set() if int(prompt.tokens[0, at]) in special_ids(tokenizer) else {at}
+
+
+def _warn_of_unhidden(asked: Any, unhidden: set[int], masking: str) -> None:
+    if not unhidden or not (asked is None or isinstance(asked, str)):
+        return
+    places = ", ".join(map(str, sorted(unhidden)))
+    cannot, others = (
+        ("delete", "'token', 'mean' or 'zero'")
+        if masking == "delete"
+        else ("hide", "'mean' or 'delete'")
+    )
+    warn(
+        f"masking={masking!r} cannot {cannot} the token at position {places}, at which the answer "
+        f"is read, so that it is in no unit; masking={others} hides it",
+    )
 
 
 def _decoder_tokens(model: Any, task: Task) -> tuple[int, ...] | None:

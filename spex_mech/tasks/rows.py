@@ -191,7 +191,8 @@ def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) ->
     when it stands alone).
 
     Raises:
-        ValueError: the answer has no token of its own, or (``single``) more than one.
+        ValueError: the answer has no token of its own, is unknown to the tokenizer, or
+            (``single``) has more than one token.
     """
     encode = encoder(tokenizer)
     before, both = encode(prompt), encode(prompt + answer)
@@ -202,7 +203,26 @@ def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) ->
         )
     if single and len(both) != len(before) + 1:
         raise ValueError(f"{answer!r} is {len(both) - len(before)} tokens, not one")
+    check_known(tokenizer, answer, both[len(before) :])
     return both[len(before)]
+
+
+def check_known(tokenizer: Any, answer: str, ids: Sequence[int]) -> None:
+    """Refuse what a tokenizer does not know: the score would be that of its unknown token, the same
+    for all words that it does not know. Who writes that token in the answer means it.
+
+    Raises:
+        ValueError: the unknown token is among the answer's.
+    """
+    unknown, name = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "unk_token", None)
+    if unknown is None or list(ids).count(unknown) <= answer.count(str(name)):
+        return
+    part = "" if len(ids) == 1 else f" {list(ids).count(unknown)} of its {len(ids)} tokens as"
+    raise ValueError(
+        f"the answer {answer!r} is outside of this tokenizer's vocabulary, which reads{part} "
+        f"{name}, so that it has no token of its own; give a word that the tokenizer knows, or a "
+        "token's id"
+    )
 
 
 def is_one_token(tokenizer: Any, prompt: str, answer: str) -> bool:

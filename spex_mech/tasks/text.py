@@ -19,6 +19,7 @@ from spex_mech.engine.text import (
     whole_number,
 )
 from spex_mech.models import load_tokenizer
+from spex_mech.tasks.rows import check_known
 
 _REDUCE = ("mean", "sum")
 
@@ -64,7 +65,8 @@ def text_task(
 
     Raises:
         ValueError: no tokenizer, an empty text, not one of answer and continuation, no such class,
-            an answer that is neither text nor number, or one that has no token of its own.
+            an answer that is neither text nor number, or one that has no token of its own or that
+            the tokenizer does not know.
     """  # noqa: E501
     tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
     if tokenizer is None:
@@ -212,6 +214,7 @@ class _Encoder:
                 f"the answer {answer!r} merges with the end of the prompt {read.source[-20:]!r} in "
                 "this tokenizer, so it has no token of its own"
             )
+        check_known(self.tokenizer, answer, both[len(read.ids) :])
         return both[len(read.ids) :]
 
     def alone(self, answer: str) -> list[int]:
@@ -219,6 +222,7 @@ class _Encoder:
         ids = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
         if not ids:
             raise ValueError(f"the answer {answer!r} has no token in this tokenizer")
+        check_known(self.tokenizer, answer, ids)
         return ids
 
     def shown(self, token: int) -> str:
@@ -303,6 +307,7 @@ def _masked(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
                 "fills in one"
             )
         target = ids[place]
+        check_known(words.tokenizer, asked.answer, [target])
     else:
         target = whole_number(asked.answer)
     prompts = read.prompts(answers=[target], answer_pos=[place])
