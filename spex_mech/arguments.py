@@ -28,6 +28,8 @@ def shown(value: Any) -> str:
     ("'a', a str", '2.5, a float')
     """
     text = repr(value)
+    if "\n" in text:  # of an array or a tensor
+        text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 4]} ..."
     return "None" if value is None else f"{text}, {kind_of(value)}"

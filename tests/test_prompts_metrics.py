@@ -174,7 +174,9 @@ def test_prompts_longer_than_the_model_reads_and_bad_batch_size() -> None:
     task = sm.Task(sm.Prompts(torch.ones(1, 65, dtype=torch.long)), "log_prob")
     with pytest.raises(ValueError, match="prompts have 65 tokens, and the model reads at most 64"):
         sm.ModelGame(build("gpt2"), task)
-    with pytest.raises(ValueError, match="batch_size is 0; it must be at least 1"):
+    with pytest.raises(
+        ValueError, match="batch_size is 0; it must be a whole number of at least 1"
+    ):
         sm.ModelGame(build("gpt2"), sm.Task(some_prompts(), "logit_diff"), batch_size=0)
     assert repr(some_prompts()).startswith("Prompts(3 prompts of 7 tokens, answers, wrong")
 

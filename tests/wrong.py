@@ -93,6 +93,31 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
             f"metric of .{name}", f"asks for output.{name}, and output is a tensor of shape [",
             lambda m=metric: search(game(sm.Task(task.prompts, m)), n=None),
         )  # fmt: skip
+    token = sm.Task(task.prompts[:1], "log_prob")
+    for value in ("8", 2.5, True, 0, [4]):
+        text = f"batch_size is {value!r}"
+        yield f"batch_size={value!r}", text, lambda v=value: game(batch_size=v)
+        given = {"masking": "zero", "batch_size": value}
+        yield f"tokens, {text}", text, lambda g=given: sm.TokenGame(model, token, **g)
+        yield f"training, {text}", text, lambda v=value: sm.TrainingGame(pair, 4, batch_size=v)
+        yield (
+            f"features, {text}", text,
+            lambda v=value: sm.frozen_features(model, task.prompts, batch_size=v),
+        )  # fmt: skip
+    for value, text in (
+        (None, "ablation is None"), (0, "ablation is 0, an int"),
+        (["mean"], "ablation is ['mean']"),
+        (torch.zeros(3, 3), "ablation is tensor([[0., 0., 0.], [0., 0., 0."),
+        ("meen", "unknown ablation 'meen'"),
+    ):  # fmt: skip
+        yield f"ablation={value!r}", text, lambda v=value: game(ablation=v)
+    for value in (task.prompts.tokens, [[1, 2]], "mean", task):
+        yield f"reference={value!r}", "reference is ", lambda v=value: game(reference=v)
+    with torch.device("meta"):
+        empty = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    yield "meta", "on the device meta", lambda: sm.ModelGame(empty, task)
+    yield "tokens of meta", "on the device meta", lambda: sm.TokenGame(empty, token)
+    yield from prompts(task.prompts.tokens)
     for name, value in {"replay": "yes", "compile": 1}.items():
         yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: game(**{n: v})
     found = search()
@@ -103,6 +128,26 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
     yield "to_shapiq, kind", "unknown kind 'fourier'", lambda: sm.to_shapiq(small, "fourier")
     for value in (3, {}, np.zeros(3), None, [1], found):
         yield f"from_shapiq({value!r})", "from_shapiq takes", lambda v=value: sm.from_shapiq(v)
+
+
+def prompts(tokens: Any) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Of ``Prompts``, two of them."""
+    for name in ("answers", "wrong_answers", "answer_pos", "clusters", "index"):
+        for value in (5, 2.5, ["a", "b"], [1.5, 2.5], [None, 1], torch.tensor([1.5, 2.0])):
+            yield (
+                f"{name}={value!r}", f"{name} ",
+                lambda n=name, v=value: sm.Prompts(tokens, **{n: v}),
+            )  # fmt: skip
+    for name in ("tokens", "corrupted"):
+        for value in (5, [5, 6], [[1.5, 2.0]], [[None, 1]], {1, 2}):
+            given = {"tokens": tokens} | {name: value}
+            yield f"{name}={value!r}", f"{name} ", lambda g=given: sm.Prompts(**g)
+    for name in ("attention_mask", "target_mask"):
+        for value in ("yes", [["a"]], object()):
+            yield (
+                f"{name}={value!r}", f"{name} is ",
+                lambda n=name, v=value: sm.Prompts(tokens, **{n: v}),
+            )  # fmt: skip
 
 
 def circuits() -> Iterator[tuple[str, str, Callable[[], Any]]]:

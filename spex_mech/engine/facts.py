@@ -24,7 +24,7 @@ def unwrapped(model: Any) -> Any:
     """The module inside what a library wraps around one; any other model as it is.
 
     Raises:
-        ValueError: it is no module, and none is found in it.
+        ValueError: it is no module, and none is found in it; or it has no numbers in its weights.
     """
     while True:
         inside = next(
@@ -43,7 +43,18 @@ def unwrapped(model: Any) -> Any:
             f"the model is a {type(model).__name__}, which is no torch.nn.Module; give the module "
             "itself"
         )
+    weights = list(model.parameters())
+    if weights and all(weight.is_meta for weight in weights) and not _is_offloaded(model):
+        raise ValueError(
+            f"the {type(model).__name__} is on the device meta: it has shapes and no numbers; load "
+            "its weights, or make it outside of torch.device('meta')"
+        )
     return model
+
+
+def _is_offloaded(model: nn.Module) -> bool:
+    """Whether accelerate keeps weights elsewhere and brings them for each pass."""
+    return any("_hf_hook" in vars(module) for module in model.modules())
 
 
 def core_of(model: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from spex_mech.arguments import same_rows
+from spex_mech.arguments import same_rows, shown
 from spex_mech.fingerprints import sha256_of
 
 
@@ -218,7 +218,7 @@ def _token_matrix(name: str, value: Any) -> Int[Tensor, "prompt pos"]:
             f"{name} are texts; give token ids: tokenizer(texts, return_tensors='pt').input_ids"
         )
     if not isinstance(value, Tensor):
-        rows = [list(row) for row in value]
+        rows = _rows(name, value, "token ids, [prompt pos]")
         if not rows:
             raise ValueError(f"empty prompts: {name} has no row")
         if len({len(row) for row in rows}) > 1:
@@ -227,7 +227,7 @@ def _token_matrix(name: str, value: Any) -> Int[Tensor, "prompt pos"]:
                 f"{max(map(len, rows))} tokens); pad them on the right and give attention_mask, or "
                 "use prompts of one length"
             )
-        value = torch.tensor(rows)
+        value = _whole_numbers(name, rows)
     if value.ndim != 2 or value.dtype.is_floating_point or value.dtype == torch.bool:
         raise ValueError(
             f"{name} must be token ids [prompt pos], not {value.dtype} of shape "
@@ -241,6 +241,42 @@ def _token_matrix(name: str, value: Any) -> Int[Tensor, "prompt pos"]:
     return value.long()
 
 
+def _each(name: str, value: Any, what: str) -> list[Any]:
+    """Raises:
+    ValueError: it holds nothing to go through.
+    """
+    try:
+        return list(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is {shown(value)}; it must be {what}") from error
+
+
+def _rows(name: str, value: Any, what: str) -> list[list[Any]]:
+    return [_each(name, row, what) for row in _each(name, value, what)]
+
+
+def _whole_numbers(name: str, rows: list[Any]) -> Tensor:
+    """Raises:
+    ValueError: one is something else.
+    """
+    try:
+        return _whole(name, torch.tensor(rows))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{name} is {shown(rows)}; it must hold whole numbers, such as the token ids that a "
+            "tokenizer gives for words"
+        ) from error
+
+
+def _whole(name: str, value: Tensor) -> Int[Tensor, "..."]:
+    """Raises:
+    ValueError: these are no whole numbers.
+    """
+    if value.numel() and (value.is_floating_point() or value.is_complex()):
+        raise ValueError(f"{name} holds {value.dtype}; it must hold whole numbers")
+    return value.long()
+
+
 def _same_shape(tokens: Tensor, name: str, value: Tensor) -> Tensor:
     if value.shape != tokens.shape:
         raise ValueError(
@@ -251,13 +287,23 @@ def _same_shape(tokens: Tensor, name: str, value: Tensor) -> Tensor:
 
 
 def _like(tokens: Tensor, name: str, value: Any) -> Bool[Tensor, "prompt pos"] | None:
-    return None if value is None else _same_shape(tokens, name, torch.as_tensor(value).bool())
+    if value is None:
+        return None
+    try:
+        found = torch.as_tensor(value).bool()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} is {shown(value)}; it must be True and False, or 1 and 0, [prompt pos]"
+        ) from error
+    return _same_shape(tokens, name, found)
 
 
 def _one_each(name: str, value: Any, n_prompts: int) -> Int[Tensor, " prompt"] | None:
     if value is None:
         return None
-    value = torch.as_tensor(value if isinstance(value, Tensor) else list(value)).long()
+    if not isinstance(value, Tensor):
+        value = _whole_numbers(name, _each(name, value, "one number for each prompt"))
+    value = _whole(name, value)
     if value.shape != (n_prompts,):
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it needs one number for each of the "
@@ -270,9 +316,10 @@ def _answer_matrix(name: str, value: Any, n_prompts: int) -> Int[Tensor, "prompt
     if value is None:
         return None
     if not isinstance(value, Tensor):
-        rows = [list(row) if np.ndim(row) else [row] for row in value]
+        each = _each(name, value, "token ids, [prompt] or [prompt answer]")
+        rows = [[row] if isinstance(row, str) or not np.ndim(row) else list(row) for row in each]
         width = max((len(row) for row in rows), default=0)
-        value = torch.tensor([[int(a) for a in row] + [-1] * (width - len(row)) for row in rows])
+        value = _whole_numbers(name, [[*row, *[-1] * (width - len(row))] for row in rows])
     if value.ndim == 1:
         value = value[:, None]
     if value.ndim != 2 or len(value) != n_prompts or not value.shape[1]:
@@ -282,7 +329,7 @@ def _answer_matrix(name: str, value: Any, n_prompts: int) -> Int[Tensor, "prompt
         )
     if not (value >= 0).any(dim=1).all():
         raise ValueError(f"{name}: a prompt has no answer at all (only -1, the padding)")
-    return _each_once(value.long())
+    return _each_once(_whole(name, value))
 
 
 def _each_once(answers: Int[Tensor, "prompt answer"]) -> Int[Tensor, "prompt answer"]:

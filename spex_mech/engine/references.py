@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spex_mech.arguments import shown
 from spex_mech.engine.device import at_least_float32, widest
 from spex_mech.engine.passes import Hook
 from spex_mech.engine.prompts import Prompts
@@ -38,6 +39,16 @@ def check_asked(
         ValueError: there is no such ablation, the prompts lack what it needs, ``reference`` is
             given where nothing reads it, or the ablation can change nothing.
     """
+    if not isinstance(ablation, str | Mapping):
+        raise ValueError(
+            f"ablation is {shown(ablation)}; it must be one of {', '.join(ABLATIONS)}, or a dict "
+            "that gives a tensor for each of the game's hook_points"
+        )
+    if reference is not None and not isinstance(reference, Prompts):
+        raise ValueError(
+            f"reference is {shown(reference)}; it must be Prompts, such as Prompts(tokens), over "
+            "which the mean is taken"
+        )
     if isinstance(ablation, str) and ablation not in ABLATIONS:
         raise ValueError(
             f"unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}, or give a "

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spex_mech.arguments import whole
 from spex_mech.engine.architectures import Architecture, architecture_of
 from spex_mech.engine.blocks import block_name
 from spex_mech.engine.device import device_of, in_batches
@@ -65,7 +66,7 @@ def frozen_features(
         parts.append(found.float().cpu())
 
     try:
-        in_batches(len(prompts), batch_size, run)
+        in_batches(len(prompts), whole("batch_size", batch_size, 1), run)
     finally:
         handle.remove()
     return torch.cat(parts)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spex_mech.arguments import shown, switch
+from spex_mech.arguments import shown, switch, whole
 from spex_mech.engine.accuracy import Accuracy
 from spex_mech.engine.architectures import Architecture, architecture_of
 from spex_mech.engine.components import Component, Components
@@ -101,9 +101,9 @@ class ModelGame(Game):
         self.model, self.task = unwrapped(model), task
         sized = architecture_of(self.model, architecture)
         self.components = components_of(sized, components)
+        check_asked(ablation, task.prompts, reference)
         self.ablation = ablation if isinstance(ablation, str) else "given"
         self.precision = precision
-        check_asked(ablation, task.prompts, reference)
         warn_of_prompts(self.model, task.prompts)
         given = ablation if isinstance(ablation, str) else dict(ablation)
         asked = (self.model, task.prompts, task.metric, self.components, given, reference)
@@ -133,9 +133,7 @@ class ModelGame(Game):
 
     @batch_size.setter
     def batch_size(self, size: int | None) -> None:
-        if size is not None and size < 1:
-            raise ValueError(f"batch_size is {size}; it must be at least 1, or None")
-        self._asked.rows.limit = size
+        self._asked.rows.limit = None if size is None else whole("batch_size", size, 1)
 
     @property
     def masks_per_batch(self) -> int:

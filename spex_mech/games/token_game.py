@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spex_mech.arguments import label_list
+from spex_mech.arguments import label_list, whole
 from spex_mech.engine.architectures import is_hooked
 from spex_mech.engine.device import computing, device_of, in_batches, out_of_inference_mode
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped
@@ -123,7 +123,8 @@ class TokenGame(Game):
             raise ValueError(f"a TokenGame has no metric {task.metric!r}; choose of {[*METRICS]}")
         self._metric: Metric = METRICS[task.metric] if isinstance(task.metric, str) else task.metric
         n_pos = self.prompt.tokens.shape[1]
-        self.batch_size = batch_size or max(1, _CPU_TOKENS // n_pos)
+        own_size = max(1, _CPU_TOKENS // n_pos)
+        self.batch_size = own_size if batch_size is None else whole("batch_size", batch_size, 1)
         if _pools_last(model) and model.config.pad_token_id is None:
             self.batch_size = 1  # transformers refuses more, not knowing where a row ends
         self._fill: Tensor | None = None

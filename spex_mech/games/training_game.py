@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from spex_mech.arguments import label_list, labels_of, same_order
+from spex_mech.arguments import label_list, labels_of, same_order, whole
 from spex_mech.arrays import numbers, own_array
 from spex_mech.engine.device import in_batches, is_out_of_memory
 from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
@@ -84,7 +84,7 @@ class TrainingGame(Game):
             Unit(name, "example", slots=tuple(str(int(i)) for i in group))
             for name, group in zip(names, groups, strict=True)
         )
-        self.batch_size, self.failed = batch_size, failed
+        self.batch_size, self.failed = whole("batch_size", batch_size, 1), failed
         self._differentiable = differentiable
         self._n_points: int | None = None  # known from training on all examples, where it may fail
         self._n_failed: int | None = 0  # subsets; None: one has not, or it was said
