@@ -1,6 +1,8 @@
 """Workers: the result of any number of them, lost ones, errors, stores, Ray."""
 
 import os
+import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,22 @@ import torch
 import spex_mech as sm
 from spex_mech.driver import drive
 from spex_mech.game import as_game
+from spex_mech.masks import MaskBatch
+from spex_mech.runs.errors import WorkerError
 from spex_mech.runs.pools import ProcessPool
 from spex_mech.runs.store import Run, opened
 from spex_mech.runs.workers import RemoteGame, started
 from spex_mech.search.random_masks import EvaluateOnly
-from tests.workers import Planted, failing_game, pid
+from tests.workers import (
+    Planted,
+    SlowSlopes,
+    busy,
+    failing_game,
+    one_at_a_time,
+    pid,
+    slopes_of,
+    values_of,
+)  # fmt: skip
 
 OPTIONS: dict[str, Any] = {"budget": 150, "seed": 0, "progress": False}
 
@@ -181,6 +194,49 @@ def test_a_pool_ends_its_processes() -> None:
     pool.close()
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
+
+
+def test_a_pool_ends_workers_that_compute_and_cancels_what_waits(tmp_path: Path) -> None:
+    pool = ProcessPool(partial(busy, tmp_path), 1)
+    masks = MaskBatch.of_sets([(0,)], 600)  # for ever
+    computing, waiting = (pool.submit(values_of, masks) for _ in range(2))
+    until = time.monotonic() + 60
+    while not (pids := [int(path.name) for path in tmp_path.iterdir()]):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    pool.close()
+    assert waiting.cancelled() and len(pids) == 1
+    with pytest.raises(WorkerError, match="the workers were ended"):
+        computing.result(5)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_interrupts_are_not_for_workers() -> None:
+    pool = ProcessPool(Planted, 1)
+    try:
+        number = pool.submit(pid).result()
+        os.kill(number, signal.SIGINT)
+        assert pool.submit(pid).result() == number
+    finally:
+        pool.close()
+
+
+def test_a_slope_may_take_as_long_as_three_evaluations() -> None:
+    pool = ProcessPool(SlowSlopes, 1, timeout=0.3)
+    try:
+        pool.labels = list("abcdef")
+        masks = MaskBatch.of_sets([(), (0,)], 6)
+        assert pool.submit(slopes_of, masks, True).result() == 2  # 1 s of 1.8
+    finally:
+        pool.close()
+
+
+def test_a_functions_own_timeout_is_an_error_of_its_own() -> None:
+    """It takes one mask at a time, and says so by an error that a pool has too."""
+    found = sm.discover(one_at_a_time, method="exhaustive", workers=1, progress=False)
+    assert found.value("a", "b") == 1.0
+    assert found.cost["checks"] == 3  # what finding that out took
 
 
 @pytest.mark.slow

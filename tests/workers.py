@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spex_mech.discover import CallableGame
+from spex_mech.masks import MaskBatch
 
 
 class Planted:
@@ -200,3 +201,40 @@ def _computes(pids: Path, masks: Tensor) -> Tensor:
 def busy(pids: Path) -> CallableGame:
     """It answers of the intact model, and then computes for ever."""
     return CallableGame(partial(_computes, pids), [str(i) for i in range(600)], vectorized=True)
+
+
+def _one_at_a_time(mask: Any) -> float:
+    if mask.ndim != 1:
+        raise TimeoutError("the server takes one mask at a time")
+    return 1.0 * bool(mask[0] and mask[1])
+
+
+def one_at_a_time() -> CallableGame:
+    return CallableGame(_one_at_a_time, list("abcdef"))
+
+
+class SlowSlopes:
+    """Six units, a pair, and gradients that take as long as three evaluations may."""
+
+    labels, masks_per_batch = tuple("abcdef"), 4
+
+    def __len__(self) -> int:
+        return 6
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        return (masks[:, 0] & masks[:, 1]).double()
+
+    def gradient(self, gates: Tensor) -> Tensor:
+        time.sleep(0.5 * len(gates))
+        return torch.zeros(gates.shape, dtype=torch.float64)
+
+    def identity(self) -> dict[str, Any]:
+        return {"slow": "slopes"}
+
+
+def values_of(game: Any, masks: MaskBatch) -> Any:
+    return game.evaluate(masks).values
+
+
+def slopes_of(game: Any, masks: MaskBatch, slopes: bool) -> int:
+    return len(game.evaluate(masks, slopes).values)
