@@ -4,10 +4,12 @@ call goes on from there."""
 import os
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,9 @@ def test_the_same_call_goes_on(options: dict[str, Any], tmp_path: Path) -> None:
         f"interrupted after {stopped.n_asked} of {planned:,} evaluations; they are kept in "
         f"{stop.path}: the same call with store={str(stop.path)!r} goes on"
     )
+    with closing(sqlite3.connect(stop.path)) as file:  # how long each batch took, for the next ones
+        assert all(seconds > 0 for (seconds,) in file.execute("SELECT seconds FROM batches"))
+        assert file.execute("SELECT seconds FROM searches").fetchone()[0] > 0
     assert_same(searched(again, store=stop.path, **options), found)
     # Nothing is asked again but three masks, which are compared, and three that are asked alone.
     assert stopped.n_asked > 100 and again.n_asked == whole.n_asked - stopped.n_asked + 6

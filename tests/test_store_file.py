@@ -191,6 +191,15 @@ def test_a_game_that_changes_the_folder_leaves_nothing_behind(
     assert beside(tmp_path / "a") == {"run.db"} and beside(tmp_path / "b") == set()
 
 
+@pytest.mark.parametrize("name", ["a" * 239, "a" * 300, "\u00e9" * 130])
+def test_a_name_that_is_too_long_is_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"name .* bytes; give one of at most 238"):
+        run(tmp_path / name)
+    assert beside(tmp_path) == set()
+    run(tmp_path / ("a" * 238))
+    assert beside(tmp_path) == {"a" * 238}
+
+
 # -- who fills it ----------------------------------------------------------------------------------
 
 

@@ -240,6 +240,24 @@ def test_everything_is_checked_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("axis", ["units", "tasks"])
+def test_names_that_are_too_long_are_cut(axis: str, tmp_path: Path) -> None:
+    many = ",".join(f"L0N{number}" for number in range(60))
+    other = many.replace("L0N59", "L1N5")
+    rows = json.dumps([{"clean": [3, 4, 3], "answers": [4], "wrong_answers": [5]}])
+    if axis == "tasks":
+        many, other = (str(tmp_path / f"{letter * 150}.json") for letter in "ab")
+        for path in (many, other):
+            Path(path).write_text(rows)
+    cells = [Cell(sm.GameFactory("demo", **{axis[:-1] if axis == "tasks" else axis: value}))
+             for value in (many, other)]  # fmt: skip
+    assert len({cell.name for cell in cells}) == 2
+    assert all(len(cell.name.encode()) <= 200 for cell in cells)
+    if axis == "units":
+        cells = cells_of({"models": ["demo"], "units": [many]}, n_prompts=2, budget=200)
+        assert sweep(cells, tmp_path / "out", progress=False).state.tolist() == ["done"]
+
+
 def test_a_failed_cell_of_an_older_sweep_does_not_count(tmp_path: Path, capsys: Any) -> None:
     out = ["--n-prompts", "2", "--out", str(tmp_path)]
     assert cli.main(["sweep", "--models", "nosuch/a/b", *out]) == 2

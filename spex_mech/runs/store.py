@@ -75,6 +75,7 @@ _APPLICATION = 0x73706578  # marks the file as one of these
 _FORMAT = 3
 _PAGE = 8192  # bytes; dense masks of 10,000 units, of which 4,096 would hold two or three
 _TOGETHER = 1000  # checks of this number and more were not asked alone
+_LONGEST = 238  # bytes of its name; that of its lock has 17 more
 _OWNER = 16  # bytes that tell which search worked an array out
 _MOST_BLOB = 900_000_000  # SQLite takes a little more
 _TYPES = {b"f": np.dtype("<f4"), b"d": np.dtype("<f8")}
@@ -144,6 +145,11 @@ def opened(
         OSError: the file cannot be written.
     """
     path = Path(os.path.abspath(path_of("store", path)))  # wherever the game goes meanwhile
+    if (length := len(os.fsencode(path.name))) > _LONGEST:
+        raise ValueError(
+            f"the store's name {path.name[:20]}... has {length} bytes; give one of at most "
+            f"{_LONGEST}, as files beside it have longer names"
+        )
     if path.is_file() and not all(os.access(at, os.W_OK) for at in (path.parent, path)):
         with _read_only(path, game, check) as store:
             yield store
