@@ -272,3 +272,96 @@ def test_what_an_adapter_holds_is_no_layer_of_the_model(options: dict[str, Any])
     assert found.neurons == tuple(f"{name}.mlp.down_proj" for name in names)
     assert found.heads == tuple(f"{name}.self_attn.o_proj" for name in names)
     assert (*found.d_mlp, *found.n_heads) == (*[families.D_MLP] * 2, *[families.N_HEADS] * 2)
+
+
+class Bare(nn.Module):
+    """A model of one's own: no configuration, another name of what it reads; ``interleaved``: head
+    h is every fourth number."""
+
+    def __init__(self, interleaved: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.interleaved = interleaved
+        self.embed, self.out = nn.Embedding(30, D), nn.Linear(D, 30)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {"qkv": nn.Linear(D, 3 * D), "o": nn.Linear(D, D), "up": nn.Linear(D, 24),
+                 "dropout": nn.Dropout(), "down": nn.Linear(24, D)}
+            )
+            for _ in range(2)
+        )  # fmt: skip
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            q, k, v = (
+                part.unflatten(2, (HEADS, -1)).transpose(1, 2)
+                for part in layer["qkv"](x).chunk(3, -1)  # type: ignore[operator]
+            )
+            z = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            z = z.permute(0, 2, 3, 1) if self.interleaved else z.transpose(1, 2)
+            x = x + layer["o"](z.flatten(2))  # type: ignore[operator]
+            x = x + layer["down"](layer["dropout"](layer["up"](x).relu()))  # type: ignore[operator]
+        return self.out(x)
+
+
+def named(**options: Any) -> sm.Architecture:
+    places: dict[str, Any] = {
+        "heads": ("layers.0.o", "layers.1.o"),
+        "neurons": ("layers.0.down", "layers.1.down"),
+        "n_heads": HEADS,
+    }
+    return sm.Architecture(**places | options)
+
+
+def test_a_module_of_ones_own_needs_no_names() -> None:
+    model = Bare()
+    found = architecture_of(model)
+    assert (found.heads, found.neurons) == (named().heads, named().neurons)
+    prompts = sm.Prompts(torch.arange(12).view(2, 6), answers=[5, 6])
+    game = sm.ModelGame(model, sm.Task(prompts, "log_prob"), ablation="zero")
+    same = sm.ModelGame(
+        model, sm.Task(prompts, "log_prob"), ablation="zero", architecture=named(), replay=False
+    )
+    masks = torch.rand(5, len(game), generator=torch.Generator().manual_seed(1)) > 0.3
+    torch.testing.assert_close(game(masks), same(masks), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"n_heads": 2}, "layers.0.o is named for heads.*finds 4 heads of 4 there, not 2"),
+        ({"heads": ("layers.0.qkv", "layers.1.qkv")}, "finds heads at layers.0.o, layers.1.o"),
+        ({"neurons": ("layers.0.up", "layers.1.up")}, "finds neurons at layers.0.down"),
+        ({"heads": ("layers.1.o", "layers.0.o")}, "another order than they run in"),
+    ],
+)
+def test_what_is_named_by_hand_is_compared_with_what_running_shows(
+    options: dict[str, Any], error: str
+) -> None:
+    with pytest.warns(UserWarning, match=error):
+        architecture_of(Bare(), named(**options))
+
+
+def test_heads_that_are_interleaved_are_told() -> None:
+    with pytest.warns(UserWarning, match="reads numbers that depend on several heads"):
+        architecture_of(Bare(interleaved=True), named())
+    with pytest.raises(ValueError, match="has no heads"):
+        sm.Components.heads(Bare(interleaved=True))
+
+
+def test_a_small_projection_beside_the_mlp_is_no_mlp() -> None:
+    """Gemma 3n has one in each layer, and an MLP that keeps some of its numbers alone in the first:
+    there, none is found, and that is said."""
+    config = tf.Gemma3nTextConfig(
+        num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, hidden_size=32,
+        intermediate_size=48, vocab_size=61, vocab_size_per_layer_input=61, head_dim=8,
+        num_kv_shared_layers=2, hidden_size_per_layer_input=8, laurel_rank=4, pad_token_id=0,
+        activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0], sliding_window=3, bos_token_id=1,
+        eos_token_id=2, layer_types=["sliding_attention", "full_attention"] * 2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="neurons are found in 3 of the 4 layers"):
+        found = architecture_of(tf.Gemma3nForCausalLM(config).eval())
+    downs = (f"model.layers.{layer}.mlp.down_proj" for layer in (1, 2, 3))
+    assert found.neurons == (None, *downs)

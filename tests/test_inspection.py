@@ -52,7 +52,7 @@ def test_what_cannot_be_used_is_said_and_no_error() -> None:
     assert not seen.found and "no attention function" in seen.refused[0]
     refused = sm.inspect_model(Small("more")).refused
     assert "no heads in layer 0: attn.o reads more than its heads" in refused[0]
-    assert "is not a model of a known family" in sm.inspect_model(nn.Linear(2, 2)).refused[0]
+    assert "Linear does not run on 5 tokens" in sm.inspect_model(nn.Linear(2, 2)).refused[0]
     with pytest.raises(ValueError, match="is a int, which is no"):
         sm.inspect_model(3)
 

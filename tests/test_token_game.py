@@ -350,3 +350,16 @@ def test_a_student_with_a_store(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.values, again.values)
     other = sm.discover(game, proxy=students[1], **options)  # a search of its own
     assert other.about["proxy_r2"] != one.about["proxy_r2"] and other.cost["reused"] > 0
+
+
+def test_a_bridge_that_keeps_notes_of_its_own_in_a_padded_pass() -> None:
+    model = build("bridge_native")
+    task = sm.Task(sm.Prompts([[3, 4, 5, 6, 7, 8]], answers=[9]), "log_prob")
+    game = sm.TokenGame(model, task, [[1], [2], [3]], masking="attention")
+    masks = torch.tensor([[True, False, True], [False, False, True]])
+    for row, kept in zip(game(masks), masks, strict=True):
+        attention = torch.ones(1, 6)
+        attention[0, 1:4] = kept.float()
+        with torch.no_grad():
+            logits = model(task.prompts.tokens, attention_mask=attention)[0, -1]
+        assert row.item() == pytest.approx(logits.log_softmax(-1)[9].item(), abs=1e-5)

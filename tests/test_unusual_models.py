@@ -572,6 +572,7 @@ def test_prompts_that_no_model_can_read() -> None:
     assert sm.Prompts(encoded).tokens.tolist() == [[5, 6, 7]]
 
 
+@pytest.mark.filterwarnings("ignore:.* is named for .*does not bear it out")
 def test_a_query_projection_is_no_place_of_heads() -> None:
     model = build("llama")
     for name, kind in (("self_attn.q_proj", "heads"), ("mlp.up_proj", "neurons")):

@@ -172,12 +172,14 @@ def architecture_of(model: Any, architecture: Architecture | None = None) -> Arc
     if isinstance(model, Architecture):
         return model
     if architecture is not None:
-        return _sized(model, architecture)
+        sized = _sized(model, architecture)
+        _compare_with_proof(model, sized)
+        return sized
     if is_hooked(model):
         return _of_hooked(model)
     config = getattr(model, "config", None)
     if getattr(config, "model_type", None) is None:
-        raise ValueError(f"{type(model).__name__} is not a model of a known family; {_NAME_IT}")
+        return _found(model, type(model).__name__, text_config(model))
     return _of_transformers(model, config)
 
 
@@ -301,6 +303,11 @@ def _found(model: nn.Module, family: str, text: Any) -> Architecture:
         )
     layers = _layers_of(model, seen)
     heads, neurons = [[layer.get(kind) for layer in layers] for kind in KINDS]
+    if lost := _lost_neurons(seen):
+        warn(
+            f"neurons are found in {sum(p is not None for p in neurons)} of the {len(layers)} "
+            f"layers of this {family} model: {lost}"
+        )
     shared = any(p and p.n_kv and p.n_kv < p.count for p in heads)
     return Architecture(
         heads=tuple(p and p.name for p in heads),
@@ -312,6 +319,42 @@ def _found(model: nn.Module, family: str, text: Any) -> Architecture:
         no_heads=no_heads,
         no_neurons=no_neurons,
     )
+
+
+def _compare_with_proof(model: nn.Module, named: Architecture) -> None:
+    """Whether what is named by hand is what running the model proves, where that proves anything.
+
+    Warns:
+        UserWarning: it is not.
+    """
+    if is_hooked(model):
+        return
+    try:
+        seen = seen_in(model, text_config(model))
+    except _DoesNotRun:
+        return
+    for word, names, places, failed in (
+        ("heads", named.heads, seen.heads, seen.no_heads),
+        ("neurons", named.neurons, seen.neurons, seen.no_neurons),
+    ):
+        proven = {place.name: place for place in places}
+        for layer, name in enumerate(names):
+            said = (text for text in failed if name and text.startswith(f"{name} "))
+            why = next((text for text in said if "depend on several" in text), "")
+            if name is None or (name not in proven and not proven and not why):
+                continue
+            count = named.count("head" if word == "heads" else "neuron", layer)
+            if (place := proven.get(name)) is None:
+                why = why or f"it finds {word} at {', '.join([*proven][:3])}"
+            elif place.count != count:
+                why = f"it finds {place.count} {word} of {place.width} there, not {count}"
+            else:
+                continue
+            warn(f"{name} is named for {word}, and running the model does not bear it out: {why}")
+            break
+        times = [proven[name].time for name in names if name in proven]
+        if times != sorted(times):
+            warn(f"the modules of {word} are named in another order than they run in")
 
 
 def _why_none(model: nn.Module, seen: Seen) -> tuple[str, str]:
@@ -356,13 +399,30 @@ def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
 
 
 def _widest(places: list[Place]) -> list[Place]:
-    """Of several down projections in a block the widest: beside it are small ones."""
+    """Of several down projections in a block the widest. What is beside a wider one in some block
+    is a small one everywhere."""
     best: dict[tuple[str, int], Place] = {}
     for place in places:
         key = (block_of(place.name), place.call)
         if key not in best or place.count > best[key].count:
             best[key] = place
-    return [*best.values()]
+    small = {
+        _within_block(place.name)
+        for place in places
+        if place.count < best[block_of(place.name), place.call].count
+    }
+    return [place for place in best.values() if _within_block(place.name) not in small]
+
+
+def _within_block(name: str) -> str:
+    return name.removeprefix(block_of(name))
+
+
+def _lost_neurons(seen: Seen) -> str:
+    """Why a down projection that has neurons in other blocks has none in one; empty: none lacks."""
+    usual = {_within_block(place.name) for place in seen.neurons}
+    failed = ((text.split()[0], text) for text in seen.no_neurons)
+    return next((text for name, text in failed if _within_block(name) in usual), "")
 
 
 def _of_albert(model: nn.Module, config: Any) -> Architecture:

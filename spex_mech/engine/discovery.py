@@ -29,7 +29,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -707,16 +707,16 @@ def _is_float(value: Any) -> bool:
 
 def _chain(inner: _Read, same: list[_Read]) -> list[_Read]:
     """A layer, and the modules around it that read the same, from it outwards."""
-    around = [r for r in same if inner.name.startswith(f"{r.name}.") and not _is_idle(r.module)]
+    around = [r for r in same if inner.name.startswith(f"{r.name}.") and not is_idle(r.module)]
     return [inner, *sorted(around, key=lambda r: -len(r.name))]
 
 
 def _is_leaf(module: nn.Module) -> bool:
     """A module that does something, and holds no other: a norm before a projection."""
-    return not _is_idle(module) and not any(True for _ in module.children())
+    return not is_idle(module) and not any(True for _ in module.children())
 
 
-def _is_idle(module: nn.Module) -> bool:
+def is_idle(module: nn.Module) -> bool:
     return isinstance(module, nn.Dropout | nn.Identity)
 
 
@@ -915,6 +915,9 @@ def token_inputs(
 ) -> Callable[[int, int], dict[str, Any]]:
     """A few tokens, the same in each row but for the last ones, which have them in other orders."""
     generator = torch.Generator().manual_seed(0)
+    if vocabulary is None:  # a model without a configuration; small tables are of positions, types
+        tables = (m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))
+        vocabulary = min((n for n in tables if n > N_POS), default=None)
     most = min(vocabulary or 64, 64)
     tokens: Int[Tensor, " pos"] = torch.randint(
         min(3, most - 1), most, (N_POS,), generator=generator
@@ -922,7 +925,11 @@ def token_inputs(
     there = (p.device for p in model.parameters() if p.device.type != "meta")
     device = next(there, torch.device("cpu"))
 
-    given = {"use_cache": False} if "use_cache" in signature(model.forward).parameters else {}
+    taken = signature(model.forward).parameters
+    given = {"use_cache": False} if "use_cache" in taken else {}
+    first = "input_ids" if "input_ids" in taken else next(iter(taken), "input_ids")
+    if taken and first in taken and taken[first].kind is Parameter.VAR_POSITIONAL:
+        first = "input_ids"
 
     def of(n_rows: int, n_others: int) -> dict[str, Any]:
         ids = tokens.to(device).expand(n_rows, -1).clone()
@@ -930,9 +937,9 @@ def token_inputs(
             ids[-other] = ids[0].roll(other)
         if isinstance(last, int) and 0 <= last < (vocabulary or 0):
             ids[:, -1] = last  # some classifiers read where the text ends
-        return {"input_ids": ids, **given}
+        return {first: ids, **given}
 
     return of
 
 
-__all__ = ["NotFound", "Place", "Seen", "block_of", "is_linear", "look", "token_inputs"]
+__all__ = ["NotFound", "Place", "Seen", "block_of", "is_idle", "is_linear", "look", "token_inputs"]

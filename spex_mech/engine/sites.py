@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from spex_mech.engine.architectures import Architecture, Kind
+from spex_mech.engine.discovery import is_idle
 from spex_mech.engine.prompts import Prompts
 
 Key = tuple[Kind, int]  # kind and layer: what tells one hook point from another
@@ -152,7 +153,8 @@ def check_read_by_one(model: nn.Module, names: Sequence[str], run: Callable[[], 
     beside: dict[str, list[str]] = {}
     for name in names:
         parent, _, own = name.rpartition(".")
-        others = [n for n, _ in model.get_submodule(parent).named_children() if n != own]
+        siblings = model.get_submodule(parent).named_children()
+        others = [n for n, module in siblings if n != own and not is_idle(module)]
         beside[name] = [f"{parent}.{other}" if parent else other for other in others]
     every = dict.fromkeys([*names, *(other for others in beside.values() for other in others)])
     handles = [

@@ -43,6 +43,7 @@ _NOT_TOLD = (
     "_non_persistent_buffers_set",
     "_is_full_backward_hook",
     "_compiled_call_impl",
+    "_derived_position_ids_ok",  # of a TransformerBridge, set by its first padded pass
     "training",
 )
 State = dict[tuple[str, str], Any]
@@ -102,6 +103,10 @@ class Watch:
         now, was = state_of(self.model), self._state
         keys = [*was, *(key for key in now if key not in was)]
         for key in keys:
+            # A private attribute that is new is a module's own note of its first pass of a kind.
+            is_note = key[1].startswith("_") and key not in was
+            if is_note and key[1] not in (*_HOOKS, *_WEIGHTS):
+                continue
             if key not in self._volatile and now.get(key) != was.get(key):
                 where = key[0] or type(self.model).__name__
                 return f"{_WORDS.get(key[1], key[1])} of {where}"
