@@ -157,6 +157,24 @@ def test_every_verb_goes_on(verb: str) -> None:
     assert stopped.n_asked and again.n_asked <= whole.n_asked - stopped.n_asked + 6
 
 
+class HeldOut(Planted):
+    """The same units on other prompts."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"planted": 6}
+
+
+def test_an_interrupt_while_a_circuit_is_scored_keeps_its_selection() -> None:
+    found = searched(Planted())
+    given: dict[str, Any] = {"found": found, "progress": False}
+    whole, stopped, again = Planted(), Planted(), Planted()
+    expected = sm.find_circuit(whole, held_out=HeldOut(), **given)
+    stop = interrupted(sm.find_circuit, stopped, held_out=HeldOut(stop_after=0), **given)
+    circuit = sm.find_circuit(again, held_out=HeldOut(), store=stop.path, **given)
+    assert circuit.faithfulness.value == expected.faithfulness.value
+    assert stopped.n_asked == whole.n_asked and again.n_asked <= 6 + whole.n_asked // 4
+
+
 def test_a_setting_that_changed_meanwhile_is_noticed() -> None:
     stop = interrupted(searched, Planted(stop_after=170))
     with pytest.raises(ValueError, match="holds other values than the game has now"):
