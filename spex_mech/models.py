@@ -23,6 +23,7 @@ BUNDLED = {
     "demo": "a GPT-2 type transformer that does induction and counts; in the package, no network",
     "sentiment": "a BERT type classifier of short sentences, for --lens tokens; in the package",
 }
+_QUICK = 5.0  # seconds that one question to the hub may take
 _NEAR_NAME = 0.8  # of difflib's ratio: a slip of the pen, not another model
 NAMED = {
     **BUNDLED,
@@ -353,6 +354,36 @@ def _as_bridge(model: Any) -> Any:
     )
 
 
+def _check_hub(name: str) -> None:
+    """Ask the hub for a name once, and quickly, where it is neither a folder nor in the cache:
+    transformers tries for half a minute, and then says what its last attempt met.
+
+    Raises:
+        ValueError: there is no such model, or no way to ask.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        if Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, timeout=_QUICK)
+    except (RepositoryNotFoundError, HFValidationError):
+        why = "no folder and no model on the hub has this name, or it is a private one"
+    except Exception as error:  # of whichever library asks, in whichever version
+        if not _is_of_the_network(error):
+            return  # then loading says what is the matter
+        why = "there is no such folder, and the hub cannot be reached to look there"
+    else:
+        return
+    raise ValueError(f"could not load {name!r}: {why} ({_CURE})")
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    names = {base.__name__ for base in type(error).__mro__}
+    return bool(names & {"TransportError", "ConnectionError", "OfflineModeIsEnabled", "Timeout"})
+
+
 def _or_explain(name: str, load: Any, *, shown: str | None = None, **options: Any) -> Any:
     """Load a model, without a progress bar where it is a folder, with one where it is fetched.
 
@@ -362,6 +393,8 @@ def _or_explain(name: str, load: Any, *, shown: str | None = None, **options: An
     from safetensors import SafetensorError
     from transformers.utils import logging
 
+    if shown is None:
+        _check_hub(name)
     quiet = logging.is_progress_bar_enabled() and Path(name).is_dir()
     if quiet:
         logging.disable_progress_bar()

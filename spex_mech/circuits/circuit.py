@@ -323,8 +323,11 @@ def _words(circuit: Circuit) -> list[str]:
             if np.isnan(circuit.stability.value)
             else f"; redrawn prompts select circuits that share {circuit.stability.value:.2f} of it"
         )
+        beside = circuit.about.get("beside_budget", 0)
+        of_scores = f" ({beside:,} beside the budget, for the scores)" if beside else ""
         lines.append(
-            f"  {circuit.about['selected']}, {circuit.cost['evaluations']:,} evaluations{again}"
+            f"  {circuit.about['selected']}, {circuit.cost['evaluations']:,} evaluations{of_scores}"
+            f"{again}"
         )
     return lines + [f"  {group}" for group in circuit.groups[:8]]
 

@@ -80,7 +80,7 @@ def find_circuit(
             the prompts of the selection, as ``circuit.about["measured_on"]`` says, and too good.
         aim: "match": the metric of the intact model, no less and no more; "recover": as much of it
             as possible, so that units which hold the metric down are left out.
-        budget: evaluations of the selection, all of which are spent; default 20 per unit and 50, or
+        budget: evaluations of the selection, at most; default 20 per unit and 50, or
             every set of up to 8 units. Where every set fits into it, the circuit is the best there
             is.
         seed: of what is random in search, scores and bootstrap.
@@ -136,6 +136,7 @@ def find_circuit(
         selection = run.select("find_circuit", steps, budget, gradients)
         selected = f"the best {size} units" if size is not None else f"for {goal.faithfulness:g}"
         about["selected"] = selected
+        about["beside_budget"] = selection.sets.beside_budget
         about["selection_faithfulness"] = selection.faithfulness
         return run.circuit(selection, about)
 

@@ -157,6 +157,11 @@ class EvaluatedCircuits:
         """Sets that may still be run."""
         return max(0, self.budget - self.spent)
 
+    @property
+    def beside_budget(self) -> int:
+        """Sets that were run beside the budget, for scores and groups."""
+        return len(self.masks) - self.spent
+
     def ask(self, masks: Masks) -> Steps[Int[np.ndarray, " mask"]]:
         """Run what is new among these sets (as far as the budget goes); their numbers, -1 for those
         that it did not pay for."""

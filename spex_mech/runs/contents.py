@@ -84,7 +84,9 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The file as it is, or with what is beside it a copy of both."""
     if not path.is_file():
-        raise FileNotFoundError(2, "no such store", str(path))
+        raise FileNotFoundError(
+            f"no such store: there is no file {path}; a search with store= (--store) writes one"
+        )
     wal = marks.wal_of(path)
     with tempfile.TemporaryDirectory() as folder, explained(path):
         if wal.is_file() and wal.stat().st_size and not is_held(path):
