@@ -223,8 +223,11 @@ def test_of_ties_as_many_count_as_were_measured() -> None:
     size 1 too and stand for 15. Of the top 10 any are the top: 18 of 30 were measured."""
     tested = np.repeat([1.0, 0.1], [3, 14])
     sizes = np.append(1 + 1e-13 * np.arange(15), tested)
-    recall = recall_of_top(10, sizes, Drawn(tested, 85), CountBounds(85, 17), 1e-9)
-    assert recall.estimate == pytest.approx(0.6) and recall.low < 0.6 < recall.high == 1.0
+    bounds = CountBounds(85, 17)
+    recall = recall_of_top(10, sizes, Drawn(tested, 85), bounds, 1e-9)
+    assert recall.estimate == pytest.approx(0.6) and recall.low < 0.6
+    fewest = float(bounds.lower(np.array([3]))[0])
+    assert recall.high == pytest.approx(18 / (15 + fewest)) and 3 < fewest < 15
 
 
 @pytest.mark.slow
