@@ -319,7 +319,10 @@ def test_words_of_a_tokenizer_that_cuts_them(shared_data: Path) -> None:
     assert used == list(range(1, used[-1] + 1))  # all but the special first token and the answer
 
 
-@pytest.mark.parametrize(("method", "budget"), [("spex", 10_000), ("proxyspex", 1000)])
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [pytest.param("spex", 10_000, marks=pytest.mark.slow), ("proxyspex", 1000)],
+)
 def test_a_trigger_in_a_thousand_tokens(method: str, budget: int) -> None:
     generator = torch.Generator().manual_seed(5)
     tokens = torch.randint(10, 400, (1, 1000), generator=generator)

@@ -183,7 +183,7 @@ def test_one_mask_many_times() -> None:
     assert proxy.about["kept"] == "constant" and proxy.propose(5) == []
 
 
-@pytest.mark.parametrize("n", [1_030, 40_000])
+@pytest.mark.parametrize("n", [1_030, pytest.param(40_000, marks=pytest.mark.slow)])
 def test_many_units(n: int) -> None:
     game = Planted(n, np.zeros(n), {(3, n - 1): 4.0, (7, n // 2): -4.0})
     proxy = learned(game, 200, depths=(3,), n_trees=(10,), learning_rates=(0.3,), n_folds=2)
