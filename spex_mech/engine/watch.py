@@ -46,6 +46,7 @@ _NOT_TOLD = (
     "_derived_position_ids_ok",  # of a TransformerBridge, set by its first padded pass
     "training",
 )
+_SAMPLES = ("", "sample")
 State = dict[tuple[str, str], Any]
 
 
@@ -101,14 +102,16 @@ class Watch:
         if _versions(self._prompts) != self._asked:
             return "the prompts"
         now, was = state_of(self.model), self._state
-        keys = [*was, *(key for key in now if key not in was)]
-        for key in keys:
+        if now == was:
+            return ""
+        for key in [*was, *(key for key in now if key not in was)]:
             # A private attribute that is new is a module's own note of its first pass of a kind.
             is_note = key[1].startswith("_") and key not in was
             if is_note and key[1] not in (*_HOOKS, *_WEIGHTS):
                 continue
             if key not in self._volatile and now.get(key) != was.get(key):
-                where = key[0] or type(self.model).__name__
+                where = now[key].first_other(was[key]) if key == _SAMPLES else key[0]
+                where = where or type(self.model).__name__
                 return f"{_WORDS.get(key[1], key[1])} of {where}"
         return ""
 
@@ -230,6 +233,7 @@ class _Place(tuple[Any, ...]):
 def state_of(model: nn.Module) -> State:
     """What can be seen of a model without running it, by module and attribute."""
     state: State = {}
+    sampled: list[tuple[str, Tensor]] = []
     told: dict[int, Any] = {}  # of configurations, which many modules share
     every = nn.modules.module
     state["", "global hooks"] = [
@@ -244,7 +248,7 @@ def state_of(model: nn.Module) -> State:
             if key in _WEIGHTS:
                 if value:
                     state[name, key] = {n: _place(t) for n, t in value.items()}
-                    state.setdefault((name, "sample"), []).extend(map(_sample, value.values()))
+                    sampled += [(name, t) for t in value.values() if _can_be_sampled(t)]
             elif key in _HOOKS:
                 own = [_Same(hook) for hook in value.values() if not is_ours(hook)]
                 if own:
@@ -256,6 +260,7 @@ def state_of(model: nn.Module) -> State:
                     state[name, key] = _Same(value)
             else:
                 state[name, key] = _told(value, told)
+    state[_SAMPLES] = _Samples(sampled)
     return state
 
 
@@ -293,22 +298,71 @@ def _place(tensor: Tensor | None) -> Any:
     return _Place((id(tensor), version, tensor.dtype, tensor.device, tensor.shape))
 
 
-@torch.no_grad()
-def _sample(tensor: Tensor | None) -> Any:
-    """The sum of a few of a weight's numbers: an edit that no count tells of shows in it."""
+class _Samples:
+    """A few numbers of each weight, bit by bit: an edit that no count tells of shows in them. All
+    weights of a type and device are looked at together.
+
+    Args:
+        named: weights, and the names of their modules.
+    """
+
+    def __init__(self, named: list[tuple[str, Tensor]]) -> None:
+        by_type: dict[Any, list[tuple[str, Tensor]]] = {}
+        for name, tensor in named:
+            by_type.setdefault((tensor.dtype, tensor.device), []).append((name, _some_of(tensor)))
+        self._parts = {
+            key: ([(name, some.numel()) for name, some in several], _bits([s for _, s in several]))
+            for key, several in by_type.items()
+        }
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Samples) or self._parts.keys() != other._parts.keys():
+            return False
+        return all(
+            sizes == other._parts[key][0] and torch.equal(bits, other._parts[key][1])
+            for key, (sizes, bits) in self._parts.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def first_other(self, other: "_Samples") -> str:
+        """The module of the first weight that differs."""
+        for key, (sizes, bits) in self._parts.items():
+            if key not in other._parts or sizes != other._parts[key][0]:
+                return sizes[0][0]
+            width = bits.numel() // max(1, sum(n for _, n in sizes))
+            parts = zip(
+                bits.split([n * width for _, n in sizes]),
+                other._parts[key][1].split([n * width for _, n in sizes]),
+                strict=True,
+            )
+            for (name, _), (now, was) in zip(sizes, parts, strict=True):
+                if not torch.equal(now, was):
+                    return name
+        return ""
+
+
+def _can_be_sampled(tensor: Tensor | None) -> bool:
     if tensor is None or type(tensor) not in (Tensor, nn.Parameter):
-        return None
+        return False
     if tensor.device.type == "meta" or not tensor.numel():
-        return None
-    if tensor.layout != torch.strided or tensor.is_complex():
-        return None
-    by_stride = sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis))
-    in_place = tensor.detach().permute(by_stride)  # a transposed weight is contiguous so
+        return False
+    return tensor.layout == torch.strided
+
+
+def _some_of(tensor: Tensor) -> Tensor:
+    """A few of its numbers, where they lie."""
+    in_place = tensor.detach()
+    if not in_place.is_contiguous():  # a transposed weight is contiguous the other way round
+        in_place = in_place.permute(sorted(range(tensor.ndim), key=lambda x: -tensor.stride(x)))
     if not in_place.is_contiguous():
         some = tuple(slice(None, None, max(1, size // _SAMPLED_AXIS)) for size in in_place.shape)
-        return repr(in_place[some].sum().item())
-    step = max(1, tensor.numel() // _SAMPLE)
-    return repr(in_place.view(-1)[::step].sum().item())
+        return in_place[some].flatten()
+    return in_place.view(-1)[:: max(1, tensor.numel() // _SAMPLE)]
+
+
+def _bits(several: list[Tensor]) -> Tensor:
+    return torch.cat(several).contiguous().view(torch.uint8)
 
 
 def _plainly(value: Any) -> Iterator[str]:
