@@ -560,6 +560,28 @@ def test_no_sideways_scrolling_on_a_phone(opened: Open, tmp_path: Path, scheme: 
     assert at.wrong == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [420, 1400])
+def test_a_number_is_never_broken_in_two(opened: Open, tmp_path: Path, width: int) -> None:
+    """Such as 4.69e-0 / 5, in the circuit's table and in all others."""
+    circuit = replace(a_circuit(), completeness=Score(-4.6912e-05, 2.4e-06))
+    main = {u: replace(why, main_effect=-4.6912e-05) for u, why in circuit.why.items()}
+    at = opened(
+        sm.write_report(a_result(), tmp_path / "r.html", circuit=replace(circuit, why=main)),
+        width,
+        "light",
+    )
+    rows = """(of) => [...document.querySelectorAll(of)].map((cell) => {
+      const range = document.createRange(); range.selectNodeContents(cell);
+      return new Set([...range.getClientRects()].map((r) => Math.round(r.top))).size;
+    })"""
+    narrow = "document.querySelectorAll('table').forEach((table) => { table.style.width = '9px' })"
+    at.page.evaluate(narrow)
+    for of in ("#circuit td.number", "table:not(#circuit table) td.number"):
+        lines = at.page.evaluate(rows, of)
+        assert lines and max(lines) == 1, (of, lines)
+
+
 CONTRASTS = """() => {
   const canvas = document.createElement('canvas').getContext('2d');
   const parse = (colour) => {
