@@ -360,11 +360,12 @@ def test_games_of_each_lens_are_told_apart_by_what_fixes_their_values() -> None:
     changed = sm.load_model("demo")
     with torch.no_grad():
         next(iter(changed.parameters()))[0, 0] += 1
-    # Other weights also give the intact model other values, and may change what it gets right.
-    assert differ(of(task), sm.ModelGame(changed, task)) - {"accuracy"} == {
-        "weights_sha256",
-        "intact",
-    }
+    # Other weights may also give the intact model other values, and change what it gets right.
+    seen = differ(of(task), sm.ModelGame(changed, task))
+    assert seen - {"accuracy", "intact"} == {"weights_sha256"}
+    steered = sm.load_model("demo")
+    steered.get_input_embeddings().register_forward_hook(lambda module, args, out: 1.1 * out)
+    assert "intact" in differ(of(task), sm.ModelGame(steered, task))
 
     text = sm.Task(sm.Prompts([[3, 14, 15, 9]], answers=[15]), "log_prob")
     answer = sm.Task(sm.Prompts([[3, 14, 15, 9]], answers=[16]), "log_prob")
