@@ -327,11 +327,12 @@ def growth() -> Stated:
 def stated() -> Stated:
     """Every figure and table of the pages."""
     from benchmarks.stated_of_errors import circuits, lenses, pruning, robustness
+    from benchmarks.stated_of_models import families
 
     found: Stated = {}
     for of in (
         smollm2, recovery, recovery_ioi, throughput, store_size, cluster, growth, lenses, circuits,
-        pruning, robustness,
+        pruning, robustness, families,
     ):  # fmt: skip
         found |= of()
     return found
