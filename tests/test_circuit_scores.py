@@ -889,7 +889,9 @@ def test_an_interaction_that_prompts_do_not_confirm_is_no_link() -> None:
 # -- metrics of real models -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2"])
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow) for f in ("gpt_neox", "gpt2")] + ["llama"]
+)
 @pytest.mark.parametrize("metric", ["logit_diff", "prob_diff", "log_prob", "loss", "kl"])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_scores_are_those_of_hooks_by_hand(family: str, metric: str, sign: float) -> None:

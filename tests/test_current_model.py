@@ -131,7 +131,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("replay", [None, False])
+@pytest.mark.parametrize("replay", [None, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_change_between_calls_is_answered_for(change: str, replay: bool | None) -> None:
     model, prompts, masks = build("gpt2"), some_prompts(), some_masks(5, 8)
     game = sm.ModelGame(model, sm.Task(prompts, "logit_diff"), ablation="zero", replay=replay)

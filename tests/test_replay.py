@@ -15,10 +15,14 @@ from spex_mech.engine.derived import ReplayEngine
 from spex_mech.engine.device import MemoryPlan
 from spex_mech.engine.replay import Replay
 from spex_mech.masks import MaskBatch
-from tests.families import FAMILIES, MORE_FAMILIES, N_LAYERS, build, logits
-from tests.test_engine import ABLATIONS, all_units, some_masks, some_prompts
-
-CASES = [*product(FAMILIES, ABLATIONS), *((family, "mean") for family in MORE_FAMILIES)]
+from tests.families import N_LAYERS, build, logits
+from tests.test_engine import (
+    CASES,
+    ONE_OF_A_KIND,
+    all_units,
+    some_masks,
+    some_prompts,
+)
 
 
 def a_game(family: str = "gpt2", metric: Any = "logit_diff", **options: Any) -> sm.ModelGame:
@@ -345,7 +349,7 @@ def same_slopes(game: sm.ModelGame, plain: sm.ModelGame, gates: Tensor) -> Tenso
     return want
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_OF_A_KIND)
 def test_gradients_share_the_intact_part(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = a_game(family, replay=False)
     game = a_game(family, replay=True, batch_size=2 * len(plain.prompts))
