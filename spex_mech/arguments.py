@@ -140,7 +140,8 @@ def label_list(labels: Any, n: int | None = None) -> list[str]:
     >>> label_list(["a", 7], 2)
     ['a', '7']
     """
-    if isinstance(labels, bytes) or not isinstance(labels, Iterable):
+    unordered = isinstance(labels, bytes | set | frozenset | dict)
+    if unordered or not isinstance(labels, Iterable):
         raise ValueError(f"labels is {shown(labels)}; it must be a list of strings, one per unit")
     names = [_label(number, label) for number, label in enumerate(labels)]
     if n is not None and len(names) != n:

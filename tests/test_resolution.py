@@ -69,3 +69,26 @@ def test_few_values_are_no_grid() -> None:
     resolution = Resolution()
     resolution.see(np.array([[0.125, 0.375], [0.5, 1.25]]))
     assert resolution.name == "float32"
+
+
+@pytest.mark.parametrize(
+    ("offset", "kind"),
+    [(3000, torch.float16), (5000, torch.float16), (400, torch.bfloat16), (900, torch.bfloat16)],
+)
+def test_half_precision_beyond_its_whole_numbers_is_no_integer(
+    offset: float, kind: torch.dtype
+) -> None:
+    """There all values are whole, in steps of two and more."""
+    weights = torch.randn(12, generator=torch.Generator().manual_seed(0))
+
+    def game(masks: torch.Tensor) -> torch.Tensor:
+        return (masks.float() @ weights + offset).to(kind)
+
+    found = sm.discover(game, n=12, method="exhaustive", progress=False)
+    assert (abs(found.mean) <= found.noise_floor).all()
+
+
+def test_large_integers_are_exact() -> None:
+    resolution = Resolution()
+    resolution.see(np.random.default_rng(0).integers(2000, 5000, (50, 4)).astype(float))
+    assert resolution.name == "float32"

@@ -188,6 +188,8 @@ def labels() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         (["a", 1.5, "b", "c"], "label of unit 1 is 1.5"),
         (7, "labels is 7"),
         (b"abcd", "labels is b'abcd'"),
+        ({"a", "b", "c", "d"}, "labels is {"),
+        (dict.fromkeys("abcd", 1), "labels is {"),
     ):
         yield repr(value), text, lambda v=value: search(labels=v)
         if isinstance(value, list):
