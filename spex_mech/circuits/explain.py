@@ -143,11 +143,7 @@ def more_backups(
 ) -> Steps[tuple[Group, ...]]:
     """The groups, with sets of three and more members that back one another up, as minimality shows
     them: a member that is missed only once others are gone."""
-    column = {label: u for u, label in enumerate(labels)}
-    pairs = []
-    for group in groups:
-        if group.kind == "backup":
-            pairs += _apart([[column[u] for u in side] for side in group.sides], group, column)
+    pairs = _backup_pairs(groups, labels)
     known = {u for pair in pairs for u in pair}
     found = list(pairs)
     for unit, part in what.moves:
@@ -157,8 +153,7 @@ def more_backups(
                 found += combinations(sorted(units), 2)
     if len(found) == len(pairs):
         return groups
-    others = [group for group in groups if group.kind != "backup"]
-    return (*others, *_groups("backup", found, labels, what.kept))
+    return _with_backups(groups, found, labels, what.kept)
 
 
 def hidden_backups(
@@ -191,6 +186,7 @@ def hidden_backups(
         and damage[unit] >= _GROUP
         and damage[unit] >= _MORE * abs(intact[unit] / sets.span.value)
     ]
+    whole = float((yield from sets.values_of(kept[None])).mean()) / sets.span.value
     outside, found = np.flatnonzero(~kept), []
     for unit in missed[: room // max(1, 2 * len(outside))]:
         without = flipped(kept, np.array([[unit]]))[0]
@@ -198,30 +194,41 @@ def hidden_backups(
         values = yield from sets.values_of(np.concatenate([*masks, without[None]]))
         share = values.mean(axis=1) / sets.span.value
         both, one, none = share[: len(outside)], share[len(outside) : -1], share[-1]
-        inside_share = float((yield from sets.values_of(kept[None])).mean()) / sets.span.value
         # The damage of the member, of the other and of both, where the other was added.
-        singly = abs(both - one) + abs(both - inside_share)
+        singly = abs(both - one) + abs(both - whole)
         stands_in = (both - none >= _MORE * singly) & (both - none - singly >= _GROUP)
         found += combinations(sorted([unit, *outside[stands_in].tolist()]), 2)
     if not found:
         return groups
+    return _with_backups(groups, [*_backup_pairs(groups, labels), *found], labels, kept)
+
+
+def _backup_pairs(groups: Iterable[Group], labels: Sequence[str]) -> list[tuple[int, int]]:
+    """The pairs of units on different sides of a group of backups."""
     column = {label: u for u, label in enumerate(labels)}
-    others = [group for group in groups if group.kind != "backup"]
-    known = [
-        pair
-        for group in groups
-        if group.kind == "backup"
-        for pair in _apart([[column[u] for u in side] for side in group.sides], group, column)
-    ]
-    return (*others, *_groups("backup", [*known, *found], labels, kept))
+    pairs = []
+    for group in groups:
+        if group.kind == "backup":
+            named = group.sides or [(unit,) for unit in group.units]
+            sides = [[column[unit] for unit in side] for side in named]
+            pairs += [
+                (min(a, b), max(a, b))
+                for one, two in combinations(sides, 2)
+                for a in one
+                for b in two
+            ]
+    return pairs
 
 
-def _apart(
-    sides: list[list[int]], group: Group, column: Mapping[str, int]
-) -> list[tuple[int, int]]:
-    """The pairs of units on different sides."""
-    sides = sides or [[column[unit]] for unit in group.units]
-    return [(min(a, b), max(a, b)) for one, two in combinations(sides, 2) for a in one for b in two]
+def _with_backups(
+    groups: Iterable[Group],
+    pairs: Sequence[tuple[int, int]],
+    labels: Sequence[str],
+    kept: Bool[np.ndarray, " unit"],
+) -> tuple[Group, ...]:
+    """The groups, with those of backups made anew of these pairs."""
+    others = (group for group in groups if group.kind != "backup")
+    return (*others, *_groups("backup", pairs, labels, kept))
 
 
 def strong_pairs(

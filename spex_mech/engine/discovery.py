@@ -928,7 +928,7 @@ def token_inputs(
     taken = signature(model.forward).parameters
     given = {"use_cache": False} if "use_cache" in taken else {}
     first = "input_ids" if "input_ids" in taken else next(iter(taken), "input_ids")
-    if taken and first in taken and taken[first].kind is Parameter.VAR_POSITIONAL:
+    if first in taken and taken[first].kind is Parameter.VAR_POSITIONAL:
         first = "input_ids"
 
     def of(n_rows: int, n_others: int) -> dict[str, Any]:
