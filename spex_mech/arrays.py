@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from spex_mech.arguments import kind_of, labels_of, same_order, shown
 
+HALF_FORMATS = ("bfloat16", "float16")
 _PLACES = ("row", "column")
 
 
@@ -195,6 +196,18 @@ def described(value: Any) -> str:
     except (AttributeError, TypeError):
         return shown(value)
     return f"{kind_of(value)} of shape {shape} ({dtype})"
+
+
+def half_format(value: Any) -> str | None:
+    """The name of the half format that numbers came in; None: another type, or no array.
+
+    >>> half_format(np.zeros(2, np.float16)), half_format([1.0, 2.0])
+    ('float16', None)
+    """
+    if isinstance(value, list | tuple) and value:
+        return half_format(value[0])
+    name = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    return name if name in HALF_FORMATS else None
 
 
 def same_length(**arrays: np.ndarray) -> None:

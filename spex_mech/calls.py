@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from spex_mech.arrays import AnswerError, answer_of_one, answer_table
+from spex_mech.arrays import AnswerError, answer_of_one, answer_table, half_format
 from spex_mech.masks import MaskBatch
 
 _CLOSE = 1e-4  # of the largest value: how far rounding may take a value in another batch
@@ -127,6 +127,7 @@ class Called:
         self.function, self.labels, self.vectorized = function, labels, vectorized
         self.trusted = trusted
         self.n_tried = 0  # evaluations that the trial took
+        self.rounded_to: str | None = None  # the half format of the last answer
         self._way: Way | None = None
 
     def __call__(self, masks: MaskBatch) -> Table:
@@ -144,7 +145,12 @@ class Called:
 
     def asked(self, way: Way, masks: MaskBatch) -> Table:
         """The values of some masks, asked in this way."""
-        return way.ask(self.function, masks, self.labels)
+        return way.ask(self._heard, masks, self.labels)
+
+    def _heard(self, masks: Any) -> Any:
+        answer = self.function(masks)
+        self.rounded_to = half_format(answer)
+        return answer
 
     def way(self) -> Way:
         """How the function is called, which is tried where it is not known yet.

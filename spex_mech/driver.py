@@ -83,7 +83,7 @@ class Rounding(Watcher):
     resolution: Resolution = field(default_factory=Resolution)
 
     def told(self, values: Float[np.ndarray, "mask prompt"], game: Game, search: Search) -> None:
-        self.resolution.see(values)
+        self.resolution.see(values, game.rounded_to)
 
     @property
     def precision(self) -> str:

@@ -169,6 +169,12 @@ class Game(ABC):
         return None
 
     @property
+    def rounded_to(self) -> str | None:
+        """The half format ("bfloat16", "float16") that its values are rounded to; None: none, or
+        not known, to be found in the values."""
+        return None
+
+    @property
     def coarse(self) -> Coarse | None:
         """Why values are less exact than float32; None: they are not."""
         return None
@@ -309,6 +315,10 @@ class FunctionGame(Game):
     def n_tried(self) -> int:
         return self.called.n_tried
 
+    @property
+    def rounded_to(self) -> str | None:
+        return self.called.rounded_to
+
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
         if slopes:
             raise ValueError("a plain function has no slopes; give gradients=False")
@@ -338,6 +348,10 @@ class _Foreign(Game):
     @property
     def n_tried(self) -> int:
         return self._called.n_tried
+
+    @property
+    def rounded_to(self) -> str | None:
+        return self._called.rounded_to
 
     @property
     def has_slopes(self) -> bool:

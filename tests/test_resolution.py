@@ -73,19 +73,31 @@ def test_few_values_are_no_grid() -> None:
 
 @pytest.mark.parametrize(
     ("offset", "kind"),
-    [(3000, torch.float16), (5000, torch.float16), (400, torch.bfloat16), (900, torch.bfloat16)],
-)
+    [
+        (1500, torch.float16), (3000, torch.float16), (5000, torch.float16),
+        (200, torch.bfloat16), (400, torch.bfloat16), (900, torch.bfloat16),
+    ],
+)  # fmt: skip
 def test_half_precision_beyond_its_whole_numbers_is_no_integer(
     offset: float, kind: torch.dtype
 ) -> None:
-    """There all values are whole, in steps of two and more."""
-    weights = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    """There all values are whole, in steps of one and more."""
+    weights = 3 * torch.randn(12, generator=torch.Generator().manual_seed(0))
 
     def game(masks: torch.Tensor) -> torch.Tensor:
         return (masks.float() @ weights + offset).to(kind)
 
     found = sm.discover(game, n=12, method="exhaustive", progress=False)
     assert (abs(found.mean) <= found.noise_floor).all()
+
+
+@pytest.mark.parametrize("step", [3000.0, 4096.0, 2560.0])
+def test_few_sums_of_a_large_step_are_exact(step: float) -> None:
+    """All of them are numbers of half precision too, by chance."""
+    found = sm.discover(
+        lambda keep: step * keep.double().sum(dim=1), n=6, method="exhaustive", progress=False
+    )
+    assert found.about["resolution"] == "float32" and found.noise_floor < 0.1
 
 
 def test_large_integers_are_exact() -> None:

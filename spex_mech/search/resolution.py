@@ -11,8 +11,9 @@ float64, float32 numbers          4 roundings of the largest value in each of th
 bfloat16, float16 numbers, also   half a step of the format at the largest value in each of the 4
 where stored as float32           terms: rounded once, at the end
 decimals of 3 to 6 places         half a step in each of the 4 terms
-integers, counts, halves ...      as float32: nothing is lost in them, unless they are so large that
-                                  a half format lacks some, and hold none of those
+integers, counts, halves ...      as float32: nothing is lost in them, unless a function returns
+                                  them in a half format, or many are so large that such a format
+                                  lacks some, and none is one of those
 ================================  ==================================================================
 
 What a function loses in rounding and then hides (float32 averaged in float64, say) cannot be seen.
@@ -24,7 +25,6 @@ from jaxtyping import Float
 _ROUNDINGS = 4  # that a value in float32 or float64 is allowed
 _TERMS = 4  # of the interaction of a pair
 _FEWEST = 16  # distinct values, without which a coarse grid may be chance
-_FEWEST_LARGE = 2  # of these too large for a half format to hold every whole number
 _DECIMALS = (3, 4, 5, 6)  # fewer are counts as likely as roundings: an accuracy of 20 prompts
 _SEEN = 4096  # distinct values that are kept
 # Bits of the mantissa that are kept, the step at 1, and the smallest number with all those bits.
@@ -43,10 +43,12 @@ class Resolution:
     def __init__(self) -> None:
         self.largest = 0.0
         self._single = True
+        self._known: str | None = None
         self._distinct = np.empty(0)
 
-    def see(self, values: Float[np.ndarray, "mask prompt"]) -> None:
-        """Some more values."""
+    def see(self, values: Float[np.ndarray, "mask prompt"], rounded_to: str | None = None) -> None:
+        """Some more values, which came in this half format; None: in another, or not known."""
+        self._known = rounded_to or self._known
         self.largest = max(self.largest, float(abs(values).max(initial=0.0)))
         with np.errstate(over="ignore"):
             self._single = self._single and bool((values.astype(np.float32) == values).all())
@@ -58,6 +60,8 @@ class Resolution:
     def name(self) -> str:
         """Of the type or the grid that the values lie on."""
         values = self._distinct
+        if self._known:
+            return self._known
         if self._single:
             for name, (bits, _, least) in _HALVES.items():
                 if _is_half(values, bits, least):
@@ -86,11 +90,11 @@ def _is_half(values: Float[np.ndarray, " value"], bits: int, least: float) -> bo
     steps = abs(mantissa) * 2.0 ** (bits + 1)  # integers for numbers of so many bits
     if not len(steps) or (steps != np.round(steps)).any():
         return False
+    told = values
     if (values == np.round(values)).all():
         # Small integers are in every format. Of those beyond it lacks every other one and more.
-        if (abs(values) >= 2.0 ** (bits + 1)).sum() < _FEWEST_LARGE:
-            return False
-    elif len(values) < _FEWEST:
+        told = values[abs(values) >= 2.0 ** (bits + 1)]
+    if len(told) < _FEWEST:
         return False
     return bool((steps % 2 == 1).mean() > 0.2)
 
