@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from spex_mech.results.shapiq import from_shapiq, to_shapiq
     from spex_mech.results.stability import compare, stability
     from spex_mech.runs.factory import GameFactory
+    from spex_mech.saved import load
     from spex_mech.search.audit import Audit
     from spex_mech.search.contract import Search
     from spex_mech.tasks import load_task, text_task
@@ -70,6 +71,7 @@ _HOMES = {
     "from_shapiq": "results.shapiq",
     "frozen_features": "games.features",
     "inspect_model": "engine.inspection",
+    "load": "saved",
     "load_model": "models",
     "load_task": "tasks",
     "load_tokenizer": "models",
@@ -124,6 +126,7 @@ __all__ = [
     "from_shapiq",
     "frozen_features",
     "inspect_model",
+    "load",
     "load_model",
     "load_task",
     "load_tokenizer",

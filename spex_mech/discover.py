@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from torch import nn
 
 from spex_mech.arguments import one_of, share, shown, switch, whole
 from spex_mech.driver import SMALLEST, Rounding
+from spex_mech.engine.task import Task
 from spex_mech.fingerprints import versions
 from spex_mech.game import FunctionGame as CallableGame
 from spex_mech.game import Game, as_game, is_game
+from spex_mech.games.model_game import ModelGame
 from spex_mech.notices import warn
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
@@ -52,11 +55,14 @@ _FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluat
 
 def discover(
     game: Any,
-    method: str | Search = "spex",
+    method: str | Search | Task = "spex",
     budget: int | None = None,
     order: int = 2,
     seed: int = 0,
     *,
+    task: Task | None = None,
+    units: Any = None,
+    ablation: Any = "mean",
     n: int | None = None,
     labels: Sequence[str] | None = None,
     vectorized: bool | None = None,
@@ -75,7 +81,8 @@ def discover(
             (``game.as_game`` says what else it may have); or, with ``n``, any function of masks.
             It gets masks, True = kept: many as a bool tensor or array ``[mask unit]``, or one,
             ``[unit]``, and returns one number per mask, or one per mask and prompt. How it is to be
-            called is found out with a small batch (``calls``): ``cost["checks"]`` counts it.
+            called is found out with a small batch (``calls``): ``cost["checks"]`` counts it. Or a
+            model, with a task behind it: ``discover(model, task)``.
         method: "spex" (adaptive: the strongest pairs, in close to linear cost), "proxyspex" (the
             same, on candidates of a small model that was distilled from masked runs) or
             "exhaustive" (every pair; a random sample of them where the budget is smaller). Or a
@@ -88,6 +95,9 @@ def discover(
             with a smaller game as proxy, and 100; of exhaustive all. Too few are refused.
         order: the largest number of units in an interaction.
         seed: of everything random.
+        task, units, ablation: of a model, what makes it a ``ModelGame``: the task may also stand
+            right behind the model; units are components, or a text such as "heads+neurons" or
+            "L0H3,L1H*" (default: all heads).
         n: the number of units of a function, which has no length.
         labels: their names; default: their numbers. (A game brings both itself.)
         vectorized: of a function: True: it takes many masks at a time; False: one; default: find
@@ -139,11 +149,44 @@ def discover(
             in a new one, ``interrupted-DATE-TIME.sqlite`` in the current folder: the text names it,
             and the same call with ``store=`` that file goes on. A second one ends at once.
     """
+    if isinstance(method, Task):
+        task, method = method, "spex"
+    is_function = n is not None or labels is not None  # which a module may be too
+    game = _game_of_model(game, task, units, ablation, is_function)
     order, seed = whole("order", order, 2), whole("seed", seed, 0)
     budget = None if budget is None else whole("budget", budget, 1)
     how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     with how.game_of(game, n, labels, vectorized) as ready:
         return _discovered(ready, method, budget, order, seed, options, how)
+
+
+def _game_of_model(
+    game: Any, task: Task | None, units: Any, ablation: Any, is_function: bool
+) -> Any:
+    """A model with a task as a game; any other game as it is.
+
+    Raises:
+        ValueError: a game or a function together with what goes with a model, or a model without a
+            task.
+    """
+    if task is not None:
+        if is_game(game) or is_function:
+            raise ValueError(
+                "a task goes with a model: discover(model, task); this is a "
+                f"{'function' if is_function else 'game'}, so leave task= out"
+            )
+        return ModelGame(game, task, units, ablation=ablation)
+    if units is not None or ablation != "mean":
+        raise ValueError(
+            "units= and ablation= go with a model and a task: discover(model, task, units=...); a "
+            "game was made with its own"
+        )
+    if isinstance(game, nn.Module) and not is_game(game) and not is_function:
+        raise ValueError(
+            f"discover got a model ({type(game).__name__}) and no task; give one, such as "
+            "discover(model, load_task('ioi', model))"
+        )
+    return game
 
 
 def _discovered(

@@ -9,7 +9,7 @@ The game of a model, of a text's tokens, of training examples and of workers der
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from spex_mech.calls import Called
 from spex_mech.fingerprints import function_identity
 from spex_mech.masks import MaskBatch
 from spex_mech.units import Units
+
+if TYPE_CHECKING:
+    import shapiq
 
 MASKS_PER_BATCH = 256  # that a game is asked at a time where it does not say
 _MOST_SLOTS = 20_000_000  # masks times units of one call, as dense masks make long lists
@@ -260,6 +263,27 @@ class Game(ABC):
         values, slopes = self.slopes_at(mask_table(masks, len(self)))
         assert slopes is not None
         return torch.from_numpy(values), torch.from_numpy(slopes)
+
+    def as_shapiq(self) -> "shapiq.Game":
+        """This game for shapiq's approximators and explainers: coalitions are the masks, values are
+        averaged over the prompts and measured from that of the empty mask, as shapiq wants them.
+
+        Raises:
+            ImportError: shapiq is missing.
+        """
+        try:
+            from shapiq import Game as ShapiqGame
+        except ImportError as error:
+            raise ImportError("this needs shapiq: pip install shapiq") from error
+        mean, empty = self.mean, float(self.mean(np.zeros((1, len(self)), dtype=bool))[0])
+
+        class Coalitions(ShapiqGame):
+            """Calls the game with shapiq's coalitions."""
+
+            def value_function(self, coalitions: np.ndarray) -> np.ndarray:
+                return mean(coalitions)
+
+        return Coalitions(len(self), normalization_value=empty, player_names=self.labels)
 
     def describe(self) -> dict[str, Any]:
         """:meth:`provenance`, by its old name."""

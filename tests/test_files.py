@@ -12,6 +12,7 @@ import pytest
 
 import spex_mech as sm
 from spex_mech.results.files import write_whole
+from spex_mech.results.interactions import to_bytes
 
 
 def result(n: int = 4) -> sm.Interactions:
@@ -30,7 +31,7 @@ def fields(found: sm.Interactions) -> list[Any]:
 def test_a_changed_byte_or_a_missing_end_is_seen(tmp_path: Path) -> None:
     """What reads at all reads as it was."""
     found = result()
-    data, rng = found.to_bytes(), np.random.default_rng(0)
+    data, rng = to_bytes(found), np.random.default_rng(0)
     path, want = tmp_path / "found.npz", fields(found)
     seen = 0
     for at in range(0, len(data), 5):

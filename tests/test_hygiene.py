@@ -100,7 +100,7 @@ def test_discover_is_the_function_whatever_was_imported_first(first: str) -> Non
 
 # From top to bottom: each may import what stands below it, and nothing else.
 LAYERS = (
-    ("__main__",), ("cli",), ("sweep",), ("report",), ("plots",),
+    ("__main__",), ("cli",), ("sweep",), ("report",), ("plots",), ("saved",),
     ("circuits", "distill", "testing"),
     ("discover",), ("runs",), ("driver",), ("games", "tasks"), ("models",), ("engine",),
     ("results", "proxies", "search"), ("game", "proxy"), ("calls",),
@@ -112,7 +112,7 @@ KNOW = {
     "search": {"arguments", "masks", "pairs", "proxy", "setfunctions"},
     "proxies": {"masks", "pairs", "proxy", "setfunctions"},
     "proxy": {"masks", "pairs", "setfunctions"},
-    "results": {"arguments", "masks", "setfunctions", "units"},
+    "results": {"arguments", "masks", "notices", "setfunctions", "units"},
     "engine": {"arguments", "fingerprints", "game", "masks", "notices", "units"},
     "game": {"arguments", "arrays", "calls", "fingerprints", "masks", "units"},
     "calls": {"arrays", "masks"},

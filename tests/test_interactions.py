@@ -14,6 +14,7 @@ import pytest
 import spex_mech as sm
 from spex_mech.discover import as_game
 from spex_mech.results.confirmation import confirmation
+from spex_mech.results.interactions import from_bytes, to_bytes
 from spex_mech.results.printed import q_text
 from spex_mech.results.verdicts import stand_out
 from spex_mech.units import Unit, Units
@@ -410,7 +411,7 @@ def test_confirmation_says_what_holds() -> None:
     both = found.confirmed_by(again)
     assert both.top(3).confirmed.tolist() == [1, 0, 0] and (both.confirmed == -1).sum() == 3
     assert "AND-like, confirmed" in repr(both)
-    saved = sm.Interactions.from_bytes(both.to_bytes())
+    saved = from_bytes(to_bytes(both))
     np.testing.assert_array_equal(saved.confirmed, both.confirmed)
     assert both.frame().confirmed.tolist()[0] == 1
     assert (found.confirmed == -1).all()

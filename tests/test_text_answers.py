@@ -10,7 +10,7 @@ import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import spex_mech as sm
-from spex_mech.tasks.rows import answer_id, is_one_token
+from spex_mech.engine.tokens import answer_id, is_one_token
 from tests.test_text_heads import bert, gpt2, t5, wordpiece
 
 

@@ -31,7 +31,8 @@ from spex_mech.circuits.files import graph_of, load_circuit, save_circuit
 from spex_mech.circuits.mib import mib_json, mib_members, read_mib
 from spex_mech.circuits.scores import NOT_SCORED, Score
 from spex_mech.circuits.span import Span
-from spex_mech.results.files import write_whole
+from spex_mech.results.graphs import write_graphml
+from spex_mech.results.printed import html_table
 from spex_mech.results.stability import compare
 from spex_mech.units import Units
 
@@ -286,13 +287,15 @@ class Circuit:
 
     def save_graphml(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_networkx` as GraphML, for Gephi, Cytoscape, yEd and the like."""
-        graph = self.to_networkx()
-        import networkx as nx
-
-        return write_whole(path, lambda file: nx.write_graphml(graph, file))
+        return write_graphml(self.to_networkx(), path)
 
     def __repr__(self) -> str:
         return "\n".join(_words(self))
+
+    def _repr_html_(self) -> str:
+        first, *rest = _words(self)
+        table = self.frame().drop(columns=["minimality_stderr", "given", "interactions"])
+        return html_table(first, table, [line.strip() for line in rest])
 
 
 _COLUMNS = (

@@ -11,6 +11,7 @@ import numpy as np
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.scores import Score, SubsetScore
 from spex_mech.results.files import opened, write_whole
+from spex_mech.results.graphs import networkx_or_error
 from spex_mech.units import Units
 
 if TYPE_CHECKING:
@@ -125,10 +126,7 @@ def graph_of(circuit: Any) -> "networkx.Graph":
     Raises:
         ImportError: networkx is missing (the extra ``viz``).
     """
-    try:
-        import networkx as nx
-    except ImportError as error:
-        raise ImportError("this needs networkx: pip install 'spex_mech[viz]'") from error
+    nx = networkx_or_error()
     scores = [("faithfulness", circuit.faithfulness), ("completeness", circuit.completeness)]
     scores += [("minimality", circuit.minimality)]
     graph = nx.Graph()

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from spex_mech.arguments import same_rows, shown
+from spex_mech.engine.tokens import answer_id, encoder, padded, ragged
 from spex_mech.fingerprints import sha256_of
 
 
@@ -112,6 +113,59 @@ class Prompts:
         for name, value in values.items():
             object.__setattr__(self, name, None if value is None else value.to(tokens.device))
 
+    @staticmethod
+    def from_text(
+        tokenizer: Any,
+        texts: Any,
+        answers: Any = None,
+        wrong_answers: Any = None,
+        *,
+        continuations: Any = None,
+        corrupted: Any = None,
+        clusters: Any = None,
+    ) -> "Prompts":
+        """Prompts from texts, padded on the right, as the tokenizer writes them (without an end
+        token that it appends).
+
+        Args:
+            tokenizer: of the model (``load_tokenizer(model)``).
+            texts: the prompts, a list of strings.
+            answers: what should follow each, with the space before it where the model writes one
+                (" Paris"): a word of one token, or several such words.
+            wrong_answers: the same for wrong ones.
+            continuations: instead of answers, a text of any length that should follow each; all of
+                its tokens are scored, by "log_prob" and "loss", each after those before it.
+            corrupted: for "resample", of each prompt a version of as many tokens.
+            clusters: as of ``Prompts``.
+
+        Raises:
+            ValueError: no texts, lists of unequal length, an answer that is not one token behind
+                its prompt, or a corrupted prompt of another number of tokens; the text names the
+                prompt.
+        """
+        texts = _texts("texts", texts, None)
+        encode = encoder(tokenizer)
+        rows, targets = [encode(text) for text in texts], None
+        if continuations is not None:
+            if answers is not None or wrong_answers is not None:
+                raise ValueError("give answers or continuations, not both")
+            follow = _texts("continuations", continuations, len(texts))
+            pairs = list(zip(texts, follow, strict=True))
+            targets = [_scored(number, *pair, encode) for number, pair in enumerate(pairs)]
+            rows = [encode(a + b) for a, b in pairs]
+        tokens, real = padded(rows)
+        if targets is not None:
+            targets = [row + [False] * (tokens.shape[1] - len(row)) for row in targets]
+        return Prompts(
+            tokens,
+            real,
+            _answer_ids("answers", tokenizer, texts, answers),
+            _answer_ids("wrong_answers", tokenizer, texts, wrong_answers),
+            _corrupted(encode, rows, corrupted),
+            targets,
+            clusters=clusters,
+        )
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -169,6 +223,63 @@ class Prompts:
         """The same prompts on a device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return _unchecked({k: None if v is None else v.to(device) for k, v in values.items()})
+
+
+def _texts(name: str, given: Any, n: int | None) -> list[str]:
+    """A list of texts, as many as there are prompts."""
+    if isinstance(given, str) or not hasattr(given, "__len__"):
+        raise ValueError(f"{name} is {shown(given)}; give a list of texts")
+    listed = list(given)
+    for number, text in enumerate(listed):
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{name}: prompt {number} is {shown(text)}; it must be a text")
+    if not listed or n not in (None, len(listed)):
+        raise ValueError(f"{name} has {len(listed)} entries, and there are {n or 'no'} prompts")
+    return listed
+
+
+def _answer_ids(name: str, tokenizer: Any, texts: Sequence[str], given: Any) -> Tensor | None:
+    """The token of each answer, ``[prompt answer]``."""
+    if given is None:
+        return None
+    if isinstance(given, str) or len(given) != len(texts):
+        raise ValueError(f"{name} is {shown(given)}; give one text, or a list, per prompt")
+    rows = []
+    for number, (text, words) in enumerate(zip(texts, given, strict=True)):
+        words = [words] if isinstance(words, str) else list(words)
+        try:
+            rows.append([answer_id(tokenizer, text, word, single=True) for word in words])
+        except ValueError as error:
+            raise ValueError(
+                f"{name} of prompt {number}: {error}; give another word, or continuations= to "
+                "score all tokens of a text"
+            ) from error
+    return ragged(rows)
+
+
+def _scored(number: int, text: str, follows: str, encode: Any) -> list[bool]:
+    """At each position, whether its next token is scored: one of the continuation's."""
+    before, both = encode(text), encode(text + follows)
+    if not before or both[: len(before)] != before or len(both) == len(before):
+        raise ValueError(
+            f"continuations: that of prompt {number}, {follows!r}, merges with the end of the "
+            f"prompt {text[-20:]!r} in this tokenizer; begin it with a space, or end the prompt "
+            "elsewhere"
+        )
+    return [len(before) - 1 <= pos < len(both) - 1 for pos in range(len(both))]
+
+
+def _corrupted(encode: Any, rows: Sequence[Sequence[int]], given: Any) -> Tensor | None:
+    if given is None:
+        return None
+    others = [encode(text) for text in _texts("corrupted", given, len(rows))]
+    for number, (row, other) in enumerate(zip(rows, others, strict=True)):
+        if len(row) != len(other):
+            raise ValueError(
+                f"corrupted: prompt {number} has {len(other)} tokens and its prompt {len(row)}; "
+                "resampling goes position by position, so that they must have as many"
+            )
+    return padded(others)[0]
 
 
 def _unchecked(values: dict[str, Tensor | None]) -> Prompts:

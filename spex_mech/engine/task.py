@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from spex_mech.arguments import shown
 from spex_mech.engine.architectures import text_config
 from spex_mech.engine.metrics import METRICS, Metric, name_of_metric
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.tokens import texts_of
 from spex_mech.notices import warn
 
 _FEW = 4  # prompts, below which nobody takes a standard error for one
 _REPEATED = 2  # prompts per different one, from which on they are said to be repeated
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """Prompts and what is measured on them.
 
@@ -28,15 +30,18 @@ class Task:
             prompt under one mask; or a name: "logit_diff",
             "prob_diff", "log_prob", "loss", "kl" (to the intact model).
         name: how results call the task.
-        decode: token ids -> texts to show, where there is a tokenizer.
+        decode: token ids -> texts to show; or a tokenizer, which does it.
     """
 
     prompts: Prompts
     metric: Metric | str
     name: str = "custom"
-    decode: Callable[[Sequence[int]], list[str]] | None = None
+    decode: Callable[[Sequence[int]], list[str]] | Any | None = None
 
     def __post_init__(self) -> None:
+        tokenizer = self.decode
+        if hasattr(tokenizer, "decode"):
+            object.__setattr__(self, "decode", partial(texts_of, tokenizer))
         if not isinstance(self.prompts, Prompts):
             raise ValueError(
                 f"prompts is {shown(self.prompts)}; give Prompts of token ids, such as "
@@ -57,6 +62,22 @@ class Task:
     def metric_name(self) -> str:
         """The metric's word, or the name of its function."""
         return self.metric if isinstance(self.metric, str) else name_of_metric(self.metric)
+
+    def __repr__(self) -> str:
+        """What is asked, with the first prompt."""
+        prompts = self.prompts
+        n, n_pos = prompts.tokens.shape
+        line = f"Task {self.name!r}: {n:,} prompts of {n_pos} tokens, metric {self.metric_name}"
+        decode = self.decode
+        if decode is None:
+            return line
+        read = lambda ids: "".join(decode([i for i in ids.tolist() if i >= 0]))  # noqa: E731
+        line += f"; the first is {read(prompts.tokens[0][prompts.real[0]])!r}"
+        if prompts.answers is not None:
+            line += f", answer {read(prompts.answers[0][:1])!r}"
+        if prompts.wrong_answers is not None:
+            line += f", not {read(prompts.wrong_answers[0][:1])!r}"
+        return line
 
     def split(self, n_first: int) -> "tuple[Task, Task]":
         """Two tasks: the first ``n_first`` prompts, to search on, and the rest, to confirm on.

@@ -111,7 +111,7 @@ def whole_number(answer: Any) -> int:
         ) from error
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextTask(Task):
     """One text as a task.
 

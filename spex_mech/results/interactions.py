@@ -1,9 +1,9 @@
 """Interactions: what a search measured, with errors, cost and where it came from."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Int8
 from spex_mech.arguments import whole
 from spex_mech.results.cautions import cautions_of, clusters_of
 from spex_mech.results.files import opened, write_whole
+from spex_mech.results.graphs import graph_of, neuronpedia_of
 from spex_mech.results.measured import Again
 from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
 from spex_mech.results.printed import as_html, printed
@@ -23,6 +24,7 @@ from spex_mech.results.verdicts import is_significant, stand_out_by_order, verdi
 from spex_mech.units import Units
 
 if TYPE_CHECKING:
+    import networkx
     import pandas as pd
 
     cached_property = property  # which a type checker takes for what a protocol declares
@@ -293,12 +295,6 @@ class Interactions:
         """Write everything into one npz file (arrays and JSON, no pickles), all or nothing."""
         return write_whole(path, lambda file: write(self, file))
 
-    def to_bytes(self) -> bytes:
-        """What :meth:`save` writes."""
-        file = BytesIO()
-        write(self, file)
-        return file.getvalue()
-
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Interactions":
         """Read what :meth:`save` wrote.
@@ -308,14 +304,18 @@ class Interactions:
             ValueError: it is not a result, is damaged, or of a newer format.
         """
         with opened(path) as raw:
-            about, of_whole = read(raw, path)
-        return as_part(Interactions(**about), **of_whole)
+            return _read_from(raw, path)
 
-    @staticmethod
-    def from_bytes(data: bytes, name: str = "the data") -> "Interactions":
-        """Read what :meth:`to_bytes` gave; ``name`` is what an error calls it."""
-        about, of_whole = read(BytesIO(data), name)
-        return as_part(Interactions(**about), **of_whole)
+    def to_networkx(self) -> "networkx.Graph":
+        """Units as nodes and measured pairs as edges, with what is known of them: kind, layer, main
+        effect; value, stderr, q, reading, verdict, confirmed. ``networkx.write_graphml`` writes it.
+        """
+        return graph_of(self)
+
+    def to_neuronpedia(self, tokens: Sequence[str] = ()) -> dict[str, Any]:
+        """The JSON of Neuronpedia's graph viewer: signed links of pairs, and of units to the
+        output; units of findings are pinned. ``tokens`` are those of a prompt, to show."""
+        return neuronpedia_of(self, tokens)
 
     def __repr__(self) -> str:
         return printed(self)
@@ -333,6 +333,23 @@ class Interactions:
         by_row = {name: getattr(self, name)[rows] for name in OF_WHOLE_BY_ROW}
         whole = ("n_choices", "n_measured", "clusters")
         return by_row | {name: getattr(self, name) for name in whole}
+
+
+def to_bytes(found: Interactions) -> bytes:
+    """What :meth:`Interactions.save` writes."""
+    file = BytesIO()
+    write(found, file)
+    return file.getvalue()
+
+
+def from_bytes(data: bytes, name: str = "the data") -> Interactions:
+    """Read what :func:`to_bytes` gave; ``name`` is what an error calls it."""
+    return _read_from(BytesIO(data), name)
+
+
+def _read_from(file: BufferedIOBase | BytesIO, name: Any) -> Interactions:
+    about, of_whole = read(file, name)
+    return as_part(Interactions(**about), **of_whole)
 
 
 def as_part(found: _Found, **of_whole: Any) -> _Found:

@@ -1,6 +1,8 @@
 """A result as text for a terminal and as a table for a notebook."""
 
+from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +11,9 @@ from spex_mech.results.audits import audit_lines
 from spex_mech.results.measured import Shown
 from spex_mech.results.readings import DOUBTFUL
 from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 10
 _RED, _BLUE = "#b2182b", "#2166ac"  # as in plots.style: damage overlaps, damage compounds
@@ -134,6 +139,16 @@ def as_html(found: Shown) -> str:
         f"<div>{first}{escape(heading(found))}<table><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table><small>{below}</small></div>"
     )
+
+
+def html_table(heading: str, table: "pd.DataFrame", below: Sequence[str] = ()) -> str:
+    """A short table for a notebook, with a line above and lines below: the first rows, numbers with
+    three digits."""
+    more = len(table) - _SHOWN
+    lines = [f"{more:,} more: .frame()"] if more > 0 else []
+    body = table.head(_SHOWN).to_html(index=False, float_format="{:.3g}".format, na_rep="")
+    under = "<br>".join(escape(line) for line in [*lines, *below])
+    return f"<div>{escape(heading)}{body}<small>{under}</small></div>"
 
 
 def _bar(found: Shown, row: int, largest: float) -> str:

@@ -64,7 +64,7 @@ from spex_mech.fingerprints import function_identity, version_of
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
 from spex_mech.notices import warn
-from spex_mech.results.interactions import Interactions
+from spex_mech.results.interactions import Interactions, from_bytes, to_bytes
 from spex_mech.runs import marks
 from spex_mech.runs.batches import Sizes, Timed
 from spex_mech.runs.checks import Check, compare, first_checks
@@ -588,15 +588,15 @@ class Run:
         """The finished result, if there is one."""
         with explained(self.store.path):
             data = self._one("SELECT result FROM searches WHERE id = ?", self.number)
-        return None if data is None else Interactions.from_bytes(data, f"{self.store.path}: result")
+        return None if data is None else from_bytes(data, f"{self.store.path}: result")
 
     def finish(self, found: Interactions) -> Interactions:
         """Keep the result; it comes back as a later call will give it."""
-        data = found.to_bytes()
+        data = to_bytes(found)
         if len(data) < _MOST_BLOB:  # a larger one is worked out again, from what was evaluated
             with self.store.transaction():
                 self._write("UPDATE searches SET result = ? WHERE id = ?", data, self.number)
-        return Interactions.from_bytes(data)
+        return from_bytes(data)
 
     def _find(self, gradient: bool, hash: int, key: bytes) -> tuple[Any, Any] | None:
         asked = "SELECT search, value{} FROM {} WHERE hash = ? AND mask = ?"

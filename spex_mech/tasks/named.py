@@ -13,10 +13,11 @@ from spex_mech.arguments import file_of, path_of, whole
 from spex_mech.engine.facts import vocabulary_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
+from spex_mech.engine.tokens import is_one_token
 from spex_mech.models import load_tokenizer
 from spex_mech.tasks.greater_than import greater_than_rows
-from spex_mech.tasks.readers import read_rows
-from spex_mech.tasks.rows import Row, is_one_token, task_from_rows
+from spex_mech.tasks.readers import listed_rows, read_rows
+from spex_mech.tasks.rows import Row, task_from_rows
 
 TASKS = {
     "induction": "repeated random tokens: log-probability of the second copy (no tokenizer needed)",
@@ -31,7 +32,7 @@ _OPTIONS = {"induction": ("seq_len",), "text": ("file", "n_tokens")}
 
 
 def load_task(
-    name: str,
+    name: Any,
     model: Any,
     n_prompts: int | None = None,
     seed: int = 0,
@@ -48,10 +49,12 @@ def load_task(
             greater-than),
             auto-circuit's JSON (``{"prompts": [{"clean", "corrupt", "answers",
             "wrong_answers"}]}``), or JSON rows ``prompt, answer, distractor, corrupt`` or
-            ``clean_prefix, patch_prefix, clean_answer, patch_answer``.
+            ``clean_prefix, patch_prefix, clean_answer, patch_answer``. Or such rows themselves, a
+            list of dicts or a pandas table. ``distractor`` and ``corrupt`` may be left out: without
+            the first the metric is "log_prob", the answer's log-probability.
         model: a loaded model.
-        n_prompts: how many prompts. Default: 64 of a named task, and all rows of a file; of a file,
-            the first so many after shuffling by ``seed``.
+        n_prompts: how many prompts. Default: 64 of a named task, and all rows of a file or list; of
+            a file, the first so many after shuffling by ``seed``, of a list in its own order.
         seed: of the prompts drawn; another seed gives others. Of ioi and greater-than each prompt
             draws its template, names and numbers anew, so that prompts are independent of each
             other, and errors and q-values hold over prompts of these templates. What holds for
@@ -65,21 +68,27 @@ def load_task(
         ValueError: an unknown task, or one that this model's tokenizer cannot express.
     """
     n_prompts = None if n_prompts is None else whole("n_prompts", n_prompts, 1)
-    seed, name = whole("seed", seed, 0), str(name)
+    seed, given = whole("seed", seed, 0), None
+    if isinstance(name, str | Path):
+        name = str(name)
+    else:
+        given, name = listed_rows(name), "rows"
     if unknown := set(options) - set(_OPTIONS.get(name, ())):
         raise ValueError(f"the task {name!r} takes no option {min(unknown)!r}")
     rng = np.random.default_rng(seed)
     n_named = N_PROMPTS if n_prompts is None else n_prompts
     if name == "induction":
         task = _induction(model, n_named, rng, **options)
-    elif name in TASKS or Path(name).suffix in (".csv", ".json", ".jsonl"):
+    elif given or name in TASKS or Path(name).suffix in (".csv", ".json", ".jsonl"):
         tokenizer = tokenizer or load_tokenizer(model)
         if tokenizer is None:
             raise ValueError(
                 f"the task {name!r} needs a tokenizer and this model brings none; give tokenizer= "
                 "(on the command line, a model folder that holds one)"
             )
-        if name == "text":
+        if given:
+            task = task_from_rows(given, tokenizer, n_prompts, name)
+        elif name == "text":
             task = _text(tokenizer, n_named, rng, **options)
         elif name in TASKS:
             rows = {"ioi": _ioi_rows, "greater_than": greater_than_rows}[name](tokenizer, rng)
@@ -90,7 +99,7 @@ def load_task(
             rows = [rows[i] for i in rng.permutation(len(rows))]
             ids = isinstance(rows[0].answers[0], int) and rows[0].metric == "logit_diff"
             task = task_from_rows(rows, tokenizer, n_prompts, Path(name).stem, ids)
-        task = replace(task, decode=lambda ids: [tokenizer.decode([int(i)]) for i in ids])
+        task = replace(task, decode=tokenizer)
     else:
         raise ValueError(
             f"unknown task {name!r}; choose one of {', '.join(TASKS)}, or give a .csv or .json "

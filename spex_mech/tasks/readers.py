@@ -4,18 +4,19 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spex_mech.arguments import shown
 from spex_mech.tasks.greater_than import YearTokens
 from spex_mech.tasks.rows import Row
 
 FORMATS = (
     "a .csv has the columns clean, corrupted and either token ids (correct_idx and incorrect_idx) "
     "or label (a start year of two digits); a .json has "
-    '{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}, or rows with prompt, answer, '
-    "distractor (and corrupt), or with clean_prefix, patch_prefix, clean_answer, patch_answer"
+    '{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}, or rows with prompt, answer '
+    "(and distractor, corrupt), or with clean_prefix, patch_prefix, clean_answer, patch_answer"
 )
 # Columns of token ids: the right answers', the wrong ones'.
 _ID_COLUMNS = (
@@ -23,6 +24,10 @@ _ID_COLUMNS = (
     ("clean_answer_idx", "corrupted_answer_idx"),
     ("answers_idx", "corrupted_answers_idx"),
     ("country_idx", "corrupted_country_idx"),
+)
+_ROW = (
+    "a row is a dict such as {'prompt': 'The capital of France is', 'answer': ' Paris', "
+    "'distractor': ' Rome'}"
 )
 _MOST_CHARACTERS = 10_000_000  # of one field
 
@@ -40,14 +45,41 @@ def read_rows(path: Path, tokenizer: Any) -> list[Row]:
     rows = _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
     if not rows:
         raise ValueError(f"{path} holds no rows; {FORMATS}")
-    read = _reader_for(path, rows[0][1], tokenizer)
+    return _read(str(path), rows, _reader_for(path, rows[0][1], tokenizer))
+
+
+def listed_rows(given: Any) -> list[Row]:
+    """The rows of a list or of a pandas table, each as in a .json file.
+
+    Raises:
+        ValueError: it holds no rows, or one that cannot be read; the text names the row (the first
+            one is row 1).
+    """
+    import pandas as pd
+
+    if isinstance(given, pd.DataFrame):
+        given = given.to_dict("records")
+    if not isinstance(given, Sequence) or not given:
+        raise ValueError(
+            f"the task is {shown(given)}; give the name of a task, a file of prompts, or a list of "
+            f"rows: {_ROW}"
+        )
+    return _read("the rows", enumerate(given, start=1), _json_row, _ROW)
+
+
+def _read(
+    name: str,
+    rows: Iterable[tuple[int, Any]],
+    read: Callable[[Any, str], Row | None],
+    formats: str = FORMATS,
+) -> list[Row]:
     made = []
     for number, row in rows:
         try:
             made.append(read(row, f"row {number}"))
         except (KeyError, TypeError, ValueError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{path}: row {number}: {what}; {FORMATS}") from error
+            raise ValueError(f"{name}: row {number}: {what}; {formats}") from error
     return [row for row in made if row is not None]
 
 
@@ -147,7 +179,7 @@ def _ids(row: dict[str, Any], name: str) -> list[int]:
 
 
 def _json_row(row: Any, place: str) -> Row:
-    if not isinstance(row, dict):
+    if not isinstance(row, Mapping):
         raise ValueError(f"it is {type(row).__name__}, not an object with names")
     if "clean" in row:
         right, wrong = row["answers"], row["wrong_answers"]
@@ -155,7 +187,7 @@ def _json_row(row: Any, place: str) -> Row:
     if "clean_prefix" in row:
         right, wrong = [row["clean_answer"]], [row["patch_answer"]]
         return _worded(row["clean_prefix"], row["patch_prefix"], right, wrong, place)
-    right, wrong = [row["answer"]], [row["distractor"]]
+    right, wrong = [row["answer"]], [row["distractor"]] if "distractor" in row else None
     return _worded(row["prompt"], row.get("corrupt"), right, wrong, place)
 
 
@@ -168,8 +200,9 @@ def _worded(clean: Any, corrupted: Any, right: Any, wrong: Any, place: str) -> R
     for value in (clean, *([] if corrupted is None else [corrupted])):
         if not isinstance(value, str) or not value:
             raise ValueError(f"a prompt is {value!r}; it must be a text")
-    for answers in (right, wrong):
+    for answers in (right,) if wrong is None else (right, wrong):
         listed = isinstance(answers, list) and answers
         if not listed or not all(isinstance(a, str) and a for a in answers):
             raise ValueError(f"answers are {answers!r}; they must be texts, at least one")
-    return Row(clean, corrupted, right, wrong, place=place)
+    metric = "log_prob" if wrong is None else "logit_diff"
+    return Row(clean, corrupted, right, wrong or [], metric, place)

@@ -1,13 +1,12 @@
 """Rows of prompts in words, and the task that they make for a tokenizer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
+from spex_mech.engine.tokens import answer_id, encoder, padded, ragged
 from spex_mech.notices import warn
 
 _IN_PROMPT = 0.5  # the least share of rows whose answers' words are in the prompt, to believe ids
@@ -64,6 +63,12 @@ def task_from_rows(
         if len(kept) == n_prompts:
             break
     _check_count(kept, left_out, n_prompts, name)
+    if other := next((one.row for one in kept if one.row.metric != kept[0].row.metric), None):
+        has, lacks = sorted((kept[0].row, other), key=lambda row: not row.wrong_answers)
+        raise ValueError(
+            f"{name}: {has.place} has wrong answers and {lacks.place} has none; give them in every "
+            "row or in none"
+        )
     if ids:
         _check_ids(kept, tokenizer, name)
     return Task(_prompts(kept), kept[0].row.metric, name)
@@ -148,86 +153,13 @@ def _check_ids(kept: Sequence[_Encoded], tokenizer: Any, name: str) -> None:
 
 
 def _prompts(kept: Sequence[_Encoded]) -> Prompts:
-    width = max(len(one.clean) for one in kept)
-
-    def padded(ids: Sequence[int]) -> list[int]:
-        return [*ids, *[ids[-1]] * (width - len(ids))]
-
-    lengths = torch.tensor([len(one.clean) for one in kept])
-    mask = torch.arange(width) < lengths[:, None]
+    tokens, mask = padded([one.clean for one in kept])
     corrupted = [one.corrupted for one in kept if one.corrupted is not None]
-    all_corrupted = len(corrupted) == len(kept)
+    wrong = [one.wrong_answers for one in kept]
     return Prompts(
-        torch.tensor([padded(one.clean) for one in kept]),
-        attention_mask=None if mask.all() else mask,
-        answers=_ragged([one.answers for one in kept]),
-        wrong_answers=_ragged([one.wrong_answers for one in kept]),
-        corrupted=torch.tensor([padded(c) for c in corrupted]) if all_corrupted else None,
+        tokens,
+        attention_mask=mask,
+        answers=ragged([one.answers for one in kept]),
+        wrong_answers=ragged(wrong) if all(wrong) else None,
+        corrupted=padded(corrupted)[0] if len(corrupted) == len(kept) else None,
     )
-
-
-def _ragged(rows: list[list[int]]) -> torch.Tensor:
-    width = max(len(row) for row in rows)
-    return torch.tensor([row + [-1] * (width - len(row)) for row in rows])
-
-
-def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Text -> token ids, with what the tokenizer puts before a text and without what it appends:
-    an end token between a prompt and its answer would be read as the end of the text."""
-
-    def encode(text: str) -> list[int]:
-        ids = list(tokenizer(text)["input_ids"])
-        own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        for start in range(len(ids) - len(own) + 1):
-            if ids[start : start + len(own)] == own:
-                return ids[: start + len(own)]
-        return ids
-
-    return encode
-
-
-def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) -> int:
-    """The first token of an answer as it follows the prompt (a tokenizer may write it otherwise
-    when it stands alone).
-
-    Raises:
-        ValueError: the answer has no token of its own, is unknown to the tokenizer, or
-            (``single``) has more than one token.
-    """
-    encode = encoder(tokenizer)
-    before, both = encode(prompt), encode(prompt + answer)
-    if both[: len(before)] != before or len(both) == len(before):
-        raise ValueError(
-            f"the answer {answer!r} merges with the end of the prompt {prompt[-20:]!r} in this "
-            "tokenizer, so it has no token of its own"
-        )
-    if single and len(both) != len(before) + 1:
-        raise ValueError(f"{answer!r} is {len(both) - len(before)} tokens, not one")
-    check_known(tokenizer, answer, both[len(before) :])
-    return both[len(before)]
-
-
-def check_known(tokenizer: Any, answer: str, ids: Sequence[int]) -> None:
-    """Refuse what a tokenizer does not know: the score would be that of its unknown token, the same
-    for all words that it does not know. Who writes that token in the answer means it.
-
-    Raises:
-        ValueError: the unknown token is among the answer's.
-    """
-    unknown, name = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "unk_token", None)
-    if unknown is None or list(ids).count(unknown) <= answer.count(str(name)):
-        return
-    part = "" if len(ids) == 1 else f" {list(ids).count(unknown)} of its {len(ids)} tokens as"
-    raise ValueError(
-        f"the answer {answer!r} is outside of this tokenizer's vocabulary, which reads{part} "
-        f"{name}, so that it has no token of its own; give a word that the tokenizer knows, or a "
-        "token's id"
-    )
-
-
-def is_one_token(tokenizer: Any, prompt: str, answer: str) -> bool:
-    """Whether an answer is one token behind a prompt."""
-    try:
-        return answer_id(tokenizer, prompt, answer, single=True) >= 0
-    except ValueError:
-        return False

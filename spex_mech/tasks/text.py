@@ -18,8 +18,8 @@ from spex_mech.engine.text import (
     sum_log_prob,
     whole_number,
 )
+from spex_mech.engine.tokens import check_known
 from spex_mech.models import load_tokenizer
-from spex_mech.tasks.rows import check_known
 
 _REDUCE = ("mean", "sum")
 

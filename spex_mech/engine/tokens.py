@@ -1,0 +1,92 @@
+"""Words as tokens: what a prompt and its answer are to a tokenizer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Text -> token ids, with what the tokenizer puts before a text and without what it appends:
+    an end token between a prompt and its answer would be read as the end of the text."""
+
+    def encode(text: str) -> list[int]:
+        ids = list(tokenizer(text)["input_ids"])
+        own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        for start in range(len(ids) - len(own) + 1):
+            if ids[start : start + len(own)] == own:
+                return ids[: start + len(own)]
+        return ids
+
+    return encode
+
+
+def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) -> int:
+    """The first token of an answer as it follows the prompt (a tokenizer may write it otherwise
+    when it stands alone).
+
+    Raises:
+        ValueError: the answer has no token of its own, is unknown to the tokenizer, or
+            (``single``) has more than one token.
+    """
+    encode = encoder(tokenizer)
+    before, both = encode(prompt), encode(prompt + answer)
+    if both[: len(before)] != before or len(both) == len(before):
+        raise ValueError(
+            f"the answer {answer!r} merges with the end of the prompt {prompt[-20:]!r} in this "
+            "tokenizer, so it has no token of its own"
+        )
+    if single and len(both) != len(before) + 1:
+        raise ValueError(f"{answer!r} is {len(both) - len(before)} tokens, not one")
+    check_known(tokenizer, answer, both[len(before) :])
+    return both[len(before)]
+
+
+def check_known(tokenizer: Any, answer: str, ids: Sequence[int]) -> None:
+    """Refuse what a tokenizer does not know: the score would be that of its unknown token, the same
+    for all words that it does not know. Who writes that token in the answer means it.
+
+    Raises:
+        ValueError: the unknown token is among the answer's.
+    """
+    unknown, name = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "unk_token", None)
+    if unknown is None or list(ids).count(unknown) <= answer.count(str(name)):
+        return
+    part = "" if len(ids) == 1 else f" {list(ids).count(unknown)} of its {len(ids)} tokens as"
+    raise ValueError(
+        f"the answer {answer!r} is outside of this tokenizer's vocabulary, which reads{part} "
+        f"{name}, so that it has no token of its own; give a word that the tokenizer knows, or a "
+        "token's id"
+    )
+
+
+def is_one_token(tokenizer: Any, prompt: str, answer: str) -> bool:
+    """Whether an answer is one token behind a prompt."""
+    try:
+        return answer_id(tokenizer, prompt, answer, single=True) >= 0
+    except ValueError:
+        return False
+
+
+def texts_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token by itself."""
+    return [tokenizer.decode([int(i)]) for i in ids]
+
+
+def padded(
+    rows: Sequence[Sequence[int]],
+) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"] | None]:
+    """Rows of token ids in one table, padded on the right by repeating the last, and where they are
+    real (None: everywhere)."""
+    width = max(len(row) for row in rows)
+    real = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+    table = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows])
+    return table, None if real.all() else real
+
+
+def ragged(rows: Sequence[Sequence[int]]) -> Int[Tensor, "row entry"]:
+    """Rows of answers in one table, padded with -1."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])

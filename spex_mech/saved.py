@@ -1,0 +1,31 @@
+"""Results and circuits read back from files, whichever of the two a file holds."""
+
+import os
+from typing import Any
+
+from spex_mech.circuits.circuit import Circuit
+from spex_mech.results.files import opened
+from spex_mech.results.interactions import Interactions
+
+_SQLITE = b"SQLite format 3\0"
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """What ``Interactions.save`` or ``Circuit.save`` wrote, by what the file holds.
+
+    Returns:
+        ``Interactions`` or a ``Circuit``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is neither, is damaged, or of a newer version; the text says what a store of
+            a search is read with.
+    """
+    with opened(path) as file:
+        start = file.read(len(_SQLITE))
+    if start == _SQLITE:
+        raise ValueError(
+            f"{path} is the store of a search; discover(game, store=...) returns its result, and "
+            "`spex-mech store FILE` shows what it holds"
+        )
+    return Circuit.load(path) if start.lstrip()[:1] == b"{" else Interactions.load(path)

@@ -1,0 +1,225 @@
+"""What users hold, as it is: prompts as strings, rows as dicts and tables, a model with a task; and
+what they send on: networkx, GraphML, Neuronpedia's JSON, shapiq's games, files of either kind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import spex_mech as sm
+from tests.prompt_files import word_tokenizer
+from tests.wrong import pair
+
+TEXTS = ["he lives in the city of", "she sees a", "the cat lives in New"]
+ANSWERS = [" Rome", " dog", " York"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return word_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Any) -> Any:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=2, n_head=2, n_embd=16, vocab_size=len(tokenizer), n_positions=24,
+        bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    made = GPT2LMHeadModel(config).eval()
+    for parameter in made.parameters():
+        parameter.data *= 4  # or all logits are nearly the same
+    return made
+
+
+def log_probs(model: Any, tokenizer: Any, text: str, follows: str) -> list[float]:
+    """Of each token behind a text, by a plain loop."""
+    before = tokenizer(text)["input_ids"]
+    both = tokenizer(text + follows)["input_ids"]
+    assert both[: len(before)] == before
+    with torch.no_grad():
+        scores = model(torch.tensor([both])).logits[0].log_softmax(dim=-1)
+    return [float(scores[at - 1, both[at]]) for at in range(len(before), len(both))]
+
+
+def test_prompts_from_texts_are_those_of_a_loop(model: Any, tokenizer: Any) -> None:
+    wrong = [[" Paris", " York"], " cat", [" Rome"]]
+    prompts = sm.Prompts.from_text(tokenizer, TEXTS, ANSWERS, wrong)
+    game = sm.ModelGame(model, sm.Task(prompts, "log_prob", decode=tokenizer))
+    want = [sum(log_probs(model, tokenizer, *row)) for row in zip(TEXTS, ANSWERS, strict=True)]
+    assert game([[1] * len(game)])[0].tolist() == pytest.approx(want, abs=1e-5)
+    first = log_probs(model, tokenizer, TEXTS[1], " dog")[0]
+    second = log_probs(model, tokenizer, TEXTS[1], " cat")[0]
+    difference = sm.ModelGame(model, sm.Task(prompts, "logit_diff"))([[1] * len(game)])[0]
+    assert float(difference[1]) == pytest.approx(first - second, abs=1e-5)
+
+
+def test_all_tokens_of_a_continuation_are_scored(model: Any, tokenizer: Any) -> None:
+    follow = [" Rome", " dog in the city of Paris", " York"]
+    prompts = sm.Prompts.from_text(tokenizer, TEXTS, continuations=follow)
+    game = sm.ModelGame(model, sm.Task(prompts, "log_prob"))
+    want = [np.mean(log_probs(model, tokenizer, *row)) for row in zip(TEXTS, follow, strict=True)]
+    assert game([[1] * len(game)])[0].tolist() == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"answers": ANSWERS[:2]}, "answers is .* one text, or a list, per prompt"),
+        ({"answers": "Rome"}, "answers is 'Rome'"),
+        ({"answers": [*ANSWERS[:2], " zebra"]}, "prompt 2: .*vocabulary"),
+        ({"answers": [*ANSWERS[:2], " York Rome"]}, "prompt 2: ' York Rome' is 2 tokens"),
+        ({"answers": ANSWERS, "continuations": ANSWERS}, "answers or continuations, not both"),
+        ({"continuations": ["", " a", " b"]}, "continuations: prompt 0 is ''"),
+        ({"corrupted": ["she", *TEXTS[1:]]}, "prompt 0 has . tokens and its prompt"),
+        ({"answers": ANSWERS, "wrong_answers": ANSWERS}, "among answers and among wrong_answers"),
+    ],
+)
+def test_texts_that_make_no_prompts(tokenizer: Any, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        sm.Prompts.from_text(tokenizer, TEXTS, **given)
+
+
+@pytest.mark.parametrize("texts", ["one text", [], [3], 5, None])
+def test_what_is_no_list_of_texts(tokenizer: Any, texts: Any) -> None:
+    with pytest.raises(ValueError, match="texts"):
+        sm.Prompts.from_text(tokenizer, texts)
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_rows_are_a_task(model: Any, tokenizer: Any, as_table: bool, wrong: bool) -> None:
+    rows = [{"prompt": a, "answer": b} for a, b in zip(TEXTS, ANSWERS, strict=True)]
+    if wrong:
+        rows = [row | {"distractor": " cat"} for row in rows]
+    given = pd.DataFrame(rows) if as_table else rows
+    task = sm.load_task(given, model, tokenizer=tokenizer)
+    assert task.metric == ("logit_diff" if wrong else "log_prob")
+    same = sm.Prompts.from_text(tokenizer, TEXTS, ANSWERS, [" cat"] * 3 if wrong else None)
+    assert torch.equal(task.prompts.tokens, same.tokens)
+    assert torch.equal(task.prompts.answers, same.answers)
+    assert "he" in repr(task) and "Rome" in repr(task)
+
+
+def test_rows_of_two_kinds(model: Any, tokenizer: Any) -> None:
+    rows = [{"prompt": a, "answer": b} for a, b in zip(TEXTS, ANSWERS, strict=True)]
+    rows[1]["distractor"] = " cat"
+    with pytest.raises(ValueError, match="row 2 has wrong answers and row 1 has none"):
+        sm.load_task(rows, model, tokenizer=tokenizer)
+    for wrong in ([], [3], [{"prompt": "he"}], None):
+        with pytest.raises(ValueError, match="a row is a dict such as"):
+            sm.load_task(wrong, model, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return sm.load_model("demo")
+
+
+@pytest.fixture(scope="module")
+def task(demo: Any) -> sm.Task:
+    return sm.load_task("induction", demo, 8)
+
+
+def test_a_model_with_a_task_is_a_game(demo: Any, task: sm.Task) -> None:
+    game = sm.ModelGame(demo, task, "L0*,L1H0", ablation="zero")
+    want = sm.discover(game, "exhaustive", progress=False)
+    given = {"units": "L0*,L1H0", "ablation": "zero", "progress": False}
+    by_name = sm.discover(demo, task=task, method="exhaustive", **given)
+    behind = sm.discover(demo, task, **given)
+    assert by_name.labels == want.labels and len(by_name) == len(want)
+    np.testing.assert_allclose(by_name.mean, want.mean, atol=1e-6)
+    assert behind["L0H3", "L1H0"] == pytest.approx(want["L0H3", "L1H0"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "told"),
+    [
+        ("game task", {}, "a task goes with a model.* a game"),
+        ("game", {"units": "heads"}, "units= and ablation= go with a model"),
+        ("game", {"ablation": "zero"}, "units= and ablation= go with a model"),
+        ("model", {}, "got a model .* and no task"),
+        ("function task", {"n": 4}, "a task goes with a model.* a function"),
+    ],
+)
+def test_what_a_model_and_its_task_are_not(
+    demo: Any, task: sm.Task, given: str, options: dict[str, Any], told: str
+) -> None:
+    by_name = {"game": sm.ModelGame(demo, task), "model": demo, "function": pair, "task": task}
+    with pytest.raises(ValueError, match=told):
+        sm.discover(*(by_name[name] for name in given.split()), progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def game(demo: Any, task: sm.Task) -> sm.ModelGame:
+    return sm.ModelGame(demo, task)
+
+
+@pytest.fixture(scope="module")
+def found(game: sm.ModelGame) -> sm.Interactions:
+    return sm.discover(game, "exhaustive", progress=False)
+
+
+def test_a_graph_holds_every_pair(found: sm.Interactions, tmp_path: Path) -> None:
+    import networkx as nx
+
+    graph = found.to_networkx()
+    assert graph.number_of_edges() == len(found) == 28
+    for names, value in found:
+        assert graph.edges[names]["value"] == pytest.approx(value)
+    assert graph.nodes["L1H0"]["main_effect"] == pytest.approx(found["L1H0"])
+    assert graph.nodes["L1H0"]["layer"] == 1 and graph.nodes["L1H0"]["kind"] == "head"
+    nx.write_graphml(graph, tmp_path / "pairs.graphml")
+    again = nx.read_graphml(tmp_path / "pairs.graphml")
+    assert again.edges["L0H3", "L1H0"]["verdict"] == "AND-like"
+
+
+def test_a_graph_says_that_it_has_no_triples() -> None:
+    triples = sm.discover(pair, "exhaustive", n=4, order=3, progress=False)
+    with pytest.warns(UserWarning, match="4 interactions of more than two units are left out"):
+        assert triples.to_networkx().number_of_edges() == 6
+
+
+def test_the_graph_viewer_s_json(found: sm.Interactions) -> None:
+    made = json.loads(json.dumps(found.to_neuronpedia(["a", " b"])))
+    nodes = {node["node_id"]: node for node in made["nodes"]}
+    label = {name: node["clerp"] for name, node in nodes.items()}
+    links = {(label[x["source"]], label[x["target"]]): x["weight"] for x in made["links"]}
+    assert len(nodes) == 9 and len(links) == 28 + 8
+    assert links["L0H3", "L1H0"] == pytest.approx(found["L0H3", "L1H0"])
+    output = next(name for name, node in nodes.items() if node["is_target_logit"])
+    assert links["L1H0", label[output]] == pytest.approx(-found["L1H0"])  # it helps
+    assert int(nodes[output]["layer"]) > max(int(nodes[n]["layer"]) for n in nodes if n != output)
+    pinned = {label[name] for name in made["qParams"]["pinnedIds"]}
+    assert {"L0H3", "L1H0", label[output]} <= pinned
+    assert made["metadata"]["prompt_tokens"] == ["a", " b"]
+
+
+def test_shapiq_takes_the_game(game: sm.ModelGame, found: sm.Interactions) -> None:
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
+    theirs = shapiq.ExactComputer(game=game.as_shapiq(), n_players=8)("Co-Moebius", order=2)
+    for units, value in zip(found.units.tolist(), found.mean.tolist(), strict=True):
+        assert theirs[tuple(units)] == pytest.approx(value, abs=1e-5)
+
+
+def test_a_file_is_read_by_what_it_holds(
+    game: sm.ModelGame, found: sm.Interactions, tmp_path: Path
+) -> None:
+    found.save(tmp_path / "a")
+    assert sm.load(tmp_path / "a").names == found.names
+    circuit = sm.find_circuit(game, found, size=2, budget=60, progress=False)
+    circuit.save(tmp_path / "b")
+    assert sm.load(tmp_path / "b").units == circuit.units
+    sm.discover(pair, n=4, store=tmp_path / "c", progress=False)
+    with pytest.raises(ValueError, match="is the store of a search; discover"):
+        sm.load(tmp_path / "c")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        sm.load(tmp_path / "d")
+    (tmp_path / "e").write_text("no result")
+    with pytest.raises(ValueError, match="is not a spex_mech result"):
+        sm.load(tmp_path / "e")
