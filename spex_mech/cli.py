@@ -1,5 +1,5 @@
-"""The command line: ``spex-mech demo | discover | report | sweep | store | status | models |
-tasks``.
+"""The command line: ``spex-mech demo | discover | confirm | circuit | report | sweep | store |
+status | models | tasks``.
 
 Bad input ends with exit code 2 and one line that names the value and the cure. Nothing heavy is
 imported before a command runs, so that ``--help`` answers at once.
@@ -11,8 +11,10 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,10 +51,13 @@ def say(text: object = "") -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     words = sys.argv[1:] if arguments is None else [*arguments]
-    options = _parser().parse_args(words, argparse.Namespace(words=words))
+    parser = _parser()
+    if words == ["discover"]:  # it needs no argument, and whoever gives none asks what there is
+        words = ["discover", "--help"]
+    options = parser.parse_args(words, argparse.Namespace(words=words))
     command: Callable[[argparse.Namespace], None] = options.command
     try:
-        with _terminated():
+        with _terminated(), _warnings_in_a_line():
             command(options)
     except (ValueError, OSError, ImportError, WorkerError) as error:
         print(f"spex-mech: {' '.join(str(error).split())}", file=sys.stderr)
@@ -66,6 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("spex-mech: terminated", file=sys.stderr)
         return 143
     return 0
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Warnings as the errors are: without a file and a line of code."""
+
+    def show(message: Any, category: type, *_: Any, **__: Any) -> None:
+        print(f"spex-mech: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _say_interrupted(left: Interruption | None, options: argparse.Namespace) -> None:
@@ -124,8 +141,10 @@ def _path(text: str) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="spex-mech", description="Find which parts of a neural network interact.")
+    parser.add_argument("--version", action="version", version=f"spex-mech {version('spex_mech')}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_demo, _add_discover, _add_sweep, _add_status, _add_report):
+    adders = (_add_demo, _add_discover, _add_confirm, _add_circuit, _add_sweep, _add_status)
+    for add in (*adders, _add_report):
         add(commands)
     models = commands.add_parser("models", help="what --model takes")
     models.add_argument(
@@ -152,6 +171,9 @@ def _add_demo(commands: Any) -> None:
     demo.set_defaults(command=_demo)
 
 
+_METRIC = "instead of the task's: logit_diff, prob_diff, log_prob, loss, kl, or module:function"
+
+
 def _add_discover(commands: Any) -> None:
     discover = commands.add_parser("discover", help="measure the interactions of a model on a task")
     discover.add_argument("--model", default="demo", help="bundled name, local folder or hub name")
@@ -160,6 +182,7 @@ def _add_discover(commands: Any) -> None:
     _add_lenses(discover)
     discover.add_argument("--task", default="induction", help="a task, or a .csv/.json prompt file")
     discover.add_argument("--file", help="the text file of the task 'text'")
+    discover.add_argument("--metric", help=_METRIC)
     discover.add_argument(
         "--n-prompts",
         type=int,
@@ -196,6 +219,42 @@ def _add_discover(commands: Any) -> None:
     discover.add_argument("--timeout", type=float, help="seconds that a worker's evaluation takes")
     discover.add_argument("--out", type=_path, default=Path("out/discover"))
     discover.set_defaults(command=_discover)
+
+
+def _add_confirm(commands: Any) -> None:
+    confirm = commands.add_parser(
+        "confirm", help="measure the strongest pairs of a result again on other prompts"
+    )
+    _add_result(confirm, "out/confirm")
+    confirm.add_argument("-k", type=int, default=20, help="how many of the strongest; default: 20")
+    confirm.set_defaults(command=_confirm)
+
+
+def _add_circuit(commands: Any) -> None:
+    circuit = commands.add_parser(
+        "circuit", help="the units that do a task alone, scored on other prompts"
+    )
+    _add_result(circuit, "out/circuit")
+    circuit.add_argument("--faithfulness", type=float, help="of the smallest circuit; default: 0.9")
+    circuit.add_argument("--size", type=int, help="instead: the best circuit of so many units")
+    circuit.add_argument("--budget", type=int, help="evaluations; default: some 20 per unit")
+    circuit.set_defaults(command=_circuit)
+
+
+def _add_result(parser: argparse.ArgumentParser, out: str) -> None:
+    """A saved result, and the game of other prompts that goes with it."""
+    parser.add_argument("result", type=_path, help="an interactions.npz")
+    parser.add_argument("--model", help="default: that of the result")
+    parser.add_argument("--bridge", action="store_true", help="load it as a TransformerBridge")
+    parser.add_argument("--task", help="default: that of the result; or a file of prompts")
+    parser.add_argument("--file", help="the text file of the task 'text'")
+    parser.add_argument("--metric", help=_METRIC)
+    parser.add_argument("--n-prompts", type=int, help="default: as many as the result has")
+    parser.add_argument("--seed", type=int, help="of the other prompts; default: another one")
+    parser.add_argument("--ablation", help="default: that of the result")
+    parser.add_argument("--batch-size", type=int, help="rows")
+    parser.add_argument("--store", type=_path, help="keep every evaluation, and go on from there")
+    parser.add_argument("--out", type=_path, default=Path(out))
 
 
 def _add_lenses(discover: argparse.ArgumentParser) -> None:
@@ -319,7 +378,7 @@ def _demo_smollm2(options: argparse.Namespace) -> None:
 _OF_LENS = {
     "tokens": ("text", "answer", "continuation", "masking", "student"),
     "data": ("examples", "learner", "penalty"),
-    "model": ("task", "file", "n_prompts", "ablation"),
+    "model": ("task", "file", "metric", "n_prompts", "ablation"),
 }
 
 
@@ -349,10 +408,9 @@ def _discover(options: argparse.Namespace) -> None:
     if options.lens == "tokens":
         _discover_tokens(sm.load_model(options.model, bridge=options.bridge), options)
         return
-    names = ("model", "task", "units", "n_prompts", "seed", "file", "ablation", "batch_size")
-    factory = sm.GameFactory(
-        **{name: getattr(options, name) for name in names}, bridge=options.bridge
-    )
+    names = ("model", "task", "units", "n_prompts", "seed", "file", "metric", "ablation")
+    given = {name: getattr(options, name) for name in (*names, "batch_size", "bridge")}
+    factory = sm.GameFactory(**given)
     far = bool(options.workers or options.address)  # then workers make the game, and no one here
     game = factory if far else factory()
     found = _found(game, options)
@@ -378,6 +436,71 @@ def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
     files = _write(found, options, task)
     sm.plot_text(found).save(options.out / "text.html")
     say(f"{found}\n\n{files}\nand text.html, the text with its strongest pairs")
+
+
+def _confirm(options: argparse.Namespace) -> None:
+    import spex_mech as sm
+    from spex_mech.arguments import whole
+    from spex_mech.report.folder import check_folder
+
+    check_folder(options.out)
+    found = sm.Interactions.load(options.result)
+    best = found.top(whole("k", options.k, 1))
+    names = list(dict.fromkeys(name for pair in best.names for name in pair))
+    game = _factory_of(found, options, names, _other_seed(found, options))()
+    again = sm.confirm(best, game, k=options.k, store=options.store)
+    files = _write(found.confirmed_by(again), options, None)
+    again.save(options.out / "confirmed.npz")
+    say(f"{again}\n\n{files}, and what was measured again: confirmed.npz")
+
+
+def _circuit(options: argparse.Namespace) -> None:
+    import spex_mech as sm
+    from spex_mech.report.folder import check_folder, write_circuit
+
+    check_folder(options.out)
+    found = sm.Interactions.load(options.result)
+    searched = _factory_of(found, options, found.labels, int(found.about.get("seed", 0)))()
+    held_out = _factory_of(found, options, found.labels, _other_seed(found, options))()
+    share = 0.9 if options.faithfulness is None and options.size is None else options.faithfulness
+    given = {"faithfulness": share, "size": options.size, "budget": options.budget}
+    circuit = sm.find_circuit(searched, found, held_out=held_out, store=options.store, **given)
+    files, remarks = write_circuit(circuit, options.out)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    say(f"{circuit}\n\nwritten to {options.out}: {', '.join(files)}")
+
+
+def _other_seed(found: Any, options: argparse.Namespace) -> int:
+    """Of prompts that the search did not have: ``discover`` draws them by the search's seed."""
+    return int(found.about.get("seed", 0)) + 1 if options.seed is None else options.seed
+
+
+def _factory_of(found: Any, options: argparse.Namespace, units: Sequence[str], seed: int) -> Any:
+    """What makes the game of a result, on prompts of this seed.
+
+    Raises:
+        ValueError: the result does not say which model or task it is of, and no option does.
+    """
+    import spex_mech as sm
+    from spex_mech.engine.metrics import METRICS
+
+    given: dict[str, Any] = {}
+    for name in ("model", "task", "ablation", "n_prompts", "metric"):
+        asked = getattr(options, name)
+        given[name] = found.about.get(name) if asked is None else asked
+        if given[name] is None and name != "metric":
+            raise ValueError(f"{options.result} does not say its {name}; give --{name}")
+    if options.metric is None and given["metric"] not in (None, "kl", *METRICS):
+        raise ValueError(
+            f"the metric of {options.result} is a function called {given['metric']!r}; give "
+            f"--metric module:{given['metric']}, where module is the file that has it"
+        )
+    if options.task is not None and options.n_prompts is None:
+        given["n_prompts"] = None  # of another task: its own default
+    names = ("file", "batch_size", "bridge")
+    rest = {name: getattr(options, name) for name in names}
+    return sm.GameFactory(**given, **rest, units=",".join(units), seed=seed)
 
 
 def _report(options: argparse.Namespace) -> None:

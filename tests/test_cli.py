@@ -1,9 +1,11 @@
 """The command line: what it prints and writes, and how it refuses."""
 
 import inspect
+import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +286,7 @@ def test_an_error_of_several_lines_is_one_line(monkeypatch: Any, capsys: Any) ->
         raise ValueError("first\n  second")
 
     monkeypatch.setattr("spex_mech.models.load_model", failing)
-    assert refused(capsys, "discover") == "spex-mech: first second\n"
+    assert refused(capsys, "discover", "--model", "demo") == "spex-mech: first second\n"
 
 
 def test_an_interrupt_is_no_traceback(monkeypatch: Any, capsys: Any) -> None:
@@ -292,7 +294,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch: Any, capsys: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("spex_mech.models.load_model", interrupted)
-    assert cli.main(["discover"]) == 130
+    assert cli.main(["discover", "--model", "demo"]) == 130
     assert capsys.readouterr().err == "spex-mech: interrupted\n"
 
 
@@ -477,3 +479,79 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     for command in ("discover", "demo"):
         assert cli.main([command, "--out", "/proc/nosuch/x"]) == 2
         assert "--out /proc/nosuch/x: nothing can be written there" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result of the demo model."""
+    folder = tmp_path_factory.mktemp("searched")
+    assert cli.main(["discover", "--n-prompts", "16", "--out", str(folder)]) == 0
+    return folder / "interactions.npz"
+
+
+def test_a_result_is_confirmed_on_other_prompts(
+    searched: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert cli.main(["confirm", str(searched), "-k", "3", "--out", str(tmp_path)]) == 0
+    assert "hold on 16 other prompts" in capsys.readouterr().out
+    kept = sm.load(tmp_path / "interactions.npz")
+    pair = ("L0H3", "L1H0")
+    row = kept.names.index(pair)
+    assert kept.confirmed[row] == 1 and (kept.confirmed >= 0).sum() == 3
+    model = sm.load_model("demo")
+    fresh = sm.ModelGame(model, sm.load_task("induction", model, 16, seed=1))
+    want = sm.confirm(sm.load(searched), fresh, k=3, progress=False)
+    assert sm.load(tmp_path / "confirmed.npz")[pair] == pytest.approx(want[pair], abs=1e-5)
+
+
+def test_prompts_of_the_search_are_said(searched: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["confirm", str(searched), "-k", "1", "--seed", "0", "--out", str(tmp_path)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert cli.main(words) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("Nothing is confirmed")
+    assert told.err.startswith("spex-mech: warning: ") and told.err.count("\n") == 1
+
+
+def test_a_circuit_of_a_result(searched: Path, tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["circuit", str(searched), "--size", "2", "--out", str(tmp_path)]) == 0
+    assert "held-out prompts" in capsys.readouterr().out
+    circuit = sm.load(tmp_path / "circuit.json")
+    assert set(circuit.units) == {"L0H3", "L1H0"}
+    assert json.loads((tmp_path / "circuit_mib.json").read_text())["nodes"]["a0.h3"]["in_graph"]
+    assert {"circuit.csv", "circuit.graphml", "circuit.png"} <= {p.name for p in tmp_path.iterdir()}
+
+
+OWN_METRIC = """
+def half(logits, prompts):
+    from spex_mech.engine.metrics import METRICS
+    return METRICS["log_prob"](logits, prompts) / 2
+number = 3
+"""
+
+
+def test_a_metric_of_ones_own(
+    searched: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_metric.py").write_text(OWN_METRIC)
+    words = ["discover", "--n-prompts", "16", "--metric", "own_metric:half", "--out", "own"]
+    assert cli.main(words) == 0
+    half, whole = sm.load("own/interactions.npz"), sm.load(searched)
+    assert half["L0H3", "L1H0"] == pytest.approx(whole["L0H3", "L1H0"] / 2, rel=1e-4)
+    capsys.readouterr()
+    assert "--metric module:half" in refused(capsys, "confirm", "own/interactions.npz")
+    for name, told in (
+        ("own_metric:third", "no attribute 'third'"), ("own_metric:number", "is 3, an int"),
+        ("no_such_file:half", "No module named 'no_such_file'"), ("half", "unknown metric 'half'"),
+    ):  # fmt: skip
+        assert told in refused(capsys, "discover", "--metric", name)
+
+
+def test_the_version_and_the_help(capsys: Any) -> None:
+    for words, told in ((["--version"], f"spex-mech {sm.__version__}"), (["discover"], "usage:")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 0 and capsys.readouterr().out.startswith(told)

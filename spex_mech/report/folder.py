@@ -1,5 +1,6 @@
 """A result's files in a folder: all of them, or those that were there before."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -11,9 +12,11 @@ import numpy as np
 
 from spex_mech.arguments import path_of
 from spex_mech.report.page import write_report
+from spex_mech.results.files import write_text
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
+    from spex_mech.circuits.circuit import Circuit
     from spex_mech.engine.task import Task
 
 # What the command line writes into a folder.
@@ -96,6 +99,33 @@ def write_all(
             f"{folder} cannot be written to ({error.strerror or error}); what was there before "
             f"stays, and the result is in {kept}"
         ) from error
+
+
+def write_circuit(circuit: "Circuit", folder: Path) -> tuple[list[str], list[str]]:
+    """Write a circuit into a folder: ``circuit.json`` (``Circuit.load`` reads it), ``circuit.csv``,
+    ``circuit.graphml``, ``circuit_mib.json`` (the benchmark's format) and ``circuit.png``.
+
+    Returns:
+        the names of the files, and remarks: why one of them is not there.
+    """
+    from spex_mech.circuits.plots import plot_circuit
+
+    remarks = []
+
+    def write(place: Path) -> None:
+        circuit.save(place / "circuit.json")
+        write_text(place / "circuit.csv", circuit.frame().to_csv(index=False))
+        for name, one in (
+            ("circuit_mib.json", lambda file: write_text(file, json.dumps(circuit.to_mib()))),
+            ("circuit.graphml", circuit.save_graphml),
+            ("circuit.png", lambda file: plot_circuit(circuit).savefig(file, dpi=160)),
+        ):
+            try:
+                one(place / name)
+            except (ImportError, ValueError) as error:
+                remarks.append(f"no {name}: {error}")
+
+    return write_together(folder, write), remarks
 
 
 def set_aside(found: Interactions, folder: Path) -> Path | None:

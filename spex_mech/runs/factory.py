@@ -1,7 +1,12 @@
 """Games by names: what a worker, a cell of a sweep or the command line makes its game from."""
 
+import os
+import sys
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
+
+from spex_mech.arguments import shown
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,9 @@ class GameFactory:
             ("L1H*,L0N17").
         n_prompts, seed: of the task (by default 64 prompts, and of a file all rows).
         file: the text file of the task "text".
+        metric: instead of the task's own: "logit_diff", "loss" and so on, or a function of yours,
+            ``"my_metrics:margin"``: the module, which may be a file in the current folder, and the
+            function in it.
         ablation, precision, batch_size: as of ``ModelGame``.
         bridge: load it as a TransformerBridge.
 
@@ -29,6 +37,7 @@ class GameFactory:
     n_prompts: int | None = None
     seed: int = 0
     file: str | None = None
+    metric: str | None = None
     ablation: str = "mean"
     precision: str = "float32"
     batch_size: int | None = None
@@ -42,7 +51,8 @@ class GameFactory:
 
         model = load_model(self.model, bridge=self.bridge)
         extra = {} if self.file is None else {"file": self.file}
-        task = load_task(self.task, model, self.n_prompts, self.seed, **extra)
+        metric = None if self.metric is None else metric_named(self.metric)
+        task = load_task(self.task, model, self.n_prompts, self.seed, metric=metric, **extra)
         return ModelGame(
             model,
             task,
@@ -51,3 +61,26 @@ class GameFactory:
             precision=self.precision,
             batch_size=self.batch_size,
         )
+
+
+def metric_named(text: str) -> Any:
+    """A metric's name as it is, or the function that ``module:function`` names.
+
+    Raises:
+        ValueError: there is no such module, or no such function in it.
+    """
+    module, colon, name = text.partition(":")
+    if not colon:
+        return text
+    here = os.getcwd()
+    if here not in sys.path:  # as with `python -m`, and for workers too
+        sys.path.insert(0, here)
+    try:
+        function = getattr(import_module(module), name)
+    except ImportError as error:
+        raise ValueError(f"metric {text!r}: {error}; it is looked for in {here} too") from error
+    except AttributeError as error:
+        raise ValueError(f"metric {text!r}: {error}") from error
+    if not callable(function):
+        raise ValueError(f"metric {text!r} is {shown(function)}; give a function")
+    return function
