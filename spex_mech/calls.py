@@ -72,9 +72,10 @@ class Way:
             rows.append(_checked(function(self._given(row)), answer_of_one, one, labels))
         if len({row.shape[1] for row in rows}) > 1:
             other = next(i for i, row in enumerate(rows) if row.shape[1] != rows[0].shape[1])
+            one, two = (_which(masks.part(row, row + 1), labels) for row in (0, other))
             raise AnswerError(
-                f"the function returned {rows[0].shape[1]} values {_which(masks, labels)} and "
-                f"{rows[other].shape[1]} {_which(masks.part(other, other + 1), labels)}",
+                f"the function's number of values is {rows[0].shape[1]} {one}, and "
+                f"{rows[other].shape[1]} {two}; it must return as many for every mask",
                 shape=True,
             )
         return np.concatenate(rows)

@@ -273,19 +273,24 @@ def _answers(
         def ask(rest: MaskBatch = rest, pending: Any = pending) -> Answer:
             answer = pending.result()
             unchanged.check()
-            return checked(answer, rest, slopes, game)
+            answer = checked(answer, rest, slopes, game)
+            unchanged.see(answer.values.shape[1], rest)  # before a store keeps it
+            return answer
 
         answer = ask() if run is None else run.answer(part, slopes, question.stage, looked, ask)
+        unchanged.see(answer.values.shape[1], part)
         watcher.answered(each * len(rest))
         watcher.has(part, question, answer)
         yield answer
 
 
 class Unchanged:
-    """That what a game is made from stays as it was when this was made."""
+    """That what a game is made from, and how many prompts it has, stay as they were when this was
+    made."""
 
     def __init__(self, game: Game) -> None:
         self.game, self._before = game, len(game.changes(look=True))
+        self._n_prompts: int | None = None
 
     def check(self) -> None:
         """Raises:
@@ -295,6 +300,20 @@ class Unchanged:
             raise RuntimeError(
                 f"{changes[0]} changed during the search, which would mix values of two models; "
                 "search again, and let nothing change the model meanwhile"
+            )
+
+    def see(self, n_prompts: int, masks: MaskBatch) -> None:
+        """So many values came for each of some masks.
+
+        Raises:
+            ValueError: for others it were more, or fewer.
+        """
+        before = self._n_prompts = self._n_prompts or n_prompts
+        if n_prompts != before:
+            raise ValueError(
+                f"the game's number of values per mask was {before} before, and is {n_prompts} "
+                f"with {masks.names(0, self.game.labels)} ablated; it must give as many for every "
+                "mask, one per prompt"
             )
 
 

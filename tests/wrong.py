@@ -224,9 +224,40 @@ def answers() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         yield name, text, lambda f=function: search(f)
 
 
+class Late:
+    """Two values per mask from some mask on, and one before."""
+
+    def __init__(self, many: bool, after: int) -> None:
+        self.many, self.after, self.asked = many, after, 0
+
+    def __call__(self, masks: Any) -> Any:
+        self.asked += len(masks) if self.many else 1
+        values = pair(masks if self.many else masks[None])
+        return values if self.asked < self.after else np.stack([values, values], axis=-1)
+
+
+def later(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Functions that are right at first."""
+    verbs = {
+        "exhaustive": lambda f, n: search(f, n=n),
+        "spex": lambda f, n: search(f, n=n, method="spex", masks_per_batch=20),
+        "store": lambda f, n: search(f, n=n, store=folder / f"{f.many}{f.after}.sqlite"),
+        "distill": lambda f, n: sm.distill(f, 200, n=n, progress=False, masks_per_batch=20),
+        "circuit": lambda f, n: sm.find_circuit(as_game(f, n), search(n=n), progress=False),
+    }  # fmt: skip
+    for many, after, text in (
+        (True, 45, "per mask was 1 before, and is 2 with "),
+        (True, 90, "per mask was 1 before, and is 2 with "),
+        (False, 45, "must return as many"), (False, 90, "must return as many"),
+    ):  # fmt: skip
+        for name, verb in verbs.items():
+            yield f"{name}, {many} {after}", text, lambda v=verb, m=many, a=after: v(Late(m, a), 14)
+
+
 def main(folder: Path) -> None:
     for kind, cases in (
         ("argument", arguments(folder)), ("label", labels()), ("answer", answers()),
+        ("later", later(folder)),
         ("model", models()), ("circuit", circuits()),
     ):  # fmt: skip
         for name, text, call in cases:

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from spex_mech.arguments import path_of, shown, whole
 from spex_mech.driver import Unchanged, Watcher, Watchers, drive
 from spex_mech.game import Game, as_game
+from spex_mech.masks import MaskBatch
 from spex_mech.runs.interrupts import Log, told
 from spex_mech.runs.store import KeptArray, Run, Store, opened
 from spex_mech.runs.workers import started
@@ -116,6 +117,8 @@ class RunSettings:
             game, None if self.store is None else Path(self.store), self.masks_per_batch, ending
         )
         with store as kept, told(own if log is None else log, self.progress):
+            for check in () if kept is None else kept.checks:
+                unchanged.see(len(check.values), MaskBatch.of_sets([check.ablated], len(game)))
             yield Session(game, self, kept, unchanged, own)
 
     def driven(
