@@ -148,8 +148,7 @@ class Distillation:
         """
         import pandas as pd
 
-        if kind not in KINDS:
-            raise ValueError(f"no kind {kind!r}: choose from {', '.join(KINDS)}")
+        one_of("kind", kind, KINDS)
         k, order = whole("k", k, 1), whole("order", order, 1)
         terms = self._known(kind, order, k)
         sizes = {1} if order == 1 else range(2, order + 1)

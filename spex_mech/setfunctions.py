@@ -37,6 +37,7 @@ from math import comb
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spex_mech.arguments import one_of
 from spex_mech.masks import Set
 
 KINDS = ("mobius", "intact", "fourier", "banzhaf", "shapley")
@@ -61,8 +62,7 @@ def convert(
     {(): 1.0, (0,): -1.0, (1,): -1.0, (0, 1): 1.0}
     """
     for kind in (source, target):
-        if kind not in KINDS:
-            raise ValueError(f"no kind {kind!r}: choose from {', '.join(KINDS)}")
+        one_of("kind", kind, KINDS)
     found: dict[Set, float] = {}
     for whole, value in terms.items():
         if any(a >= b for a, b in pairwise(whole)):
@@ -115,8 +115,7 @@ def derivative_means(kind: str, n_units: int) -> DerivativeMeans:
     Raises:
         ValueError: an unknown kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"no kind {kind!r}: choose from {', '.join(KINDS)}")
+    one_of("kind", kind, KINDS)
     if kind == "shapley":
         nodes, weights = np.polynomial.legendre.leggauss(min(n_units // 2 + 1, _MOST_NODES))
         return DerivativeMeans((nodes + 1) / 2, weights / 2, 1.0)

@@ -104,7 +104,9 @@ def test_errors_name_the_value_and_the_cure() -> None:
         convert({(2, 1): 1.0}, "mobius", "fourier")
     with pytest.raises(ValueError, match=r"must ascend: \(3, 3\)"):
         convert({(3, 3): 1.0}, "mobius", "fourier")
-    with pytest.raises(ValueError, match="no kind 'walsh': choose from mobius, intact, fourier"):
+    with pytest.raises(
+        ValueError, match="unknown kind 'walsh'; choose one of mobius, intact, fourier"
+    ):
         convert({}, "mobius", "walsh")
 
 

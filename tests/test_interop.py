@@ -216,7 +216,7 @@ def test_distill_refuses() -> None:
     small = sm.distill(game, 60, Quadratic(), progress=False)
     with pytest.raises(ValueError, match="the proxy Quadratic has no Fourier coefficients"):
         small.frame()
-    with pytest.raises(ValueError, match="no kind 'walsh'"):
+    with pytest.raises(ValueError, match="unknown kind 'walsh'"):
         small.frame(kind="walsh")
     with pytest.raises(ValueError, match="unknown proxy 'forest'"):
         sm.distill(game, 60, "forest")

@@ -42,8 +42,6 @@ from spex_mech.units import Unit, Units
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")
 _EMBEDDED = ("mean", "zero")
-# RoBERTa's table of 514 positions serves 512.
-_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "longformer")
 _CPU_TOKENS = 2048
 _FLOOR_MASKS = 8  # on which values in half precision are compared with those in float32
 
@@ -102,7 +100,6 @@ class TokenGame(Game):
         self.task, self.device = task, device_of(model)
         self.prompt = task.prompts.to(self.device)
         check_tokens(model, self.prompt)
-        _check_length(model, self.prompt)
         self._decoder = _decoder_tokens(model, task)
         _check_pair(model, self.prompt, tokenizer)
         own = getattr(tokenizer, "mask_token_id", None)
@@ -553,18 +550,6 @@ def _decoder_tokens(model: Any, task: Task) -> tuple[int, ...] | None:
             "with text_task(model, text, answer)"
         )
     return known
-
-
-def _check_length(model: Any, prompt: Prompts) -> None:
-    """Raises:
-    ValueError: a text too long for a family that begins to count behind its padding's id.
-    """
-    config: Any = getattr(model, "config", None)
-    if getattr(config, "model_type", None) not in _COUNT_FROM_PADDING:
-        return
-    most, n_pos = config.max_position_embeddings - config.pad_token_id - 1, prompt.tokens.shape[1]
-    if n_pos > most:
-        raise ValueError(f"the text has {n_pos} tokens, and the model reads at most {most}")
 
 
 def _check_pair(model: Any, prompt: Prompts, tokenizer: Any) -> None:

@@ -632,12 +632,9 @@ class Run:
                 value, gradient = answers[row]
                 at = (hashes[row], self.number, keys[row], packed(value, keys[row]))
                 new.append((*at, packed(gradient.ravel(), keys[row])) if batch.slopes else at)
-            table = (
-                "gradients VALUES (?, ?, ?, ?, ?)"
-                if batch.slopes
-                else ("evaluations VALUES (?, ?, ?, ?)")
-            )
-            self.store.connection.executemany(f"INSERT INTO {table}", new)
+            table, places = ("gradients", 5) if batch.slopes else ("evaluations", 4)
+            marked = ", ".join("?" * places)
+            self.store.connection.executemany(f"INSERT INTO {table} VALUES ({marked})", new)
             self._write(
                 "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 self.number,
