@@ -4,6 +4,7 @@ files, and what the command line shows of one."""
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -436,7 +437,8 @@ def test_the_command_line_shows_and_exports_a_store(tmp_path: Path, capsys: Any)
     assert "its last run was killed; run.db-wal belongs to it, so copy both" in told
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with opened(store, Sums()):
-        assert f"in use by process {os.getpid()} on" in contents(store)
+        told = contents(store)
+        assert re.search(rf"in use by process {os.getpid()} on .* since \d{{4}}-\d\d-\d\d \d", told)
     _, found = run(store)
     other_version(store)
     assert cli.main(["store", str(store), "--export", str(out)]) == 0
@@ -460,6 +462,36 @@ def test_what_is_no_store_is_not_shown(tmp_path: Path, capsys: Any) -> None:
         pass
     with pytest.raises(ValueError, match="holds no evaluations yet"):
         export(tmp_path / "empty.db", tmp_path / "o.npz")
+
+
+def test_what_is_in_use_or_lacks_a_file_is_no_damage(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that has just begun has all that it knows in the ``-wal``."""
+    store, copy = tmp_path / "run.db", tmp_path / "copy.db"
+
+    def told(path: Path) -> str:
+        assert cli.main(["store", str(path), "--export", str(tmp_path / "o.npz")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    with opened(store, Sums()):
+        assert f"run.db is in use by process {os.getpid()} on " in (line := told(store))
+        assert line.endswith(", and what it holds can be shown in half a minute")
+        shutil.copy(store, copy)
+    lacks = "was copied or moved without copy.db-wal: its newest evaluations, which were in there,"
+    assert told(copy).endswith(f"copy.db {lacks} are all that it had; bring it beside the file")
+    monkeypatch.setattr(stores, "_CARRIED_OVER", (0, 0.0))
+    killed(store)
+    shutil.copy(store, copy)
+    assert f"{lacks} are not shown" in (shown := contents(copy)) and "game 1," in shown
+    assert export(copy, tmp_path / "o.npz") > 100
+    copy.write_bytes(copy.read_bytes()[:9000])  # as it may be found while it is written
+    assert "is not a store, or a damaged one" in told(copy)
+    holder = holders.Holder(copy)
+    assert "copy.db is in use by process" in (line := told(copy))
+    assert "cannot be read while that writes" in line
+    holder.release()
 
 
 def test_gradients_are_exported_with_their_values(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from spex_mech.arguments import file_of
 from spex_mech.masks import MaskBatch
+from spex_mech.results.files import write_whole
 from spex_mech.runs import marks
 from spex_mech.runs.holder import is_held, words_of
 from spex_mech.runs.store import check_format, explained, unpacked
@@ -28,11 +30,12 @@ def contents(path: str | os.PathLike[str]) -> str:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is no store, or a damaged one.
+        BlockingIOError: a run has just begun to fill it, so that there is nothing to show yet.
+        ValueError: it is no store, a damaged one, or a copy without the ``-wal`` that it needs.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.abspath(file_of("store", path)))
     with _opened(path) as file:
-        game = _identity(file)
+        game = _identity(file, path)
         lines = [f"{path}: {_counts(file)}", f"game: {_game_words(game)}"]
         asked = (
             "SELECT identity, (SELECT count(*) FROM batches WHERE search = id), (SELECT "
@@ -47,9 +50,15 @@ def contents(path: str | os.PathLike[str]) -> str:
                 f"search: {_search_words(identity)}: {masks or 0:,} masks asked in {batches:,} "
                 f"batches and {seconds:.3g} s, {state}"
             )
+        lacks_wal = marks.lacks_wal(file, path)
     held, wal = is_held(path), marks.wal_of(path)
     if held:
-        lines.append(f"in use by {words_of(held)}")
+        lines.append(
+            f"in use by {words_of(held)}; shown is what it has carried into {path.name}, half a "
+            "minute ago at most"
+        )
+    elif lacks_wal:
+        lines.append(f"{_without_wal(path)} are not shown")
     elif wal.is_file() and wal.stat().st_size:
         lines.append(f"its last run was killed; {wal.name} belongs to it, so copy both")
     return "\n".join(lines)
@@ -63,11 +72,13 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
 
     Raises:
         FileNotFoundError: there is no such store.
-        ValueError: it is no store, is damaged, or holds no evaluations.
+        ValueError: it is no store, is damaged, or holds no evaluations; or ``out`` is a folder, a
+            store or a circuit.
+        OSError: it cannot be written.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.abspath(file_of("store", path)))
     with _opened(path) as file:
-        n = int(_identity(file)["n_units"])
+        n = int(_identity(file, path)["n_units"])
         rows: dict[bytes, np.ndarray] = {}
         for table in ("evaluations", "gradients"):
             for key, value in file.execute(f"SELECT mask, value FROM {table} ORDER BY rowid"):
@@ -75,18 +86,31 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
                     rows.setdefault(key, unpacked(path, value, key))
     if not rows:
         raise ValueError(f"{path} holds no evaluations yet")
-    masks = MaskBatch.of_keys([*rows], n).kept()
-    np.savez_compressed(out, masks=masks, values=np.stack([*rows.values()]))
+    masks, values = MaskBatch.of_keys([*rows], n).kept(), np.stack([*rows.values()])
+    write_whole(out, lambda file: np.savez_compressed(file, masks=masks, values=values))
     return len(rows)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The file as it is, or with what is beside it a copy of both."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"no such store: there is no file {path}; a search with store= (--store) writes one"
         )
+    try:
+        with _read(path) as file:
+            yield file
+    except ValueError as error:
+        if not (held := is_held(path)):
+            raise
+        raise BlockingIOError(
+            f"{path} is in use by {words_of(held)}, and cannot be read while that writes: {error}"
+        ) from error
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[sqlite3.Connection]:
     wal = marks.wal_of(path)
     with tempfile.TemporaryDirectory() as folder, explained(path):
         if wal.is_file() and wal.stat().st_size and not is_held(path):
@@ -102,12 +126,23 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             yield file
 
 
-def _identity(file: sqlite3.Connection) -> dict[str, Any]:
+def _identity(file: sqlite3.Connection, path: Path) -> dict[str, Any]:
     row = file.execute("SELECT identity FROM game").fetchone()
+    if row is None and (held := is_held(path)):
+        raise BlockingIOError(
+            f"{path} is in use by {words_of(held)}, and what it holds can be shown in half a minute"
+        )
+    if row is None and marks.lacks_wal(file, path):
+        raise ValueError(f"{_without_wal(path)} are all that it had; bring it beside the file")
     try:
         return dict(json.loads("" if row is None else row[0]))
     except (TypeError, ValueError) as error:
         raise ValueError("the store does not say of which game it is; it is damaged") from error
+
+
+def _without_wal(path: Path) -> str:
+    wal = marks.wal_of(path).name
+    return f"{path} was copied or moved without {wal}: its newest evaluations, which were in there,"
 
 
 def _counts(file: sqlite3.Connection) -> str:

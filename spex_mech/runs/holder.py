@@ -69,7 +69,8 @@ class Holder:
             self.path.unlink(missing_ok=True)
 
     def _make(self) -> bool:
-        text = json.dumps({**_this_process(), "token": self._token})
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        text = json.dumps({**_this_process(), "token": self._token, "since": since})
         number, name = tempfile.mkstemp(prefix=f".{self.path.name}-", dir=self.path.parent)
         try:
             with os.fdopen(number, "w", encoding="utf-8") as file:
@@ -103,8 +104,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def words_of(held: dict[str, Any]) -> str:
-    """Which process it is."""
-    return f"process {held.get('pid', 'unknown')} on {held.get('host', 'an unknown machine')}"
+    """Which process it is, and since when."""
+    since = f" since {held['since']}" if "since" in held else ""
+    return (
+        f"process {held.get('pid', 'unknown')} on {held.get('host', 'an unknown machine')}{since}"
+    )
 
 
 def is_held(store: Path) -> dict[str, Any]:

@@ -46,13 +46,26 @@ def check_pair(path: Path) -> bool:
 
 def begin(connection: sqlite3.Connection, path: Path, had_wal: bool) -> None:
     """The file is open from now on. It warns where a copy lacks its ``-wal``."""
-    opened, again = connection.execute("SELECT opened, again FROM mark").fetchone()
-    if opened and not again and not had_wal:
+    if _is_open(connection) and not had_wal:
         warn(
             f"{path} was copied or moved without {path.name}-wal, which held the newest "
             "evaluations: they are asked again, unless you bring it beside the file and call anew",
         )
     carry_over(connection)
+
+
+def lacks_wal(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the ``-wal`` that held what is new is not beside a file that is only read."""
+    has = wal_of(path).is_file()
+    with suppress(sqlite3.Error, TypeError):  # of an older format, which does not say it
+        return _is_open(connection) and not has
+    return False
+
+
+def _is_open(connection: sqlite3.Connection) -> bool:
+    """Whether the file says that it was left open, and what is new is not in it."""
+    opened, again = connection.execute("SELECT opened, again FROM mark").fetchone()
+    return bool(opened and not again)
 
 
 def carry_over(connection: sqlite3.Connection) -> None:
