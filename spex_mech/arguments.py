@@ -99,6 +99,25 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
     raise ValueError(f"{said}; choose one of {', '.join(choices)}")
 
 
+def text_of(name: str, value: Any, such: str) -> str:
+    """A text that is not empty; a path becomes its text.
+
+    Args:
+        such: an example, for the error.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> text_of("model", Path("models/mine"), "demo")
+    'models/mine'
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError(f"{name} is {shown(value)}; it must be a text such as {such!r}")
+    return value
+
+
 def path_of(name: str, value: Any) -> Path:
     """A path, with ``~`` as the home folder.
 
@@ -122,11 +141,13 @@ def file_of(name: str, value: Any) -> Path:
     """The same, of a file.
 
     Raises:
-        ValueError: as of :func:`path_of`, or it is a folder.
+        ValueError: as of :func:`path_of`, or it is a folder, a device or a pipe.
     """
     path = path_of(name, value)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ValueError(f"{name} {path} is a folder; give a file in it")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{name} {path} is a device or a pipe; give the path of a file")
     return path
 
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminated(), _warnings_in_a_line():
             command(options)
     except (ValueError, OSError, ImportError, WorkerError) as error:
-        print(f"spex-mech: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"spex-mech: {' '.join(_told(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         _say_interrupted(Interruption.of(stop), options)
@@ -83,6 +83,13 @@ def _warnings_in_a_line() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+def _told(error: Exception) -> str:
+    """An error's text; of the system's own errors without their number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _say_interrupted(left: Interruption | None, options: argparse.Namespace) -> None:
@@ -296,8 +303,8 @@ def _add_sweep(commands: Any) -> None:
 
 def _add_status(commands: Any) -> None:
     store = commands.add_parser("store", help="what the file of discover --store holds")
-    store.add_argument("file", type=Path)
-    store.add_argument("--export", type=Path, help="write its masks and values to this .npz")
+    store.add_argument("file", type=_path)
+    store.add_argument("--export", type=_path, help="write its masks and values to this .npz")
     store.set_defaults(command=_store)
 
     status = commands.add_parser("status", help="what of a sweep is done, running and failed")

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from spex_mech.arguments import path_of, text_of
 from spex_mech.notices import warn
 
 _DATA = Path(__file__).parent / "data"
@@ -68,6 +69,7 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     """
     if not isinstance(model, str | Path):
         return model
+    _check_path(model)
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,7 +113,20 @@ def load_tokenizer(model: Any) -> Any:
     return _tokenizer_named(source) if source else None
 
 
+def _check_path(name: str | Path) -> None:
+    """Raises:
+    ValueError: no file system can have it.
+    """
+    try:
+        path_of("model", text_of("model", name, "demo")).is_dir()
+    except OSError as error:
+        raise ValueError(
+            f"could not load {str(name)[:60]!r}: {error.strerror} ({_CURE})"
+        ) from error
+
+
 def _tokenizer_named(source: str) -> Any:
+    _check_path(source)
     if source in BUNDLED:
         return _bundled_tokenizer(_DATA / source)
     file = _gguf_file(source)
@@ -147,6 +162,8 @@ def _check_name(name: str) -> None:
     folder = Path(name).expanduser()
     if folder.is_dir() or name in NAMED:
         return
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, and no model that can be read ({_CURE})")
     near = difflib.get_close_matches(name.lower(), NAMED, 1, _NEAR_NAME)
     if folder.suffix.lower() in (".gguf", ".whl"):
         raise ValueError(f"no file {folder} ({_CURE})")

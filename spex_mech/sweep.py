@@ -23,7 +23,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spex_mech.arguments import file_of, path_of
+from spex_mech.arguments import one_of, path_of, shown, text_of, whole
+from spex_mech.results.files import text_in
 from spex_mech.runs.factory import GameFactory
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
     from spex_mech.runs.session import RunSettings
 
-AXES = ("models", "tasks", "units", "ablations", "methods")
+_SUCH = {
+    "models": "demo", "tasks": "ioi", "units": "heads", "ablations": "mean", "methods": "spex",
+}  # fmt: skip
+AXES = tuple(_SUCH)
 _DONE, _RUNNING, _FAILED, _WAITING, _KILLED = "done", "running", "failed", "waiting", "killed"
 _INTERRUPTED = "interrupted"
 _LONGEST_NAME = 120  # characters of a folder's name; file systems take 255 bytes
@@ -45,12 +49,21 @@ class Cell:
     Args:
         game: what makes its game; the search has the same seed.
         method, budget, order: as of ``discover``.
+
+    Raises:
+        ValueError: one of them is of another type, or a number is too small.
     """
 
     game: GameFactory
     method: str = "spex"
     budget: int | None = None
     order: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", text_of("method", self.method, "spex"))
+        object.__setattr__(self, "order", whole("order", self.order, 2))
+        if self.budget is not None:
+            object.__setattr__(self, "budget", whole("budget", self.budget, 1))
 
     @property
     def name(self) -> str:
@@ -80,12 +93,12 @@ _OF_SEARCH = ("method", "budget", "order")
 _NAMED_FIRST = ("model", "task", "units", "ablation")
 
 
-def cells_of(axes: Mapping[str, Sequence[str]], **common: Any) -> list[Cell]:
+def cells_of(axes: Mapping[str, Any], **common: Any) -> list[Cell]:
     """All combinations.
 
     Args:
-        axes: "models", "tasks", "units", "ablations", "methods", each a list; those left out have
-            one value, the default of ``GameFactory`` or ``Cell``.
+        axes: "models", "tasks", "units", "ablations", "methods", each a list of texts; those left
+            out have one value, the default of ``GameFactory`` or ``Cell``.
         common: of every cell: what else ``GameFactory`` takes (``n_prompts``, ``seed``, ``file``,
             ``precision``, ``batch_size``, ``bridge``), ``budget`` and ``order``.
 
@@ -105,13 +118,11 @@ def cells_of(axes: Mapping[str, Sequence[str]], **common: Any) -> list[Cell]:
             raise ValueError(
                 f"a sweep has no {name!r}; it has {', '.join((*AXES, *sorted(known)))}"
             )
-    if not axes.get("models"):
+    if axes.get("models", []) == []:
         raise ValueError("a sweep needs models: a list of bundled names, folders or hub names")
-    if empty := [name for name, values in axes.items() if not values]:
-        raise ValueError(f"{empty[0]} is empty; leave it out for the default")
     names = [name if name == "units" else name.removesuffix("s") for name in axes]
     cells = []
-    for values in product(*axes.values()):
+    for values in product(*(_listed(name, values) for name, values in axes.items())):
         given = {**dict(zip(names, values, strict=True)), **common}
         of_search = {name: given.pop(name) for name in _OF_SEARCH if name in given}
         cells.append(Cell(GameFactory(**given), **of_search))
@@ -122,19 +133,36 @@ def cells_of(axes: Mapping[str, Sequence[str]], **common: Any) -> list[Cell]:
     return cells
 
 
+def _listed(axis: str, values: Any) -> list[str]:
+    """The values of an axis.
+
+    Raises:
+        ValueError: they are no list of texts, or none.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise ValueError(f"{axis} is {shown(values)}; it must be a list of texts")
+    if not values:
+        raise ValueError(f"{axis} is empty; leave it out for the default")
+    return [text_of(f"one of {axis}", value, _SUCH[axis]) for value in values]
+
+
 def cells_from_toml(path: str | Path) -> list[Cell]:
     """A sweep's file: a list for each axis, and what all cells have in common.
 
     Raises:
-        ValueError: it is no TOML, or names what a sweep has not.
+        FileNotFoundError: there is none.
+        ValueError: it is no TOML, names what a sweep has not, or a value is of another type.
     """
     try:
-        settings = tomllib.loads(file_of("config", path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        settings = tomllib.loads(text_in(path, "config"))
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     axes = {name: settings.pop(name) for name in AXES if name in settings}
     lists = {name: [value] if isinstance(value, str) else value for name, value in axes.items()}
-    return cells_of(lists, **settings)
+    try:
+        return cells_of(lists, **settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def sweep(
@@ -163,10 +191,12 @@ def sweep(
             done with other files than there are now or has other values now, or with
             ``resume=False`` a cell is running.
     """
+    from spex_mech.report.folder import check_folder
     from spex_mech.runs.session import RunSettings
 
     how = RunSettings(progress, None, workers, address, masks_per_batch, timeout)
     root = path_of("folder", folder)
+    check_folder(root, "folder")
     for cell in cells:
         _check(cell)
     _check_inputs(cells, root, resume)
@@ -260,30 +290,19 @@ def _check(cell: Cell) -> None:
     ValueError: a cell names what there is not; nothing has run yet.
     """
     from spex_mech.discover import METHODS
+    from spex_mech.engine.device import PRECISIONS
     from spex_mech.engine.references import ABLATIONS
     from spex_mech.tasks import TASKS
 
     game = cell.game
-    if cell.method not in METHODS:
-        raise ValueError(f"unknown method {cell.method!r}; choose one of {', '.join(METHODS)}")
-    if game.ablation not in ABLATIONS:
-        raise ValueError(
-            f"unknown ablation {game.ablation!r}; choose one of {', '.join(ABLATIONS)}"
-        )
-    for name, value, least in (
-        ("budget", cell.budget, 1),
-        ("order", cell.order, 2),
-        ("n_prompts", game.n_prompts, 1),
-        ("seed", game.seed, 0),
-        ("batch_size", game.batch_size, 1),
-    ):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} on")
-    if game.task not in TASKS and not Path(game.task).is_file():
+    one_of("method", cell.method, METHODS)
+    one_of("ablation", game.ablation, ABLATIONS)
+    one_of("precision", game.precision, PRECISIONS)
+    if game.task not in TASKS and not os.path.isfile(game.task):
         raise ValueError(
             f"unknown task {game.task!r}; choose one of {', '.join(TASKS)}, or give a prompt file"
         )
-    if game.file is not None and not Path(game.file).is_file():
+    if game.file is not None and not os.path.isfile(game.file):
         raise ValueError(f"no text file {game.file}")
 
 

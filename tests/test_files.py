@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import spex_mech as sm
+from spex_mech.game import as_game
 from spex_mech.results.files import write_whole
 from spex_mech.results.interactions import to_bytes
+from spex_mech.runs.contents import export
 
 
 def result(n: int = 4) -> sm.Interactions:
@@ -137,6 +139,51 @@ def test_what_was_there_stays_where_nothing_can_be_written(tmp_path: Path) -> No
             with pytest.raises(OSError, match=r"x.npz cannot be written: .*; what was there"):
                 write(place)
     assert path.read_bytes() == before
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    """A store, a result and a circuit took evaluations; what else is there may be replaced."""
+    found = result()
+    game = as_game(lambda m: m.double().prod(1), 4)
+    circuit = sm.find_circuit(game, sm.discover(game, progress=False), progress=False)
+    store = tmp_path / "run.sqlite"
+    sm.discover(lambda m: m.double().prod(1), n=4, store=store, progress=False)
+    export(store, tmp_path / "masks.npz")
+    circuit.save(tmp_path / "circuit.json")
+    found.save(tmp_path / "found.npz")
+    writers: dict[str, Callable[[Path], object]] = {
+        "run.sqlite": lambda path: None, "masks.npz": lambda path: export(store, path),
+        "found.npz": found.save, "circuit.json": circuit.save,
+        "": lambda path: sm.write_report(found, path), "2": sm.plot_text(found).save,
+        "3": sm.plot_examples(found).save, "4": circuit.save_graphml,
+    }  # fmt: skip
+    kinds = {
+        "run.sqlite": "is a store of evaluations", "found.npz": "is a result that was saved",
+        "masks.npz": "is an .npz that is no result", "circuit.json": "is a circuit that was saved",
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        path = tmp_path / name
+        before = path.read_bytes()
+        for own, write in writers.items():
+            if own == name:
+                write(path)  # of its own kind it is replaced
+                before = path.read_bytes()
+                continue
+            if own == "run.sqlite":
+                continue
+            with pytest.raises(ValueError, match=f"{name} {kind}, which this would replace"):
+                write(path)
+            assert path.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == set(kinds)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert sm.write_report(found, tmp_path / "notes.txt").stat().st_size > 1000
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    found, link = result(), tmp_path / "link.npz"
+    link.symlink_to(tmp_path / "elsewhere" / "found.npz")
+    assert found.save(link) == link and link.is_symlink()
+    assert sm.Interactions.load(tmp_path / "elsewhere" / "found.npz").labels == found.labels
 
 
 def test_a_folder_that_is_gone_is_made_again(tmp_path: Path) -> None:

@@ -173,6 +173,15 @@ def test_a_text_of_a_causal_model_needs_no_option(text: str, answer: str) -> Non
         ["discover", "--method", "spx"], ["discover", "--task", "inducton"],
         ["discover", "--lens", "data", "--examples", "nosuch.npz"], ["report", "nosuch.npz"],
         ["discover", "--units", "L9H9"], ["discover", "--workers", "0"], ["store", "nosuch.db"],
+        ["sweep", "nosuch.toml"], ["sweep", "."], ["sweep", "/proc/nothing/x.toml"],
+        ["sweep", "--models", "demo", "--task", "x"], ["sweep", "--models", ""],
+        ["report", "."], ["report", "/proc/self/mem"], ["report", "n" * 300],
+        ["store", "."], ["store", "/proc/self/mem"], ["store", "n" * 300], ["status", "n" * 300],
+        ["discover", "--out", "n" * 300], ["discover", "--out", "/proc/nothing"],
+        ["discover", "--store", "/proc/nothing/x"], ["discover", "--store", "."],
+        ["discover", "--store", "/proc/self/mem"], ["discover", "--model", "n" * 300],
+        ["discover", "--model", ""], ["discover", "--model", "/proc/self/mem"],
+        ["discover", "--lens", "data", "--examples", "."], ["demo", "--out", "/proc/nothing"],
         ["discover", "--n-prompts", "-1"], ["status", "nosuch"], ["sweep", "--methods", "spx"],
     ],
     ids=" ".join,
@@ -187,4 +196,5 @@ def test_the_command_line_says_it_in_one_line(
         code = stop.code
     lines = capsys.readouterr().err.splitlines()
     assert code == 2 and len(lines) == 1 and lines[0].startswith("spex-mech"), (code, lines)
+    assert "Errno" not in lines[0]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -112,7 +112,9 @@ def test_induction_avoids_each_of_several_end_tokens() -> None:
 
 @pytest.mark.parametrize("seq_len", [1, 38])
 def test_induction_of_an_impossible_length(seq_len: int) -> None:
-    with pytest.raises(ValueError, match=f"seq_len is {seq_len}; it must be between 2 and 37"):
+    with pytest.raises(
+        ValueError, match=f"seq_len is {seq_len}; it must be a whole number from 2 to 37"
+    ):
         sm.load_task("induction", a_model(), seq_len=seq_len)
 
 
@@ -153,7 +155,7 @@ def test_text_draws_by_seed(shared_data: Path) -> None:
     [
         ({}, r"give file=, a text file \(got None\)"),
         ({"file": "/no/such.txt"}, r"\(got '/no/such.txt'\)"),
-        ({"n_tokens": 1}, "n_tokens is 1; it must be at least 2"),
+        ({"n_tokens": 1}, "n_tokens is 1; it must be a whole number of at least 2"),
         ({"n_tokens": 30}, "has 40 tokens: enough for 1 prompts of 30, not for 4"),
     ],
 )

@@ -2,6 +2,7 @@
 per case, with what came of it. ``python -m tests.wrong FOLDER``."""
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import torch
 
 import spex_mech as sm
 from spex_mech.game import as_game
+from spex_mech.runs.contents import contents
+from spex_mech.sweep import cells_from_toml
 
 
 def pair(masks: Any) -> Any:
@@ -47,6 +50,28 @@ def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     for value in ("", " ", True, b"a", ":memory:", 3, folder):
         yield f"store={value!r}", "store", lambda v=value: search(store=v)
         yield f"save({value!r})", "path", lambda v=value: found.save(v)
+    for value, text in (
+        (3, "model is 3"), (None, "model is None"), ("", "model is ''"),
+    ):  # fmt: skip
+        yield f"factory of {value!r}", text, lambda v=value: sm.GameFactory(v)
+    for name in ("task", "units", "ablation", "precision", "file", "seed", "n_prompts"):
+        text = f"{name} is {{}}, a dict"
+        yield f"factory, {text}", text, lambda n=name: sm.GameFactory("demo", **{n: {}})
+    os.mkfifo(folder / "pipe")
+    for name, call in {
+        "save": found.save, "write_report": lambda path: sm.write_report(found, path),
+        "plot_text": lambda path: sm.plot_text(found).save(path),
+        "load": sm.Interactions.load, "circuit": sm.Circuit.load, "mib": sm.Circuit.from_mib,
+        "store": lambda path: search(store=path), "contents": contents,
+    }.items():  # fmt: skip
+        too_long = {"store": "give one of at most 238", "contents": "no such store"}
+        for path, text in (
+            (folder, "is a folder; give a file in it"),
+            (folder / "pipe", "is a device or a pipe; give the path of a file"),
+            (folder / ("n" * 300), too_long.get(name, "File name too long")),
+            ("/proc/nothing/x", "/proc/nothing/x"),
+        ):  # fmt: skip
+            yield f"{name} {path}", text, lambda c=call, p=path: c(p)
     yield "~ of nobody", "no such home folder", lambda: search(store="~nobody-here/x")
     yield "distill budget", "budget is 'x'", lambda: sm.distill(pair, "x", n=4)
     yield "confirm k", "k is 'x'", lambda: sm.confirm(found, pair, k="x")
@@ -224,6 +249,38 @@ def answers() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         yield name, text, lambda f=function: search(f)
 
 
+def sweeps(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Values of a sweep's file."""
+    for text, said in (
+        ("models = 3", "models is 3, an int; it must be a list of texts"),
+        ("models = [3]", "one of models is 3, an int; it must be a text such as 'demo'"),
+        ("models = {a = 1}", "models is {'a': 1}, a dict; it must be a list of texts"),
+        ("[[models]]\na = 1", "one of models is {'a': 1}, a dict"),
+        ('models = [""]', "one of models is '', a str; it must be a text such as 'demo'"),
+        ("units = 3", "units is 3, an int; it must be a list of texts"),
+        ("methods = [['spex']]", "one of methods is ['spex'], a list"),
+        ("file = 3", "file is 3, an int; it must be a text such as 'passages.txt'"),
+        ('bridge = "no"', "bridge is 'no', a str; it must be True or False"),
+        ("bridge = 1", "bridge is 1, an int; it must be True or False"),
+        ("budget = true", "budget is True, a bool; it must be a whole number of at least 1"),
+        ("budget = 1e3", "budget is 1000.0, a float; it must be a whole number of at least 1"),
+        ("seed = -1", "seed is -1; it must be a whole number of at least 0"),
+        ("seed = 2020-01-01", "seed is datetime.date(2020, 1, 1), a date"),
+        ('n_prompts = "4"', "n_prompts is '4', a str"),
+        ("order = 1", "order is 1; it must be a whole number of at least 2"),
+        ("batch_size = [1]", "batch_size is [1], a list"),
+        ("precision = 3", "precision is 3, an int; it must be a text such as 'float32'"),
+        ("[seed]\na = 1", "seed is {'a': 1}, a dict"),
+    ):
+        file = folder / "sweep.toml"
+
+        def read(text: str = text, file: Path = file) -> Any:
+            file.write_text(text if "models" in text else f'models = "demo"\n{text}')
+            return cells_from_toml(file)
+
+        yield text, f"{file}: {said}", read
+
+
 class Late:
     """Two values per mask from some mask on, and one before."""
 
@@ -257,7 +314,7 @@ def later(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
 def main(folder: Path) -> None:
     for kind, cases in (
         ("argument", arguments(folder)), ("label", labels()), ("answer", answers()),
-        ("later", later(folder)),
+        ("later", later(folder)), ("sweep", sweeps(folder)),
         ("model", models()), ("circuit", circuits()),
     ):  # fmt: skip
         for name, text, call in cases:
@@ -267,6 +324,7 @@ def main(folder: Path) -> None:
                 came = str(error)
                 last = traceback.extract_tb(error.__traceback__)[-1].filename
                 known = isinstance(error, ValueError | OSError | TypeError | IndexError)
+                known = known and "Errno" not in came
                 own = known and ("spex_mech" in last or "contextlib" in last)
             print(json.dumps({"kind": kind, "case": name, "text": text, "came": came, "own": own}))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from spex_mech.arguments import path_of
 from spex_mech.report.page import write_report
-from spex_mech.results.files import write_text
+from spex_mech.results.files import reason, write_text
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check_folder(folder: Path, option: str = "--out") -> None:
     Raises:
         ValueError: nothing can be written there; the text says why.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not nearest.is_dir():
         raise ValueError(f"{option} {folder}: {nearest} is a file; give a folder")
     try:
@@ -46,7 +46,11 @@ def check_folder(folder: Path, option: str = "--out") -> None:
         ) from error
     finally:
         for made in (folder, *folder.absolute().parents):
-            if made.absolute() == nearest.absolute() or not made.is_dir() or any(made.iterdir()):
+            if (
+                made.absolute() == nearest.absolute()
+                or not os.path.isdir(made)
+                or any(made.iterdir())
+            ):
                 break
             made.rmdir()
 
@@ -96,7 +100,7 @@ def write_all(
     except OSError as error:
         kept = found.save(Path(tempfile.mkdtemp(prefix="spex-mech-")) / "interactions.npz")
         raise OSError(
-            f"{folder} cannot be written to ({error.strerror or error}); what was there before "
+            f"{folder} cannot be written to ({reason(error)}); what was there before "
             f"stays, and the result is in {kept}"
         ) from error
 

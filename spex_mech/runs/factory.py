@@ -2,11 +2,18 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any
 
-from spex_mech.arguments import shown
+from spex_mech.arguments import shown, switch, text_of, whole
+
+_SUCH = {
+    "model": "demo", "task": "ioi", "units": "heads", "file": "passages.txt", "ablation": "mean",
+    "precision": "float32",
+}  # fmt: skip
+_LEAST = {"n_prompts": 1, "seed": 0, "batch_size": 1}
+_MAY_BE_NONE = ("n_prompts", "file", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,9 @@ class GameFactory:
         ablation, precision, batch_size: as of ``ModelGame``.
         bridge: load it as a TransformerBridge.
 
+    Raises:
+        ValueError: one of them is of another type, or a number is too small.
+
     >>> len(GameFactory("demo", n_prompts=2)())
     8
     """
@@ -42,6 +52,19 @@ class GameFactory:
     precision: str = "float32"
     batch_size: int | None = None
     bridge: bool = False
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in given.items():
+            if value is None and name in _MAY_BE_NONE:
+                continue
+            if name in _SUCH:
+                value = text_of(name, value, _SUCH[name])
+            elif name in _LEAST:
+                value = whole(name, value, _LEAST[name])
+            else:
+                value = switch(name, value)
+            object.__setattr__(self, name, value)
 
     def __call__(self) -> Any:
         """Load the model and make the game."""

@@ -58,12 +58,13 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
-from spex_mech.arguments import path_of
+from spex_mech.arguments import file_of
 from spex_mech.driver import Unchanged
 from spex_mech.fingerprints import function_identity, version_of
 from spex_mech.game import Answer, Game, as_game
 from spex_mech.masks import MaskBatch
 from spex_mech.notices import warn
+from spex_mech.results.files import explained as written
 from spex_mech.results.interactions import Interactions, from_bytes, to_bytes
 from spex_mech.runs import marks
 from spex_mech.runs.batches import Sizes, Timed
@@ -144,7 +145,7 @@ def opened(
         BlockingIOError: another process holds it.
         OSError: the file cannot be written.
     """
-    path = Path(os.path.abspath(path_of("store", path)))  # wherever the game goes meanwhile
+    path = Path(os.path.abspath(file_of("store", path)))  # wherever the game goes meanwhile
     if (length := len(os.fsencode(path.name))) > _LONGEST:
         raise ValueError(
             f"the store's name {path.name[:20]}... has {length} bytes; give one of at most "
@@ -154,8 +155,9 @@ def opened(
         with _read_only(path, game, check) as store:
             yield store
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK) or path.is_dir():
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
         _not_writable(path)
     holder = Holder(path)
     try:
@@ -181,7 +183,8 @@ def opened(
 @contextmanager
 def _read_only(path: Path, game: Any, check: bool) -> Iterator["Store"]:
     """A store that cannot be written: its finished results can be had."""
-    connection = marks.read_only(path)
+    with explained(path):
+        connection = marks.read_only(path)
     try:
         with explained(path):
             check_format(connection, path)

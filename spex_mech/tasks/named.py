@@ -1,5 +1,6 @@
 """Tasks by name: induction, text, indirect object identification, greater-than."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +16,7 @@ from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
 from spex_mech.engine.tokens import is_one_token
 from spex_mech.models import load_tokenizer
+from spex_mech.results.files import text_in
 from spex_mech.tasks.greater_than import greater_than_rows
 from spex_mech.tasks.readers import listed_rows, read_rows
 from spex_mech.tasks.rows import Row, task_from_rows
@@ -117,8 +119,7 @@ def _induction(model: Any, n_prompts: int, rng: np.random.Generator, seq_len: in
     # A config may name several ends (Llama 3), or none.
     special = [np.ravel(getattr(config, n)) for n in names if getattr(config, n, None) is not None]
     words = np.setdiff1d(np.arange(n_vocab), np.concatenate([*special, []]))
-    if seq_len < 2 or len(words) < seq_len:
-        raise ValueError(f"seq_len is {seq_len}; it must be between 2 and {len(words)}")
+    seq_len = whole("seq_len", seq_len, 2, len(words))
     bos = getattr(config, "bos_token_id", None)
     head = [] if bos is None or bos >= n_vocab else [bos]
     rows, corrupted = [], []
@@ -144,15 +145,14 @@ def _text(
     file: str | Path | None = None,
     n_tokens: int = 64,
 ) -> Task:
+    n_tokens = whole("n_tokens", n_tokens, 2)
     path = None if file is None else path_of("file", file)
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         raise ValueError(f"the text task reads a file: give file=, a text file (got {file!r})")
-    text = path.read_text(encoding="utf-8")
+    text = text_in(path, "file")
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     length = n_tokens - len(head)
-    if length < 1 or n_tokens < 2:
-        raise ValueError(f"n_tokens is {n_tokens}; it must be at least 2")
     starts = np.arange(0, len(ids) - length + 1, length)
     if len(starts) < n_prompts:
         raise ValueError(

@@ -1,14 +1,15 @@
 """Readers of the field's prompt files, each row with its number."""
 
-import codecs
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spex_mech.arguments import shown
+from spex_mech.results.files import text_in
 from spex_mech.tasks.greater_than import YearTokens
 from spex_mech.tasks.rows import Row
 
@@ -39,9 +40,9 @@ def read_rows(path: Path, tokenizer: Any) -> list[Row]:
         ValueError: there is no such file, it has another format, or a row cannot be read; the text
             names the row (the first one is row 1).
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"no prompt file {path}")
-    text = _text_of(path)
+    text = text_in(path, "the file of prompts")
     rows = _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
     if not rows:
         raise ValueError(f"{path} holds no rows; {FORMATS}")
@@ -81,16 +82,6 @@ def _read(
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{name}: row {number}: {what}; {formats}") from error
     return [row for row in made if row is not None]
-
-
-def _text_of(path: Path) -> str:
-    """A file's text: UTF-8, with a byte-order mark or without, or UTF-16 with one."""
-    held = path.read_bytes()
-    is_utf_16 = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return held.decode("utf-16" if is_utf_16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8 or UTF-16: {error}") from error
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
