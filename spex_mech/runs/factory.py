@@ -2,7 +2,8 @@
 
 import os
 import sys
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -10,10 +11,10 @@ from spex_mech.arguments import shown, switch, text_of, whole
 
 _SUCH = {
     "model": "demo", "task": "ioi", "units": "heads", "file": "passages.txt", "ablation": "mean",
-    "precision": "float32",
+    "precision": "float32", "metric": "logit_diff",
 }  # fmt: skip
 _LEAST = {"n_prompts": 1, "seed": 0, "batch_size": 1}
-_MAY_BE_NONE = ("n_prompts", "file", "batch_size")
+_MAY_BE_NONE = ("n_prompts", "file", "metric", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,16 @@ class GameFactory:
     bridge: bool = False
 
     def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in given.items():
-            if value is None and name in _MAY_BE_NONE:
-                continue
-            if name in _SUCH:
-                value = text_of(name, value, _SUCH[name])
-            elif name in _LEAST:
-                value = whole(name, value, _LEAST[name])
-            else:
-                value = switch(name, value)
-            object.__setattr__(self, name, value)
+        switch("bridge", self.bridge)
+        for name, such in _SUCH.items():
+            self._check(name, text_of, such)
+        for name, least in _LEAST.items():
+            self._check(name, whole, least)
+
+    def _check(self, name: str, check: Callable[..., Any], *more: Any) -> None:
+        value = getattr(self, name)
+        if value is not None or name not in _MAY_BE_NONE:
+            object.__setattr__(self, name, check(name, value, *more))
 
     def __call__(self) -> Any:
         """Load the model and make the game."""
@@ -102,8 +102,8 @@ def metric_named(text: str) -> Any:
         function = getattr(import_module(module), name)
     except ImportError as error:
         raise ValueError(f"metric {text!r}: {error}; it is looked for in {here} too") from error
-    except AttributeError as error:
-        raise ValueError(f"metric {text!r}: {error}") from error
+    except Exception as error:  # whatever the module raises
+        raise ValueError(f"metric {text!r}: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise ValueError(f"metric {text!r} is {shown(function)}; give a function")
     return function
