@@ -1,11 +1,14 @@
 """Prompts are checked once, metrics against formulas written out, bad input by its message."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import spex_mech as sm
 from spex_mech.engine import metrics
+from spex_mech.engine.prompts import prompts_sha256
 from tests.families import D_VOCAB, build
 from tests.test_engine import some_prompts
 
@@ -230,3 +233,67 @@ def test_prompts_of_one_template_and_equal_ones_are_clusters() -> None:
     assert both[[3, 4]].clusters.tolist() == [1, 3]
     with pytest.raises(ValueError, match="clusters"):
         sm.Prompts(tokens, clusters=[0, 1])
+
+
+# -- what is read by keyword ----------------------------------------------------------------------
+
+IMAGES = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(5))
+
+
+def test_inputs_are_carried_row_by_row() -> None:
+    prompts = sm.Prompts({"pixel_values": IMAGES}, answers=[0, 1, 0], corrupted_inputs={})
+    assert not prompts.has_tokens and prompts.tokens.tolist() == [[0], [1], [2]]
+    part = prompts[[2, 0]]
+    torch.testing.assert_close(part.inputs["pixel_values"], IMAGES[[2, 0]])
+    both = part.joined(prompts[:1])
+    torch.testing.assert_close(both.inputs["pixel_values"], IMAGES[[2, 0, 0]])
+    assert both.same_as.tolist() == [0, 1, 1]
+    first, *others = both.cluster_numbers() or []
+    assert len({*others}) == 1 and first not in others
+    assert prompts.cluster_numbers() is None and not prompts.are_equal and part[[0, 0]].are_equal
+    again = replace(prompts, index=torch.tensor([4, 5, 6]))
+    assert not again.has_tokens and again.index.tolist() == [4, 5, 6]
+    read = prompts.as_read("cpu", torch.float64).inputs["pixel_values"]
+    assert read.dtype == torch.float64
+    assert "3 prompts, answers, pixel_values [2, 4]" in repr(prompts)
+    hashes = {prompts_sha256(p) for p in (prompts, sm.Prompts({"pixel_values": IMAGES + 1}))}
+    assert len(hashes) == 2
+
+
+def test_a_decoders_tokens_are_where_answers_are_read() -> None:
+    decoder = torch.tensor([[1, 7, 2], [1, 5, 0]])
+    prompts = sm.Prompts(TOKENS, inputs={"decoder_input_ids": decoder[:, :2]})
+    assert prompts.last.tolist() == [1, 1] and prompts.decoded.shape == (2, 2)
+    inputs = {
+        "decoder_input_ids": decoder,
+        "decoder_attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+    }
+    prompts = sm.Prompts(TOKENS, inputs=inputs)
+    assert prompts.last.tolist() == [2, 1]
+    log_p = LOGITS.log_softmax(-1)[..., :5]
+    scored = torch.stack([(log_p[0, 0, 2] + log_p[0, 1, 2]) / 2, log_p[1, 0, 1]])
+    inputs["decoder_input_ids"] = torch.tensor([[1, 2, 2], [1, 1, 0]])
+    got = metrics.log_prob(LOGITS, sm.Prompts(TOKENS, inputs=inputs))
+    torch.testing.assert_close(got, scored)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "tokens is None, with no input_ids; give token ids, or what else the model reads"),
+        ({"tokens": {"attention_mask": [[1]]}}, "has attention_mask and no input_ids"),
+        ({"inputs": [1]}, "inputs is .* it must be a dict of tensors by the model's keywords"),
+        ({"inputs": {"pixel_values": "x"}}, "pixel_values is 'x'.* it must be a tensor"),
+        ({"inputs": {"pixel_values": 1.0}}, "pixel_values is one number"),
+        ({"tokens": TOKENS, "inputs": {"pixel_values": IMAGES}}, "has 3 rows for 2 prompts"),
+        ({"tokens": TOKENS, "inputs": {"labels": TOKENS}}, "inputs has labels, with which"),
+        ({"tokens": TOKENS, "inputs": {"decoder_inputs_embeds": IMAGES}}, "give decoder_input_ids"),
+        (
+            {"inputs": {"pixel_values": IMAGES}, "corrupted_inputs": {"pixel_values": IMAGES[:2]}},
+            r"corrupted_inputs has pixel_values of shape \[2, 2, 4\], and the inputs are",
+        ),
+    ],
+)
+def test_bad_inputs(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sm.Prompts(**fields)

@@ -101,10 +101,17 @@ def _closest(rows: np.ndarray) -> float:
 
 
 def _prompts(game: Any) -> list[bytes] | None:
-    """The tokens of each prompt of a game of a model, without padding."""
+    """What each prompt of a game of a model reads: its tokens without padding, and the rest."""
+    from spex_mech.engine.prompts import rows_as_bytes
     from spex_mech.games.model_game import ModelGame
 
     if not isinstance(game, ModelGame):
         return None
-    tokens, real = game.prompts.tokens.cpu().numpy(), game.prompts.real.cpu().numpy()
-    return [row[mask].tobytes() for row, mask in zip(tokens, real, strict=True)]
+    prompts = game.prompts
+    tokens, real = prompts.tokens.cpu().numpy(), prompts.real.cpu().numpy()
+    rows = [row[mask].tobytes() for row, mask in zip(tokens, real, strict=True)]
+    if not prompts.inputs:
+        return rows
+    others = rows_as_bytes([*prompts.inputs.values()])
+    own = rows if prompts.has_tokens else [b""] * len(rows)
+    return [row + other for row, other in zip(own, others, strict=True)]

@@ -121,7 +121,7 @@ def _total(logits: Tensor, answers: Tensor) -> Tensor:
 
 def _token_hits(output: Any, prompts: Prompts) -> Tensor:
     logits = logits_of(output)
-    if logits.ndim != 3 or logits.shape[1] != prompts.tokens.shape[1]:
+    if logits.ndim != 3 or logits.shape[1] != prompts.decoded.shape[1]:
         raise ValueError("no logits for each position")
-    hits = logits[:, :-1].argmax(-1) == prompts.tokens[:, 1:]
+    hits = logits[:, :-1].argmax(-1) == prompts.decoded[:, 1:]
     return hits[scored_positions(prompts)]

@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
+from spex_mech.engine.device import device_of, input_type_of
 from spex_mech.engine.discovery import (
-    N_POS,
     NotFound,
     Place,
     Seen,
     block_of,
     is_linear,
     look,
-    token_inputs,
 )
+from spex_mech.engine.examples import N_POS, Example, example_of, examples_for
+from spex_mech.engine.prompts import Prompts
 from spex_mech.notices import warn
 
 Kind = Literal["head", "neuron", "kv_group"]
@@ -73,6 +75,8 @@ class Architecture:
         d_head, d_mlp: width of a head and number of neurons, one a layer; empty: not read yet.
         hooks: whether the names are modules or TransformerLens hook points.
         no_heads, no_neurons: why there are none, for the error's text.
+        labels: how the labels of a layer's heads and of its neurons begin, in a model of several
+            stacks: ``("decoder.L0X", "decoder.L0")``; empty: ``L0``.
 
     Raises:
         ValueError: not one name a layer in both, or not one number of heads a layer.
@@ -91,6 +95,7 @@ class Architecture:
     hooks: Literal["modules", "hook_points"] = "modules"
     no_heads: str = "none of its layers has an attention output projection"
     no_neurons: str = "none of its layers has an MLP down projection"
+    labels: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.heads) != len(self.neurons):
@@ -136,6 +141,10 @@ class Architecture:
             return self.neurons[layer] is not None
         return self.heads[layer] is not None and (kind == "head" or self.n_kv_heads is not None)
 
+    def label(self, kind: Kind, layer: int) -> str:
+        """How the labels of a layer's units begin."""
+        return self.labels[layer][kind == "neuron"] if self.labels else f"L{layer}"
+
     def same_places(self, other: "Architecture") -> bool:
         """Whether both name the same hook points (one may know the sizes, the other not yet)."""
         return (self.heads, self.neurons) == (other.heads, other.neurons)
@@ -159,12 +168,16 @@ class Architecture:
         return name
 
 
-def architecture_of(model: Any, architecture: Architecture | None = None) -> Architecture:
+def architecture_of(
+    model: Any, architecture: Architecture | None = None, prompts: Prompts | None = None
+) -> Architecture:
     """The architecture of a model, its sizes read from the weights.
 
     Args:
         model: a TransformerBridge or HookedTransformer, a transformers model, an ``nn.Module``
             together with ``architecture``, or an ``Architecture`` itself (returned as it is).
+        prompts: what it is run on, one of them, where they hold more than tokens. Default: a few
+            tokens, an image or a sound, whatever it reads.
 
     Raises:
         ValueError: the family is unknown, or its heads or neurons cannot be told apart.
@@ -173,19 +186,21 @@ def architecture_of(model: Any, architecture: Architecture | None = None) -> Arc
         return model
     if architecture is not None:
         sized = _sized(model, architecture)
-        _compare_with_proof(model, sized)
+        _compare_with_proof(model, sized, prompts)
         return sized
     if is_hooked(model):
         return _of_hooked(model)
     config = getattr(model, "config", None)
     if getattr(config, "model_type", None) is None:
-        return _found(model, type(model).__name__, text_config(model))
-    return _of_transformers(model, config)
+        return _found(model, type(model).__name__, prompts)
+    return _of_transformers(model, config, prompts)
 
 
-def how_known(model: Any, architecture: Architecture | None = None) -> dict[tuple[Kind, int], str]:
+def how_known(
+    model: Any, architecture: Architecture | None = None, prompts: Prompts | None = None
+) -> dict[tuple[Kind, int], str]:
     """How it is known where heads and neurons are, by kind and layer."""
-    arch = architecture_of(model, architecture)
+    arch = architecture_of(model, architecture, prompts)
     every: list[tuple[Kind, int]] = [
         (kind, layer) for layer in range(arch.n_layers) for kind in KINDS if arch.has(kind, layer)
     ]
@@ -194,9 +209,9 @@ def how_known(model: Any, architecture: Architecture | None = None) -> dict[tupl
     if is_hooked(model):
         return dict.fromkeys(every, "TransformerLens calls it so")
     try:
-        layers = _layers_of(model, seen_in(model, text_config(model)))
+        layers = _layers_of(model, seen_in(model, prompts))
     except _DoesNotRun:
-        return dict.fromkeys(every, "by its name alone, as the model does not run on tokens")
+        return dict.fromkeys(every, "by its name alone, as the model does not run by itself")
     return {(kind, layer): layers[layer][kind].how for kind, layer in every}
 
 
@@ -212,11 +227,11 @@ def is_hooked(model: Any) -> bool:
     return all(hasattr(model, name) for name in ("cfg", "hooks", "hook_dict", "blocks"))
 
 
-def _of_transformers(model: nn.Module, config: Any) -> Architecture:
+def _of_transformers(model: nn.Module, config: Any, prompts: Prompts | None) -> Architecture:
     family = config.model_type
     text = text_config(model)
     try:
-        return _found(model, family, text)
+        return _found(model, family, prompts)
     except _DoesNotRun:
         if family not in _FAMILIES and family not in _EXPERTS and family != "albert":
             raise
@@ -249,34 +264,67 @@ _NO_ATTENTION = (
 
 
 class _DoesNotRun(ValueError):
-    """The model could not be run on tokens."""
+    """The model could not be run on anything that was tried."""
 
 
-_KNOWN: "WeakKeyDictionary[nn.Module, tuple[Any, Seen | str]]" = WeakKeyDictionary()
+# Model -> its state, and what was seen on each kind of example.
+_KNOWN: "WeakKeyDictionary[nn.Module, tuple[Any, dict[Any, Seen | str]]]" = WeakKeyDictionary()
 
 
-def seen_in(model: nn.Module, text: Any) -> Seen:
+def seen_in(model: nn.Module, prompts: Prompts | None = None) -> Seen:
     """What discovery saw in a model; it runs anew when modules were exchanged.
 
+    Args:
+        prompts: as :func:`architecture_of` takes them.
+
     Raises:
-        ValueError: the model could not be run on tokens.
+        ValueError: the model could not be run.
     """
     state = hash(tuple(_state_of(name, m) for name, m in model.named_modules()))
     known = _KNOWN.get(model)
     if known is None or known[0] != state:
-        last = getattr(text, "eos_token_id", None)
-        inputs = token_inputs(model, getattr(text, "vocab_size", None), last)
+        known = _KNOWN[model] = (state, {})
+    own = None if prompts is None or not prompts.inputs else example_of(model, prompts)
+    kind = own and own.kind
+    if kind not in known[1]:
+        known[1][kind] = _seen_on_any(model, own)
+    seen = known[1][kind]
+    if isinstance(seen, str):
+        raise _DoesNotRun(seen)
+    return seen
+
+
+def _seen_on_any(model: nn.Module, own: Example | None) -> Seen | str:
+    """What was seen on the first example that the model runs on; or why there is none."""
+    device, dtype = device_of(model), input_type_of(model)
+    if own is None:
+        config, text = getattr(model, "config", None), text_config(model)
+        examples = examples_for(model, config, text)
+    else:
+        examples = iter([own])
+    why = ""
+    for example in examples:
+        example = example.on(device, dtype)
         try:
-            seen: Seen | str = look(model, inputs)
+            return replace(look(model, example), example=example)
         except NotFound as error:
-            seen = str(error)
-        known = _KNOWN[model] = (state, seen)
-    if isinstance(known[1], str):
-        raise _DoesNotRun(
-            f"{type(model).__name__} does not run on {N_POS} tokens, which is how heads and "
-            f"neurons are found ({known[1]}); {_NAME_IT}"
-        )
-    return known[1]
+            why = why or (
+                f"{type(model).__name__} does not run on {example}, which is how heads and "
+                f"neurons are found ({error})"
+            )
+    cure = "give it prompts that it runs on, Components.heads(model, prompts=...), or "
+    return f"{why}; {'' if own is not None else cure}{_NAME_IT}"
+
+
+def prompts_for(model: Any) -> Prompts:
+    """Two prompts that a model runs on, of what it was looked into with."""
+    try:
+        example = None if is_hooked(model) else seen_in(model).example
+    except _DoesNotRun:
+        example = None
+    if example is None:
+        return Prompts(torch.arange(2 * N_POS).reshape(2, N_POS))
+    return example.prompts()
 
 
 def _state_of(name: str, module: nn.Module) -> tuple[Any, ...]:
@@ -287,9 +335,9 @@ def _state_of(name: str, module: nn.Module) -> tuple[Any, ...]:
     return (name, id(module), type(module), tuple(plain), tuple(shapes))
 
 
-def _found(model: nn.Module, family: str, text: Any) -> Architecture:
+def _found(model: nn.Module, family: str, prompts: Prompts | None) -> Architecture:
     """What running the model finds and proves."""
-    seen = seen_in(model, text)
+    seen = seen_in(model, prompts)
     no_heads, no_neurons = _why_none(model, seen)
     if not seen.heads and not seen.neurons:
         raise ValueError(
@@ -318,10 +366,11 @@ def _found(model: nn.Module, family: str, text: Any) -> Architecture:
         d_mlp=tuple(p.count if p else 0 for p in neurons),
         no_heads=no_heads,
         no_neurons=no_neurons,
+        labels=_labels_of(layers),
     )
 
 
-def _compare_with_proof(model: nn.Module, named: Architecture) -> None:
+def _compare_with_proof(model: nn.Module, named: Architecture, prompts: Prompts | None) -> None:
     """Whether what is named by hand is what running the model proves, where that proves anything.
 
     Warns:
@@ -330,7 +379,7 @@ def _compare_with_proof(model: nn.Module, named: Architecture) -> None:
     if is_hooked(model):
         return
     try:
-        seen = seen_in(model, text_config(model))
+        seen = seen_in(model, prompts)
     except _DoesNotRun:
         return
     for word, names, places, failed in (
@@ -398,6 +447,48 @@ def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
         by_number = dict(zip(numbers, layers, strict=True))
         return [by_number.get(layer, {}) for layer in range(n_layers)]
     return layers
+
+
+def _labels_of(layers: list[dict[str, Place]]) -> tuple[tuple[str, str], ...]:
+    """How labels begin where blocks stand in several stacks, or attend to another stack: by the
+    stack and the block's own number, and X for cross attention. Empty: layers are numbered."""
+    every = [place for layer in layers for place in layer.values()]
+    stacks = dict.fromkeys(block_of(place.name).rpartition(".")[0] for place in every)
+    named = _short_names([stack for stack in stacks if stack])
+    blocks = [block_of(layer["head"].name) for layer in layers if "head" in layer]
+    crosses = {p.name for p in every if p.is_across and blocks.count(block_of(p.name)) > 1}
+    if len(stacks) < 2 and not crosses:
+        return ()
+
+    def label(place: Place | None) -> str:
+        if place is None:
+            return ""
+        stack, _, number = block_of(place.name).rpartition(".")
+        if not stack:
+            return f"{place.name.partition('.')[0]}."
+        return f"{named[stack]}L{number}{'X' if place.name in crosses else ''}"
+
+    found = tuple((label(layer.get("head")), label(layer.get("neuron"))) for layer in layers)
+    for labels in zip(*found, strict=True):
+        own = [text for text in labels if text]
+        if len(set(own)) < len(own):
+            return ()
+    return found
+
+
+def _short_names(stacks: list[str]) -> dict[str, str]:
+    """What tells the names of stacks apart: the first part that they do not share, with a dot."""
+    parts = [stack.split(".") for stack in stacks]
+    while parts and all(p and p[0] == parts[0][0] for p in parts):
+        parts = [p[1:] for p in parts]
+    while parts and all(p and p[-1] == parts[0][-1] for p in parts):
+        parts = [p[:-1] for p in parts]
+    most = max(map(len, parts), default=0)
+    for length in range(most + 1):
+        short = ["".join(f"{word}." for word in p[:length]) for p in parts]
+        if len(set(short)) == len(short):
+            return dict(zip(stacks, short, strict=True))
+    return {stack: f"{stack}." for stack in stacks}
 
 
 def _widest(places: list[Place]) -> list[Place]:

@@ -27,6 +27,7 @@ from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Readout
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.running import first_tensor, ours, tensors_in
+from spex_mech.engine.sites import another_prompt
 from spex_mech.masks import MaskBatch
 
 _COMPARED = 2  # prompts on which a replay is compared with plain passes
@@ -34,6 +35,8 @@ _ROUNDINGS = 500  # by which outputs may differ, of their size; not in half prec
 _OF_DIFFERENCES = 0.01  # by which differences between masks may be off, of their size
 _OF_NOISE = 4  # times the noise of plain passes by which they may be off in half precision
 _OF_FULL_NOISE = 50  # the same in full precision, in which both are tiny
+# By which a prompt's value may differ beside another: of its size, and in roundings of the output.
+_SAME_ALONE, _ROUNDINGS_ALONE = 0.01, 30
 _EPS = {"float32": 0.0, "tf32": 2**-11, "bfloat16": 2**-8}
 _FLOOR_MASKS, _FLOOR_ROUNDINGS, _FLOOR_SIGMAS = 24, 4, 3
 
@@ -69,6 +72,24 @@ def self_test(taps: Taps, prompts: Prompts) -> None:
         raise ValueError(
             f"replacing every head and neuron of this {type(taps.model).__name__} changes nothing "
             "in its output: the named modules are not where it computes"
+        )
+
+
+def check_rows_alone(setup: Setup) -> None:
+    """Raises:
+    ValueError: a prompt's value depends on what stands beside it in a batch.
+    """
+    pair = another_prompt(setup.prompts)
+    with torch.no_grad(), setup.taps.installed():
+        outputs = [setup.taps.run(part) for part in (pair[:1], pair)]
+        asked = zip(outputs, (pair[:1], pair), strict=True)
+        alone, beside = (float(setup.measure(output, part)[0]) for output, part in asked)
+    rounding = torch.finfo(setup.float_type).eps * float(first_tensor(outputs[0]).abs().max())
+    if abs(alone - beside) > max(_SAME_ALONE * abs(alone), _ROUNDINGS_ALONE * rounding):
+        raise ValueError(
+            f"the metric {setup.measure.name} has another value for a prompt alone than beside "
+            f"another ({alone:.4g} and {beside:.4g}): it, or the model, compares the rows of a "
+            "batch; read each row's own (of logits_per_image the diagonal), or give batch_size=1"
         )
 
 

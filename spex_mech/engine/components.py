@@ -16,10 +16,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from spex_mech.engine.architectures import Architecture, Kind, architecture_of
+from spex_mech.engine.prompts import Prompts
 from spex_mech.units import Unit, Units
 
 _LETTERS: dict[Kind, str] = {"head": "H", "neuron": "N", "kv_group": "G"}
 _KINDS: dict[str, Kind] = {letter: kind for kind, letter in _LETTERS.items()}
+_OF_A_STACK = re.compile(r"(?P<begins>.+?)(?P<letter>[HNG])(?P<index>\d+)(?P<all>\*?)")
 _PATTERNS: tuple[tuple[re.Pattern[str], Kind | None], ...] = (
     (re.compile(r"L(?P<layer>\d+)(?P<letter>[HNG])(?P<index>\d+)(?P<all>\*?)", re.I), None),
     (re.compile(r"a?(?P<layer>\d+)\.h?(?P<index>\d+)", re.IGNORECASE), "head"),
@@ -33,7 +35,9 @@ class Component:
     """One ablatable part of a model: a head, a neuron, or a key-value group of heads.
 
     Where a module runs several times in a pass, each call of it is a layer. With ``every_call``
-    all calls are one unit, which is called after the first: ``L0H6*``.
+    all calls are one unit, which is called after the first: ``L0H6*``. In a model of several stacks
+    of blocks, layers are numbered in the order of a pass, and ``begins`` is how labels begin
+    instead of ``L9``: ``encoder.L0``, ``decoder.L0``, and ``decoder.L0X`` in cross attention.
 
     >>> Component.parse("a9.h6").label
     'L9H6'
@@ -43,11 +47,42 @@ class Component:
     layer: int
     index: int
     every_call: bool = False
+    begins: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:
         """``L9H6`` for a head, ``L3N1024`` for a neuron, ``L9G1`` for a key-value group."""
-        return f"L{self.layer}{_LETTERS[self.kind]}{self.index}{'*' if self.every_call else ''}"
+        begins, every = self.begins or f"L{self.layer}", "*" if self.every_call else ""
+        return f"{begins}{_LETTERS[self.kind]}{self.index}{every}"
+
+    @staticmethod
+    def of(architecture: Architecture, kind: Kind, layer: int, index: int) -> "Component":
+        """One of a model's, with its label."""
+        begins = architecture.label(kind, layer) if architecture.labels else ""
+        return Component(kind, layer, index, begins=begins)
+
+    @staticmethod
+    def called(text: str, architecture: Architecture) -> "Component":
+        """Read a label of this model's.
+
+        Raises:
+            ValueError: none is called so.
+        """
+        if not architecture.labels:
+            return Component.parse(text)
+        if match := _OF_A_STACK.fullmatch(text.strip()):
+            kind = _KINDS[match["letter"].upper()]
+            for layer in range(architecture.n_layers):
+                if architecture.has(kind, layer):
+                    if architecture.label(kind, layer) == match["begins"]:
+                        found = Component.of(architecture, kind, layer, int(match["index"]))
+                        return replace(found, every_call=bool(match["all"]))
+        begin = ", ".join(dict.fromkeys(b for pair in architecture.labels for b in pair if b))
+        raise ValueError(
+            f"{text!r} is not the label of a component; in this model labels begin with one of "
+            f"{begin}, as {next(b for b in architecture.labels[0] if b)}H3 for a head or N7 for a "
+            "neuron"
+        )
 
     def __str__(self) -> str:
         return self.label
@@ -141,43 +176,55 @@ class Components(Sequence[Component | Group]):
                 seen[slot] = unit.label
 
     @staticmethod
-    def heads(model: Any, architecture: Architecture | None = None) -> "Components":
+    def heads(
+        model: Any, architecture: Architecture | None = None, prompts: Prompts | None = None
+    ) -> "Components":
         """Every attention head of ``model`` (or of an ``Architecture``), layer by layer.
+
+        Args:
+            prompts: what the model is run on to find them, where they hold more than tokens;
+                default: a few tokens, an image or a sound, whatever it reads.
 
         Raises:
             ValueError: the model has no heads that can be told apart; the text says why.
         """
-        return _all_of("head", model, architecture, None)
+        return _all_of("head", model, architecture, None, prompts)
 
     @staticmethod
     def neurons(
         model: Any,
         layers: Iterable[int] | int | None = None,
         architecture: Architecture | None = None,
+        prompts: Prompts | None = None,
     ) -> "Components":
         """Every MLP neuron of the given layers (default: all), at the input of the down projection.
 
         Raises:
             ValueError: the model has no plain MLP neurons, or a layer does not exist.
         """
-        return _all_of("neuron", model, architecture, layers)
+        return _all_of("neuron", model, architecture, layers, prompts)
 
     @staticmethod
-    def kv_groups(model: Any, architecture: Architecture | None = None) -> "Components":
+    def kv_groups(
+        model: Any, architecture: Architecture | None = None, prompts: Prompts | None = None
+    ) -> "Components":
         """Every key-value group: the query heads that share one key-value head, as one unit."""
-        return _all_of("kv_group", model, architecture, None)
+        return _all_of("kv_group", model, architecture, None, prompts)
 
     @staticmethod
     def named(
-        model: Any, labels: Iterable[str], architecture: Architecture | None = None
+        model: Any,
+        labels: Iterable[str],
+        architecture: Architecture | None = None,
+        prompts: Prompts | None = None,
     ) -> "Components":
         """The components with these labels (any spelling that ``Component.parse`` reads).
 
         Raises:
             ValueError: a label cannot be read, or the model has no such component.
         """
-        sized = architecture_of(model, architecture)
-        units = tuple(Component.parse(label) for label in labels)
+        sized = architecture_of(model, architecture, prompts)
+        units = tuple(Component.called(label, sized) for label in labels)
         for unit in units:
             if not 0 <= unit.layer < sized.n_layers:
                 raise ValueError(
@@ -297,7 +344,7 @@ class Components(Sequence[Component | Group]):
 
     def _named(self, label: str) -> Component | Group:
         groups = (u for u in self.units if isinstance(u, Group) and u.label == label)
-        return next(groups, None) or Component.parse(label)
+        return next(groups, None) or Component.called(label, self.architecture)
 
     def select(self, pattern: str) -> "Components":
         """Those whose label matches a shell pattern: ``"L3*"``, ``"L[0-4]H*"``, ``"*N*"``.
@@ -326,7 +373,8 @@ class Components(Sequence[Component | Group]):
                 continue
             layers = self._calls(unit)
             every = len(layers) > 1
-            units[replace(unit, layer=layers[0], every_call=True) if every else unit] = None
+            first = Component.of(self.architecture, unit.kind, layers[0], unit.index)
+            units[replace(first, every_call=True) if every else unit] = None
         if len(units) == len(self):
             raise ValueError("no module of these units runs several times; leave all_calls() out")
         return Components(tuple(units), self.architecture)
@@ -361,7 +409,9 @@ class Components(Sequence[Component | Group]):
             return
         if unit.every_call:
             for layer in self._calls(unit):
-                yield from self._slots(replace(unit, layer=layer, every_call=False))
+                yield from self._slots(
+                    Component.of(self.architecture, unit.kind, layer, unit.index)
+                )
             return
         if unit.kind != "kv_group":
             yield unit
@@ -370,13 +420,17 @@ class Components(Sequence[Component | Group]):
             "kv_group", unit.layer
         )
         for head in range(unit.index * group, (unit.index + 1) * group):
-            yield Component("head", unit.layer, head)
+            yield Component.of(self.architecture, "head", unit.layer, head)
 
 
 def _all_of(
-    kind: Kind, model: Any, architecture: Architecture | None, layers: Iterable[int] | int | None
+    kind: Kind,
+    model: Any,
+    architecture: Architecture | None,
+    layers: Iterable[int] | int | None,
+    prompts: Prompts | None,
 ) -> Components:
-    sized = architecture_of(model, architecture)
+    sized = architecture_of(model, architecture, prompts)
     if layers is None:
         chosen = [layer for layer in range(sized.n_layers) if sized.has(kind, layer)]
     else:
@@ -388,5 +442,9 @@ def _all_of(
         raise ValueError("layers is empty: name one, or leave it out for all")
     if not chosen:
         sized.refuse(kind)
-    units = (Component(kind, layer, i) for layer in chosen for i in range(sized.count(kind, layer)))
+    units = (
+        Component.of(sized, kind, layer, i)
+        for layer in chosen
+        for i in range(sized.count(kind, layer))
+    )
     return Components(tuple(units), sized)

@@ -20,7 +20,13 @@ from spex_mech.engine import references as references_by
 from spex_mech.engine.accuracy import Accuracy, accuracy_of
 from spex_mech.engine.architectures import Architecture, architecture_of, is_hooked
 from spex_mech.engine.blocks import Blocks, CannotReplay
-from spex_mech.engine.checks import MakeReplay, check_replay, noise_floor, self_test
+from spex_mech.engine.checks import (
+    MakeReplay,
+    check_replay,
+    check_rows_alone,
+    noise_floor,
+    self_test,
+)
 from spex_mech.engine.components import Components
 from spex_mech.engine.device import (
     MemoryPlan,
@@ -29,6 +35,7 @@ from spex_mech.engine.device import (
     computing,
     device_of,
     float_type_of,
+    input_type_of,
     is_out_of_memory,
     narrowest,
     out_of_inference_mode,
@@ -97,6 +104,17 @@ class Asked:
     rows: Rows = field(default_factory=Rows)
 
 
+def _architecture_of(asked: Asked) -> Architecture:
+    """Where heads and neurons are on these prompts; where the components were found without them,
+    and have less, what they have."""
+    own = asked.components.architecture
+    found = architecture_of(asked.model, asked.architecture, asked.prompts)
+    if asked.prompts.inputs and not own.same_places(found):
+        without = architecture_of(asked.model, asked.architecture)
+        return without if own.same_places(without) else found
+    return found
+
+
 class Derived:
     """See the module's text.
 
@@ -107,7 +125,7 @@ class Derived:
     def __init__(self, asked: Asked) -> None:
         model = asked.model
         self.asked, self.model = asked, model
-        self.architecture = architecture_of(model, asked.architecture)
+        self.architecture = _architecture_of(asked)
         if not asked.components.architecture.same_places(self.architecture):
             raise ValueError("the components belong to another model; make them from this one")
         self.components = Components(asked.components.units, self.architecture)
@@ -123,6 +141,8 @@ class Derived:
         self.references, self.exact = self._references()
         self.metric, self.by_position = self._metric()
         self.setup = self._setup()
+        if self.prompts.inputs and asked.rows.limit != 1:
+            check_rows_alone(self.setup)
         self.plain = PlainEngine(self.setup)
         self.passes = "plain: replay=False"
         self.engine: Engine = self.plain
@@ -140,10 +160,13 @@ class Derived:
         check_tokens(model, asked.prompts)
         if asked.reference is not None:
             check_tokens(model, asked.reference, "reference prompts")
-        prompts = asked.prompts.to(self.device)
+        prompts = self._as_read(asked.prompts)
         if asked.metric == "kl":  # its rows are this game's own prompts, whatever they are called
             prompts = prompts.replaced(index=torch.arange(len(prompts), device=self.device))
         return prompts
+
+    def _as_read(self, prompts: Prompts) -> Prompts:
+        return prompts.as_read(self.device, input_type_of(self.model))
 
     def _taps(self, places: Sequence[Place]) -> Taps:
         return Taps(self.model, places, self.device, self.asked.precision, self._writes_over)
@@ -219,7 +242,7 @@ class Derived:
 
     def _references(self) -> tuple[References, bool]:
         asked = self.asked
-        reference = None if asked.reference is None else asked.reference.to(self.device)
+        reference = None if asked.reference is None else self._as_read(asked.reference)
         made = references_by.make(
             asked.ablation, self._activations, self.prompts, reference, self.hook_points
         )
@@ -438,7 +461,7 @@ class Current:
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.changes: list[str] = []  # of the model, in words, since the game was made
-        architecture = architecture_of(asked.model, asked.architecture)
+        architecture = _architecture_of(asked)
         with turn_of(asked.model, architecture), out_of_inference_mode():
             self.derived = Derived(asked)
 

@@ -77,6 +77,12 @@ def float_type_of(model: nn.Module) -> torch.dtype:
     return narrowest(p.dtype for p in model.parameters())
 
 
+def input_type_of(model: nn.Module) -> torch.dtype:
+    """The floating type that a model's inputs have: that of its first weight."""
+    types = (p.dtype for p in model.parameters() if p.dtype in _FLOAT_TYPES)
+    return next(types, torch.float32)
+
+
 def narrowest(types: Iterable[torch.dtype]) -> torch.dtype:
     """The floating type among these whose rounding shows; float32, where there is none."""
     found = {dtype for dtype in types if dtype in _FLOAT_TYPES}

@@ -29,17 +29,16 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from inspect import Parameter, signature
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from spex_mech.engine.examples import N_POS, Example
 from spex_mech.engine.running import evaluating, is_ours, ours
 
-N_POS = 5  # tokens of the passes
 _LEAST, _ROUNDINGS = 1e-6, 8  # what shows noise: relative to the largest number, in roundings
 _SOFTMAX = 1e-3  # by which attention weights may miss the sum of 1
 _SPARSE = 8  # one in so many outputs of an up projection gets noise
@@ -64,8 +63,9 @@ class Place:
         time: when it is called, in order.
         count: heads or neurons.
         width: of each.
-        n_kv: key-value groups; None: not shared.
         how: how it was proven.
+        n_kv: key-value groups; None: not shared.
+        is_across: heads that read other positions than they write to: cross attention.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Place:
     width: int
     how: str
     n_kv: int | None = None
+    is_across: bool = False
 
 
 @dataclass
@@ -86,6 +87,7 @@ class Seen:
     no_heads: list[str] = field(default_factory=list)
     no_neurons: list[str] = field(default_factory=list)
     n_attention: int = 0
+    example: Example | None = None  # what the model was run on
 
 
 @dataclass
@@ -96,6 +98,7 @@ class _Attention:
     out: Float[Tensor, "row pos head d_head"]
     n_kv: int | None
     handed_out: bool
+    is_across: bool
 
 
 @dataclass
@@ -115,11 +118,11 @@ class _Read:
         return 0 if self.made is None else self.made.shape[-1]
 
 
-def look(model: nn.Module, inputs: Callable[[int, int], dict[str, Any]]) -> Seen:
+def look(model: nn.Module, inputs: Example) -> Seen:
     """The heads and neurons of a model.
 
     Args:
-        inputs: the keyword arguments of a pass of so many rows, equal but for so many at the end.
+        inputs: what it is run on: rows that are equal, but for some at the end.
 
     Raises:
         NotFound: it does not run on these inputs.
@@ -275,7 +278,7 @@ class _Watching:
             return result
         self.by_library = True
         key = args[2] if len(args) > 2 else kwargs.get("key")
-        new = self.attended(out, _kv_groups(key))
+        new = self.attended(out, key)
         if new is None:
             return result
         return (new, *result[1:]) if isinstance(result, tuple) else new
@@ -287,7 +290,7 @@ class _Watching:
         turned = _heads_last(out, self.n_rows)
         if turned is None or self.alone == "handed out":
             return out
-        new = self.attended(turned, _kv_groups(key))
+        new = self.attended(turned, key)
         return out if new is None else new.transpose(1, 2).reshape(out.shape).contiguous()
 
     def read(self, one: _Read) -> Tensor | None:
@@ -296,7 +299,7 @@ class _Watching:
     def gave(self, module: nn.Module, output: Tensor) -> Tensor | None:
         raise NotImplementedError
 
-    def attended(self, out: Tensor, n_kv: int | None) -> Tensor | None:
+    def attended(self, out: Tensor, key: Tensor | None) -> Tensor | None:
         raise NotImplementedError
 
 
@@ -322,9 +325,11 @@ class _Look(_Watching):
         if module in self._last:
             self._last[module].made = output
 
-    def attended(self, out: Tensor, n_kv: int | None) -> None:
+    def attended(self, out: Tensor, key: Tensor | None) -> None:
         self.time += 1
-        self.attention.append(_Attention(self.time, out, n_kv, self.by_library))
+        is_across = key is not None and key.ndim > 2 and key.shape[-2] != out.shape[1]
+        one = _Attention(self.time, out, _kv_groups(key), self.by_library, is_across)
+        self.attention.append(one)
 
 
 @dataclass
@@ -463,7 +468,7 @@ class _HeadProof(_Proof):
         # A norm that reads proven slices, and what it gave.
         self._norm: tuple[_Read, Tensor | None] | None = None
 
-    def attended(self, out: Tensor, n_kv: int | None) -> Tensor | None:
+    def attended(self, out: Tensor, key: Tensor | None) -> Tensor | None:
         self.time += 1
         self._give_up(_NO_LINEAR)
         self._closed = None
@@ -504,7 +509,7 @@ class _HeadProof(_Proof):
             equal = any((r.name, r.call) == (place.name, place.call) for r in same)
             how = "it reads what the heads gave" if equal else "it reads a slice of each head alone"
             where = (place.name, place.call, place.time)
-            proven = Place(*where, n_heads, d_head, how, asked.n_kv)
+            proven = Place(*where, n_heads, d_head, how, asked.n_kv, asked.is_across)
             self.places[self._asked] = proven
             if self.plan.is_steady:
                 self._closed = _Closed(self._asked, proven, place.given)
@@ -579,7 +584,7 @@ class _NeuronProof(_Proof):
         self._ups = {(up.name, up.call) for m in mlps.values() for up in m.ups}
         self._at_norm: dict[int, Bool[Tensor, "row pos width"]] = {}
 
-    def attended(self, out: Tensor, n_kv: int | None) -> None:
+    def attended(self, out: Tensor, key: Tensor | None) -> None:
         self.time += 1
 
     def gave(self, module: nn.Module, output: Tensor) -> Tensor | None:
@@ -910,36 +915,4 @@ def _are_weights(a: Any, b: Any) -> bool:
     return bool(((a.sum(-1) - 1).abs() < _SOFTMAX).all())
 
 
-def token_inputs(
-    model: Any, vocabulary: int | None, last: Any = None
-) -> Callable[[int, int], dict[str, Any]]:
-    """A few tokens, the same in each row but for the last ones, which have them in other orders."""
-    generator = torch.Generator().manual_seed(0)
-    if vocabulary is None:  # a model without a configuration; small tables are of positions, types
-        tables = (m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))
-        vocabulary = min((n for n in tables if n > N_POS), default=None)
-    most = min(vocabulary or 64, 64)
-    tokens: Int[Tensor, " pos"] = torch.randint(
-        min(3, most - 1), most, (N_POS,), generator=generator
-    )
-    there = (p.device for p in model.parameters() if p.device.type != "meta")
-    device = next(there, torch.device("cpu"))
-
-    taken = signature(model.forward).parameters
-    given = {"use_cache": False} if "use_cache" in taken else {}
-    first = "input_ids" if "input_ids" in taken else next(iter(taken), "input_ids")
-    if first in taken and taken[first].kind is Parameter.VAR_POSITIONAL:
-        first = "input_ids"
-
-    def of(n_rows: int, n_others: int) -> dict[str, Any]:
-        ids = tokens.to(device).expand(n_rows, -1).clone()
-        for other in range(1, n_others + 1):
-            ids[-other] = ids[0].roll(other)
-        if isinstance(last, int) and 0 <= last < (vocabulary or 0):
-            ids[:, -1] = last  # some classifiers read where the text ends
-        return {first: ids, **given}
-
-    return of
-
-
-__all__ = ["NotFound", "Place", "Seen", "block_of", "is_idle", "is_linear", "look", "token_inputs"]
+__all__ = ["NotFound", "Place", "Seen", "block_of", "is_idle", "is_linear", "look"]

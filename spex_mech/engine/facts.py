@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from spex_mech.engine.architectures import is_hooked, text_config
+from spex_mech.engine.examples import core_of
 from spex_mech.engine.prompts import Prompts
 
 # Where libraries that wrap a model keep it: torch.compile, nnsight, pyvene, data parallel training.
@@ -55,13 +56,6 @@ def unwrapped(model: Any) -> Any:
 def _is_offloaded(model: nn.Module) -> bool:
     """Whether accelerate keeps weights elsewhere and brings them for each pass."""
     return any("_hf_hook" in vars(module) for module in model.modules())
-
-
-def core_of(model: Any) -> Any:
-    """The model inside a PEFT wrapper: what says which family it is; any other as it is."""
-    if "Peft" in type(model).__name__ and hasattr(model, "get_base_model"):
-        return model.get_base_model()
-    return model
 
 
 def is_causal(model: Any) -> bool:
@@ -135,14 +129,14 @@ def check_tokens(model: Any, prompts: Prompts, what: str = "prompts") -> None:
     ValueError: the prompts are too long for the model, or a token is none of its own.
     """
     n_pos, most = prompts.tokens.shape[1], positions_of(model)
-    if most and n_pos > most:
+    if most and n_pos > most and prompts.has_tokens:
         raise ValueError(
             f"the {what} have {n_pos} tokens, and the model reads at most {most}; shorten them"
         )
     n_vocab = vocabulary_of(model)
     for name in ("tokens", "corrupted", "answers", "wrong_answers"):
         value = getattr(prompts, name)
-        if value is None:
+        if value is None or (name in ("tokens", "corrupted") and not prompts.has_tokens):
             continue
         # Answers of a classifier are classes: its output, not its vocabulary, bounds them.
         bound = n_vocab if name in ("tokens", "corrupted") else answers_of(model)

@@ -8,11 +8,17 @@ from typing import Any
 
 import torch
 
-from spex_mech.engine.architectures import KINDS, Architecture, Kind, architecture_of, how_known
+from spex_mech.engine.architectures import (
+    KINDS,
+    Architecture,
+    Kind,
+    architecture_of,
+    how_known,
+    prompts_for,
+)
 from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
-from spex_mech.engine.discovery import N_POS
-from spex_mech.engine.facts import core_of, unwrapped, vocabulary_of
+from spex_mech.engine.facts import core_of, unwrapped
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import first_tensor
 
@@ -29,6 +35,7 @@ class Found:
         n_groups: key-value groups, where heads share keys and values.
         hook: the module at whose input they are replaced, or TransformerLens's hook point.
         how: how it is known.
+        label: how the labels of its units begin.
     """
 
     layer: int
@@ -38,6 +45,7 @@ class Found:
     n_groups: int | None
     hook: str
     how: str
+    label: str = ""
 
     @property
     def units(self) -> str:
@@ -77,7 +85,7 @@ class Inspection:
         lines.append(f"passes: {self.passes}")
         rows = [("layers", "units", "replaced at the input of", "how it is known")]
         rows += [
-            (_numbers([one.layer for one in group]), group[0].units, _named(group), group[0].how)
+            (_labelled(group), group[0].units, _named(group), group[0].how)
             for group in _grouped(self.found)
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -91,15 +99,19 @@ class Inspection:
     __repr__ = __str__
 
 
-def inspect_model(model: Any, architecture: Architecture | None = None) -> Inspection:
+def inspect_model(
+    model: Any, architecture: Architecture | None = None, prompts: Prompts | None = None
+) -> Inspection:
     """What can be ablated in a model: layers, heads and neurons, where each is replaced, how that
     was proven, whether passes are replayed, and what is refused and why.
 
-    The model is run on a few tokens and comes back as it was. Nothing is measured.
+    The model is run on a few tokens, an image or a sound, whatever it reads, and comes back as it
+    was. Nothing is measured.
 
     Args:
         model: as :class:`ModelGame` takes it.
         architecture: where a plain ``nn.Module`` keeps heads and neurons.
+        prompts: what it is run on instead.
 
     Raises:
         ValueError: it is no ``torch.nn.Module``.
@@ -120,14 +132,14 @@ def inspect_model(model: Any, architecture: Architecture | None = None) -> Inspe
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            arch = architecture_of(inner, architecture)
+            arch = architecture_of(inner, architecture, prompts)
         except ValueError as error:
             return Inspection(title, 0, (), "not tried", (str(error),))
-        passes = _passes_of(inner, arch, architecture, refused)
-        how = how_known(inner, architecture)
+        passes = _passes_of(inner, arch, architecture, prompts, refused)
+        how = how_known(inner, architecture, prompts)
     refused += [str(warning.message) for warning in told]
     for which in KINDS:
-        missing = [layer for layer in range(arch.n_layers) if not arch.has(which, layer)]
+        missing = [layer for layer in range(arch.n_layers) if _lacks(arch, which, layer)]
         if missing:
             why = arch.no_heads if which == "head" else arch.no_neurons
             where = "layer" if len(missing) == 1 else "layers"
@@ -141,21 +153,33 @@ def inspect_model(model: Any, architecture: Architecture | None = None) -> Inspe
     return Inspection(title, arch.n_layers, found, passes, tuple(dict.fromkeys(refused)))
 
 
+def _lacks(arch: Architecture, kind: Kind, layer: int) -> bool:
+    """Whether a block has no such units; cross attention counts as a layer of its own."""
+    blocks = [(pair[0] or pair[1]).removesuffix("X") for pair in arch.labels]
+    same = [n for n, block in enumerate(blocks) if block == blocks[layer]] or [layer]
+    return not any(arch.has(kind, n) for n in same)
+
+
 def _found(arch: Architecture, kind: Kind, layer: int, how: str) -> Found:
     groups = None
     if kind == "head" and arch.has("kv_group", layer):
         groups = arch.count("kv_group", layer)
         groups = groups if groups < arch.count("head", layer) else None
     width = arch.d_head[layer] if kind == "head" else 1
-    return Found(layer, kind, arch.count(kind, layer), width, groups, arch.name(kind, layer), how)
+    named = (arch.name(kind, layer), how, arch.label(kind, layer))
+    return Found(layer, kind, arch.count(kind, layer), width, groups, *named)
 
 
 def _passes_of(
-    model: Any, arch: Architecture, given: Architecture | None, refused: list[str]
+    model: Any,
+    arch: Architecture,
+    given: Architecture | None,
+    prompts: Prompts | None,
+    refused: list[str],
 ) -> str:
     """Whether masks of heads and a neuron of each layer are replayed."""
     units = [
-        Component(kind, layer, index)
+        Component.of(arch, kind, layer, index)
         for layer in range(arch.n_layers)
         for kind in KINDS
         if arch.has(kind, layer)
@@ -163,10 +187,9 @@ def _passes_of(
     ]
     if not units:
         return "not tried"
-    vocabulary = min(vocabulary_of(model) or 64, 64)
-    tokens = torch.arange(2 * N_POS).remainder(vocabulary).reshape(2, N_POS)
     components = Components(tuple(units), arch)
-    asked = (model, Prompts(tokens), _read, components, "zero", None, given, "float32", None, False)
+    prompts = prompts_for(model) if prompts is None else prompts[:2]
+    asked = (model, prompts, _read, components, "zero", None, given, "float32", None, False)
     try:
         return Current(Asked(*asked)).derived.passes
     except (ValueError, RuntimeError) as error:
@@ -185,13 +208,31 @@ def _grouped(found: Sequence[Found]) -> list[list[Found]]:
     """Hook points that differ in their layer alone."""
     groups: dict[tuple[Any, ...], list[Found]] = {}
     for one in found:
-        groups.setdefault((one.kind, one.units, _pattern(one), one.how), []).append(one)
+        key = (one.kind, one.units, _pattern(one), one.how, _parts(one)[::2])
+        groups.setdefault(key, []).append(one)
     return [*groups.values()]
 
 
 def _pattern(one: Found) -> str:
     """A hook point's name with N for the layer's number."""
-    return re.sub(rf"(?<=\.){one.layer}(?=\.)|^{one.layer}(?=\.)", "N", one.hook)
+    number = _parts(one)[1] or one.layer
+    return re.sub(rf"(?<=\.){number}(?=\.)|^{number}(?=\.)", "N", one.hook, count=1)
+
+
+def _parts(one: Found) -> tuple[str, str, str]:
+    """How labels begin: what stands before the number of the block, that, and what follows."""
+    match = re.fullmatch(r"(.*L)(\d+)(X?)", one.label)
+    return (match[1], match[2], match[3]) if match else (one.label, "", "")
+
+
+def _labelled(group: Sequence[Found]) -> str:
+    """The layers of some hook points: numbers, or how labels begin."""
+    before, number, after = _parts(group[0])
+    if before == "L" and not after:
+        return _numbers([one.layer for one in group])
+    return (
+        f"{before}{_numbers([int(_parts(one)[1]) for one in group])}{after}" if number else before
+    )
 
 
 def _named(group: Sequence[Found]) -> str:

@@ -67,7 +67,7 @@ def _at_answers(prompts: Prompts) -> Positions:
 def _at_answers_or_targets(prompts: Prompts) -> Positions:
     if prompts.answers is not None:
         return _at_answers(prompts)
-    n_prompts, n_pos = prompts.tokens.shape
+    n_prompts, n_pos = prompts.decoded.shape
     scored = scored_positions(prompts).any(dim=0).nonzero()[:, 0]
     if not 0 < len(scored) < n_pos - 1:
         return None
@@ -112,9 +112,14 @@ def log_prob(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
             f"log_prob needs answers here: the output has shape {tuple(logits.shape)}, not "
             "[row pos d_vocab]; give Prompts(answers=...)"
         )
+    if not (prompts.has_tokens or "decoder_input_ids" in prompts.inputs):
+        raise ValueError(
+            "log_prob needs answers here: these prompts have no tokens, whose next ones could be "
+            "scored; give Prompts(answers=...)"
+        )
     scored = scored_positions(prompts)
     log_probs = at_least_float32(logits[:, :-1]).log_softmax(-1)
-    of_next = log_probs.gather(-1, prompts.tokens[:, 1:, None])[..., 0]
+    of_next = log_probs.gather(-1, prompts.decoded[:, 1:, None])[..., 0]
     return (of_next * scored).sum(-1) / scored.sum(-1)
 
 
@@ -202,7 +207,7 @@ METRICS: dict[str, Metric] = {
 
 def read_positions(metric: Metric, prompts: Prompts) -> Positions:
     """The positions whose logits a metric reads, ascending; None: all, or it does not say."""
-    if not isinstance(metric, ReadingMetric | KL) or prompts.tokens.shape[1] == 1:
+    if not isinstance(metric, ReadingMetric | KL) or prompts.decoded.shape[1] == 1:
         return None
     return metric.positions(prompts)
 
@@ -265,10 +270,10 @@ def answer_logits(output: Any, prompts: Prompts) -> Float[Tensor, "row d_vocab"]
     """The logits where the answer is read: at ``prompts.last``; a classifier's as they are."""
     logits = logits_of(output)
     if logits.ndim == 3:
-        if logits.shape[1] != prompts.tokens.shape[1]:
+        if logits.shape[1] != prompts.decoded.shape[1]:
             raise ValueError(
                 f"the model gives logits at {logits.shape[1]} positions for "
-                f"{prompts.tokens.shape[1]} tokens (prompt tuning puts positions of its own in "
+                f"{prompts.decoded.shape[1]} tokens (prompt tuning puts positions of its own in "
                 "front), so that the answer's position is not known; give a metric of your own, "
                 "metric(output, prompts)"
             )
@@ -278,7 +283,7 @@ def answer_logits(output: Any, prompts: Prompts) -> Float[Tensor, "row d_vocab"]
 
 def scored_positions(prompts: Prompts) -> Bool[Tensor, "row pos_but_last"]:
     """Where the next token is scored: it and the position before it must be real."""
-    scored = prompts.real[:, 1:]
+    scored = prompts.decoded_real[:, 1:]
     return scored if prompts.target_mask is None else scored & prompts.target_mask[:, :-1]
 
 

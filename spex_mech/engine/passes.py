@@ -218,7 +218,7 @@ def turn_of(model: nn.Module, architecture: Architecture | None = None) -> threa
     shared = model
     if not is_hooked(model):
         try:
-            known = architecture_of(model, architecture)
+            known = architecture or architecture_of(model)
         except ValueError:  # a model of which only the tokens are ablated
             known = Architecture((), (), 1)
         names = [name for name in (*known.heads, *known.neurons) if name is not None]
@@ -230,6 +230,11 @@ def turn_of(model: nn.Module, architecture: Architecture | None = None) -> threa
 def call(model: Any, prompts: Prompts) -> Any:
     """One pass as it is: no hooks, no change of mode."""
     if is_hooked(model):
+        if prompts.inputs:
+            raise ValueError(
+                f"{type(model).__name__} reads tokens alone, and the prompts have "
+                f"{', '.join(prompts.inputs)}; leave them out, or give the transformers model"
+            )
         padded = (
             {} if prompts.attention_mask is None else {"attention_mask": prompts.attention_mask}
         )
@@ -248,8 +253,19 @@ def call(model: Any, prompts: Prompts) -> Any:
                 f"{type(model).__name__}.forward takes no token_type_ids; leave token_types out"
             )
         given["token_type_ids"] = prompts.token_types
+    for name, value in prompts.inputs.items():
+        if not takes(model, name):
+            raise ValueError(
+                f"{type(model).__name__}.forward takes no {name}; leave it out of the prompts' "
+                "inputs"
+            )
+        given[name] = value
     if takes(model, "use_cache"):
         given["use_cache"] = False
+    if not prompts.has_tokens:
+        return output_of(model, model(**given))
+    if prompts.inputs and takes(model, "input_ids"):  # which may not be what it takes first
+        return output_of(model, model(input_ids=prompts.tokens, **given))
     return output_of(model, model(prompts.tokens, **given))
 
 

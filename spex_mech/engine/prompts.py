@@ -1,6 +1,6 @@
 """Prompts: what a model reads, and what a metric needs to know of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,10 +13,17 @@ from spex_mech.arguments import same_rows, shown
 from spex_mech.engine.tokens import answer_id, encoder, padded, ragged
 from spex_mech.fingerprints import sha256_of
 
+# What tokenizers give beside what a model reads.
+_NOT_READ = {
+    "offset_mapping", "special_tokens_mask", "length", "overflow_to_sample_mapping",
+    "overflowing_tokens", "num_truncated_tokens",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class Prompts:
-    """Tokenised prompts of one length (padded on the right), with their answers.
+    """Tokenised prompts of one length (padded on the right), with their answers; or anything else
+    that a model reads by keyword, row by row: images, sounds, embeddings.
 
     Lists are made tensors; a single answer a prompt is made a row of one; sets of answers of
     unequal size are padded with -1.
@@ -24,8 +31,10 @@ class Prompts:
     An answer that is listed twice counts once.
 
     Args:
-        tokens: token ids, ``[prompt pos]``; or what a tokenizer returns, with ``input_ids`` and
-            perhaps ``attention_mask`` and ``token_type_ids``.
+        tokens: token ids, ``[prompt pos]``; or what a tokenizer or a processor returns, with
+            ``input_ids`` and perhaps ``attention_mask`` and ``token_type_ids``, or with what goes
+            into ``inputs``. None where a model reads none: then they hold, for each prompt, the
+            number of the first that reads the same.
         attention_mask: True where a token is real, ``[prompt pos]``; default: everywhere.
         answers: the right answers' token ids, ``[prompt]`` or ``[prompt answer]``.
         wrong_answers: the same for wrong ones.
@@ -37,6 +46,11 @@ class Prompts:
             for models that were trained on pairs.
         clusters: the number of each prompt's cluster, where prompts are not independent of each
             other, such as those of one template or name. Errors and q-values are then by cluster.
+        inputs: what else the model reads, by keyword, with one row for each prompt: such as
+            ``pixel_values``, ``input_features``, ``inputs_embeds`` or ``decoder_input_ids``. With
+            the last, answers, ``answer_pos`` and ``target_mask`` are of the decoder's positions.
+        corrupted_inputs: those of them that are other ones in the corrupted prompts.
+        has_tokens: False where ``tokens`` hold such numbers and no token ids.
 
     Raises:
         ValueError: no prompts, texts instead of token ids, rows of unequal length (pad them, and
@@ -55,10 +69,13 @@ class Prompts:
     index: Int[Tensor, " prompt"]
     token_types: Int[Tensor, "prompt pos"] | None
     clusters: Int[Tensor, " prompt"] | None
+    inputs: Mapping[str, Tensor]
+    corrupted_inputs: Mapping[str, Tensor]
+    has_tokens: bool
 
     def __init__(
         self,
-        tokens: Any,
+        tokens: Any = None,
         attention_mask: Any = None,
         answers: Any = None,
         wrong_answers: Any = None,
@@ -68,50 +85,43 @@ class Prompts:
         index: Any = None,
         token_types: Any = None,
         clusters: Any = None,
+        inputs: Any = None,
+        corrupted_inputs: Any = None,
+        has_tokens: bool = True,
     ) -> None:
-        if isinstance(tokens, Mapping):  # as a tokenizer returns them
-            if "input_ids" not in tokens:
-                raise ValueError(f"tokens has {', '.join(map(str, tokens))} and no input_ids")
-            given, tokens = tokens, tokens["input_ids"]
-            attention_mask = (
-                given.get("attention_mask") if attention_mask is None else attention_mask
-            )
-            token_types = given.get("token_type_ids") if token_types is None else token_types
+        given = _Given.of(tokens if has_tokens else None, inputs)
         for name, value in (("wrong_answers", wrong_answers), ("clusters", clusters)):
             same_rows(**{"answers": answers, name: value})
-        tokens = _token_matrix("tokens", tokens)
-        n_prompts, n_pos = tokens.shape
-        if not n_prompts or not n_pos:
-            raise ValueError(f"empty prompts: tokens has shape {tuple(tokens.shape)}")
-        real = _like(tokens, "attention_mask", attention_mask)
-        if real is not None:
-            if not real.any(dim=1).all():
-                raise ValueError("empty prompts: attention_mask is False everywhere in a row")
-            if (real[:, 1:] & ~real[:, :-1]).any():
-                raise ValueError(
-                    "prompts must be padded on the right (attention_mask True, then False); set "
-                    "tokenizer.padding_side = 'right'"
-                )
+        tokens, n_prompts = given.tokens, len(given.tokens)
+        attention_mask = given.attention_mask if attention_mask is None else attention_mask
+        token_types = given.token_types if token_types is None else token_types
+        real = _real(tokens, attention_mask)
+        other_inputs = _corrupted_inputs(corrupted_inputs or {}, given.inputs)
+        other = tokens if other_inputs else None
         if corrupted is not None:
-            corrupted = _same_shape(tokens, "corrupted", _token_matrix("corrupted", corrupted))
+            other = _same_shape(tokens, "corrupted", _token_matrix("corrupted", corrupted))
+        read = _decoded(tokens, given.inputs)
         values = {
             "tokens": tokens,
             "attention_mask": real,
             "answers": _answer_matrix("answers", answers, n_prompts),
             "wrong_answers": _answer_matrix("wrong_answers", wrong_answers, n_prompts),
-            "corrupted": corrupted,
-            "target_mask": _like(tokens, "target_mask", target_mask),
+            "corrupted": other,
+            "target_mask": _like(read, "target_mask", target_mask),
             "answer_pos": _one_each("answer_pos", answer_pos, n_prompts),
             "index": _one_each("index", range(n_prompts) if index is None else index, n_prompts),
             "token_types": None
             if token_types is None
             else _same_shape(tokens, "token_types", _token_matrix("token_types", token_types)),
             "clusters": _one_each("clusters", clusters, n_prompts),
+            "inputs": given.inputs,
+            "corrupted_inputs": other_inputs,
+            "has_tokens": given.has_tokens,
         }
         _check_answers(values["answers"], values["wrong_answers"])
-        _check_positions(values["answer_pos"], real, tokens)
+        _check_positions(values["answer_pos"], _decoded_real(real, given.inputs), read)
         for name, value in values.items():
-            object.__setattr__(self, name, None if value is None else value.to(tokens.device))
+            object.__setattr__(self, name, _each(value, lambda x: x.to(tokens.device)))
 
     @staticmethod
     def from_text(
@@ -173,8 +183,7 @@ class Prompts:
         """Some of the prompts: a slice, a list, or a tensor of numbers (repeats allowed)."""
         if isinstance(rows, int | np.integer):
             rows = [rows]
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _unchecked({k: None if v is None else v[rows] for k, v in values.items()})
+        return self._changed(lambda value: value[rows])
 
     @property
     def real(self) -> Bool[Tensor, "prompt pos"]:
@@ -184,16 +193,38 @@ class Prompts:
         return torch.ones_like(self.tokens, dtype=torch.bool)
 
     @property
+    def decoded(self) -> Int[Tensor, "prompt pos"]:
+        """The tokens at whose positions the model answers: a decoder's, where it is given any."""
+        return _decoded(self.tokens, self.inputs)
+
+    @property
+    def decoded_real(self) -> Bool[Tensor, "prompt pos"]:
+        """True where such a token is not padding."""
+        real = _decoded_real(self.attention_mask, self.inputs)
+        return torch.ones_like(self.decoded, dtype=torch.bool) if real is None else real
+
+    @property
     def last(self) -> Int[Tensor, " prompt"]:
         """The position at which the answer is read."""
-        return self.real.sum(dim=1) - 1 if self.answer_pos is None else self.answer_pos
+        return self.decoded_real.sum(dim=1) - 1 if self.answer_pos is None else self.answer_pos
+
+    @property
+    def same_as(self) -> Int[Tensor, " prompt"]:
+        """For each prompt, the number of the first that reads the same."""
+        tokens = torch.where(self.real, self.tokens, -1)
+        return _first_equal([tokens, *self.inputs.values()])
+
+    @property
+    def are_equal(self) -> bool:
+        """Whether all of them read the same."""
+        every = [torch.where(self.real, self.tokens, -1), *self.inputs.values()]
+        return all(torch.equal(x[0], x[row]) for row in range(1, len(self)) for x in every)
 
     def cluster_numbers(self) -> list[int] | None:
         """The number of each prompt's cluster: those that were given, and prompts of the same
         tokens in one. None where every prompt stands for itself."""
         given = range(len(self)) if self.clusters is None else self.clusters.tolist()
-        tokens = torch.where(self.real, self.tokens, -1)
-        _, same = torch.unique(tokens, dim=0, return_inverse=True)
+        same = self.same_as
         number: dict[tuple[str, int], int] = {}
         for cluster, row in zip(given, same.tolist(), strict=True):
             known = number.get(("cluster", cluster), number.get(("row", row), len(number)))
@@ -207,22 +238,37 @@ class Prompts:
     def joined(self, other: "Prompts") -> "Prompts":
         """These and others, which have the same fields."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return _unchecked({k: None if a is None else torch.cat([a, b]) for k, a, b in pairs})
+        return _unchecked({k: _joined(a, b) for k, a, b in pairs})
 
-    def replaced(self, **values: Tensor | None) -> "Prompts":
+    def replaced(self, **values: Any) -> "Prompts":
         """The same with other fields, unchecked."""
         return _unchecked({f.name: getattr(self, f.name) for f in fields(self)} | values)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "Prompts":
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return _unchecked({k: _each(value, change) for k, value in values})
 
     def __repr__(self) -> str:
         n_prompts, n_pos = self.tokens.shape
         names = ("attention_mask", "answers", "wrong_answers", "corrupted", "target_mask")
-        has = [name for name in names if getattr(self, name) is not None]
-        return f"Prompts({n_prompts} prompts of {n_pos} tokens{''.join(f', {n}' for n in has)})"
+        has = [f", {name}" for name in names if getattr(self, name) is not None]
+        has += [f", {name} {list(value.shape[1:])}" for name, value in self.inputs.items()]
+        of = f" of {n_pos} tokens" if self.has_tokens else ""
+        return f"Prompts({n_prompts} prompts{of}{''.join(has)})"
 
     def to(self, device: Any) -> "Prompts":
         """The same prompts on a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _unchecked({k: None if v is None else v.to(device) for k, v in values.items()})
+        return self._changed(lambda value: value.to(device))
+
+    def as_read(self, device: Any, dtype: torch.dtype) -> "Prompts":
+        """The same on a device, with floating inputs in the type that a model computes in."""
+        here = self.to(device)
+
+        def in_type(value: Tensor) -> Tensor:
+            return value.to(dtype) if value.is_floating_point() else value
+
+        names = ("inputs", "corrupted_inputs")
+        return here.replaced(**{name: _each(getattr(here, name), in_type) for name in names})
 
 
 def _texts(name: str, given: Any, n: int | None) -> list[str]:
@@ -282,7 +328,162 @@ def _corrupted(encode: Any, rows: Sequence[Sequence[int]], given: Any) -> Tensor
     return padded(others)[0]
 
 
-def _unchecked(values: dict[str, Tensor | None]) -> Prompts:
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A field of prompts with its tensors, one or several by name, changed."""
+    if isinstance(value, Mapping):
+        return {name: change(tensor) for name, tensor in value.items()}
+    return change(value) if isinstance(value, Tensor) else value
+
+
+def _joined(one: Any, other: Any) -> Any:
+    if isinstance(one, Mapping):
+        return {name: torch.cat([one[name], other[name]]) for name in one}
+    return torch.cat([one, other]) if isinstance(one, Tensor) else one
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a model reads, as it was given."""
+
+    tokens: Int[Tensor, "prompt pos"]
+    attention_mask: Any
+    token_types: Any
+    inputs: dict[str, Tensor]
+    has_tokens: bool
+
+    @staticmethod
+    def of(tokens: Any, inputs: Any) -> "_Given":
+        """Raises:
+        ValueError: nothing that a model reads, or not one row for each prompt.
+        """
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise ValueError(
+                f"inputs is {shown(inputs)}; it must be a dict of tensors by the model's keywords, "
+                "such as {'pixel_values': images}"
+            )
+        every: dict[str, Any] = {**(inputs or {})}
+        if isinstance(tokens, Mapping):  # as a tokenizer or a processor returns them
+            every = {k: v for k, v in tokens.items() if k not in _NOT_READ} | every
+        elif tokens is not None:
+            every["input_ids"] = tokens
+        if "labels" in every:
+            raise ValueError(
+                "inputs has labels, with which a model gives a loss; leave them out, and give "
+                "decoder_input_ids, and what is right as Prompts(answers=...)"
+            )
+        ids = every.pop("input_ids", None)
+        types = every.pop("token_type_ids", None) if ids is not None else None
+        by_position = ids is not None or "inputs_embeds" in every
+        mask = every.pop("attention_mask", None) if by_position else None
+        if "decoder_inputs_embeds" in every:
+            raise ValueError(
+                "inputs has decoder_inputs_embeds, whose positions have no tokens; give "
+                "decoder_input_ids"
+            )
+        found = {key: _row_by_row(key, value) for key, value in every.items()}
+        if (decoder := "decoder_input_ids") in found:
+            found[decoder] = _token_matrix(decoder, every[decoder])
+        if ids is None and not any(value.is_floating_point() for value in found.values()):
+            what = f"has {', '.join(map(str, found))} and" if found else "is None, with"
+            raise ValueError(
+                f"tokens {what} no input_ids; give token ids, or what else the model reads, such "
+                "as Prompts(inputs={'pixel_values': images})"
+            )
+        sizes = {key: len(value) for key, value in found.items()}
+        matrix = _token_matrix("tokens", ids) if ids is not None else _stand_in(found)
+        if wrong := [key for key, size in sizes.items() if size != len(matrix)]:
+            raise ValueError(
+                f"{wrong[0]} has {sizes[wrong[0]]} rows for {len(matrix)} prompts; give one row "
+                "for each prompt"
+            )
+        if not len(matrix) or not matrix.shape[1]:
+            raise ValueError(f"empty prompts: tokens has shape {tuple(matrix.shape)}")
+        return _Given(matrix, mask, types, found, ids is not None)
+
+
+def _row_by_row(name: str, value: Any) -> Tensor:
+    """Raises:
+    ValueError: it is no tensor with a row for each prompt.
+    """
+    try:
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} is {shown(value)}; it must be a tensor with one row for each prompt"
+        ) from error
+    if not found.ndim:
+        raise ValueError(f"{name} is one number; it must have one row for each prompt")
+    return found
+
+
+def _stand_in(inputs: Mapping[str, Tensor]) -> Int[Tensor, "prompt pos"]:
+    """In place of tokens: for each prompt the number of the first that reads the same."""
+    numbers = _first_equal([*inputs.values()])
+    n_pos = inputs["inputs_embeds"].shape[1] if "inputs_embeds" in inputs else 1
+    return numbers[:, None].repeat(1, n_pos)
+
+
+def _first_equal(tensors: Sequence[Tensor]) -> Int[Tensor, " prompt"]:
+    seen: dict[bytes, int] = {}
+    found = [seen.setdefault(row, number) for number, row in enumerate(rows_as_bytes(tensors))]
+    return torch.tensor(found, device=tensors[0].device)
+
+
+def rows_as_bytes(tensors: Sequence[Tensor]) -> list[bytes]:
+    """What each row of all of these holds."""
+    every = [x.detach().cpu().reshape(len(x), -1).contiguous() for x in tensors]
+    return [
+        b"".join(x[row].view(torch.uint8).numpy().tobytes() for x in every)
+        for row in range(len(tensors[0]))
+    ]
+
+
+def _real(tokens: Tensor, attention_mask: Any) -> Bool[Tensor, "prompt pos"] | None:
+    """Raises:
+    ValueError: a row is padding alone, or is padded on the left.
+    """
+    real = _like(tokens, "attention_mask", attention_mask)
+    if real is None:
+        return None
+    if not real.any(dim=1).all():
+        raise ValueError("empty prompts: attention_mask is False everywhere in a row")
+    if (real[:, 1:] & ~real[:, :-1]).any():
+        raise ValueError(
+            "prompts must be padded on the right (attention_mask True, then False); set "
+            "tokenizer.padding_side = 'right'"
+        )
+    return real
+
+
+def _corrupted_inputs(given: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Raises:
+    ValueError: they are none of the inputs, or of another shape.
+    """
+    made = {name: _row_by_row(name, value) for name, value in given.items()}
+    for name, value in made.items():
+        if name not in inputs or value.shape != inputs[name].shape:
+            known = ", ".join(f"{n} {list(x.shape)}" for n, x in inputs.items()) or "none"
+            raise ValueError(
+                f"corrupted_inputs has {name} of shape {list(value.shape)}, and the inputs are "
+                f"{known}; give the same keywords and shapes"
+            )
+    return made
+
+
+def _decoded(tokens: Tensor, inputs: Mapping[str, Tensor]) -> Int[Tensor, "prompt pos"]:
+    return inputs.get("decoder_input_ids", tokens)
+
+
+def _decoded_real(
+    real: Tensor | None, inputs: Mapping[str, Tensor]
+) -> Bool[Tensor, "prompt pos"] | None:
+    if "decoder_input_ids" not in inputs:
+        return real
+    mask = inputs.get("decoder_attention_mask")
+    return None if mask is None else mask.bool()
+
+
+def _unchecked(values: dict[str, Any]) -> Prompts:
     """Rows of prompts that were checked already: done once a batch, so without the checks."""
     prompts = object.__new__(Prompts)
     for name, value in values.items():
@@ -352,7 +553,7 @@ def _token_matrix(name: str, value: Any) -> Int[Tensor, "prompt pos"]:
     return value.long()
 
 
-def _each(name: str, value: Any, what: str) -> list[Any]:
+def _items(name: str, value: Any, what: str) -> list[Any]:
     """Raises:
     ValueError: it holds nothing to go through.
     """
@@ -363,7 +564,7 @@ def _each(name: str, value: Any, what: str) -> list[Any]:
 
 
 def _rows(name: str, value: Any, what: str) -> list[list[Any]]:
-    return [_each(name, row, what) for row in _each(name, value, what)]
+    return [_items(name, row, what) for row in _items(name, value, what)]
 
 
 def _whole_numbers(name: str, rows: list[Any]) -> Tensor:
@@ -413,7 +614,7 @@ def _one_each(name: str, value: Any, n_prompts: int) -> Int[Tensor, " prompt"] |
     if value is None:
         return None
     if not isinstance(value, Tensor):
-        value = _whole_numbers(name, _each(name, value, "one number for each prompt"))
+        value = _whole_numbers(name, _items(name, value, "one number for each prompt"))
     value = _whole(name, value)
     if value.shape != (n_prompts,):
         raise ValueError(
@@ -427,7 +628,7 @@ def _answer_matrix(name: str, value: Any, n_prompts: int) -> Int[Tensor, "prompt
     if value is None:
         return None
     if not isinstance(value, Tensor):
-        each = _each(name, value, "token ids, [prompt] or [prompt answer]")
+        each = _items(name, value, "token ids, [prompt] or [prompt answer]")
         rows = [[row] if isinstance(row, str) or not np.ndim(row) else list(row) for row in each]
         width = max((len(row) for row in rows), default=0)
         value = _whole_numbers(name, [[*row, *[-1] * (width - len(row))] for row in rows])
@@ -452,9 +653,11 @@ def _each_once(answers: Int[Tensor, "prompt answer"]) -> Int[Tensor, "prompt ans
 
 def prompts_sha256(prompts: Prompts) -> str:
     """Of everything that a metric may read: tokens, answers, masks, corrupted tokens."""
-    return sha256_of([value for _, value in sorted(vars(prompts).items())])
+    fields_ = [v for _, v in sorted(vars(prompts).items()) if isinstance(v, Tensor | None)]
+    others = (sorted(x.items()) for x in (prompts.inputs, prompts.corrupted_inputs))
+    return sha256_of([*fields_, *(tensor for items in others for _, tensor in items)])
 
 
 def tokens_sha256(prompts: Prompts) -> str:
-    """The hash of prompts' tokens that a result records."""
-    return sha256_of([prompts.tokens])
+    """The hash of what a model reads, its tokens mostly, that a result records."""
+    return sha256_of([prompts.tokens, *(x for _, x in sorted(prompts.inputs.items()))])

@@ -89,6 +89,8 @@ class Readout:
             measure: the same, checked.
             by_position: the model gives logits position by position.
         """
+        # Of other inputs it is not known which part belongs to which position.
+        by_position = by_position and not prompts.inputs
         read_at = read_positions(metric, prompts) if by_position else None
         tokens = None
         if read_at is not None and blocks.unembedding is not None:

@@ -67,6 +67,8 @@ def check_asked(
         )
     source = prompts if reference is None else reference
     n_pos = prompts.tokens.shape[1]
+    if word.startswith("mean"):
+        _check_inputs(word, prompts, source)
     if word == "mean_per_position" and source.tokens.shape[1] < n_pos:
         raise ValueError(
             f"the reference prompts have {source.tokens.shape[1]} positions, the task's "
@@ -76,11 +78,34 @@ def check_asked(
         raise ValueError(why)
 
 
+def _check_inputs(word: str, prompts: Prompts, source: Prompts) -> None:
+    """Raises:
+    ValueError: other inputs hold padding, or differ in shape where a mean is by position.
+    """
+    every = {**source.inputs, **({"attention_mask": source.real} if source.inputs else {})}
+    for name, value in every.items():
+        if name.endswith("mask") and not value.bool().all():
+            raise ValueError(
+                f"{name} marks padding, and of what the model reads by keyword it is not known "
+                f"which activations are padding, so that a {word} cannot leave them out; give rows "
+                "of one length, or another ablation"
+            )
+        if name == "attention_mask" and name not in source.inputs:
+            continue
+        fits = name in prompts.inputs and value.shape[1:] == prompts.inputs[name].shape[1:]
+        if word == "mean_per_position" and not fits:
+            raise ValueError(
+                f"the reference prompts have {name} of shape {list(value.shape[1:])}, unlike the "
+                "task's; a mean per position needs the same shape"
+            )
+
+
 def changes_nothing(word: str, prompts: Prompts, reference: Prompts | None) -> str:
     """Why what replaces every activation is that activation; empty: it is not."""
     if word == "resample" and prompts.corrupted is not None:
         same = ((prompts.corrupted == prompts.tokens) | ~prompts.real).all(dim=1)
-        if same.all():
+        others = prompts.corrupted_inputs.items()
+        if same.all() and all(torch.equal(x, prompts.inputs[name]) for name, x in others):
             return (
                 "resample ablation changes nothing: the corrupted prompts are the prompts "
                 "themselves; corrupt them, or use ablation='mean'"
@@ -88,8 +113,8 @@ def changes_nothing(word: str, prompts: Prompts, reference: Prompts | None) -> s
         return ""
     if reference is not None or word not in ("mean", "mean_per_position"):
         return ""
-    tokens = prompts.tokens.masked_fill(~prompts.real, -1)
-    if (tokens == tokens[:1]).all() and (word == "mean_per_position" or tokens.shape[1] == 1):
+    one_pos = prompts.tokens.shape[1] == 1 and not prompts.inputs
+    if prompts.are_equal and (word == "mean_per_position" or one_pos):
         what = "one prompt" if len(prompts) == 1 else f"{len(prompts)} equal prompts"
         short = "" if word == "mean_per_position" else " of one token"
         return (
@@ -131,7 +156,9 @@ def make(
         cut = source.tokens.shape[1] > n_pos  # activations that follow the tokens' positions
         return [m[:, :n_pos] if cut and m.shape[1] == source.tokens.shape[1] else m for m in means]
     assert prompts.corrupted is not None
-    return resample(activations(prompts.replaced(tokens=prompts.corrupted, corrupted=None)))
+    inputs = {**prompts.inputs, **prompts.corrupted_inputs}
+    other = prompts.replaced(tokens=prompts.corrupted, corrupted=None, inputs=inputs)
+    return resample(activations(other))
 
 
 def zero(batches: Batches) -> References:
@@ -148,7 +175,7 @@ def mean(batches: Batches, per_position: bool = False) -> References:
     like: dict[int, Tensor] = {}
     for activations, real in batches:
         for index, act in activations.items():
-            read = _positions(act, real).to(act.device)
+            read = real_positions(act, real).to(act.device)
             # In double: a mean over 1e6 tokens in float32 would itself be noise.
             wide = widest(act.device)
             kept = act.masked_fill(~read[:, :, None], 0)
@@ -166,7 +193,7 @@ def mean(batches: Batches, per_position: bool = False) -> References:
     return found
 
 
-def _positions(
+def real_positions(
     act: Float[Tensor, "row pos width"], real: Bool[Tensor, "row token"]
 ) -> Bool[Tensor, "row pos"]:
     """Which positions of an activation are of real tokens: all, where positions are no tokens.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -123,14 +124,21 @@ def check_merged(name: str, layout: Layout, alone: Tensor, both: Tensor) -> None
 
 def another_prompt(prompts: Prompts) -> Prompts:
     """One prompt and a different one: to see which rows are which."""
-    pair = prompts[[0, 0]]
+    others = prompts.same_as.nonzero()[:1, 0].tolist()
+    pair = prompts[[0, *(others or [0])]]
+    if others:
+        return pair
     tokens = pair.tokens.clone()
-    others = prompts.tokens[(prompts.tokens != tokens[0]).any(dim=1)]
-    if len(others):
-        tokens[1] = others[0]
-    else:
-        tokens[1, 0] = tokens[1, 0] - 1 if tokens[1, 0] > 0 else 1
-    return pair.replaced(tokens=tokens, index=pair.index)
+    tokens[1, 0] = tokens[1, 0] - 1 if tokens[1, 0] > 0 else 1
+    inputs = {name: _with_another(value) for name, value in pair.inputs.items()}
+    return pair.replaced(tokens=tokens, inputs=inputs)
+
+
+def _with_another(pair: Tensor) -> Tensor:
+    """Two equal rows, the second with its numbers in another order."""
+    if not pair.is_floating_point() or pair.ndim < 2:
+        return pair
+    return torch.stack([pair[0], pair[1].flatten().roll(1).view(pair[1].shape)])
 
 
 def check_read_by_one(model: nn.Module, names: Sequence[str], run: Callable[[], None]) -> None:

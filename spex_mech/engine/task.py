@@ -94,7 +94,9 @@ class Task:
 
 def warn_of_prompts(model: Any, prompts: Prompts) -> None:
     """Warn of prompts whose values would be right, and would not mean what they seem to."""
-    fields = (prompts.tokens, prompts.answers, prompts.wrong_answers, prompts.corrupted)
+    read = prompts.tokens if prompts.has_tokens else None
+    corrupted = prompts.corrupted if prompts.has_tokens else None
+    fields = (read, prompts.same_as[:, None], prompts.answers, prompts.wrong_answers, corrupted)
     rows = torch.cat([x for x in fields if x is not None], dim=1)
     n_different = len(rows.unique(dim=0))
     if len(prompts) >= max(_FEW, _REPEATED * n_different):
@@ -102,6 +104,8 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
             f"only {n_different} of the {len(prompts)} prompts differ: standard errors and "
             "q-values count each as evidence of its own; leave the repeated ones out",
         )
+    if not prompts.has_tokens:
+        return
     _warn_of_pairs(model, prompts)
     padding = getattr(text_config(model), "pad_token_id", None)
     if prompts.attention_mask is None and isinstance(padding, int):

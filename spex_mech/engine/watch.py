@@ -385,7 +385,8 @@ def _plainly(value: Any) -> Iterator[str]:
 
 
 def _versions(prompts: Prompts) -> list[Any]:
-    return [_place(x) if isinstance(x, Tensor) else None for x in vars(prompts).values()]
+    every = [*vars(prompts).values(), *prompts.inputs.values(), *prompts.corrupted_inputs.values()]
+    return [_place(x) if isinstance(x, Tensor) else None for x in every]
 
 
 def _distance(a: list[Tensor], b: list[Tensor]) -> float:

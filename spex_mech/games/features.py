@@ -12,6 +12,7 @@ from spex_mech.engine.blocks import block_name
 from spex_mech.engine.device import device_of, in_batches
 from spex_mech.engine.passes import call
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.references import real_positions
 from spex_mech.engine.running import evaluating, first_tensor
 
 _ROWS = 64
@@ -41,7 +42,7 @@ def frozen_features(
     Raises:
         ValueError: there is no such layer or pooling.
     """
-    arch = architecture_of(model, architecture)
+    arch = architecture_of(model, architecture, prompts)
     layer = arch.n_layers - 1 if layer is None else layer
     if not 0 <= layer < arch.n_layers:
         raise ValueError(f"there is no layer {layer}; the model has {arch.n_layers}, from 0")
@@ -61,7 +62,7 @@ def frozen_features(
         if pool == "last":
             found = seen[0][torch.arange(len(some)), some.last]
         else:
-            real = some.real[:, :, None].to(seen[0])
+            real = real_positions(seen[0], some.real)[:, :, None].to(seen[0])
             found = (seen[0] * real).sum(dim=1) / real.sum(dim=1)
         parts.append(found.float().cpu())
 

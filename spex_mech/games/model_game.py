@@ -99,7 +99,7 @@ class ModelGame(Game):
                 "compile=True only affects replayed passes; remove replay=False or compile=True"
             )
         self.model, self.task = unwrapped(model), task
-        sized = architecture_of(self.model, architecture)
+        sized = architecture_of(self.model, architecture, task.prompts)
         self.components = components_of(sized, components)
         check_asked(ablation, task.prompts, reference)
         self.ablation = ablation if isinstance(ablation, str) else "given"

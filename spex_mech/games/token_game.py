@@ -99,6 +99,11 @@ class TokenGame(Game):
         self.model = model = unwrapped(model)
         self.task, self.device = task, device_of(model)
         self.prompt = task.prompts.to(self.device)
+        if self.prompt.inputs:
+            raise ValueError(
+                f"a TokenGame reads tokens alone, and the prompts have "
+                f"{', '.join(self.prompt.inputs)}; leave these out"
+            )
         check_tokens(model, self.prompt)
         self._decoder = _decoder_tokens(model, task)
         _check_pair(model, self.prompt, tokenizer)

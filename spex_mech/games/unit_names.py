@@ -1,11 +1,13 @@
 """A model's units by what users call them: kinds, labels, patterns."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from spex_mech.arguments import shown
 from spex_mech.engine.components import Component, Components, Group
 
+_OF_LETTERS = {"N": "neurons", "G": "kv_groups"}
 _KINDS = {
     "heads": Components.heads,
     "neurons": Components.neurons,
@@ -63,7 +65,8 @@ def units_named(model: Any, text: str) -> Components:
         if word in _KINDS:
             parts.append(_KINDS[word](model))
         elif any(sign in word for sign in "*?["):
-            kinds = "neurons" if "N" in word else "kv_groups" if "G" in word else "heads"
+            letter = re.search(r"[NG](?=[\d*?\[]|$)", word)
+            kinds = _OF_LETTERS[letter[0]] if letter else "heads"
             parts.append(_KINDS[kinds](model).select(word))
         else:
             parts.append(_named(model, word))

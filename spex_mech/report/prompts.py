@@ -33,7 +33,12 @@ def prompts_shown(found: Interactions, task: "Task", tokenizer: Any) -> dict[str
 
     shown = []
     for row in range(min(len(prompts), _MOST_PROMPTS)):
-        ids, last = prompts.tokens[row][prompts.real[row]].tolist(), int(prompts.last[row])
+        words = texts(prompts.tokens[row][prompts.real[row]].tolist()) if prompts.has_tokens else []
+        words += [name for name in prompts.inputs if not name.startswith("decoder")]
+        last = int(prompts.last[row])
+        if prompts.decoded is not prompts.tokens:  # what is decoded follows what is encoded
+            last += len(words)
+            words += texts(prompts.decoded[row][prompts.decoded_real[row]].tolist())
         shown.append(
             {
                 "intact": value_text(float(intact[row])),
@@ -42,7 +47,7 @@ def prompts_shown(found: Interactions, task: "Task", tokenizer: Any) -> dict[str
                         "text": _visible(text),
                         "read": pos == last and prompts.answers is not None,
                     }
-                    for pos, text in enumerate(texts(ids))
+                    for pos, text in enumerate(words)
                 ],
                 "answers": answers(prompts.answers, row),
                 "wrong": answers(prompts.wrong_answers, row),

@@ -1,0 +1,220 @@
+"""Images, sounds, encoder-decoders: what is found, and values beside a loop of hooks by hand.
+
+The loop names modules by hand, runs one prompt at a time, and asks nothing of the package.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spex_mech as sm
+from tests.other_models import D_HEAD, D_MLP, N_HEADS, OTHERS, Other
+
+Lost = tuple[str, str, int]  # "head" or "neuron", the label of its layer, its number
+
+
+class ByHand:
+    """One prompt, one mask at a time."""
+
+    def __init__(self, other: Other, model: Any, corrupted: dict[str, Tensor]) -> None:
+        self.other, self.model = other, model
+        given = other.reads()
+        self.read = {"input_ids": given.get("tokens"), **given.get("inputs", {})}
+        self.read = {k: v for k, v in self.read.items() if v is not None}
+        self.n_prompts = len(next(iter(self.read.values())))
+        places = {("head", k): v for k, v in other.heads.items()}
+        places |= {("neuron", k): v for k, v in other.neurons.items()}
+        self.modules: dict[Any, nn.Module] = {k: model.get_submodule(v) for k, v in places.items()}
+        self.acts = [self._acts(self._row(self.read, i)) for i in range(self.n_prompts)]
+        other_read = self.read | corrupted
+        self.others = [self._acts(self._row(other_read, i)) for i in range(self.n_prompts)]
+
+    @staticmethod
+    def _row(read: dict[str, Tensor], prompt: int) -> dict[str, Tensor]:
+        rows = {k: v[prompt : prompt + 1] for k, v in read.items()}
+        return {k: v.double() if v.is_floating_point() else v for k, v in rows.items()}
+
+    @torch.no_grad()
+    def _acts(self, row: dict[str, Tensor]) -> dict[Any, Tensor]:
+        seen: dict[Any, Tensor] = {}
+        handles = []
+        for key, module in self.modules.items():
+
+            def hook(module: nn.Module, args: Any, key: Any = key) -> None:
+                seen[key] = args[0].clone()
+
+            handles.append(module.register_forward_pre_hook(hook))
+        self.model(**row)
+        for handle in handles:
+            handle.remove()
+        return seen
+
+    def reference(self, ablation: str, key: Any, prompt: int) -> Tensor:
+        if ablation == "zero":
+            return torch.zeros_like(self.acts[prompt][key])
+        if ablation == "mean":
+            return torch.cat([a[key].flatten(0, -2) for a in self.acts]).mean(0)
+        return self.others[prompt][key]
+
+    @torch.no_grad()
+    def value(self, ablation: str, lost: list[Lost], prompt: int) -> float:
+        handles = []
+        for kind, layer, index in lost:
+            key = (kind, layer)
+            width = D_HEAD if kind == "head" else 1
+            part = slice(index * width, (index + 1) * width)
+
+            def hook(module: nn.Module, args: Any, key: Any = key, part: slice = part) -> Any:
+                new = args[0].clone()
+                ref = self.reference(ablation, key, prompt).expand(new.shape)
+                new[..., part] = ref[..., part]
+                return (new, *args[1:])
+
+            handles.append(self.modules[key].register_forward_pre_hook(hook))
+        try:
+            out = self.model(**self._row(self.read, prompt))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return float(self.other.metric(out, None)[0])  # type: ignore[arg-type]
+
+
+def units_of(model: Any, prompts: sm.Prompts | None = None) -> sm.Components:
+    neurons = sm.Components.neurons(model, prompts=prompts)
+    return sm.Components.heads(model, prompts=prompts) + neurons[:: D_MLP // 2]
+
+
+def lost_by(label: str) -> Lost:
+    for letter, kind in (("H", "head"), ("N", "neuron")):
+        layer, found, number = label.rpartition(letter)
+        if found:
+            return kind, layer, int(number)
+    raise AssertionError(label)
+
+
+def corrupted_of(other: Other) -> dict[str, Tensor]:
+    given = other.reads()
+    every = {"input_ids": given.get("tokens"), **given.get("inputs", {})}
+    return {k: v.flip(0) for k, v in every.items() if v is not None}
+
+
+def check(name: str, ablation: str, replay: bool | None = None) -> None:
+    other = OTHERS[name]
+    model = other.build()
+    given, swapped = other.reads(), corrupted_of(other)
+    if ablation == "resample":
+        ids = swapped.get("input_ids")
+        inputs = {k: v for k, v in swapped.items() if k != "input_ids"}
+        given |= {"corrupted": ids, "corrupted_inputs": inputs}
+    prompts = sm.Prompts(**given)
+    units = units_of(model)
+    task = sm.Task(prompts, other.metric)
+    game = sm.ModelGame(model, task, units, ablation=ablation, replay=replay)
+    generator = torch.Generator().manual_seed(3)
+    singles = ~torch.eye(len(units), dtype=torch.bool)
+    masks = torch.cat([singles, torch.rand(4, len(units), generator=generator) > 0.3])
+    by_hand = ByHand(other, model, swapped)
+    got = game(masks)
+    want = torch.tensor(
+        [
+            [
+                by_hand.value(
+                    ablation,
+                    [lost_by(u.label) for u, kept in zip(units, mask, strict=True) if not kept],
+                    prompt,
+                )
+                for prompt in range(by_hand.n_prompts)
+            ]
+            for mask in masks
+        ]
+    )
+    intact = torch.tensor([by_hand.value(ablation, [], p) for p in range(by_hand.n_prompts)])
+    effects = (want - intact).abs()
+    n_heads = sum(unit.kind == "head" for unit in units)
+    assert (effects[:n_heads].amax(dim=1) > 0).all()  # each head does something
+    assert float((got.cpu() - want).abs().max()) <= 1e-5 * float(effects.max())
+
+
+@pytest.mark.parametrize("name", ["vit", "t5"])
+def test_values_are_those_of_a_loop_by_hand(name: str) -> None:
+    check(name, "mean")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+def test_values_of_every_ablation_are_those_of_a_loop_by_hand(name: str, ablation: str) -> None:
+    check(name, ablation)
+
+
+def test_what_is_found_has_labels_of_its_own() -> None:
+    t5 = sm.inspect_model(OTHERS["t5"].build())
+    assert [line.split()[0] for line in str(t5).splitlines()[3:]] == [
+        "encoder.L0-1", "encoder.L0-1", "decoder.L0-1", "decoder.L0-1X", "decoder.L0-1",
+    ]  # fmt: skip
+    assert not t5.refused
+    model = OTHERS["t5"].build()
+    cross = sm.Components.heads(model).select("decoder.L1X*")
+    assert cross.labels == [f"decoder.L1XH{head}" for head in range(N_HEADS)]
+    assert sm.Components.named(model, ["encoder.L1N7"]).units[0].layer == 1
+    with pytest.raises(ValueError, match=r"labels begin with one of encoder.L0, .*decoder.L0X"):
+        sm.Components.named(model, ["L0H1"])
+    assert set(sm.Components.heads(OTHERS["vit"].build()).labels) == {
+        f"L{layer}H{head}" for layer in (0, 1) for head in range(N_HEADS)
+    }
+
+
+def test_a_class_is_an_answer() -> None:
+    """Metrics by name, on images: the answers are classes."""
+    other = OTHERS["vit"]
+    model = other.build()
+    inputs = other.reads()["inputs"]
+    prompts = sm.Prompts(inputs=inputs, answers=[0, 1, 2], wrong_answers=[1, 2, 0])
+    game = sm.ModelGame(model, sm.Task(prompts, "logit_diff"), "L1H*", ablation="zero")
+    with torch.no_grad():
+        logits = model(inputs["pixel_values"].double()).logits
+    want = logits[[0, 1, 2], [0, 1, 2]] - logits[[0, 1, 2], [1, 2, 0]]
+    torch.testing.assert_close(game(torch.ones(1, 4, dtype=torch.bool))[0], want)
+    with pytest.raises(ValueError, match=r"answers with one of 3|outside the vocabulary of 3"):
+        sm.ModelGame(model, sm.Task(sm.Prompts(inputs=inputs, answers=[0, 1, 3]), "log_prob"))
+
+
+def test_answers_of_a_decoder_are_read_at_its_last_position() -> None:
+    other = OTHERS["t5"]
+    model, given = other.build(), other.reads()
+    decoder = given["inputs"]["decoder_input_ids"]
+    masks = torch.ones(1, 4, dtype=torch.bool)
+    with torch.no_grad():
+        logits = model(given["tokens"], decoder_input_ids=decoder).logits.log_softmax(-1)
+    for answers, want in (
+        ([5, 6, 7], logits[range(3), -1, [5, 6, 7]]),
+        (None, logits[:, :-1].gather(2, decoder[:, 1:, None])[..., 0].mean(1)),
+    ):
+        task = sm.Task(sm.Prompts(**given, answers=answers), "log_prob")
+        game = sm.ModelGame(model, task, "decoder.L0XH*", ablation="zero")
+        torch.testing.assert_close(game(masks)[0], want)
+
+
+def test_a_metric_of_other_rows_is_refused() -> None:
+    """CLIP compares each image with every text of its batch, which a game fills as it likes."""
+    other = OTHERS["clip"]
+    prompts = other.prompts()
+    with pytest.raises(ValueError, match="has another value for a prompt alone than beside"):
+        task = sm.Task(prompts, lambda out, rows: out.logits_per_image.softmax(-1).diagonal())
+        sm.ModelGame(other.build(), task)
+
+
+def test_padding_that_cannot_be_told_is_in_no_mean() -> None:
+    model, given = OTHERS["t5"].build(), OTHERS["t5"].reads()
+    real = torch.ones(3, 6, dtype=torch.bool)
+    real[0, 4:] = False
+    task = sm.Task(sm.Prompts(**given, attention_mask=real), "log_prob")
+    with pytest.raises(ValueError, match="attention_mask marks padding"):
+        sm.ModelGame(model, task, ablation="mean")
+    sm.ModelGame(model, task, ablation="zero")
+    marked = {**given["inputs"], "decoder_attention_mask": torch.tensor([[1, 1, 1, 0]] * 3)}
+    task = sm.Task(sm.Prompts(given["tokens"], inputs=marked), "log_prob")
+    with pytest.raises(ValueError, match="decoder_attention_mask marks padding"):
+        sm.ModelGame(model, task, ablation="mean")
