@@ -15,8 +15,8 @@ from jaxtyping import Int
 from spex_mech.arguments import label_list
 
 # What results that were written before they had a table can mean: L9H6, L3N1024, L9G1.
-_LABEL = re.compile(r"L(\d+)([HNG])(\d+)")
-_KINDS = {"H": "head", "N": "neuron", "G": "kv_group"}
+_LABEL = re.compile(r"L(\d+)([HNGE])(\d+)")
+_KINDS = {"H": "head", "N": "neuron", "G": "kv_group", "E": "expert"}
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Unit:
 
     Args:
         label: its name, which no other unit of the game has.
-        kind: "head", "neuron", "kv_group", "group", "token", "example", or "unit", where nothing
-            more is known.
+        kind: "head", "neuron", "kv_group", "expert", "group", "token", "example", or "unit", where
+            nothing more is known.
         layer: the layer that it lies in; None where it lies in none, or in several.
         slots: the places that it covers, by name: heads and neurons, positions, examples.
     """

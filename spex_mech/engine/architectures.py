@@ -28,8 +28,8 @@ from spex_mech.engine.examples import N_POS, Example, example_of, examples_for
 from spex_mech.engine.prompts import Prompts
 from spex_mech.notices import warn
 
-Kind = Literal["head", "neuron", "kv_group"]
-KINDS: tuple[Kind, Kind] = ("head", "neuron")  # what hook points hold
+Kind = Literal["head", "neuron", "kv_group", "expert"]
+KINDS: tuple[Kind, Kind, Kind] = ("head", "neuron", "expert")  # what hook points hold
 
 # One row a family of transformers models: the two output projections of layer L.
 _FAMILIES: dict[str, tuple[str, str]] = {
@@ -77,6 +77,9 @@ class Architecture:
         no_heads, no_neurons: why there are none, for the error's text.
         labels: how the labels of a layer's heads and of its neurons begin, in a model of several
             stacks: ``("decoder.L0X", "decoder.L0")``; empty: ``L0``.
+        experts: the mixture of experts of each layer; empty: there is none.
+        n_experts: of each layer.
+        no_experts: why there are none.
 
     Raises:
         ValueError: not one name a layer in both, or not one number of heads a layer.
@@ -96,6 +99,9 @@ class Architecture:
     no_heads: str = "none of its layers has an attention output projection"
     no_neurons: str = "none of its layers has an MLP down projection"
     labels: tuple[tuple[str, str], ...] = ()
+    experts: tuple[str | None, ...] = ()
+    n_experts: tuple[int, ...] = ()
+    no_experts: str = "no module of it is called with the numbers of experts and their weights"
 
     def __post_init__(self) -> None:
         if len(self.heads) != len(self.neurons):
@@ -126,6 +132,8 @@ class Architecture:
             self.refuse(kind, layer)
         if kind == "head":
             return _of_layer(self.n_heads, layer)
+        if kind == "expert":
+            return self.n_experts[layer]
         if kind == "kv_group":
             return _of_layer(self.n_kv_heads or 0, layer)
         if not self.d_mlp:
@@ -139,11 +147,13 @@ class Architecture:
         """Whether a layer has heads, neurons or key-value groups."""
         if kind == "neuron":
             return self.neurons[layer] is not None
+        if kind == "expert":
+            return bool(self.experts) and self.experts[layer] is not None
         return self.heads[layer] is not None and (kind == "head" or self.n_kv_heads is not None)
 
     def label(self, kind: Kind, layer: int) -> str:
         """How the labels of a layer's units begin."""
-        return self.labels[layer][kind == "neuron"] if self.labels else f"L{layer}"
+        return self.labels[layer][kind in ("neuron", "expert")] if self.labels else f"L{layer}"
 
     def same_places(self, other: "Architecture") -> bool:
         """Whether both name the same hook points (one may know the sizes, the other not yet)."""
@@ -157,15 +167,20 @@ class Architecture:
                 f"{where} has no key-value groups: its heads share no keys and values; use "
                 "Components.heads"
             )
-        why = self.no_neurons if kind == "neuron" else self.no_heads
-        raise ValueError(f"{where} has no {'neurons' if kind == 'neuron' else 'heads'}: {why}")
+        whys = {"neuron": self.no_neurons, "expert": self.no_experts}
+        what = kind if kind in whys else "head"
+        raise ValueError(f"{where} has no {what}s: {whys.get(kind, self.no_heads)}")
 
     def name(self, kind: Kind, layer: int) -> str:
         """The hook point of a layer: the name of a module, or of a TransformerLens hook."""
-        name = (self.neurons if kind == "neuron" else self.heads)[layer]
+        name = self.names(kind)[layer] if self.has(kind, layer) else None
         if name is None:
             self.refuse(kind, layer)
         return name
+
+    def names(self, kind: Kind) -> tuple[str | None, ...]:
+        """The hook points of each layer."""
+        return {"neuron": self.neurons, "expert": self.experts}.get(kind, self.heads)
 
 
 def architecture_of(
@@ -257,6 +272,7 @@ def _of_transformers(model: nn.Module, config: Any, prompts: Prompts | None) -> 
     )
 
 
+_MIXTURES = "its MLPs are mixtures of experts, in which no neuron runs for every token"
 _NO_ATTENTION = (
     "in a pass over it no attention function of transformers or torch ran, and no weights that sum "
     "to 1 met values (a state-space model, or attention of its own kind)"
@@ -339,7 +355,7 @@ def _found(model: nn.Module, family: str, prompts: Prompts | None) -> Architectu
     """What running the model finds and proves."""
     seen = seen_in(model, prompts)
     no_heads, no_neurons = _why_none(model, seen)
-    if not seen.heads and not seen.neurons:
+    if not seen.heads and not seen.neurons and not seen.experts:
         raise ValueError(
             f"a {family} model has neither heads nor neurons that can be told apart: {no_heads}; "
             f"{no_neurons}; {_NAME_IT}"
@@ -350,7 +366,7 @@ def _found(model: nn.Module, family: str, prompts: Prompts | None) -> Architectu
             f"heads of {len(seen.heads)} are found; of the others: {no_heads}"
         )
     layers = _layers_of(model, seen)
-    heads, neurons = [[layer.get(kind) for layer in layers] for kind in KINDS]
+    heads, neurons, experts = [[layer.get(kind) for layer in layers] for kind in KINDS]
     if lost := _lost_neurons(seen):
         warn(
             f"neurons are found in {sum(p is not None for p in neurons)} of the {len(layers)} "
@@ -367,6 +383,9 @@ def _found(model: nn.Module, family: str, prompts: Prompts | None) -> Architectu
         no_heads=no_heads,
         no_neurons=no_neurons,
         labels=_labels_of(layers),
+        experts=tuple(p and p.name for p in experts) if any(experts) else (),
+        n_experts=tuple(p.count if p else 0 for p in experts),
+        no_experts=seen.no_experts[0] if seen.no_experts else Architecture.no_experts,
     )
 
 
@@ -415,7 +434,7 @@ def _why_none(model: nn.Module, seen: Seen) -> tuple[str, str]:
     if neurons := "; ".join(dict.fromkeys(seen.no_neurons[:2])):
         return heads, neurons
     if any("expert" in name.rpartition(".")[2].lower() for name, _ in model.named_modules()):
-        return heads, "its MLPs are mixtures of experts, in which no neuron runs for every token"
+        return heads, _MIXTURES
     return heads, (
         "none of its linear layers reads what comes number by number from a linear layer before "
         "it, at every token"
@@ -425,6 +444,7 @@ def _why_none(model: nn.Module, seen: Seen) -> tuple[str, str]:
 def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
     """Heads and neurons by layer: what lies in one block, in the order of a pass."""
     events = [("head", p) for p in seen.heads] + [("neuron", p) for p in _widest(seen.neurons)]
+    events += [("expert", p) for p in seen.experts]
     events.sort(key=lambda event: event[1].time)
     stacks = {
         kind: {block_of(p.name).rpartition(".")[0] for k, p in events if k == kind}
@@ -468,7 +488,10 @@ def _labels_of(layers: list[dict[str, Place]]) -> tuple[tuple[str, str], ...]:
             return f"{place.name.partition('.')[0]}."
         return f"{named[stack]}L{number}{'X' if place.name in crosses else ''}"
 
-    found = tuple((label(layer.get("head")), label(layer.get("neuron"))) for layer in layers)
+    found = tuple(
+        (label(layer.get("head")), label(layer.get("neuron") or layer.get("expert")))
+        for layer in layers
+    )
     for labels in zip(*found, strict=True):
         own = [text for text in labels if text]
         if len(set(own)) < len(own):

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spex_mech.engine.architectures import Architecture, is_hooked
+from spex_mech.engine.architectures import KINDS, Architecture, is_hooked
 from spex_mech.engine.components import Site
 from spex_mech.engine.passes import Hook, Pass, Taps, call
 from spex_mech.engine.prompts import Prompts
@@ -311,6 +311,8 @@ class Blocks:
         intact = self.intact(prompts)
         rows = torch.arange(len(prompts))
         for index, site in enumerate(self.sites):
+            if site.kind == "expert":
+                continue
             act = intact.seen[index]
             weight = _weight(self.model, self.architecture, site, act.shape[-1])
             if weight is None:
@@ -402,7 +404,8 @@ def block_name(architecture: Architecture, layer: int) -> str:
     Raises:
         CannotReplay: no module is named in it, or the layer's number is not in the name.
     """
-    name = architecture.heads[layer] or architecture.neurons[layer]
+    names = (architecture.name(k, layer) for k in KINDS if architecture.has(k, layer))
+    name = next(names, None)
     if name is None:
         raise CannotReplay(f"no module is named in layer {layer}")
     parts = name.split(".")

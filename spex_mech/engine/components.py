@@ -19,11 +19,11 @@ from spex_mech.engine.architectures import Architecture, Kind, architecture_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.units import Unit, Units
 
-_LETTERS: dict[Kind, str] = {"head": "H", "neuron": "N", "kv_group": "G"}
+_LETTERS: dict[Kind, str] = {"head": "H", "neuron": "N", "kv_group": "G", "expert": "E"}
 _KINDS: dict[str, Kind] = {letter: kind for kind, letter in _LETTERS.items()}
-_OF_A_STACK = re.compile(r"(?P<begins>.+?)(?P<letter>[HNG])(?P<index>\d+)(?P<all>\*?)")
+_OF_A_STACK = re.compile(r"(?P<begins>.+?)(?P<letter>[HNGE])(?P<index>\d+)(?P<all>\*?)")
 _PATTERNS: tuple[tuple[re.Pattern[str], Kind | None], ...] = (
-    (re.compile(r"L(?P<layer>\d+)(?P<letter>[HNG])(?P<index>\d+)(?P<all>\*?)", re.I), None),
+    (re.compile(r"L(?P<layer>\d+)(?P<letter>[HNGE])(?P<index>\d+)(?P<all>\*?)", re.I), None),
     (re.compile(r"a?(?P<layer>\d+)\.h?(?P<index>\d+)", re.IGNORECASE), "head"),
     (re.compile(r"blocks\.(?P<layer>\d+)\.attn\.hook_(?:z|result)\[(?P<index>\d+)\]"), "head"),
     (re.compile(r"blocks\.(?P<layer>\d+)\.mlp\.hook_post\[(?P<index>\d+)\]"), "neuron"),
@@ -51,7 +51,8 @@ class Component:
 
     @property
     def label(self) -> str:
-        """``L9H6`` for a head, ``L3N1024`` for a neuron, ``L9G1`` for a key-value group."""
+        """``L9H6`` for a head, ``L3N1024`` for a neuron, ``L9G1`` for a key-value group, ``L3E17``
+        for an expert."""
         begins, every = self.begins or f"L{self.layer}", "*" if self.every_call else ""
         return f"{begins}{_LETTERS[self.kind]}{self.index}{every}"
 
@@ -102,8 +103,8 @@ class Component:
                 return Component(found, int(match["layer"]), int(match["index"]), every)
         raise ValueError(
             f"{text!r} is not the label of a component; write L9H6 for head 6 of layer 9, "
-            "L3N1024 for a neuron, L9G1 for a key-value group, L9H6* for all calls of a module "
-            "that runs several times (9.6, A9.6, a9.h6 and "
+            "L3N1024 for a neuron, L9G1 for a key-value group, L3E17 for an expert, L9H6* for all "
+            "calls of a module that runs several times (9.6, A9.6, a9.h6 and "
             "blocks.9.attn.hook_z[6] are read too)"
         )
 
@@ -134,11 +135,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Site:
-    """What a game ablates at one hook point: ``slot_unit[s]`` is the unit that slot ``s`` (a head
-    or a neuron) belongs to; slots of no unit hold ``n_units``, a column that is always kept."""
+    """What a game ablates at one hook point: ``slot_unit[s]`` is the unit that slot ``s`` (a head,
+    a neuron or an expert) belongs to; slots of no unit hold ``n_units``, a column that is always
+    kept."""
 
     layer: int
-    kind: Literal["head", "neuron"]
+    kind: Literal["head", "neuron", "expert"]
     slot_unit: Int[Tensor, " slot"]
 
 
@@ -146,9 +148,9 @@ class Site:
 class Components(Sequence[Component | Group]):
     """The units of a game, in the order of a mask's columns.
 
-    Build it with :meth:`heads`, :meth:`neurons`, :meth:`kv_groups` or :meth:`named`; join two with
-    ``+``; take some with ``[...]`` (a slice, an index, a list of indices or labels) or
-    :meth:`select`; make one unit of several with :meth:`group`.
+    Build it with :meth:`heads`, :meth:`neurons`, :meth:`kv_groups`, :meth:`experts` or
+    :meth:`named`; join two with ``+``; take some with ``[...]`` (a slice, an index, a list of
+    indices or labels) or :meth:`select`; make one unit of several with :meth:`group`.
     """
 
     units: tuple[Component | Group, ...]
@@ -210,6 +212,22 @@ class Components(Sequence[Component | Group]):
     ) -> "Components":
         """Every key-value group: the query heads that share one key-value head, as one unit."""
         return _all_of("kv_group", model, architecture, None, prompts)
+
+    @staticmethod
+    def experts(
+        model: Any,
+        layers: Iterable[int] | int | None = None,
+        architecture: Architecture | None = None,
+        prompts: Prompts | None = None,
+    ) -> "Components":
+        """Every expert of the mixtures in the given layers (default: all): its weighted output is
+        replaced at every token, zero where the router does not choose it; the router's choice and
+        the weights of the others stay as they are.
+
+        Raises:
+            ValueError: the model has no mixtures of experts that can be told apart.
+        """
+        return _all_of("expert", model, architecture, layers, prompts)
 
     @staticmethod
     def named(
@@ -382,8 +400,8 @@ class Components(Sequence[Component | Group]):
     def _calls(self, unit: Component) -> list[int]:
         """The layers that one module stands for."""
         architecture = self.architecture
-        kind = "neuron" if unit.kind == "neuron" else "head"
-        names = architecture.neurons if kind == "neuron" else architecture.heads
+        kind = "head" if unit.kind == "kv_group" else unit.kind
+        names = architecture.names(kind)
         name = architecture.name(kind, unit.layer)
         return [layer for layer, other in enumerate(names) if other == name]
 
@@ -392,7 +410,7 @@ class Components(Sequence[Component | Group]):
         unit_of = {s: u for u, unit in enumerate(self.units) for s in self._slots(unit)}
         sites = []
         for layer in range(self.architecture.n_layers):
-            for kind in ("head", "neuron"):
+            for kind in ("head", "neuron", "expert"):
                 if not any(s.layer == layer and s.kind == kind for s in unit_of):
                     continue
                 n_slots = self.architecture.count(kind, layer)

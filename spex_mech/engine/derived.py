@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spex_mech.engine import references as references_by
 from spex_mech.engine.accuracy import Accuracy, accuracy_of
-from spex_mech.engine.architectures import Architecture, architecture_of, is_hooked
+from spex_mech.engine.architectures import KINDS, Architecture, Kind, architecture_of, is_hooked
 from spex_mech.engine.blocks import Blocks, CannotReplay
 from spex_mech.engine.checks import (
     MakeReplay,
@@ -182,10 +182,7 @@ class Derived:
         arch, one = self.architecture, self.prompts[:1]
         keys: list[Key] = []
         for layer in range(arch.n_layers):
-            if arch.has("head", layer):
-                keys.append(("head", layer))
-            if arch.has("neuron", layer):
-                keys.append(("neuron", layer))
+            keys.extend((kind, layer) for kind in KINDS if arch.has(kind, layer))
         names = {key: arch.name(*key) for key in keys}
         hooked = is_hooked(self.model)
         modules = {
@@ -210,18 +207,23 @@ class Derived:
             first, number = first_name[id(modules[name])], calls[key]
             seen = [run[first] for run in (alone, both, three)]
             check_calls(first, n_named[first], seen, one.tokens.shape[1])
-            width = arch.d_mlp[key[1]] if key[0] == "neuron" else self._head_width(key[1])
+            width = self._width(*key) or seen[0][number].shape[-1]
             layout = layout_of(first, width, *(run[number] for run in seen))
             if layout.row_axis == 0 and len(seen[0][number]) > 1:
                 check_merged(first, layout, seen[0][number], seen[1][number])
-            places[key] = Place(first, number, layout)
+            n_experts = arch.count(*key) if key[0] == "expert" else 0
+            places[key] = Place(first, number, layout, n_experts)
         return places
 
     def _call(self, prompts: Prompts) -> None:
         call(self.model, prompts)
 
-    def _head_width(self, layer: int) -> int:
-        return self.architecture.count("head", layer) * self.architecture.d_head[layer]
+    def _width(self, kind: Kind, layer: int) -> int:
+        """Of what a hook point reads; 0, where that says nothing of its units."""
+        arch = self.architecture
+        if kind == "head":
+            return arch.count("head", layer) * arch.d_head[layer]
+        return arch.d_mlp[layer] if kind == "neuron" else 0
 
     def _seen(self, prompts: Prompts, names: Sequence[str]) -> dict[str, Calls]:
         with torch.no_grad(), self._running():
@@ -264,6 +266,7 @@ class Derived:
     def _parts(self, prompts: Prompts) -> Iterator[Prompts]:
         n_outputs = answers_of(self.model) or _UNKNOWN_OUTPUTS
         size = rows_on_cpu(prompts.tokens.shape[1], n_outputs)
+        size = max(1, size // max([1, *(place.n_experts for place in self.taps.places)]))
         for start in range(0, len(prompts), size):
             yield prompts[start : start + size]
 

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from spex_mech.engine.examples import N_POS, Example
+from spex_mech.engine.experts import Routed, n_experts_of, why_no_mixture
 from spex_mech.engine.running import evaluating, is_ours, ours
 
 _LEAST, _ROUNDINGS = 1e-6, 8  # what shows noise: relative to the largest number, in roundings
@@ -84,8 +85,10 @@ class Seen:
 
     heads: list[Place] = field(default_factory=list)
     neurons: list[Place] = field(default_factory=list)
+    experts: list[Place] = field(default_factory=list)
     no_heads: list[str] = field(default_factory=list)
     no_neurons: list[str] = field(default_factory=list)
+    no_experts: list[str] = field(default_factory=list)
     n_attention: int = 0
     example: Example | None = None  # what the model was run on
 
@@ -131,7 +134,8 @@ def look(model: nn.Module, inputs: Example) -> Seen:
         first = _Look(model)
         _run(first, inputs(first.n_rows, 0))
         plan = _Plan.of(first)
-        found = Seen(n_attention=len(plan.attention))
+        found = Seen(n_attention=len(plan.attention), experts=first.experts)
+        found.no_experts = first.no_experts
         failed: dict[int, str] = {}
         around = _Around(plan.around_heads)
         for _ in range(_TRIES if plan.attention else 0):
@@ -236,7 +240,7 @@ class _Watching:
                 before = ours(lambda *given: self._before(*given))
                 after = ours(lambda *given: self._after(*given))
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                handles.append(module.register_forward_hook(after))
+                handles.append(module.register_forward_hook(after, with_kwargs=True))
             with ExitStack() as stack:
                 stack.enter_context(_handed_out(self._attention))
                 stack.enter_context(_Products(self))
@@ -260,9 +264,11 @@ class _Watching:
             return None
         return ((new, *args[1:]), kwargs) if key is None else (args, kwargs | {key: new})
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if threading.get_ident() != self.thread or not _is_float(output):
             return None
+        if (routed := Routed.of(args, kwargs)) is not None:
+            self.mixed(module, routed, output)
         return self.gave(module, output)
 
     def _attention(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -302,6 +308,9 @@ class _Watching:
     def attended(self, out: Tensor, key: Tensor | None) -> Tensor | None:
         raise NotImplementedError
 
+    def mixed(self, module: nn.Module, routed: Routed, output: Tensor) -> None:
+        """A mixture of experts ran."""
+
 
 class _Look(_Watching):
     """The first pass."""
@@ -314,6 +323,8 @@ class _Look(_Watching):
         self.reads: list[_Read] = []
         self.is_steady = True  # both rows, which are equal, give the same: it draws nothing
         self._last: dict[nn.Module, _Read] = {}
+        self.experts: list[Place] = []
+        self.no_experts: list[str] = []
 
     def read(self, one: _Read) -> None:
         self.reads.append(one)
@@ -330,6 +341,22 @@ class _Look(_Watching):
         is_across = key is not None and key.ndim > 2 and key.shape[-2] != out.shape[1]
         one = _Attention(self.time, out, _kv_groups(key), self.by_library, is_across)
         self.attention.append(one)
+
+    def mixed(self, module: nn.Module, routed: Routed, output: Tensor) -> None:
+        name, n_experts = self.names[module], n_experts_of(module)
+        if not n_experts:
+            return
+        threads, self.thread = self.thread, -1  # what it runs within is no part of the pass
+        try:
+            why = why_no_mixture(module, routed, output)
+        finally:
+            self.thread = threads
+        if why:
+            self.no_experts.append(f"{name} {why}")
+            return
+        how = "its output is the sum of parts, one for each weight of the router"
+        call, width = self.calls[module] - 1, output.shape[-1]
+        self.experts.append(Place(name, call, self.time, n_experts, width, how))
 
 
 @dataclass

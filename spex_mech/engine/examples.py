@@ -92,7 +92,7 @@ def example_of(model: nn.Module, prompts: Prompts) -> Example:
 
 
 def examples_for(model: nn.Module, config: Any, text: Any) -> Iterator[Example]:
-    """What the model may run on, the most that it takes first."""
+    """What the model may run on."""
     taken = _takes(model)
     main = getattr(model, "main_input_name", "input_ids")
     names = dict.fromkeys(name for name in (main, "pixel_values") if name in taken)
@@ -109,9 +109,10 @@ def examples_for(model: nn.Module, config: Any, text: Any) -> Iterator[Example]:
     decoder = decoder if "decoder_input_ids" in taken else {}
     shapes = [[(name, shape) for shape in _shapes(name, model, config)] for name in floats]
     made = [{name: _numbers(shape) for name, shape in some} for some in product(*shapes)]
-    tries: list[dict[str, Tensor]] = [{**ids, **some, **decoder} for some in made]
-    tries += [{**some, **decoder} for some in made] if ids and floats else []
-    tries += [{**ids, **decoder}, ids] if ids else made
+    # Tokens alone first: of a model that may read images as well, what reads no image is found.
+    tries: list[dict[str, Tensor]] = [{**ids, **decoder}, ids] if ids else []
+    tries += [{**ids, **some, **decoder} for some in made if some]
+    tries += [{**some, **more} for some in made if some for more in (decoder, {})]
     seen: set[Any] = set()
     for row in tries[:_MOST_TRIES]:
         example = Example(row, _without_cache(taken))

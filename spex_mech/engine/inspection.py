@@ -18,6 +18,7 @@ from spex_mech.engine.architectures import (
 )
 from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
+from spex_mech.engine.device import Rows
 from spex_mech.engine.facts import core_of, unwrapped
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import first_tensor
@@ -29,7 +30,7 @@ class Found:
 
     Args:
         layer: its layer.
-        kind: "head" or "neuron".
+        kind: "head", "neuron" or "expert".
         count: how many there are.
         width: numbers of each.
         n_groups: key-value groups, where heads share keys and values.
@@ -52,6 +53,8 @@ class Found:
         """In words."""
         if self.kind == "neuron":
             return f"{self.count:,} neurons"
+        if self.kind == "expert":
+            return f"{self.count:,} experts"
         groups = f", {self.n_groups} key-value groups" if self.n_groups else ""
         return f"{self.count} heads of {self.width}{groups}"
 
@@ -81,7 +84,9 @@ class Inspection:
 
     def __str__(self) -> str:
         heads, neurons = self.count("head"), self.count("neuron")
+        experts = f", {n:,} experts" if (n := self.count("expert")) else ""
         lines = [f"{self.model}: {self.n_layers} layers, {heads:,} heads, {neurons:,} neurons"]
+        lines[0] += experts
         lines.append(f"passes: {self.passes}")
         rows = [("layers", "units", "replaced at the input of", "how it is known")]
         rows += [
@@ -140,7 +145,7 @@ def inspect_model(
     refused += [str(warning.message) for warning in told]
     for which in KINDS:
         missing = [layer for layer in range(arch.n_layers) if _lacks(arch, which, layer)]
-        if missing:
+        if missing and which != "expert":
             why = arch.no_heads if which == "head" else arch.no_neurons
             where = "layer" if len(missing) == 1 else "layers"
             refused.append(f"no {which}s in {where} {_numbers(missing)}: {why}")
@@ -183,15 +188,16 @@ def _passes_of(
         for layer in range(arch.n_layers)
         for kind in KINDS
         if arch.has(kind, layer)
-        for index in range(arch.count(kind, layer) if kind == "head" else 1)
+        for index in range(1 if kind == "neuron" else arch.count(kind, layer))
     ]
     if not units:
         return "not tried"
     components = Components(tuple(units), arch)
     prompts = prompts_for(model) if prompts is None else prompts[:2]
     asked = (model, prompts, _read, components, "zero", None, given, "float32", None, False)
+    rows = Rows(1 if prompts.inputs else None)  # some models compare the rows of a batch
     try:
-        return Current(Asked(*asked)).derived.passes
+        return Current(Asked(*asked, rows=rows)).derived.passes
     except (ValueError, RuntimeError) as error:
         refused.append(f"no game can be made of it: {error}")
         return "not tried"

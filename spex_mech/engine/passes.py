@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from spex_mech.engine.architectures import Architecture, architecture_of, is_hooked
 from spex_mech.engine.device import as_the_user, computing
+from spex_mech.engine.experts import Replaced, Routed, mixture_hooks, weighted_outputs
 from spex_mech.engine.facts import is_causal, takes
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import evaluating, ours
 from spex_mech.engine.sites import Place
 
-Hook = Callable[[Tensor], Tensor | None]  # [row pos width] -> the same rewritten, or None: as it is
+# [row pos width] -> the same rewritten, or None: as it is. At a mixture of experts it is given the
+# router's weights, where it is not a ``Replaced``.
+Hook = Callable[[Tensor], Tensor | None] | Replaced
 
 _TURNS: "WeakKeyDictionary[nn.Module, threading.RLock]" = WeakKeyDictionary()
 _MAKING = threading.Lock()
@@ -36,6 +39,7 @@ class Pass:
         n_rows: how many rows it has.
         replace: place -> what rewrites the activation there.
         seen: filled with the activations at the places, before they are replaced.
+        sees_experts: also with the weighted outputs of experts, each of which is run by itself.
     """
 
     n_rows: int
@@ -43,6 +47,8 @@ class Pass:
     seen: dict[int, Tensor] | None = None
     calls: dict[str, int] = field(default_factory=dict)  # of each hook point so far
     fired: set[int] = field(default_factory=set)
+    sees_experts: bool = False
+    after: dict[str, Replaced] = field(default_factory=dict)  # what a mixture's output is to be
 
 
 class Taps:
@@ -87,11 +93,14 @@ class Taps:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """The hooks stand, the model is in evaluation mode, and it computes in our precision."""
-        names = list(dict.fromkeys(place.name for place in self.places))
+        names = list(dict.fromkeys(p.name for p in self.places if not p.n_experts))
+        mixtures = list(dict.fromkeys(p.name for p in self.places if p.n_experts))
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
             stack.enter_context(computing(self.device, self.precision))
             stack.enter_context(raw_hooks(self.model, names, self._at_point))
+            hooks = mixture_hooks(self.model, mixtures, self._at_mixture, self._after_mixture)
+            stack.enter_context(hooks)
             yield
 
     def run(
@@ -105,7 +114,7 @@ class Taps:
         Raises:
             RuntimeError: a hook did not fire.
         """
-        one = Pass(len(prompts), replace or {}, seen)
+        one = Pass(len(prompts), replace or {}, seen, sees_experts=seen is not None)
         with self.passing(one):
             output = call(self.model, prompts)
         for index in one.replace:
@@ -131,22 +140,51 @@ class Taps:
         finally:
             self._change = before
 
-    def _at_point(self, name: str, act: Tensor) -> Tensor | None:
-        one = self.running
-        if one is None:
-            return None
+    def _index(self, one: Pass, name: str) -> int | None:
+        """The place that a module is now, which is called in a pass of ours."""
         number = one.calls.get(name, 0)
         one.calls[name] = number + 1
         index = self._at.get((name, number))
-        if index is None:
+        if index is not None:
+            one.fired.add(index)
+        return index
+
+    def _at_mixture(self, name: str, routed: Routed) -> Tensor | None:
+        one = self.running
+        index = None if one is None else self._index(one, name)
+        if one is None or index is None:
             return None
-        one.fired.add(index)
+        if one.seen is not None and one.sees_experts:
+            module = self.model.get_submodule(name)
+            each = weighted_outputs(module, routed, self.places[index].n_experts)
+            one.seen[index] = each.detach().unflatten(0, (one.n_rows, -1))
+        weights, replace = routed[routed.weights], one.replace.get(index)
+        if isinstance(replace, Replaced):
+            one.after[name] = replace
+            weights = replace.weighted(routed[routed.chosen], weights)
+        elif replace is not None:
+            weights = weights if (new := replace(weights)) is None else new
+        elif self._change is None:
+            return None
+        return weights if self._change is None else self._change(weights)
+
+    def _after_mixture(self, name: str, module: nn.Module, made: Tensor) -> Tensor | None:
+        one = self.running
+        replace = None if one is None else one.after.pop(name, None)
+        return None if replace is None else replace.added(made)
+
+    def _at_point(self, name: str, act: Tensor) -> Tensor | None:
+        one = self.running
+        index = None if one is None else self._index(one, name)
+        if one is None or index is None:
+            return None
         layout, replace = self.places[index].layout, one.replace.get(index)
         if one.seen is None and replace is None and self._change is None:
             return None
         flat = layout.read(act, one.n_rows)
         if one.seen is not None:
             one.seen[index] = flat.detach().clone() if self._copies else flat.detach()
+        assert not isinstance(replace, Replaced)
         new = None if replace is None else replace(flat)
         if self._change is not None:
             new = self._change(flat if new is None else new)

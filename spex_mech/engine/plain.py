@@ -112,7 +112,8 @@ class Setup:
             at_site = gate[:, site.slot_unit.to(gate.device)]
             if at_site.dtype == torch.bool and at_site.all():
                 continue
-            hooks[index] = replacing(at_site, self.references[index], prompt_of, self.exact)
+            asked = (at_site, self.references[index], prompt_of, self.exact)
+            hooks[index] = replacing(*asked, kind=site.kind)
         return hooks
 
     def check_finite(

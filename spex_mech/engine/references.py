@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spex_mech.arguments import shown
 from spex_mech.engine.device import at_least_float32, widest
+from spex_mech.engine.experts import Replaced
 from spex_mech.engine.passes import Hook
 from spex_mech.engine.prompts import Prompts
 
@@ -282,11 +283,21 @@ def replacing(
     reference: Float[Tensor, "prompt_or_1 pos_or_1 width"],
     prompt_of: Int[Tensor, " row"],
     exact: bool = False,
+    kind: str = "head",
 ) -> Hook:
-    """A hook that blends, with the reference of each row's prompt."""
+    """A hook that blends, with the reference of each row's prompt.
+
+    Args:
+        kind: of the site's units.
+    """
+
+    def of_rows() -> Float[Tensor, "row_or_1 pos_or_1 width"]:
+        return reference if len(reference) == 1 else reference[prompt_of.to(reference.device)]
+
+    if kind == "expert":
+        return Replaced(gate if gate.is_floating_point() else gate.to(reference), of_rows())
 
     def replace(act: Float[Tensor, "row pos width"]) -> Float[Tensor, "row pos width"]:
-        ref = reference if len(reference) == 1 else reference[prompt_of.to(reference.device)]
-        return blend(act, gate, ref, exact)
+        return blend(act, gate, of_rows(), exact)
 
     return replace

@@ -28,6 +28,7 @@ from spex_mech.engine.device import (
     on,
     widest,
 )
+from spex_mech.engine.experts import Replaced
 from spex_mech.engine.passes import Hook
 from spex_mech.engine.plan import (
     Ablated,
@@ -267,7 +268,7 @@ class Layer:
     def _add_to_intact(self) -> None:
         """Branches of the intact model that only add to its output."""
         branches = self.plan.adding.at(np.flatnonzero(self.plan.adding.parent == 0))
-        seen = {site: self.intact.seen[site][None] for site in self.facts.columns}
+        seen = {site: self.intact.seen[site][None] for site in self.facts.adds}
         out = self.intact.streams[self.number + 1][None]
         self._add(branches, np.zeros(len(branches), dtype=np.int64), out, seen)
 
@@ -341,7 +342,8 @@ class Layer:
         reference = self.replay.references[site]
         keep = on(np.repeat(~lost, self.n_prompts, axis=0), reference)
         prompt_of = on(np.tile(self.prompts, len(lost)), reference)
-        return replacing(keep, reference, prompt_of, self.replay.exact)
+        kind = self.replay.blocks.sites[site].kind
+        return replacing(keep, reference, prompt_of, self.replay.exact, kind)
 
     def _add(
         self,
@@ -364,7 +366,9 @@ class Layer:
                     out += self._few(site, lost, act, parent, weight)
                     continue
                 whole = act[parent].flatten(0, 1)
-                change = self._blending(site, lost)(whole)
+                blending = self._blending(site, lost)
+                assert not isinstance(blending, Replaced)  # experts add through no weight
+                change = blending(whole)
                 assert change is not None
                 out += ((change - whole) @ weight).unflatten(0, out.shape[:2])
             self._put(here.to, out)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from spex_mech.engine.architectures import Architecture, Kind
+from spex_mech.engine.architectures import KINDS, Architecture, Kind
 from spex_mech.engine.discovery import is_idle
 from spex_mech.engine.prompts import Prompts
 
@@ -53,11 +53,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Place:
-    """One hook point of a pass: its name, and which of the calls of it in a pass."""
+    """One hook point of a pass: its name, and which of the calls of it in a pass; of a mixture of
+    experts, how many it has."""
 
     name: str
     call: int
     layout: Layout
+    n_experts: int = 0
 
 
 def calls_of(architecture: Architecture, modules: Mapping[str, object]) -> dict[Key, int]:
@@ -66,7 +68,7 @@ def calls_of(architecture: Architecture, modules: Mapping[str, object]) -> dict[
     n_before: dict[tuple[Kind, int], int] = {}
     found: dict[Key, int] = {}
     for layer in range(architecture.n_layers):
-        for kind in ("head", "neuron"):
+        for kind in KINDS:
             if architecture.has(kind, layer):
                 module = (kind, id(modules[architecture.name(kind, layer)]))
                 found[kind, layer] = n_before.get(module, 0)

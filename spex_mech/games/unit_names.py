@@ -7,11 +7,12 @@ from typing import Any
 from spex_mech.arguments import shown
 from spex_mech.engine.components import Component, Components, Group
 
-_OF_LETTERS = {"N": "neurons", "G": "kv_groups"}
+_OF_LETTERS = {"N": "neurons", "G": "kv_groups", "E": "experts"}
 _KINDS = {
     "heads": Components.heads,
     "neurons": Components.neurons,
     "kv_groups": Components.kv_groups,
+    "experts": Components.experts,
 }
 
 
@@ -65,7 +66,7 @@ def units_named(model: Any, text: str) -> Components:
         if word in _KINDS:
             parts.append(_KINDS[word](model))
         elif any(sign in word for sign in "*?["):
-            letter = re.search(r"[NG](?=[\d*?\[]|$)", word)
+            letter = re.search(r"[NGE](?=[\d*?\[]|$)", word)
             kinds = _OF_LETTERS[letter[0]] if letter else "heads"
             parts.append(_KINDS[kinds](model).select(word))
         else:

@@ -1,0 +1,191 @@
+"""Experts as units: values beside a loop by hand that takes one expert's output away."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from torch import Tensor, nn
+
+import spex_mech as sm
+
+N_EXPERTS = 4
+_SIZES: dict[str, Any] = {
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
+    "intermediate_size": 24, "vocab_size": 61, "max_position_embeddings": 64, "head_dim": 8,
+    "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "mixtral": lambda: tf.MixtralForCausalLM(
+        tf.MixtralConfig(**_SIZES, num_local_experts=N_EXPERTS)
+    ),
+    "qwen3_moe": lambda: tf.Qwen3MoeForCausalLM(
+        tf.Qwen3MoeConfig(**_SIZES, num_experts=N_EXPERTS, moe_intermediate_size=24)
+    ),
+    "gpt_oss": lambda: tf.GptOssForCausalLM(tf.GptOssConfig(**_SIZES, num_local_experts=N_EXPERTS)),
+}
+TOKENS = torch.randint(3, 61, (3, 6), generator=torch.Generator().manual_seed(0))
+
+
+def build(family: str) -> Any:
+    torch.manual_seed(0)
+    model = FAMILIES[family]().eval()
+    model.set_experts_implementation("eager")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "embed" not in name:
+                weight.normal_(0, 1.5 / max(weight.shape[-2:]) ** 0.5)
+            elif "bias" in name and "router" not in name:
+                weight.normal_()
+    return model.double()
+
+
+def one_expert(module: Any, expert: int, x: Tensor) -> Tensor:
+    """What an expert makes of hidden states, by its weights: ``x [token width]``."""
+    if type(module).__name__ == "GptOssExperts":
+        both = x @ module.gate_up_proj[expert] + module.gate_up_proj_bias[expert]
+        gate, up = both[..., ::2].clamp(max=module.limit), both[..., 1::2]
+        up = up.clamp(-module.limit, module.limit)
+        made = (up + 1) * gate * torch.sigmoid(gate * module.alpha)
+        return made @ module.down_proj[expert] + module.down_proj_bias[expert]
+    gate, up = (x @ module.gate_up_proj[expert].T).chunk(2, -1)
+    return (nn.functional.silu(gate) * up) @ module.down_proj[expert].T
+
+
+class ByHand:
+    """One mask, one prompt at a time: each mixture is computed anew, expert by expert."""
+
+    def __init__(self, model: Any, corrupted: Tensor) -> None:
+        self.model = model
+        self.lost: list[tuple[int, int]] = []
+        self.seen: dict[tuple[int, int], Tensor] = {}
+        self.reference: dict[tuple[int, int], Tensor] = {}
+        for layer, block in enumerate(model.model.layers):
+            block.mlp.experts.register_forward_hook(self._hook(layer), with_kwargs=True)
+        self.of_prompts = [self._acts(row) for row in TOKENS]
+        self.of_corrupted = [self._acts(row) for row in corrupted]
+
+    def _hook(self, layer: int) -> Any:
+        def hook(module: Any, args: Any, kwargs: Any, made: Tensor) -> Tensor:
+            x, chosen, weights = args
+            total = torch.zeros_like(made)
+            for expert in range(N_EXPERTS):
+                weight = (weights * (chosen == expert)).sum(1, keepdim=True)
+                own = one_expert(module, expert, x) * weight
+                self.seen[layer, expert] = own
+                total += self.reference[layer, expert] if (layer, expert) in self.lost else own
+            if not self.lost:
+                torch.testing.assert_close(total, made)  # it is what the model computes
+            return total
+
+        return hook
+
+    @torch.no_grad()
+    def _acts(self, row: Tensor) -> dict[tuple[int, int], Tensor]:
+        self.lost = []
+        self.model(row[None], use_cache=False)
+        return {key: value.clone() for key, value in self.seen.items()}
+
+    @torch.no_grad()
+    def value(self, ablation: str, lost: list[tuple[int, int]], prompt: int) -> float:
+        for key in lost:
+            every = torch.cat([acts[key] for acts in self.of_prompts])
+            self.reference[key] = {
+                "zero": torch.zeros_like(self.of_prompts[prompt][key]),
+                "mean": every.mean(0).expand(TOKENS.shape[1], -1),
+                "resample": self.of_corrupted[prompt][key],
+            }[ablation]
+        self.lost = lost
+        logits = self.model(TOKENS[prompt][None], use_cache=False).logits
+        return float(metric(logits, None)[0])  # type: ignore[arg-type]
+
+
+def metric(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    flat = logits.flatten(1)
+    return flat @ torch.arange(flat.shape[1]).to(flat).mul(0.7).cos()
+
+
+def some_masks(n_units: int) -> Tensor:
+    singles = ~torch.eye(n_units, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(2)
+    return torch.cat([singles, torch.rand(3, n_units, generator=generator) > 0.4])
+
+
+def check(family: str, ablation: str, replay: bool | None) -> None:
+    model = build(family)
+    corrupted = TOKENS.flip(1)
+    task = sm.Task(sm.Prompts(TOKENS, corrupted=corrupted), metric)
+    game = sm.ModelGame(model, task, "experts", ablation=ablation, replay=replay)
+    assert game.units.labels == [f"L{layer}E{e}" for layer in (0, 1) for e in range(N_EXPERTS)]
+    masks = some_masks(len(game))
+    got = game(masks).cpu()
+    if replay:
+        assert game.describe()["passes"] == "replayed"
+    hand = ByHand(model, corrupted)
+    pairs = [(u.layer, int(u.label.rpartition("E")[2])) for u in game.units]
+    lost = [[p for p, kept in zip(pairs, mask, strict=True) if not kept] for mask in masks]
+    want = torch.tensor([[hand.value(ablation, one, p) for p in range(3)] for one in lost])
+    effects = (want - torch.tensor([hand.value(ablation, [], p) for p in range(3)])).abs()
+    assert (effects.amax(dim=1) > 0).all()
+    assert float((got - want).abs().max()) <= 1e-5 * float(effects.max())
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_values_are_those_of_a_loop_by_hand(replay: bool) -> None:
+    check("mixtral", "mean", replay)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("replay", [True, False])
+def test_values_of_every_family_are(family: str, ablation: str, replay: bool) -> None:
+    check(family, ablation, replay)
+
+
+@pytest.mark.parametrize("how", ["batched_mm", "grouped_mm"])
+def test_however_experts_are_computed(how: str) -> None:
+    model, masks = build("qwen3_moe").float(), some_masks(2 * N_EXPERTS)
+    values = []
+    for implementation in ("eager", how):
+        model.set_experts_implementation(implementation)
+        game = sm.ModelGame(model, sm.Task(sm.Prompts(TOKENS), metric), "experts")
+        values.append(game(masks))
+    torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-4)
+
+
+def test_experts_stand_beside_heads_and_neurons() -> None:
+    """Of shared experts and dense layers there are neurons, as before."""
+    config = tf.Qwen2MoeConfig(
+        **{k: v for k, v in _SIZES.items() if k != "head_dim"}, num_experts=N_EXPERTS,
+        moe_intermediate_size=24, shared_expert_intermediate_size=16, mlp_only_layers=[0],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = tf.Qwen2MoeForCausalLM(config).eval()
+    seen = sm.inspect_model(model)
+    assert [(one.layer, one.kind, one.count) for one in seen.found] == [
+        (0, "head", 4), (0, "neuron", 24), (1, "head", 4), (1, "neuron", 16), (1, "expert", 4),
+    ]  # fmt: skip
+    assert "4 experts" in str(seen) and seen.passes == "replayed"
+    units = sm.Components.heads(model)[:2] + sm.Components.experts(model)
+    both = units["L1E0", "L1E3"].group("two")
+    game = sm.ModelGame(model, sm.Task(sm.Prompts(TOKENS), metric), units[:2] + both)
+    assert game.units.kinds == ["head", "head", "group"]
+    apart = sm.ModelGame(model, sm.Task(sm.Prompts(TOKENS), metric), units)
+    lost = torch.tensor([[True, True, False, True, True, False]])
+    torch.testing.assert_close(game(torch.tensor([[True, True, False]])), apart(lost))
+
+
+def test_what_is_no_sum_of_experts_is_refused() -> None:
+    model = build("mixtral")
+    mixture = type(model.model.layers[0].mlp.experts)
+    original = mixture.forward
+    try:
+        mixture.forward = lambda self, *args: original(self, *args).tanh()
+        with pytest.raises(ValueError, match=r"has no experts: .* gives more than the sum"):
+            sm.Components.experts(model)
+    finally:
+        mixture.forward = original
+    with pytest.raises(ValueError, match="the model has no experts: no module of it is called"):
+        sm.Components.experts(tf.GPT2LMHeadModel(tf.GPT2Config(n_layer=1, n_head=2, n_embd=8)))
