@@ -199,8 +199,8 @@ def _add_discover(commands: Any) -> None:
     discover.add_argument(
         "--units",
         default="heads",
-        help="heads, neurons, heads+neurons, kv_groups, or labels and patterns: L1H*,L0N17; of "
-        "--lens tokens: tokens, words or sentences",
+        help="heads, neurons, heads+neurons, kv_groups, experts, or labels and patterns: L1H*,"
+        "L0N17; of --lens tokens: tokens, words or sentences",
     )
     discover.add_argument(
         "--ablation",

@@ -41,9 +41,9 @@ def test_in_print_like_layers_are_one_row() -> None:
 def test_layers_that_differ_are_told_apart_and_what_lacks_is_said() -> None:
     seen = sm.inspect_model(tiny("qwen3_next", CAUSAL["qwen3_next"]))
     assert [(one.layer, one.kind) for one in seen.found] == [
-        (0, "neuron"), (1, "head"), (1, "neuron"),
+        (0, "neuron"), (0, "expert"), (1, "head"), (1, "neuron"), (1, "expert"),
     ]  # fmt: skip
-    assert seen.found[1].how == "it reads a slice of each head alone"  # a gate lies between
+    assert seen.found[2].how == "it reads a slice of each head alone"  # a gate lies between
     assert seen.refused == ("no heads in layer 0: no attention ran in it",)
 
 

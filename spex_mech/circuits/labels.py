@@ -44,6 +44,7 @@ _SPELLINGS = {
         r"layer (\d+),? neuron (\d+)",
     ),
     "kv_group": (r"L(\d+)[. ]?G(\d+)",),
+    "expert": (r"L(\d+)[. ]?E(\d+)",),
     "mlp": (r"L(\d+)[. ]?MLP()", r"m(\d+)()", r"MLP ?(\d+)()", _HOOK + r"hook_mlp_out()"),
 }
 

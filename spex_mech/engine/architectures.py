@@ -328,8 +328,8 @@ def _seen_on_any(model: nn.Module, own: Example | None) -> Seen | str:
                 f"{type(model).__name__} does not run on {example}, which is how heads and "
                 f"neurons are found ({error})"
             )
-    cure = "give it prompts that it runs on, Components.heads(model, prompts=...), or "
-    return f"{why}; {'' if own is not None else cure}{_NAME_IT}"
+    cure = ", or give prompts that it runs on: Components.heads(model, prompts=...)"
+    return f"{why}; {_NAME_IT}{cure if own is None else ''}"
 
 
 def prompts_for(model: Any) -> Prompts:

@@ -115,6 +115,13 @@ def _architecture_of(asked: Asked) -> Architecture:
     return found
 
 
+def _width(arch: Architecture, kind: Kind, layer: int) -> int:
+    """Of what a hook point reads; 0, where that says nothing of its units."""
+    if kind == "head":
+        return arch.count("head", layer) * arch.d_head[layer]
+    return arch.d_mlp[layer] if kind == "neuron" else 0
+
+
 class Derived:
     """See the module's text.
 
@@ -207,7 +214,7 @@ class Derived:
             first, number = first_name[id(modules[name])], calls[key]
             seen = [run[first] for run in (alone, both, three)]
             check_calls(first, n_named[first], seen, one.tokens.shape[1])
-            width = self._width(*key) or seen[0][number].shape[-1]
+            width = _width(arch, *key) or seen[0][number].shape[-1]
             layout = layout_of(first, width, *(run[number] for run in seen))
             if layout.row_axis == 0 and len(seen[0][number]) > 1:
                 check_merged(first, layout, seen[0][number], seen[1][number])
@@ -217,13 +224,6 @@ class Derived:
 
     def _call(self, prompts: Prompts) -> None:
         call(self.model, prompts)
-
-    def _width(self, kind: Kind, layer: int) -> int:
-        """Of what a hook point reads; 0, where that says nothing of its units."""
-        arch = self.architecture
-        if kind == "head":
-            return arch.count("head", layer) * arch.d_head[layer]
-        return arch.d_mlp[layer] if kind == "neuron" else 0
 
     def _seen(self, prompts: Prompts, names: Sequence[str]) -> dict[str, Calls]:
         with torch.no_grad(), self._running():

@@ -38,7 +38,7 @@ def _code(found: Interactions, search: dict[str, Any]) -> str:
     """Python that makes a result like this, from the import to the search."""
     about, labels = found.about, found.labels
     lines = ["import spex_mech as sm", ""]
-    components = {*found.unit_table.kinds} <= {"head", "neuron", "kv_group"}
+    components = {*found.unit_table.kinds} <= {"head", "neuron", "kv_group", "expert"}
     if {"model", "task"} <= set(about) and components:
         n = f", n_prompts={about['n_prompts']}" if "n_prompts" in about else ""
         how = f", ablation={about['ablation']!r}" if "ablation" in about else ""
