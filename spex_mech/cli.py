@@ -382,25 +382,35 @@ def _demo_smollm2(options: argparse.Namespace) -> None:
 
 
 # Options that only one lens reads.
-_OF_LENS = {
+_OF_LENS: dict[str, tuple[str, ...]] = {
     "tokens": ("text", "answer", "continuation", "masking", "student"),
     "data": ("examples", "learner", "penalty"),
     "model": ("task", "file", "metric", "n_prompts", "ablation"),
+    "model or tokens": ("model", "bridge", "units", "batch_size"),
 }
+# Options about what is asked: of known masks and values nothing is.
+_OF_ASKING = (
+    "method", "budget", "store", "masks_per_batch", "workers", "address", "timeout", "learner",
+    "penalty",
+)  # fmt: skip
 
 
 def _check_lens(options: argparse.Namespace) -> None:
     """Raises:
     ValueError: an option is given that this lens does not read.
     """
-    given = {word.split("=")[0] for word in options.words if word.startswith("--")}
     for lens, names in _OF_LENS.items():
-        for name in names if lens != options.lens else ():
-            if (option := f"--{name.replace('_', '-')}") in given:
-                raise ValueError(
-                    f"{option} goes with --lens {lens}, and this is --lens {options.lens}; leave "
-                    "it out, or give the other lens"
-                )
+        if options.lens not in lens.split(" or ") and (option := _first_given(options, names)):
+            raise ValueError(
+                f"{option} goes with --lens {lens}, and this is --lens {options.lens}; leave it "
+                "out, or give the other lens"
+            )
+
+
+def _first_given(options: argparse.Namespace, names: Sequence[str]) -> str | None:
+    """The first of some options that stands on the command line."""
+    given = {word.split("=")[0] for word in options.words if word.startswith("--")}
+    return next((o for name in names if (o := f"--{name.replace('_', '-')}") in given), None)
 
 
 def _discover(options: argparse.Namespace) -> None:
@@ -524,23 +534,13 @@ def _report(options: argparse.Namespace) -> None:
 
 def _discover_data(options: argparse.Namespace) -> None:
     import spex_mech as sm
-    from spex_mech.results.files import write_text
 
     if options.examples is None:
         raise ValueError("--lens data needs --examples FILE.npz")
     held = _arrays(options.examples)
     texts = [str(text) for text in held["texts"]] if "texts" in held else None
     if {"masks", "values"} <= set(held):
-        # Numbered, as the tokens of a text are: two examples may have the same text.
-        labels = None if texts is None else [f"{i}:{text}" for i, text in enumerate(texts)]
-        proxy = options.proxy or "distilled"
-        known = sm.explain(held["masks"], held["values"], proxy, labels=labels)
-        told = "of no held-out mask" if known.r2 is None else f"{known.r2:.2f} on held-out masks"
-        table = known.frame(20, options.order, kind="banzhaf")
-        write_text(options.out / "estimates.csv", table.to_csv(index=False))
-        say(f"estimates from {known.n_masks:,} known masks, R² {told}")
-        say(table.to_string(index=False))
-        say(f"\nwritten to {options.out}: estimates.csv")
+        _explain(held["masks"], held["values"], texts, options)
         return
     if lacking := [name for name in ("x", "y", "x_test", "y_test") if name not in held]:
         raise ValueError(f"{options.examples} has no {lacking[0]!r}; it holds {', '.join(held)}")
@@ -556,6 +556,34 @@ def _discover_data(options: argparse.Namespace) -> None:
     say(f"{found}\n\n{files}\n{said}")
 
 
+def _explain(masks: Any, values: Any, texts: list[str] | None, options: argparse.Namespace) -> None:
+    """What known masks and values tell; nothing is asked."""
+    import spex_mech as sm
+    from spex_mech.results.files import write_text
+
+    if (option := _first_given(options, _OF_ASKING)) is not None:
+        raise ValueError(
+            f"{option} is about what is asked, and {options.examples} holds masks with their "
+            "values, so that nothing is; leave it out, or give x, y, x_test and y_test"
+        )
+    # Numbered, as the tokens of a text are: two examples may have the same text.
+    labels = None if texts is None else [f"{i}:{text}" for i, text in enumerate(texts)]
+    known = sm.explain(
+        masks, values, options.proxy or "distilled", labels=labels, seed=options.seed
+    )
+    kind, about = "banzhaf", "the mean effect over all masks"
+    try:
+        table = known.frame(20, options.order, kind=kind)
+    except ValueError:  # the masks are near the intact one
+        kind, about = "intact", "the effect of ablating them"
+        table = known.frame(20, options.order, kind=kind)
+    told = "not known" if known.r2 is None else f"{known.r2:.2f} on held-out masks"
+    write_text(options.out / "estimates.csv", table.to_csv(index=False))
+    say(f"estimates ({kind}: {about}) from {known.n_masks:,} known masks, R² {told}")
+    say(table.to_string(index=False))
+    say(f"\nwritten to {options.out}: estimates.csv")
+
+
 def _arrays(path: Path) -> dict[str, Any]:
     """The arrays of an .npz; nothing in it is unpickled.
 
@@ -569,11 +597,15 @@ def _arrays(path: Path) -> dict[str, Any]:
     with opened(path) as raw:
         try:
             with np.load(raw, allow_pickle=False) as file:
-                return dict(file)
+                held = dict(file)
         except Exception as error:  # whatever zipfile, zlib or numpy raise of some other file
             raise ValueError(
                 f"{path} is no .npz of numbers, as numpy.savez(path, x=..., y=...) writes it"
             ) from error
+    for name, array in held.items():
+        if name != "texts" and array.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: {name} is of {array.dtype}; it must hold real numbers")
+    return held
 
 
 def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:

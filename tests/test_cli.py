@@ -407,6 +407,47 @@ def test_another_result_is_moved_and_not_overwritten(tmp_path: Path, capsys: Any
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("changed", "words", "said"),
+    [
+        ({"y": np.array(["a"] * 9)}, [], "y is of <U1; it must hold real numbers"),
+        ({"x": np.ones((9, 2)) * 1j}, [], "x is of complex128; it must hold real numbers"),
+        ({"masks": np.ones((30, 4), "U1")}, [], "masks is of <U1; it must hold real numbers"),
+        ({}, ["--budget", "3"], "--budget is about what is asked, and "),
+        ({}, ["--store=run.sqlite"], "--store is about what is asked, and "),
+        ({}, ["--learner", "logistic"], "--learner is about what is asked, and "),
+        ({}, ["--seed", "-1"], "seed is -1; it must be a whole number of at least 0"),
+    ],
+)
+def test_examples_and_options_that_do_not_go_together(
+    changed: dict[str, Any], words: list[str], said: str, tmp_path: Path, capsys: Any
+) -> None:
+    masks = np.random.default_rng(0).random((60, 4)) < 0.5
+    held = {"masks": masks, "values": masks[:, 0] * 1.0, **changed}
+    np.savez(tmp_path / "e.npz", **held)
+    given = ["--lens", "data", "--examples", str(tmp_path / "e.npz"), "--out", str(tmp_path / "o")]
+    assert cli.main(["discover", *given, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not (tmp_path / "o").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.* interactions are left out")
+def test_what_a_store_exports_can_be_explained(tmp_path: Path, capsys: Any) -> None:
+    """Its masks are near the intact one, where only "intact" can be told."""
+    store = tmp_path / "run.sqlite"
+    sm.discover(
+        lambda m: (m[:, 0] & m[:, 1]).double(), "exhaustive", n=12, store=store, progress=False
+    )
+    assert cli.main(["store", str(store), "--export", str(tmp_path / "e.npz")]) == 0
+    out = tmp_path / "o"
+    given = ["--lens", "data", "--examples", str(tmp_path / "e.npz"), "--out", str(out)]
+    assert cli.main(["discover", *given]) == 0
+    printed = capsys.readouterr().out
+    assert "estimates (intact: the effect of ablating them)" in printed
+    best = pd.read_csv(out / "estimates.csv").iloc[0]
+    assert best.units == "0 x 1" and best.estimate == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize("content", [b'[{"x": 1}]', b"", b"PK\x03\x04 and nothing", b"\x93NUMPY"])
 def test_examples_that_are_no_arrays(content: bytes, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "rows.npz"
@@ -461,6 +502,8 @@ def test_results_of_two_runs_are_never_mixed(
         (["--text", "hello"], "--text goes with --lens tokens, and this is --lens model"),
         (["--lens", "data", "--ablation=zero"], "--ablation goes with --lens model"),
         (["--penalty=3"], "--penalty goes with --lens data"),
+        (["--lens", "data", "--units=heads"], "--units goes with --lens model or tokens"),
+        (["--lens", "data", "--examples", "x", "--model", "demo"], "--model goes with --lens mod"),
         (["--lens", "tokens", "--text", "a", "--task", "ioi"], "--task goes with --lens model"),
         (["--lens", "data", "--examples", "x", "--answer", "y"], "--answer goes with --lens token"),
     ],
