@@ -45,6 +45,15 @@ def kind_of(value: Any) -> str:
     return f"{'an' if kind[0] in 'aeiouAEIOU' or kind == 'ndarray' else 'a'} {kind}"
 
 
+def counted(number: int, thing: str) -> str:
+    """So many things.
+
+    >>> counted(1, "row"), counted(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     """A whole number of Python or numpy.
 

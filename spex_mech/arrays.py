@@ -193,7 +193,7 @@ def described(value: Any) -> str:
     """
     try:
         shape, dtype = [int(size) for size in value.shape], value.dtype
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, RuntimeError):  # of a nested tensor
         return shown(value)
     return f"{kind_of(value)} of shape {shape} ({dtype})"
 

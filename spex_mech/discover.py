@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -420,13 +420,17 @@ def _rows_of(sets: Any, game: Game) -> Int[np.ndarray, "set order"]:
     return np.array([units + [-1] * (width - len(units)) for units in rows]).reshape(-1, width)
 
 
+def _is_number(unit: Any) -> bool:
+    return isinstance(unit, Integral) and not isinstance(unit, bool)  # of a mask, not of a set
+
+
 def _numbers_of(units: Any, game: Game) -> list[int]:
     column, numbers = game.units.column, []
     if isinstance(units, str | bytes) or not isinstance(units, Iterable):
         raise ValueError(f"a set of units is {shown(units)}; give the labels of two units or more")
     for unit in units:
         known = column.get(unit) if isinstance(unit, str) else None
-        if known is None and isinstance(unit, Integral) and 0 <= int(unit) < len(game):
+        if known is None and _is_number(unit) and 0 <= int(unit) < len(game):
             known = int(unit)
         if known is None:
             raise ValueError(f"unknown unit {unit!r}; this game's units are {game.labels[:4]}...")
@@ -527,6 +531,8 @@ def _result(
             f"must be over {SMALLEST:.0e}: multiply values by a constant"
         )
     findings, described, floor = search.findings(), game.provenance(), game.noise_floor
+    if floor is not None and not (isinstance(floor, Real) and 0 <= floor < np.inf):
+        raise ValueError(f"noise_floor of the game is {shown(floor)}; it must be a size, 0 or more")
     if floor is None:
         floor = rounding.floor()
         described = {**described, "resolution": rounding.precision}

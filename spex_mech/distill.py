@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from spex_mech.arguments import label_list, labels_of, one_of, same_rows, whole
 from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import proxy_named
+from spex_mech.driver import LARGEST, SMALLEST
 from spex_mech.game import as_game
 from spex_mech.masks import Set
 from spex_mech.notices import warn
@@ -288,6 +289,12 @@ def _fitted(
 ) -> Distillation:
     """A proxy of what is not held out; of a complete table, that table. It is a function of the
     units that the masks tell apart."""
+    largest = float(abs(values).max())
+    if largest > LARGEST or 0 < largest < SMALLEST:
+        raise ValueError(
+            f"the largest of all values is {largest:.3g} in size; errors need squares, so that it "
+            f"must be from {SMALLEST:.0e} to {LARGEST:.0e}: multiply values by a constant"
+        )
     fitted, labels = proxy_named(proxy, seed, game), list(game.labels)
     seen = _told_apart(masks, labels)
     narrow = masks[:, seen.units]

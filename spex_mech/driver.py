@@ -23,6 +23,8 @@ import numpy as np
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from spex_mech.arguments import shown, whole
+from spex_mech.arrays import described
 from spex_mech.game import Answer, Game, Pending, Tick, no_tick
 from spex_mech.masks import MaskBatch
 from spex_mech.search.contract import Question, Search, cost_of_mask
@@ -219,7 +221,7 @@ def drive(
     """
     unchanged = Unchanged(game) if unchanged is None else unchanged
     started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
-    size = masks_per_batch or game.masks_per_batch
+    size = whole("masks_per_batch", masks_per_batch or game.masks_per_batch, 1)
 
     def next_size(left: int, slopes: bool) -> int:
         # A fixed size: which masks share a batch must not depend on how fast the machine is.
@@ -271,7 +273,7 @@ def _answers(
         watcher.kept(each * (len(part) - len(rest)))
 
         def ask(rest: MaskBatch = rest, pending: Any = pending) -> Answer:
-            answer = pending.result()
+            answer = _came(pending.result)
             unchanged.check()
             answer = checked(answer, rest, slopes, game)
             unchanged.see(answer.values.shape[1], rest)  # before a store keeps it
@@ -330,7 +332,20 @@ def evaluate_batch(
     Raises:
         ValueError: a value or slope that is not finite, or of another shape.
     """
-    return checked(game.evaluate(masks, slopes, tick), masks, slopes, game)
+    answer = _came(lambda: game.evaluate(masks, slopes, tick))
+    return checked(answer, masks, slopes, game)
+
+
+def _came(answer: Callable[[], Answer]) -> Answer:
+    """An answer, once it has come. A ``StopIteration`` would end a loop somewhere in between.
+
+    Raises:
+        RuntimeError: instead of it.
+    """
+    try:
+        return answer()
+    except StopIteration as error:
+        raise RuntimeError(f"the game raised StopIteration({error})") from error
 
 
 def checked(answer: Answer, masks: MaskBatch, slopes: bool, game: Game) -> Answer:
@@ -340,8 +355,19 @@ def checked(answer: Answer, masks: MaskBatch, slopes: bool, game: Game) -> Answe
         ValueError: a value or slope that is not finite (the text names the units that were
             ablated), or of another shape.
     """
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise ValueError(
+            f"{type(game).__name__} answered {shown(answer)}; it must be an Answer(values, slopes)"
+        )
     values, found = answer
-    if values.ndim != 2 or len(values) != len(masks):
+    for array in (values, *((found,) if slopes and found is not None else ())):
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{type(game).__name__} answered {described(array)}; an Answer's values and slopes "
+                "must be numpy arrays of real numbers"
+            )
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
+    if values.ndim != 2 or len(values) != len(masks) or not values.size:
         raise ValueError(
             f"{type(game).__name__} answered values of shape {list(values.shape)} for "
             f"{len(masks)} masks; they must be [mask prompt]"

@@ -7,7 +7,7 @@ The game of a model, of a text's tokens, of training examples and of workers der
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -383,7 +383,8 @@ class _Foreign(Game):
 
     @property
     def masks_per_batch(self) -> int:
-        return int(getattr(self.own, "masks_per_batch", MASKS_PER_BATCH))
+        own = getattr(self.own, "masks_per_batch", MASKS_PER_BATCH)
+        return whole("masks_per_batch", own, 1)
 
     @property
     def noise_floor(self) -> float | None:
@@ -420,12 +421,26 @@ class _Foreign(Game):
         return torch.from_numpy(slopes)
 
     def provenance(self) -> dict[str, Any]:
-        return self.own.describe() if hasattr(self.own, "describe") else {}
+        return self._told("describe") if hasattr(self.own, "describe") else {}
 
     def identity(self) -> dict[str, Any]:
         if hasattr(self.own, "identity"):
-            return self.own.identity()
+            return self._told("identity")
         return dict(function_identity(self.own))
+
+    def _told(self, name: str) -> dict[str, Any]:
+        """What a method of the object says of it.
+
+        Raises:
+            ValueError: it is no dictionary.
+        """
+        told = getattr(self.own, name)()
+        if not isinstance(told, Mapping):
+            raise ValueError(
+                f"{name}() of {type(self.own).__name__} returned {shown(told)}; it must return a "
+                "dictionary of plain values"
+            )
+        return dict(told)
 
 
 def _of_another_shape(slopes: np.ndarray, gates: Tensor) -> ValueError:
@@ -467,6 +482,11 @@ def as_game(
     n = None if n is None else whole("n", n, 1)
     vectorized = None if vectorized is None else switch("vectorized", vectorized)
     names = None if labels is None else label_list(labels, n)
+    if isinstance(game, Game) and not isinstance(game.units, Units):
+        raise ValueError(
+            f"the units of {type(game).__name__} are {shown(game.units)}; they must be Units, such "
+            "as Units.of_labels(['a', 'b'])"
+        )
     if is_game(game):
         if n not in (None, len(game)) or (names is not None and names != list(game.labels)):
             raise ValueError(

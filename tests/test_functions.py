@@ -122,7 +122,7 @@ def test_each_wrong_argument_label_and_answer_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     cases = [json.loads(line) for line in run.stdout.splitlines()]
-    kinds = {"argument", "label", "answer", "model", "circuit", "later", "sweep"}
+    kinds = {"argument", "label", "answer", "model", "circuit", "later", "sweep", "game"}
     assert {case["kind"] for case in cases} == kinds
     assert len(cases) > 110
     wrong = [case for case in cases if case["text"] not in case["came"] or not case["own"]]

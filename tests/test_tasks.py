@@ -381,6 +381,8 @@ def test_rows_without_corruption_make_prompts_without(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text('[{"prompt": "a b", "answer": " c", "distractor": " d"}]', encoding="utf-8")
     assert load(path).prompts.corrupted is None
+    upper = path.rename(tmp_path / "r.JSON")
+    assert len(load(upper).prompts) == 1
 
 
 def test_a_files_prompts_are_shuffled_by_seed(tmp_path: Path) -> None:
@@ -398,6 +400,10 @@ COLUMNS = "clean,corrupted,correct_idx,incorrect_idx"
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
+        ("e.json", '[{"prompt": "a \\ud800", "answer": " c", "distractor": " d"}]', "half a char"),
+        ("e.json", "[" * 100_000, "e.json is not JSON: maximum recursion depth"),
+        ("e.json", '[{"prompt": ' + "9" * 5000 + "}]", "e.json is not JSON: Exceeds the limit"),
+        ("e.csv", f"{COLUMNS}\na b,c b,true,5\n", "'correct_idx' is 'true'; it must be a token id"),
         ("a.csv", "clean,wrong\nx,y\n", "a.csv has the columns clean, wrong, which tell no ans"),
         ("a.json", '[{"text": "x"}]', "a.json: row 1: no 'answer'; a .csv has the columns"),
         ("b.json", "{oops", "b.json is not JSON: Expecting property name"),
@@ -423,6 +429,16 @@ def test_files_that_hold_something_else(tmp_path: Path, name: str, text: str, ma
         load(tmp_path / name)
 
 
+def test_a_row_that_lacks_what_others_have_says_so(tmp_path: Path) -> None:
+    """A corrupted version in some rows only was dropped without a word."""
+    row = {"prompt": "a b", "answer": " c", "distractor": " d"}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps([{**row, "corrupt": "e b"}, row, row]), encoding="utf-8")
+    text = r"r: row [23] has no corrupted version, so that those of the other 1 row are not used"
+    with pytest.warns(UserWarning, match=text):
+        assert load(path, None).prompts.corrupted is None
+
+
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "z.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"z.json is not a text file in UTF-8 or UTF-16"):
@@ -440,7 +456,7 @@ def test_pairs_of_unequal_length_are_left_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"0 usable prompts, not 1 .*look at its rows"):
         load(path)
     path.write_text(json.dumps([good, {**good, "corrupt": "e"}, good]), encoding="utf-8")
-    with pytest.warns(UserWarning, match=r"r: 1 rows are left out, .*as many tokens \(row 2\)"):
+    with pytest.warns(UserWarning, match=r"r: 1 row is left out, .*as many tokens \(row 2\)"):
         assert len(load(path, None).prompts) == 2
 
 

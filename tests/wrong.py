@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 import spex_mech as sm
-from spex_mech.game import as_game
+from spex_mech.game import Answer, as_game
 from spex_mech.runs.contents import contents
 from spex_mech.sweep import cells_from_toml
+from spex_mech.units import Units
 
 
 def pair(masks: Any) -> Any:
@@ -89,7 +90,79 @@ def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     yield "load", "there is no file", lambda: sm.Interactions.load(folder / "nosuch.npz")
     yield "sets", "sets is 'ab'", lambda: sm.measure(pair, "ab", n=4)
     yield "a set", "unknown unit 9", lambda: sm.measure(pair, [(0, 9)], n=4)
+    for value in ([True, False], [True, True, False, False]):
+        text = "unknown unit True"
+        yield f"a mask {value}", text, lambda v=value: sm.measure(pair, [v], n=4)
+    yield "confirmed_by", "again is an Interactions", lambda: found.confirmed_by(found)
+    for power in (200, -200):
+        rng = np.random.default_rng(0)
+        masks = rng.random((60, 4)) < 0.5
+        text = "it must be from 1e-150 to 1e+150"
+        yield f"10^{power}", text, lambda m=masks, p=power: sm.explain(m, pair(m) * 10.0**p)
+    for name, value in {"progress": "no", "address": 3}.items():
+        yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: search(**{n: v})
     yield "a set of sets", "unknown unit", lambda: sm.measure(pair, [([0], 1)], n=4)
+
+
+class Own(sm.Game):
+    """A game by its type, that answers what it is told to."""
+
+    def __init__(self, answer: Callable[[Any], Any], units: Any = None, per_batch: Any = 7) -> None:
+        self.answer, self.own = answer, Units.of_labels("abcd") if units is None else units
+        self.per_batch = per_batch
+
+    units = property(lambda self: self.own)
+    masks_per_batch = property(lambda self: self.per_batch)
+
+    def evaluate(self, masks: Any, slopes: bool = False, tick: Any = None) -> Any:
+        return self.answer(masks.kept()[:, :2].all(axis=1)[:, None].astype(float))
+
+
+class Alike:
+    """A game but for its type."""
+
+    labels = "abcd"
+
+    def __init__(self, **own: Any) -> None:
+        self.__dict__.update(own)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __call__(self, masks: Any) -> Any:
+        return pair(masks)
+
+
+def games(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Of one's own: what they answer and declare."""
+    for name, answer, text in (
+        ("None", lambda v: None, "Own answered None; it must be an Answer"),
+        ("an array", lambda v: v, "; it must be an Answer"),
+        ("a list", lambda v: Answer(v.tolist()), "numpy arrays of real numbers"),
+        ("a tensor", lambda v: Answer(torch.from_numpy(v)), "a Tensor of shape [1, 1]"),
+        ("objects", lambda v: Answer(v.astype(object)), "an ndarray of shape [1, 1] (object)"),
+        ("complex", lambda v: Answer(v * 1j), "an ndarray of shape [1, 1] (complex128)"),
+        ("words", lambda v: Answer(v.astype(str)), "an ndarray of shape [1, 1] (<U32)"),
+        ("no prompts", lambda v: Answer(v[:, :0]), "values of shape [1, 0]"),
+        ("one row", lambda v: Answer(v[:1]), "values of shape [1, 1] for 4 masks"),
+    ):
+        yield f"answer, {name}", text, lambda a=answer: search(Own(a), n=None)
+    good = lambda v: Answer(v)  # noqa: E731
+    for value in (0, -3, 2.5, "x", True):
+        text = f"masks_per_batch is {value!r}"
+        yield text, text, lambda v=value: search(Own(good, None, v), n=None)
+        yield f"alike, {text}", text, lambda v=value: search(Alike(masks_per_batch=v), n=None)
+    for value in (["a", "b"], "ab", 3):
+        text = f"the units of Own are {value!r}"
+        yield text, text, lambda v=value: search(Own(good, v), n=None)
+    for value in ("x", -1, float("nan"), float("inf"), [1]):
+        text = f"noise_floor of the game is {value!r}"
+        yield text, text, lambda v=value: search(Alike(noise_floor=v), n=None)
+    for name in ("describe", "identity"):
+        yield (
+            name, f"{name}() of Alike returned 3",
+            lambda n=name: search(Alike(**{n: lambda: 3}), n=None, store=folder / f"{n}.sqlite"),
+        )  # fmt: skip
 
 
 def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
@@ -107,6 +180,15 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         ([], "components is []"), ([heads[:2].group("g")[0]], "a list with a group in it"),
     ):  # fmt: skip
         yield f"components={value!r}", text, lambda v=value: game(components=v)
+    rows = [{"prompt": "a", "answer": " b", "distractor": " c"}]
+    for value in (3, "gpt2", ["a"]):
+        yield (
+            f"tokenizer={value!r}", f"tokenizer is {value!r}",
+            lambda v=value: sm.load_task(rows, model, tokenizer=v),
+        )  # fmt: skip
+    for name, value in (("seq_len", "8"), ("seq_len", 2.5), ("seq_len", True)):
+        text = f"{name} is {value!r}"
+        yield text, text, lambda n=name, v=value: sm.load_task("induction", model, **{n: v})
     for value in (["the cat"], "ioi", None):
         yield f"task={value!r}", "task is", lambda v=value: game(v)
         yield f"prompts={value!r}", "prompts is", lambda v=value: sm.Task(v, "log_prob")
@@ -241,6 +323,8 @@ def answers() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         ("nan", lambda m: pair(m) * np.nan, "value is nan with nothing ablated"),
         ("too large", lambda m: pair(m) * 1e200, "1e+150"),
         ("too small", lambda m: pair(m) * 1e-200, "1e-150"),
+        ("iterator's end", lambda m: next(iter([])), "the game raised StopIteration"),
+        ("nested", lambda m: torch.nested.nested_tensor([torch.ones(2)]), "returned nested_tensor"),
         ("three axes", lambda m: np.zeros((len(m), 2, 2)), "returned shape"),
         ("no prompts", lambda m: np.zeros((len(m), 0)), "returned shape"),
         ("mixes masks", lambda m: pair(m) - pair(m).mean(), "depends on the masks"),
@@ -314,7 +398,7 @@ def later(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
 def main(folder: Path) -> None:
     for kind, cases in (
         ("argument", arguments(folder)), ("label", labels()), ("answer", answers()),
-        ("later", later(folder)), ("sweep", sweeps(folder)),
+        ("later", later(folder)), ("sweep", sweeps(folder)), ("game", games(folder)),
         ("model", models()), ("circuit", circuits()),
     ):  # fmt: skip
         for name, text, call in cases:
@@ -323,7 +407,9 @@ def main(folder: Path) -> None:
             except Exception as error:
                 came = str(error)
                 last = traceback.extract_tb(error.__traceback__)[-1].filename
-                known = isinstance(error, ValueError | OSError | TypeError | IndexError)
+                known = isinstance(
+                    error, ValueError | OSError | TypeError | IndexError | RuntimeError
+                )
                 known = known and "Errno" not in came
                 own = known and ("spex_mech" in last or "contextlib" in last)
             print(json.dumps({"kind": kind, "case": name, "text": text, "came": came, "own": own}))

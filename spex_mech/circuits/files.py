@@ -45,7 +45,7 @@ def load_circuit(path: str | os.PathLike[str]) -> dict[str, Any]:
         circuit = None if newer else _circuit(read)
     except FileNotFoundError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a spex_mech circuit (JSON): {error}") from error
     if circuit is None:
         raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it")

@@ -342,9 +342,10 @@ def _given(circuit: Circuit | Sequence[Any] | Mapping[str, Any] | Place) -> tupl
         path = file_of("circuit", circuit)
         try:
             with opened(path) as file:
-                saved = "kind" in json.loads(file.read())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                read = json.loads(file.read())
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no circuit (JSON): {error}") from error
+        saved = isinstance(read, dict) and "kind" in read
         circuit = Circuit.load(path) if saved else Circuit.from_mib(path)
         return list(circuit.units), f"read from {path}"
     if isinstance(circuit, Mapping):

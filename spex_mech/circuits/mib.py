@@ -84,7 +84,7 @@ def read_mib(source: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[dict[s
         try:
             with opened(source) as file:
                 read = json.loads(file.read())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{name} is not JSON: {error}") from error
     nodes = read.get("nodes") if isinstance(read, dict) else None
     if not isinstance(nodes, dict) or not all(

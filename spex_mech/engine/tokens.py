@@ -7,12 +7,23 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from spex_mech.arguments import shown
+
 
 def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     """Text -> token ids, with what the tokenizer puts before a text and without what it appends:
-    an end token between a prompt and its answer would be read as the end of the text."""
+    an end token between a prompt and its answer would be read as the end of the text.
+
+    Raises:
+        ValueError: it is no tokenizer; or, of a text, it holds half a character.
+    """
+    _check(tokenizer)
 
     def encode(text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text {text!r} holds half a character: {error.reason}") from error
         ids = list(tokenizer(text)["input_ids"])
         own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         for start in range(len(ids) - len(own) + 1):
@@ -21,6 +32,14 @@ def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
         return ids
 
     return encode
+
+
+def _check(tokenizer: Any) -> None:
+    if not callable(tokenizer):
+        raise ValueError(
+            f"tokenizer is {shown(tokenizer)}; give a tokenizer of transformers, such as "
+            "load_tokenizer(model)"
+        )
 
 
 def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) -> int:

@@ -14,7 +14,7 @@ from spex_mech.arguments import whole
 from spex_mech.results.cautions import cautions_of, clusters_of
 from spex_mech.results.files import opened, write_whole
 from spex_mech.results.graphs import graph_of, neuronpedia_of
-from spex_mech.results.measured import Again
+from spex_mech.results.measured import Again, check_again
 from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
 from spex_mech.results.printed import as_html, printed
 from spex_mech.results.readings import doubts_of, readings_of
@@ -267,7 +267,7 @@ class Interactions:
         Raises:
             KeyError: it was not measured, or a label is unknown.
         """
-        return self.main_effect(labels) if isinstance(labels, str) else self.value(*labels)
+        return self.value(*labels) if isinstance(labels, tuple) else self.main_effect(labels)
 
     def __iter__(self) -> Iterator[tuple[tuple[str, ...], float]]:
         """The labels and the value of each interaction."""
@@ -287,8 +287,10 @@ class Interactions:
         Tables, pictures and the report then show what was confirmed.
 
         Raises:
-            ValueError: ``again`` measured none of these interactions.
+            ValueError: ``again`` measured none of these interactions, or ``confirm`` did not
+                return it.
         """
+        check_again(again)
         return as_part(self.take(np.arange(len(self))), confirmed=again.said_of(self))
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
+from spex_mech.arguments import kind_of
 from spex_mech.units import Units
 
 
@@ -112,6 +113,14 @@ class Shown(Stored, Protocol):
     def intervals(self, level: float = 0.9) -> Float[np.ndarray, "interaction 2"]: ...
 
     def top(self, k: int = 20, order: int | None = None) -> "Shown": ...
+
+
+def check_again(again: Any) -> None:
+    """Raises:
+    ValueError: it is no other measurement.
+    """
+    if not isinstance(again, Again):
+        raise ValueError(f"again is {kind_of(again)}; give what confirm returned")
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from spex_mech.arguments import file_of, shown, whole
+from spex_mech.arguments import file_of, shown, switch, text_of, whole
 from spex_mech.driver import Unchanged, Watcher, Watchers, drive
 from spex_mech.game import Game, as_game
 from spex_mech.masks import MaskBatch
@@ -50,6 +50,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.store is not None:
             object.__setattr__(self, "store", file_of("store", self.store))
+        switch("progress", self.progress)
+        if self.address is not None:
+            text_of("address", self.address, "auto")
         for name in ("workers", "masks_per_batch"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole(name, value, 1))

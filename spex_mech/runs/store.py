@@ -58,7 +58,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
-from spex_mech.arguments import file_of
+from spex_mech.arguments import file_of, whole
 from spex_mech.driver import Unchanged
 from spex_mech.fingerprints import function_identity, version_of
 from spex_mech.game import Answer, Game, as_game
@@ -233,7 +233,8 @@ class Store:
                 batch takes some seconds or holds as many as the game wants (``runs.batches``).
         """
         text = json.dumps(identity, sort_keys=True, default=option_identity)
-        most = masks_per_batch or as_game(game).masks_per_batch
+        own = as_game(game).masks_per_batch
+        most = whole("masks_per_batch", masks_per_batch or own, 1)
         if self.holder is None:
             return self._finished(text, game)
         with self.transaction():

@@ -81,7 +81,7 @@ def load_task(
     n_named = N_PROMPTS if n_prompts is None else n_prompts
     if name == "induction":
         task = _induction(model, n_named, rng, **options)
-    elif given or name in TASKS or Path(name).suffix in (".csv", ".json", ".jsonl"):
+    elif given or name in TASKS or Path(name).suffix.lower() in (".csv", ".json", ".jsonl"):
         tokenizer = tokenizer or load_tokenizer(model)
         if tokenizer is None:
             raise ValueError(

@@ -43,7 +43,7 @@ def read_rows(path: Path, tokenizer: Any) -> list[Row]:
     if not os.path.isfile(path):
         raise ValueError(f"no prompt file {path}")
     text = text_in(path, "the file of prompts")
-    rows = _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
+    rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text)
     if not rows:
         raise ValueError(f"{path} holds no rows; {FORMATS}")
     return _read(str(path), rows, _reader_for(path, rows[0][1], tokenizer))
@@ -98,14 +98,14 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
 def _json_rows(path: Path, text: str) -> list[tuple[int, Any]]:
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError as whole:
+    except (ValueError, RecursionError) as whole:  # a number too long, lists too deep
         # Some of the field's .json files hold a row per line.
         lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
         rows = []
         for number, line in lines:
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 where = whole if number == lines[0][0] else f"line {number}: {error}"
                 raise ValueError(f"{path} is not JSON: {where}") from error
     if isinstance(rows, dict):
@@ -117,7 +117,7 @@ def _json_rows(path: Path, text: str) -> list[tuple[int, Any]]:
 
 def _reader_for(path: Path, row: Any, tokenizer: Any) -> Callable[[Any, str], Row | None]:
     """What reads each row, by the columns of the first."""
-    if path.suffix != ".csv":
+    if path.suffix.lower() != ".csv":
         return _json_row
     for right, wrong in _ID_COLUMNS:
         if right in row and wrong in row:
@@ -160,7 +160,7 @@ def _ids(row: dict[str, Any], name: str) -> list[int]:
     try:
         value = json.loads(text)
         ids = value if isinstance(value, list) else [value]
-        if not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
+        if not ids or not all(type(i) is int and i >= 0 for i in ids):
             raise ValueError
     except ValueError:
         raise ValueError(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spex_mech.arguments import counted
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
 from spex_mech.engine.tokens import answer_id, encoder, padded, ragged
@@ -69,6 +70,13 @@ def task_from_rows(
             f"{name}: {has.place} has wrong answers and {lacks.place} has none; give them in every "
             "row or in none"
         )
+    lacking = [one.row.place for one in kept if one.corrupted is None]
+    if 0 < len(lacking) < len(kept):
+        warn(
+            f"{name}: {lacking[0]} has no corrupted version, so that those of the other "
+            f"{counted(len(kept) - len(lacking), 'row')} are not used; give one in every row or in "
+            "none"
+        )
     if ids:
         _check_ids(kept, tokenizer, name)
     return Task(_prompts(kept), kept[0].row.metric, name)
@@ -108,9 +116,11 @@ def _check_count(
     if left_out:
         which = ", ".join(row.place for row in left_out[:3] if row.place)
         more = ", ..." if len(left_out) > 3 else ""
+        are = "is" if len(left_out) == 1 else "are"
         of_pairs = (
-            f"{len(left_out):,} rows are left out, as a prompt and its corrupted version must have "
-            f"as many tokens{f' ({which}{more})' if which else ''}"
+            f"{counted(len(left_out), 'row')} {are} left out, as a "
+            "prompt and its corrupted version must have as many tokens"
+            f"{f' ({which}{more})' if which else ''}"
         )
     if not kept or (n_prompts is not None and len(kept) < n_prompts):
         cure = f"ask for n_prompts={len(kept)} or fewer" if kept else "look at its rows"
