@@ -126,6 +126,10 @@ def of_story(rows: Rows) -> Stated:
     rivals = ("hessian", "patching", "products", "spex")
     return {
         "story": [[name, *(text(found(m, b, k)) for b in budgets)] for name, m, k in lines],
+        "readme": [
+            [name.removesuffix(", top 100"), *(text(found(m, b)) for b in (900, 1800, 5400))]
+            for name, m, _ in (lines[0], lines[3], lines[5])
+        ],
         "story.unfound.5400": f"{100 * (1 - (found('spex', 5400) or 0)):.0f}",
         **{f"story.{key}.1800": text(found(SHORT[key], 1800)) for key in [*SHORT][:3]},
         **{f"rivals.{key}": text(beside.the(method=SHORT[key])["recall@100"]) for key in rivals},
@@ -289,7 +293,7 @@ def store_size() -> Stated:
     pairs, halves, gradients = (rows.the(masks=m) for m in ("pairs", "halves", "gradients"))
     (evaluations,) = {pairs["evaluations"], halves["evaluations"]}
     return {
-        "store_size.evaluations": "A million" if evaluations == 10**6 else f"{evaluations:,}",
+        "store_size.evaluations": "a million" if evaluations == 10**6 else f"{evaluations:,}",
         "store_size.pairs": text(pairs["gigabytes"]),
         "store_size.halves": text(halves["gigabytes"]),
         "store_size.open": under(max(rows.each("seconds_to_open"))),

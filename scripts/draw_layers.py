@@ -14,7 +14,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("cli", "commands", ""),
     ("sweep", "many models, tasks and ablations", ""),
     ("report", "a page of a result", ""),
-    ("plots", "the numbers of a picture, then a thin drawing", ""),
+    ("plots saved", "the numbers of a picture, then a thin drawing", ""),
     ("circuits distill testing", "which units do a task; a small model; checks for games", ""),
     ("discover", "the verbs: discover, measure, confirm", ""),
     ("runs", "store, workers, factories", "3"),

@@ -57,3 +57,28 @@ def test_whoever_carries_on_finds_what_the_page_names() -> None:
     named = re.findall(r"`((?:spex_mech|tests|benchmarks)(?:/[\w.]+)*)`", page)
     assert len(named) > 30
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def sentences(page: str) -> list[str]:
+    """The sentences of a page in Markdown: without code, tables, pictures, marks and headings."""
+    text = re.sub(r"```.*?```", "\n\n", page, flags=re.S)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"^(\||#).*$", "", text, flags=re.M)
+    blocks = re.split(r"\n\s*\n|\n(?=- |\d+\. )", text)
+    joined = (" ".join(block.split()) for block in blocks)
+    return [s for block in joined for s in re.split(r"(?<=[.!?:])\s+(?=[A-Z`*\"])", block) if s]
+
+
+def test_the_readme_is_short() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(page.splitlines()) <= 200
+    long = [s for s in sentences(page) if len(s.split()) > 30]
+    assert long == []
+
+
+def test_sentences_are_told_apart() -> None:
+    page = (
+        "# Title of it\nOne [two](x) three. `Four` five:\n\n- six\n- seven\n\n```\nCode. Code\n```"
+    )
+    assert sentences(page) == ["One two three.", "`Four` five:", "- six", "- seven"]

@@ -134,8 +134,8 @@ class Prompts:
         corrupted: Any = None,
         clusters: Any = None,
     ) -> "Prompts":
-        """Prompts from texts, padded on the right, as the tokenizer writes them (without an end
-        token that it appends).
+        """Prompts from texts, padded on the right, as the tokenizer writes them; where an answer or
+        a continuation follows, without the end token that it may append.
 
         Args:
             tokenizer: of the model (``load_tokenizer(model)``).
@@ -154,8 +154,10 @@ class Prompts:
                 prompt.
         """
         texts = _texts("texts", texts, None)
-        encode = encoder(tokenizer)
-        rows, targets = [encode(text) for text in texts], None
+        encode, targets = encoder(tokenizer), None
+        if answers is None and continuations is None:  # nothing follows: as a classifier reads it
+            encode = lambda text: list(tokenizer(text)["input_ids"])  # noqa: E731
+        rows = [encode(text) for text in texts]
         if continuations is not None:
             if answers is not None or wrong_answers is not None:
                 raise ValueError("give answers or continuations, not both")
