@@ -73,6 +73,22 @@ def test_union_slice_index_select() -> None:
     assert sm.Components.named(ARCH, ["a2.h1", "L0N4"]).labels == ["L2H1", "L0N4"]
 
 
+def test_layers_patterns_and_what_is_left() -> None:
+    model = sm.load_model("demo")
+    heads = sm.Components.heads(model)
+    assert sm.Components.heads(model, layers=1).labels == heads.select("L1*").labels
+    assert heads.select("L1H[01], L0H3").labels == ["L0H3", "L1H0", "L1H1"]
+    assert (heads - heads.select("L0*,L1H3")).labels == ["L1H0", "L1H1", "L1H2"]
+    for wrong, told in (
+        (lambda: heads.select("L0*,L7*"), "no component matches 'L7"),
+        (lambda: heads - heads, "no components left"),
+        (lambda: sm.Components.heads(model, layers=5), "no layer 5"),
+        (lambda: heads - sm.Components.heads(sm.load_model("sentiment")), "two different models"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            wrong()
+
+
 def test_errors_name_the_value_and_the_cure() -> None:
     heads = sm.Components.heads(ARCH)
     with pytest.raises(ValueError, match="duplicate unit: L0H1 covers L0H1, which L0H1 covers"):

@@ -179,18 +179,24 @@ class Components(Sequence[Component | Group]):
 
     @staticmethod
     def heads(
-        model: Any, architecture: Architecture | None = None, prompts: Prompts | None = None
+        model: Any,
+        architecture: Architecture | None = None,
+        prompts: Prompts | None = None,
+        *,
+        layers: Iterable[int] | int | None = None,
     ) -> "Components":
         """Every attention head of ``model`` (or of an ``Architecture``), layer by layer.
 
         Args:
+            layers: of these layers only, as in :meth:`neurons`.
             prompts: what the model is run on to find them, where they hold more than tokens;
                 default: a few tokens, an image or a sound, whatever it reads.
 
         Raises:
-            ValueError: the model has no heads that can be told apart; the text says why.
+            ValueError: the model has no heads that can be told apart (the text says why), or a
+                layer does not exist.
         """
-        return _all_of("head", model, architecture, None, prompts)
+        return _all_of("head", model, architecture, layers, prompts)
 
     @staticmethod
     def neurons(
@@ -343,6 +349,18 @@ class Components(Sequence[Component | Group]):
             raise ValueError("these components belong to two different models; join one model's")
         return Components(self.units + other.units, mine if mine.d_mlp else others)
 
+    def __sub__(self, other: "Components") -> "Components":
+        """These without those of the other.
+
+        Raises:
+            ValueError: they are of two models, or none is left.
+        """
+        if not self.architecture.same_places(other.architecture):
+            raise ValueError("these components belong to two different models; give one model's")
+        gone = set(other.units)
+        left = tuple(unit for unit in self.units if unit not in gone)
+        return Components(left, self.architecture)
+
     def index(
         self, value: "str | Component | Group", start: int = 0, stop: int | None = None
     ) -> int:
@@ -365,17 +383,20 @@ class Components(Sequence[Component | Group]):
         return next(groups, None) or Component.called(label, self.architecture)
 
     def select(self, pattern: str) -> "Components":
-        """Those whose label matches a shell pattern: ``"L3*"``, ``"L[0-4]H*"``, ``"*N*"``.
+        """Those whose label matches one of some shell patterns: ``"L3*"``, ``"L[0-4]H*,L7H2"``.
 
         Raises:
-            ValueError: nothing matches.
+            ValueError: nothing matches one of them.
         """
-        chosen = tuple(u for u in self.units if fnmatch.fnmatchcase(u.label, pattern))
-        if not chosen:
-            raise ValueError(
-                f"no component matches {pattern!r}; labels look like {self.units[0].label}"
-            )
-        return Components(chosen, self.architecture)
+        chosen: dict[Component | Group, None] = {}
+        for one in pattern.split(","):
+            matches = [u for u in self.units if fnmatch.fnmatchcase(u.label, one.strip())]
+            if not matches:
+                raise ValueError(
+                    f"no component matches {one.strip()!r}; labels look like {self.units[0].label}"
+                )
+            chosen |= dict.fromkeys(matches)
+        return Components(tuple(u for u in self.units if u in chosen), self.architecture)
 
     def all_calls(self) -> "Components":
         """All calls of a module that runs several times in a pass (blocks that stand for several
