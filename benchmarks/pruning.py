@@ -51,7 +51,7 @@ from spex_mech.results.statistics import ratios, standard_errors
 LEAST = 0.1  # of the intact metric: a group that does less is left out
 N_SELECT, N_HELD, N_QUICK = 16, 60, 8
 QUICK = (("agreement", (3, 5)), ("agreement", None))  # task and layers
-PER_UNIT = 6  # masks a head for ours: B
+PER_UNIT = 6  # masks per head for ours: B
 RIVALS = 10  # times as many masks for rivals
 MAIN, CORRECTED, RIVAL = "search", "surrogate, corrected", "LASSO, 10 B"
 

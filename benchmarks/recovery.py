@@ -139,7 +139,7 @@ def story(options: Options) -> Iterator[Row]:
 
 
 def story_rivals(options: Options) -> Iterator[Row]:
-    """What others find among the 900 units with two evaluations a unit, and ours beside it."""
+    """What others find among the 900 units with two evaluations per unit, and ours beside it."""
     of_rivals = ON_GRADIENTS if options.quick else RIVALS  # the others take minutes each
     ours, theirs = (dict.fromkeys(methods, (0,)) for methods in (WITH, of_rivals))
     yield from story_case(options).measure({1800: ours}, {1800: theirs})

@@ -3,9 +3,9 @@
 1. **recall**: SPEX and ProxySPEX without gradients over ratios of planted size to the spread of
    all other pairs, and over noise that goes with the mask (in planted sizes). ``recall``: of the
    true top 20 pairs, the share that was measured; ``precision``: of the 20 reported first, the
-   share that is in the true top 20. 15 evaluations a unit.
+   share that is in the true top 20. 15 evaluations per unit.
 2. **shapes**: triples with and without a pair inside, and without main effects. 100 units, 30
-   evaluations a unit.
+   evaluations per unit.
 3. **budgets**: from a tenth of an evaluation a unit to ten times all pairs: recall, what the audit
    says of it, and the refusal where there is one. 100 units, ratio 30.
 4. **extremes**: very large and small values and constant parts, in 64 and in 32 bits, and what of

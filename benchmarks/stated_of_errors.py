@@ -287,7 +287,7 @@ def of_audit(rows: Rows) -> Stated:
         "saturating units, gradients": planted.where(tail=is_of("saturating")),
     }
     for size, each in (("260K", 1.5), ("260K", 3), ("3M", 1.5), ("3M", 3)):
-        name = f"story {size}, gradients, {each:g} a unit"
+        name = f"story {size}, gradients, {each:g} per unit"
         games[name] = real.where(evaluations_per_unit=each, game=is_of(size))
 
     def covered(pair: Rows, of: str) -> str:

@@ -221,7 +221,7 @@ def _add_discover(commands: Any) -> None:
         type=int,
         help="masks that are asked, and kept, at a time; default: with --store from one upwards",
     )
-    discover.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
+    discover.add_argument("--workers", type=int, help="processes, one per GPU or CPU core")
     discover.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     discover.add_argument("--timeout", type=float, help="seconds that a worker's evaluation takes")
     discover.add_argument("--out", type=_path, default=Path("out/discover"))
@@ -292,7 +292,7 @@ def _add_sweep(commands: Any) -> None:
     for name in ("n-prompts", "seed", "budget", "order", "batch-size"):
         sweep.add_argument(f"--{name}", type=int, help="of every cell")
     sweep.add_argument("--file", help="the text file of the task 'text'")
-    sweep.add_argument("--workers", type=int, help="processes, one a GPU or CPU core")
+    sweep.add_argument("--workers", type=int, help="processes, one per GPU or CPU core")
     sweep.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     sweep.add_argument("--masks-per-batch", type=int, help="masks that are kept at a time")
     sweep.add_argument("--timeout", type=float, help="seconds that a worker's evaluation takes")

@@ -50,7 +50,7 @@ METHODS = {
     "exhaustive": (),
 }
 _RESOLVED = 20  # strongest interactions that a precision should resolve
-_FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluations a unit
+_FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluations per unit
 
 
 def discover(
@@ -91,8 +91,9 @@ def discover(
         budget: evaluations that may be spent; one mask over all prompts is one, a gradient three.
             A few percent of it (8 to 200) ask some masks again (``search.again``): what a mask's
             values differ by, a function or model that varies, is then in the noise floor.
-            Default: of spex 4 a unit and 100; of proxyspex 2 a unit with gradients, 4 without, 1
-            with a smaller game as proxy, and 100; of exhaustive all. Too few are refused.
+            Default for n units: "spex" takes ``4 n + 100``; "proxyspex" ``2 n + 100`` with
+            gradients, ``4 n + 100`` without, ``n + 100`` with a smaller game as proxy; "exhaustive"
+            takes what all sets need. A budget below the method's least is refused.
         order: the largest number of units in an interaction.
         seed: of everything random.
         task, units, ablation: of a model, what makes it a ``ModelGame``: the task may also stand
@@ -113,7 +114,7 @@ def discover(
             at each opening, before a finished result too: other values are refused. ``cost`` then
             has ``reused``, the evaluations that other searches had left, and ``checks``, those of
             an opening, which are not of the budget; its seconds are those of all sittings.
-        workers: how many processes compute (``runs.workers``), one a GPU or CPU core. Then
+        workers: how many processes compute (``runs.workers``), one per GPU or CPU core. Then
             ``game`` is a function that makes it, such as a ``GameFactory``. The result does not
             depend on their number.
         address: of a Ray cluster, instead of processes here; "auto": that of this machine.

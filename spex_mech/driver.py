@@ -106,7 +106,7 @@ class Bar(Watcher):
     """
 
     def __init__(self, planned: int | None, progress: bool) -> None:
-        # A line a minute in a log file, where a bar cannot be redrawn.
+        # One line per minute in a log file, where a bar cannot be redrawn.
         often = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 60
         self.bar = tqdm(
             total=planned or None,

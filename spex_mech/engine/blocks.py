@@ -250,7 +250,7 @@ class Blocks:
     # -- finding out ------------------------------------------------------------------------------
 
     def _find_what_varies(self, prompts: Prompts) -> None:
-        """Which of a block's arguments have a row a prompt: those that grow with the prompts."""
+        """Which of a block's arguments have a row per prompt: those that grow with the prompts."""
         one = prompts[:1] if self._padded is None else self._padded
         two, three = self._record(one[[0, 0]]), self._record(one[[0, 0, 0]])
         self.varies = [_grows(a, b) for a, b in zip(two.calls, three.calls, strict=True)]
@@ -499,7 +499,7 @@ def _with_stream(args: Any, kwargs: Any, stream: Tensor) -> tuple[Any, Any]:
 
 
 def _grows(two: Any, three: Any) -> Any:
-    """The same nest of arguments, True where a tensor has a row a prompt."""
+    """The same nest of arguments, True where a tensor has a row per prompt."""
     if isinstance(two, Tensor):
         return two.ndim > 0 and (len(two), len(three)) == (2, 3)
     if isinstance(two, tuple | list):
@@ -510,7 +510,7 @@ def _grows(two: Any, three: Any) -> Any:
 
 
 def _at(nest: Any, rows: Int[Tensor, " row"] | slice, varies: Any) -> Any:
-    """Some rows of every tensor that has a row a prompt."""
+    """Some rows of every tensor that has a row per prompt."""
     if varies is True:
         return nest[rows if isinstance(rows, slice) else rows.to(nest.device)]
     if isinstance(nest, tuple | list):

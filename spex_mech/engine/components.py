@@ -1,7 +1,7 @@
 """The component registry: attention heads and MLP neurons of a model as ablatable units.
 
 ``Components`` is an ordered set of components; unit ``u`` is column ``u`` of every mask. It knows
-nothing of hooks: ``sites`` turns it into the plan that the engine applies, one entry a hook point.
+nothing of hooks: ``sites`` turns it into the engine's plan, with one entry per hook point.
 """
 
 import fnmatch
@@ -427,7 +427,7 @@ class Components(Sequence[Component | Group]):
         return [layer for layer, other in enumerate(names) if other == name]
 
     def sites(self) -> list[Site]:
-        """The plan for the engine: one entry a hook point, in the order of the forward pass."""
+        """The plan for the engine: one entry per hook point, in the order of the forward pass."""
         unit_of = {s: u for u, unit in enumerate(self.units) for s in self._slots(unit)}
         sites = []
         for layer in range(self.architecture.n_layers):

@@ -25,7 +25,7 @@ class Prompts:
     """Tokenised prompts of one length (padded on the right), with their answers; or anything else
     that a model reads by keyword, row by row: images, sounds, embeddings.
 
-    Lists are made tensors; a single answer a prompt is made a row of one; sets of answers of
+    Lists are made tensors; a single answer per prompt is made a row of one; sets of answers of
     unequal size are padded with -1.
 
     An answer that is listed twice counts once.

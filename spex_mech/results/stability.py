@@ -37,7 +37,7 @@ class Stability:
     jaccard: Float[np.ndarray, " boot"]
 
     def frame(self) -> "pd.DataFrame":
-        """A pandas table with a row an interaction, strongest first: ``units value stderr kept
+        """A pandas table with a row per interaction, strongest first: ``units value stderr kept
         reading``."""
         import pandas as pd
 

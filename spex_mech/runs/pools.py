@@ -266,7 +266,7 @@ class ProcessPool(WorkerPool):
 
     Args:
         factory: makes the game, and can be pickled.
-        workers: how many; None: one a GPU, or without GPUs one a CPU core.
+        workers: how many; None: one per GPU, or without GPUs one per CPU core.
         timeout: see ``WorkerPool``.
 
     Raises:

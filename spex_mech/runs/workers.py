@@ -3,7 +3,7 @@
 Every worker makes its own game from a factory, one worker a GPU (or, without GPUs, one a CPU core
 with one thread). A question's batches are those that one worker alone would get: each is computed
 as a whole by one worker, and answers are taken, and committed to a store, in the order of the
-questions. So the result does not depend on how many workers there are. A few batches a worker are
+questions. So the result does not depend on how many workers there are. A few batches per worker are
 on their way at a time, and the rest wait. A worker that is lost is replaced, and what it was
 computing is asked again (``runs.pools``). Workers end with the process that started them.
 
@@ -262,7 +262,7 @@ def started(
     Args:
         factory: makes the game; it is sent to every worker, so it must be picklable: a
             ``GameFactory``, or a function of a module.
-        workers: how many; default: one a GPU, or without GPUs one a CPU core.
+        workers: how many; default: one per GPU, or without GPUs one per CPU core.
         address: of a Ray cluster ("auto": the one of this machine); None: processes here.
         timeout: seconds that one evaluation may take (a batch so many times as long); a worker that
             takes longer is ended, and its batch asked once more.

@@ -13,7 +13,7 @@
 4. *Rank and confirm*, *higher orders*, *audit* (``adaptive``); what each round measured teaches
    the proxy again.
 
-Costs the budget, by default 2 evaluations a unit with gradients, 4 without, 1 for a student (and
+Costs the budget, by default 2 evaluations per unit with gradients, 4 without, 1 for a student (and
 100). The name
 and the idea of a proxy are those of Butler et al. 2025 (arXiv 2505.17495), whose proxy is boosted
 trees (``trees``) on masks of half of the units, and who confirm nothing. What was learned here:

@@ -9,7 +9,7 @@
 3. *Validation*, *higher orders*, *audit*: exact, in rounds (``adaptive``).
 
 With N all units kept, ``I_ij = f(N without i, j) - f(N without i) - f(N without j) + f(N)``; every
-reported value is measured. Cost: the budget, by default 4 evaluations a unit and 100 (a gradient
+reported value is measured. Cost: the budget, by default 4 evaluations per unit and 100 (a gradient
 counts 3). It fails where both units of a pair are saturated, so that no slope moves, and neither
 has strong partners; a few tests of the audit cannot notice that either, and say so. The
 name is that of Kang et al. 2025, whose spectral algorithm estimates another quantity (Fourier
