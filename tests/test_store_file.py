@@ -96,6 +96,10 @@ def test_a_copy_without_what_is_beside_it_says_so(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"copy\.db was copied or moved without copy\.db-wal, whi"):
         asked, found = run(tmp_path / "copy.db")
     assert asked == 400
+    shutil.copy(tmp_path / "run.db", tmp_path / "copy2.db")
+    (tmp_path / "copy2.db-wal").touch()  # as a copy that was interrupted leaves it
+    with pytest.warns(UserWarning, match=r"copy2\.db was copied or moved without copy2\.db-wal"):
+        assert run(tmp_path / "copy2.db")[0] == 400
     both, same = run(tmp_path / "run.db")
     assert both < 300 and np.array_equal(found.values, same.values)
     shutil.copy(tmp_path / "run.db", tmp_path / "whole.db")  # of a run that ended: no word
@@ -156,6 +160,41 @@ def test_what_is_beside_it_belongs_to_it_wherever_it_was_killed(
         if status == 0:
             break
     assert np.array_equal(run(store)[1].values, whole.values)
+
+
+FORK = """
+import os, sys
+from pathlib import Path
+from tests.test_store_file import Sums, run
+
+def fork(asked):
+    if asked > 100 and (pid := os.fork()) == 0:
+        if sys.argv[2] == "raises":
+            raise RuntimeError("in the fork")
+        if sys.argv[2] == "exits":
+            sys.exit()
+        return  # the fork goes on as if it were the run
+    elif asked > 100:
+        os.waitpid(pid, 0)
+
+print(run(Path(sys.argv[1]), 150, Sums(hook=fork))[0])
+"""
+
+
+@pytest.mark.parametrize("end", ["raises", "exits", "goes on"])
+def test_a_fork_in_the_game_does_not_spoil_the_file(end: str, tmp_path: Path) -> None:
+    """A fork that ended in any way but by os._exit closed its parent's file, and spoilt it."""
+    store = tmp_path / "run.db"
+    ran = subprocess.run(
+        [sys.executable, "-c", FORK, str(store), end],
+        capture_output=True, text=True, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert ran.stdout.splitlines() == ["150"], ran.stderr
+    if end == "goes on":
+        assert "of which this one is a fork: nothing is written here" in ran.stderr
+    assert beside(tmp_path) == {"run.db"}
+    asked, found = run(store, 150)
+    assert asked == 0 and np.array_equal(found.values, run(tmp_path / "other.db", 150)[1].values)
 
 
 def test_a_file_that_is_moved_or_removed_meanwhile_is_noticed(tmp_path: Path) -> None:

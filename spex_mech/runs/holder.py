@@ -34,6 +34,7 @@ class Holder:
     def __init__(self, store: Path) -> None:
         self.store, self.path = store, store.with_name(f"{store.name}.holder")
         self._token, self._released = uuid.uuid4().hex, threading.Event()
+        self._pid = os.getpid()
         for _ in range(100):
             if self._make():
                 break
@@ -47,10 +48,21 @@ class Holder:
                 self.path.unlink(missing_ok=True)
         threading.Thread(target=self._beat, daemon=True).start()
 
+    @property
+    def is_fork(self) -> bool:
+        """Whether this process is a fork of the one that holds the store (the game forks)."""
+        return os.getpid() != self._pid
+
     def check(self) -> None:
         """Raises:
-        BlockingIOError: another run has taken it; nothing may be written any more.
+        BlockingIOError: another run has taken it, or this is a fork of the process that has it;
+            nothing may be written any more.
         """
+        if self.is_fork:
+            raise BlockingIOError(
+                f"{self.store} is filled by process {self._pid}, of which this one is a fork: "
+                "nothing is written here; end a fork with os._exit"
+            )
         held = read(self.path)
         if held.get("token") == self._token:
             return
@@ -65,7 +77,7 @@ class Holder:
     def release(self) -> None:
         """Let others in."""
         self._released.set()
-        if read(self.path).get("token") == self._token:
+        if not self.is_fork and read(self.path).get("token") == self._token:
             self.path.unlink(missing_ok=True)
 
     def _make(self) -> bool:

@@ -26,7 +26,7 @@ def wal_of(path: Path) -> Path:
 
 
 def check_pair(path: Path) -> bool:
-    """Whether a ``-wal`` is there; before the file is opened.
+    """Whether a ``-wal`` that is not empty is there; before the file is opened.
 
     Raises:
         ValueError: it belongs to another state of the file.
@@ -34,7 +34,9 @@ def check_pair(path: Path) -> bool:
     wal = wal_of(path)
     if not wal.is_file():
         return False
-    token = _token(path) if wal.stat().st_size else ""
+    if not wal.stat().st_size:  # a run that is killed leaves none that is empty
+        return False
+    token = _token(path)
     if token and token.encode() not in wal.read_bytes():
         raise ValueError(
             f"{wal} does not belong to this {path.name}, and would damage it: it was left by "
@@ -56,7 +58,8 @@ def begin(connection: sqlite3.Connection, path: Path, had_wal: bool) -> None:
 
 def lacks_wal(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether the ``-wal`` that held what is new is not beside a file that is only read."""
-    has = wal_of(path).is_file()
+    wal = wal_of(path)
+    has = wal.is_file() and wal.stat().st_size > 0
     with suppress(sqlite3.Error, TypeError):  # of an older format, which does not say it
         return _is_open(connection) and not has
     return False

@@ -40,6 +40,7 @@ whichever is smaller; values are float64, or float32 where that is exact (as for
 in it). Gradients take ``4 * blocks * units`` bytes, or 8. Nothing is unpickled: JSON and numbers.
 """
 
+import ctypes
 import errno
 import json
 import os
@@ -173,11 +174,21 @@ def opened(
                 store._open(as_game(game), check, progress)
                 yield store
             finally:
-                marks.end(connection)
+                if not holder.is_fork:
+                    marks.end(connection)
         finally:
-            connection.close()
+            if holder.is_fork:
+                _never_closed(connection)
+            else:
+                connection.close()
     finally:
         holder.release()
+
+
+def _never_closed(connection: sqlite3.Connection) -> None:
+    """Of a fork of the process that fills the file: closing it, also when the fork ends, would
+    carry the ``-wal`` over and remove it while the other process goes on, which spoils the file."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 @contextmanager
@@ -391,8 +402,13 @@ class Store:
                 rows = self.connection.execute(asked).fetchall()
         together = bool(rows) and rows[0][2] >= _TOGETHER
         if rows:
+            try:
+                units = [tuple(json.loads(u)) for u, _, _ in rows]
+            except (TypeError, ValueError) as error:
+                _damaged(self.path, "it does not say which masks it was checked with", error)
             kept = [
-                Check(tuple(json.loads(u)), unpacked(self.path, v, u.encode())) for u, v, _ in rows
+                Check(ablated, unpacked(self.path, v, u.encode()))
+                for ablated, (u, v, _) in zip(units, rows, strict=True)
             ]
             compare(self.path, game, kept, together)
             self.checks.extend(kept)
@@ -694,6 +710,8 @@ def unpacked(path: Path, data: bytes, key: bytes) -> Float[np.ndarray, " x"]:
     Raises:
         ValueError: they do not fit their checksum.
     """
+    if not isinstance(data, bytes):
+        _damaged(path, "a value is none")
     body, check = data[:-4], data[-4:]
     if zlib.crc32(key + body).to_bytes(4, "little") != check or body[:1] not in _TYPES:
         _damaged(path, "a value does not fit its checksum")
