@@ -410,21 +410,13 @@ class Components(Sequence[Component | Group]):
             if isinstance(unit, Group):
                 units[unit] = None
                 continue
-            layers = self._calls(unit)
+            layers = _calls(unit, self.architecture)
             every = len(layers) > 1
             first = Component.of(self.architecture, unit.kind, layers[0], unit.index)
             units[replace(first, every_call=True) if every else unit] = None
         if len(units) == len(self):
             raise ValueError("no module of these units runs several times; leave all_calls() out")
         return Components(tuple(units), self.architecture)
-
-    def _calls(self, unit: Component) -> list[int]:
-        """The layers that one module stands for."""
-        architecture = self.architecture
-        kind = "head" if unit.kind == "kv_group" else unit.kind
-        names = architecture.names(kind)
-        name = architecture.name(kind, unit.layer)
-        return [layer for layer, other in enumerate(names) if other == name]
 
     def sites(self) -> list[Site]:
         """The plan for the engine: one entry per hook point, in the order of the forward pass."""
@@ -442,24 +434,31 @@ class Components(Sequence[Component | Group]):
         return sites
 
     def _slots(self, unit: Component | Group) -> Iterator[Component]:
-        if isinstance(unit, Group):
-            for member in unit.members:
-                yield from self._slots(member)
-            return
-        if unit.every_call:
-            for layer in self._calls(unit):
-                yield from self._slots(
-                    Component.of(self.architecture, unit.kind, layer, unit.index)
-                )
-            return
-        if unit.kind != "kv_group":
-            yield unit
-            return
-        group = self.architecture.count("head", unit.layer) // self.architecture.count(
-            "kv_group", unit.layer
-        )
+        return _covered(unit, self.architecture)
+
+
+def _covered(unit: Component | Group, architecture: Architecture) -> Iterator[Component]:
+    """The heads, neurons and experts that a unit covers."""
+    if isinstance(unit, Group):
+        for member in unit.members:
+            yield from _covered(member, architecture)
+    elif unit.every_call:
+        for layer in _calls(unit, architecture):
+            one = Component.of(architecture, unit.kind, layer, unit.index)
+            yield from _covered(one, architecture)
+    elif unit.kind == "kv_group":
+        group = architecture.count("head", unit.layer) // architecture.count("kv_group", unit.layer)
         for head in range(unit.index * group, (unit.index + 1) * group):
-            yield Component.of(self.architecture, "head", unit.layer, head)
+            yield Component.of(architecture, "head", unit.layer, head)
+    else:
+        yield unit
+
+
+def _calls(unit: Component, architecture: Architecture) -> list[int]:
+    """The layers that one module stands for."""
+    kind = "head" if unit.kind == "kv_group" else unit.kind
+    name = architecture.name(kind, unit.layer)
+    return [layer for layer, other in enumerate(architecture.names(kind)) if other == name]
 
 
 def _all_of(
