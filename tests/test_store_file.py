@@ -441,6 +441,23 @@ def test_a_store_of_the_first_format_is_brought_up_to_date(tmp_path: Path) -> No
     assert run(store, 420)[1].cost["reused"] > 200
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE checks SET units = '{'", "it does not say which masks it was checked with"),
+        ("UPDATE checks SET value = 'x'", "a value is none"),
+        ("UPDATE evaluations SET value = 3; UPDATE searches SET result = NULL", "a value is none"),
+    ],
+)
+def test_a_row_of_another_type_is_damage(change: str, said: str, tmp_path: Path) -> None:
+    store = tmp_path / "run.db"
+    run(store)
+    with closing(sqlite3.connect(store)) as file:
+        file.executescript(change)
+    with pytest.raises(ValueError, match=f"a damaged one: {said}"):
+        run(store)
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", "3", "{"])
 def test_a_store_that_does_not_know_its_game_is_damaged(text: str | None, tmp_path: Path) -> None:
     store = tmp_path / "run.db"

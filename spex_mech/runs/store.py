@@ -704,7 +704,7 @@ def packed(values: Float[np.ndarray, " x"], key: bytes) -> bytes:
     return body + zlib.crc32(key + body).to_bytes(4, "little")
 
 
-def unpacked(path: Path, data: bytes, key: bytes) -> Float[np.ndarray, " x"]:
+def unpacked(path: Path, data: Any, key: bytes) -> Float[np.ndarray, " x"]:
     """Numbers as they were before ``packed``.
 
     Raises:
