@@ -80,3 +80,16 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--check", "demo"]) == 0
     assert "4 heads of 16" in capsys.readouterr().out
     assert main(["models", "--check", "no/such/folder"]) == 2
+
+
+def test_a_deeper_model_takes_no_more_passes() -> None:
+    """A pass for each layer would take the square of the time."""
+
+    def passes(layers: int) -> int:
+        model: Any = tiny("olmo3", CAUSAL["olmo3"], layers=layers)
+        runs: list[int] = []
+        model.model.embed_tokens.register_forward_hook(lambda *_: runs.append(1))
+        assert sm.inspect_model(model).passes == "replayed"
+        return len(runs)
+
+    assert passes(2) == passes(5)

@@ -117,8 +117,7 @@ class Blocks:
         with torch.no_grad(), self.installed():
             self._find_what_varies(prompts)
         with torch.no_grad():
-            for layer in range(len(self.layers)):
-                self._find_attention(layer, prompts[:2])
+            self._find_attention(prompts[:2])
             if not exact:
                 with self.installed():
                     self._find_what_adds(prompts[:2])
@@ -257,54 +256,60 @@ class Blocks:
         stream = two.streams[0]
         self.bytes_per_position = stream.shape[-1] * stream.element_size()
 
-    def _find_attention(self, number: int, prompts: Prompts) -> None:
+    def _find_attention(self, prompts: Prompts) -> None:
         """The module that computes a layer's heads: its first output is the output projection's
-        input, or its output."""
-        layer, arch = self.layers[number], self.architecture
-        if arch.heads[number] is None:
-            return
-        name = arch.name("head", number)
-        parent, _, own = name.rpartition(".")
-        if is_hooked(self.model):
-            own = "o"  # TransformerLens's name of the output projection
-        holder = self.model.get_submodule(parent)
-        layer.projection = getattr(holder, own, None)
-        if not isinstance(layer.projection, nn.Module):
-            layer.projection = None
-            return
-        aunt = self.model.get_submodule(parent.rpartition(".")[0])
-        candidates = [holder, *aunt.children()]
-        outputs: dict[nn.Module, Any] = {}
-        given: list[Tensor] = []
-        handles = [
-            module.register_forward_hook(lambda m, _, out: outputs.__setitem__(m, out))
-            for module in {*candidates, layer.projection}
-        ]
-        handles.append(
-            layer.projection.register_forward_pre_hook(lambda _, args: given.append(args[0]))
-        )
+        input, or its output. All layers are asked in one pass, of which each keeps its own part
+        until its block has run."""
+        handles = []
+        for layer, holder, aunt in self._with_projections():
+            projection, outputs = layer.projection, {}
+            assert projection is not None
+            candidates = [holder, *aunt.children()]
+
+            def keep(
+                module: nn.Module, args: Any, out: Any, outputs: dict[Any, Any] = outputs
+            ) -> None:
+                outputs[module] = out
+
+            def read(module: nn.Module, args: Any, outputs: dict[Any, Any] = outputs) -> None:
+                outputs["read"] = args[0]
+
+            def judge(
+                module: nn.Module,
+                args: Any,
+                out: Any,
+                layer: Layer = layer,
+                candidates: list[nn.Module] = candidates,
+                outputs: dict[Any, Any] = outputs,
+            ) -> None:
+                _take_attention(layer, candidates, outputs)
+                outputs.clear()
+
+            every = {*candidates, projection} - {layer.block}
+            handles += [module.register_forward_hook(keep) for module in every]
+            handles.append(projection.register_forward_pre_hook(read))
+            handles.append(layer.block.register_forward_hook(judge))
         try:
             with self.taps.installed():
                 call(self.model, prompts)
         finally:
             for handle in handles:
                 handle.remove()
-        if not given:
-            layer.projection = None
-            return
-        projected = first_tensor(outputs[layer.projection])
-        for module in candidates:
-            if module in (layer.projection, layer.block) or module not in outputs:
+
+    def _with_projections(self) -> Iterator[tuple["Layer", nn.Module, nn.Module]]:
+        """The layers whose heads are read by a module of that name, what holds it, and what holds
+        that."""
+        for number, layer in enumerate(self.layers):
+            if not self.architecture.has("head", number):
                 continue
-            result = outputs[module]
-            first = result[0] if isinstance(result, tuple) else result
-            if not isinstance(first, Tensor):
-                continue
-            for bare, wanted in ((True, given[0]), (False, projected)):
-                if first.shape == wanted.shape and torch.equal(first, wanted):
-                    layer.attention, layer.bare = module, bare
-                    layer.n_outputs = len(result) if isinstance(result, tuple) else 0
-                    return
+            parent, _, own = self.architecture.name("head", number).rpartition(".")
+            if is_hooked(self.model):
+                own = "o"  # TransformerLens's name of the output projection
+            holder = self.model.get_submodule(parent)
+            found = getattr(holder, own, None)
+            if isinstance(found, nn.Module):
+                layer.projection = found
+                yield layer, holder, self.model.get_submodule(parent.rpartition(".")[0])
 
     def _find_what_adds(self, prompts: Prompts) -> None:
         """Where a change of an activation changes the block's output by its projection, no more."""
@@ -328,6 +333,28 @@ class Blocks:
                 adds = adds and bool((changed - after - wanted).norm() <= most * wanted.norm())
             if adds:
                 self.layers[site.layer].adds[index] = weight
+
+
+def _take_attention(
+    layer: Layer, candidates: Sequence[nn.Module], outputs: Mapping[Any, Any]
+) -> None:
+    """The first of some modules whose output is what the projection read, or gave."""
+    if "read" not in outputs:
+        layer.projection = None
+        return
+    projected = first_tensor(outputs[layer.projection])
+    for module in candidates:
+        if module in (layer.projection, layer.block) or module not in outputs:
+            continue
+        result = outputs[module]
+        first = result[0] if isinstance(result, tuple) else result
+        if not isinstance(first, Tensor):
+            continue
+        for bare, wanted in ((True, outputs["read"]), (False, projected)):
+            if first.shape == wanted.shape and torch.equal(first, wanted):
+                layer.attention, layer.bare = module, bare
+                layer.n_outputs = len(result) if isinstance(result, tuple) else 0
+                return
 
 
 # Projections run in libraries already; a compiled module must not hold a place that is hooked.
