@@ -7,15 +7,18 @@ Of each type a tiny random model is built (``tiny.py``), and each head and some 
 alone and in pairs, in games with and without replay. Every value is compared with two loops that
 ask nothing of the package but names: forward pre-hooks on the named modules, and, of models that
 compute attention by transformers' interface, an attention function that gives zero for one head of
-one call. Both must agree to 1e-5 of the largest effect. Types that cannot be built are listed with
-the reason. Writes ``results/families.json``.
+one call. Of a mixture of experts, what one expert alone gives is taken from its output. All must
+agree to 1e-5 of the largest effect. Types that cannot be built are listed with the reason. Writes
+``results/families.json``.
 """
 
 import contextlib
+import functools
+import operator
 import signal
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,13 +27,22 @@ from torch import Tensor, nn
 import spex_mech as sm
 from benchmarks.frame import Options, Row, script
 from benchmarks.tiny import CannotBuild, build, types_of
+from spex_mech.engine.architectures import prompts_for, seen_in
+from spex_mech.engine.running import first_tensor
 
-SECONDS = 60  # for one model
+SECONDS = 20  # for one model
 TOLERANCE = 1e-5  # of the largest effect
 N_PAIRS, N_NEURONS = 12, 24
 UNKNOWN = "are not known here"  # how a refusal begins that knows nothing but the name
 
 Lost = tuple[str, int, int]  # kind, layer, number
+
+
+MAKE = {
+    "heads": sm.Components.heads,
+    "neurons": sm.Components.neurons,
+    "experts": sm.Components.experts,
+}
 
 
 def prompts_of(vocabulary: int = 99) -> sm.Prompts:
@@ -42,7 +54,10 @@ def prompts_of(vocabulary: int = 99) -> sm.Prompts:
 
 def read(output: Any, prompts: sm.Prompts) -> Tensor:
     """One number of each row that every output changes."""
-    logits = output if isinstance(output, Tensor) else output.logits
+    if getattr(output, "logits_per_image", None) is not None:  # of images and texts of a batch
+        return output.logits_per_image.diagonal().double()
+    named = getattr(output, "logits", None)
+    logits = named if isinstance(named, Tensor) else first_tensor(output)
     flat = logits.double().flatten(1)
     weights = torch.arange(flat.shape[1], device=flat.device).double().mul(0.7).cos()
     return flat @ weights / flat.shape[1] ** 0.5
@@ -52,30 +67,39 @@ class Judge:
     """What the package makes of one model, and whether it is right.
 
     Args:
-        model: any that is called with token ids.
+        model: any.
+        kinds: what is looked at.
+        prompts: what it reads; default: token ids.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model, self.prompts = model, prompts_of()
+    def __init__(
+        self,
+        model: Any,
+        kinds: Sequence[str] = ("heads", "neurons"),
+        prompts: sm.Prompts | None = None,
+    ) -> None:
+        self.model, self.kinds = model, kinds
+        self.prompts = prompts_of() if prompts is None else prompts
 
     def row(self) -> Row:
         """What is kept of a model: how its heads and its neurons ended. "right", "part" (heads of
         some attention, and it is warned of the rest), "wrong", "refused" (with the reason),
         "unknown" (the reason is the name alone) or "failed" (an error that is none of ours)."""
         found, rows, part = {}, {}, ""
-        for kind, make in (("heads", sm.Components.heads), ("neurons", sm.Components.neurons)):
+        for kind in self.kinds:
+            make = MAKE[kind]
             try:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always")
                     units = make(self.model)
-                    found[kind] = units if kind == "heads" else units[:: step_of(len(units))]
+                    found[kind] = units[:: step_of(len(units))] if kind == "neurons" else units
                 said = [str(w.message) for w in told if "times in a pass over" in str(w.message)]
                 part = part or "".join(said[:1])[:400]
             except Exception as error:
                 rows[kind] = refused(error)
         if not found:
             return rows
-        units = found["heads"] + found["neurons"] if len(found) > 1 else next(iter(found.values()))
+        units = functools.reduce(operator.add, found.values())
         masks = masks_of(len(units))
         task, given = sm.Task(self.prompts, read), {"ablation": "zero", "batch_size": 32}
         try:
@@ -88,8 +112,9 @@ class Judge:
         arch = games[0].architecture
         wanted = torch.stack([self.by_hooks(arch, lost_of(units, mask)) for mask in masks]).numpy()
         passes = games[0]._current.derived.passes[:200]
+        stop = 1
         for kind, own in found.items():
-            first = 1 if kind == "heads" else 1 + len(found.get("heads", ()))
+            first, stop = stop, stop + len(own)
             singles = slice(first, first + len(own))
             effect = abs(wanted[singles] - wanted[0]).max()
             both = [*range(first, first + len(own)), *range(1 + len(units), len(masks))]
@@ -100,6 +125,8 @@ class Judge:
                 row |= self.by_attention(arch, own, wanted)
             right = max(off, row.get("off_attention") or 0.0) <= TOLERANCE and effect > 1e-6
             row["ended"] = "right" if right and not row.get("missed") else "wrong"
+            if kind == "experts" and not effect and not abs(wanted[both] - wanted[0]).max():
+                row |= {"ended": "unused", "why": "the router chose none of them on these prompts"}
             if kind == "heads" and right and row.get("missed") and part:
                 row |= {"ended": "part", "why": part}
             rows[kind] = row
@@ -110,6 +137,10 @@ class Judge:
         handles = []
         for kind, layer, index in lost:
             name = arch.name(kind, layer)
+            if kind == "expert":
+                mixture = self.model.get_submodule(name)
+                handles.append(mixture.register_forward_hook(without(index), with_kwargs=True))
+                continue
             names = arch.neurons if kind == "neuron" else arch.heads
             call = names[:layer].count(name)
             width = arch.d_head[layer] if kind == "head" else 1
@@ -163,11 +194,25 @@ class Judge:
     @torch.no_grad()
     def value(self) -> Tensor:
         """The metric of one pass as it is."""
+        prompts = self.prompts
+        if prompts.inputs:
+            given = {"input_ids": prompts.tokens} if prompts.has_tokens else {}
+            return read(self.model(**given, **prompts.inputs), prompts)
         try:
-            output = self.model(self.prompts.tokens, use_cache=False)
+            output = self.model(prompts.tokens, use_cache=False)
         except TypeError:
-            output = self.model(self.prompts.tokens)
-        return read(output, self.prompts)
+            output = self.model(prompts.tokens)
+        return read(output, prompts)
+
+
+def without(expert: int) -> Callable[..., Tensor]:
+    """A hook on a mixture: what it gives, without what one expert alone gives of it."""
+
+    def hook(module: nn.Module, args: Any, kwargs: Any, made: Tensor) -> Tensor:
+        hidden, chosen, weights = [*args, *kwargs.values()][:3]
+        return made - module.forward(hidden, chosen, weights * (chosen == expert))
+
+    return hook
 
 
 @contextlib.contextmanager
@@ -243,12 +288,21 @@ def lost_of(units: Any, mask: Tensor) -> list[Lost]:
     return [(u.kind, u.layer, u.index) for u, kept in zip(units, mask, strict=True) if not kept]
 
 
-class _TooLong(Exception):
-    pass
+class _TooLong(BaseException):
+    """No error of a model: nothing that catches these may catch it."""
 
 
-def judged(kind: str, class_name: str) -> Row:
-    """One type: how it ended. Never raises."""
+def judged(
+    kind: str,
+    class_name: str,
+    kinds: Sequence[str] = ("heads", "neurons"),
+    reads_tokens: bool = True,
+) -> Row:
+    """One type: how it ended. Never raises.
+
+    Args:
+        reads_tokens: else what it was found to run on.
+    """
 
     def stop(*_: Any) -> None:
         raise _TooLong
@@ -259,8 +313,8 @@ def judged(kind: str, class_name: str) -> Row:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = build(kind, class_name)
-            judge = Judge(model)
+            model = build(kind, class_name, reads_tokens=reads_tokens)
+            judge = Judge(model, kinds, None if reads_tokens else in_double(model))
             try:
                 judge.value()
             except Exception as error:
@@ -277,14 +331,33 @@ def judged(kind: str, class_name: str) -> Row:
         signal.signal(signal.SIGALRM, before)
 
 
-def every(task: str, options: Options) -> Iterator[Row]:
+def in_double(model: Any) -> sm.Prompts:
+    """What a model was found to run on; it is in float64 from now on, where it runs in that.
+
+    Raises:
+        CannotBuild: it was found to run on nothing that was tried.
+    """
+    try:
+        seen_in(model)
+    except ValueError as error:
+        raise CannotBuild(str(error).split(", which is how")[0]) from error
+    prompts = prompts_for(model, 3)
+    for dtype in (torch.float64, torch.float32):
+        prompts = prompts.as_read("cpu", dtype)
+        with contextlib.suppress(Exception):
+            Judge(model.to(dtype), (), prompts).value()
+            break
+    return prompts
+
+
+def every(task: str, options: Options, **how: Any) -> Iterator[Row]:
     from transformers.utils import logging
 
     logging.set_verbosity(60)
     types = types_of(task)
     chosen = [*types][::12] if options.quick else [*types]
     for kind in chosen:
-        yield judged(kind, types[kind])
+        yield judged(kind, types[kind], **how)
 
 
 def causal(options: Options) -> Iterator[Row]:
@@ -299,7 +372,38 @@ def classifiers(options: Options) -> Iterator[Row]:
     yield from every("SEQUENCE_CLASSIFICATION", options)
 
 
-PARTS = {"causal": (causal, False), "masked": (masked, False), "classifiers": (classifiers, False)}
+def experts(options: Options) -> Iterator[Row]:
+    """Of causal types that have a module called so."""
+    for row in every("CAUSAL_LM", options, kinds=("experts",)):
+        found = row.get("experts", {})
+        if found and (found["ended"] != "refused" or "mixtures of experts" in found["why"]):
+            yield row
+
+
+def others(*tasks: str) -> Callable[[Options], Iterator[Row]]:
+    """Types that read images, sounds, or two texts."""
+
+    def part(options: Options) -> Iterator[Row]:
+        seen: set[str] = set()
+        for task in tasks:
+            for row in every(task, options, reads_tokens=False):
+                if row["type"] not in seen:
+                    seen.add(row["type"])
+                    yield row
+
+    return part
+
+
+PARTS = {
+    "causal": (causal, False),
+    "masked": (masked, False),
+    "classifiers": (classifiers, False),
+    "experts": (experts, False),
+    "images": (others("IMAGE_CLASSIFICATION"), False),
+    "towers": (others("IMAGE", "ZERO_SHOT_IMAGE_CLASSIFICATION"), False),
+    "sounds": (others("AUDIO_CLASSIFICATION", "CTC"), False),
+    "decoders": (others("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"), False),
+}
 
 
 def counted(out: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
@@ -309,7 +413,7 @@ def counted(out: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
         rows = [row for row in out["rows"] if row["part"] == part]
         built = [row for row in rows if "not_built" not in row]
         found[part] = {"types": {"all": len(rows), "built": len(built)}}
-        for kind in ("heads", "neurons"):
+        for kind in MAKE:
             found[part][kind] = dict(Counter(row[kind]["ended"] for row in built if kind in row))
     return found
 

@@ -90,6 +90,9 @@ _QWEN4 = {
     "indexer_compress_ratio": 2, "hc_lowrank": 8, "ple_embed_dim": 8, "hc_count": 2,
 }  # fmt: skip
 _HYBRID = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
+_SWIN = {
+    "depths": [1, 1], "num_heads": [2, 4], "embed_dim": 16, "image_size": 32, "window_size": 4,
+}  # fmt: skip
 # Settings that are no size, or that must fit each other.
 SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
@@ -111,6 +114,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "t5": {"decoder_start_token_id": 0},
+    "swin": _SWIN, "swinv2": _SWIN, "donut-swin": _SWIN,
     "zaya": {"num_experts_per_tok": 1},
     "falcon_h1": {"mamba_d_ssm": 64},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {
@@ -129,9 +133,18 @@ def types_of(task: str) -> dict[str, str]:
     return {kind: name if isinstance(name, str) else name[0] for kind, name in named.items()}
 
 
-def build(kind: str, class_name: str, seed: int = 0, layers: int = N_LAYERS) -> Any:
+def build(
+    kind: str,
+    class_name: str,
+    seed: int = 0,
+    layers: int = N_LAYERS,
+    reads_tokens: bool = True,
+) -> Any:
     """A tiny random model, whose weights are of the size that keeps
     activations as they are, so that each part matters.
+
+    Args:
+        reads_tokens: else it is left to the caller to run it.
 
     Raises:
         CannotBuild: it cannot be made small, or not at all.
@@ -159,7 +172,7 @@ def build(kind: str, class_name: str, seed: int = 0, layers: int = N_LAYERS) -> 
     except Exception as error:
         raise CannotBuild(_one_line(error)) from error
     _draw(model)
-    return in_double(model)
+    return in_double(model) if reads_tokens else model.float()
 
 
 def in_double(model: Any) -> Any:
@@ -212,6 +225,8 @@ def _given(config_class: Any, special: dict[str, Any], layers: int) -> dict[str,
         n_layers = max(layers, *map(len, kinds.values()))
         given |= {name: (unique * n_layers)[:n_layers] for name, unique in kinds.items()}
         given |= dict.fromkeys(_LAYER_WORDS & given.keys(), n_layers)
+    if "conv_dim" in known and "num_feat_extract_layers" in known:  # of sounds
+        given |= _CONVOLUTIONS
     return {**given, **{k: v for k, v in special.items() if k not in parts}}
 
 
@@ -222,6 +237,11 @@ def _of(config: Any, name: str) -> Any:
         return None
 
 
+_CONVOLUTIONS = {
+    "conv_dim": [16, 16], "conv_kernel": [20, 10], "conv_stride": [20, 8],
+    "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+}  # fmt: skip
 _KINDS_OF_LAYERS = {"layer_types", "mlp_layer_types", "layers_block_type"}
 _LAYER_WORDS = {name for name, size in list(_SIZES.items())[:8]}
 

@@ -332,15 +332,15 @@ def _seen_on_any(model: nn.Module, own: Example | None) -> Seen | str:
     return f"{why}; {_NAME_IT}{cure if own is None else ''}"
 
 
-def prompts_for(model: Any) -> Prompts:
-    """Two prompts that a model runs on, of what it was looked into with."""
+def prompts_for(model: Any, n: int = 2) -> Prompts:
+    """Prompts that a model runs on, of what it was looked into with."""
     try:
         example = None if is_hooked(model) else seen_in(model).example
     except _DoesNotRun:
         example = None
     if example is None:
-        return Prompts(torch.arange(2 * N_POS).reshape(2, N_POS))
-    return example.prompts()
+        return Prompts(torch.arange(n * N_POS).reshape(n, N_POS))
+    return example.prompts(n)
 
 
 def _state_of(name: str, module: nn.Module) -> tuple[Any, ...]:
@@ -385,7 +385,7 @@ def _found(model: nn.Module, family: str, prompts: Prompts | None) -> Architectu
         labels=_labels_of(layers),
         experts=tuple(p and p.name for p in experts) if any(experts) else (),
         n_experts=tuple(p.count if p else 0 for p in experts),
-        no_experts=seen.no_experts[0] if seen.no_experts else Architecture.no_experts,
+        no_experts=_why_no_experts(model, seen),
     )
 
 
@@ -433,11 +433,24 @@ def _why_none(model: nn.Module, seen: Seen) -> tuple[str, str]:
     heads = heads or ("no attention ran in it" if seen.heads else _NO_ATTENTION)
     if neurons := "; ".join(dict.fromkeys(seen.no_neurons[:2])):
         return heads, neurons
-    if any("expert" in name.rpartition(".")[2].lower() for name, _ in model.named_modules()):
+    if _has_mixtures(model):
         return heads, _MIXTURES
     return heads, (
         "none of its linear layers reads what comes number by number from a linear layer before "
         "it, at every token"
+    )
+
+
+def _has_mixtures(model: nn.Module) -> bool:
+    return any("expert" in name.rpartition(".")[2].lower() for name, _ in model.named_modules())
+
+
+def _why_no_experts(model: nn.Module, seen: Seen) -> str:
+    if seen.no_experts or not _has_mixtures(model):
+        return next(iter(seen.no_experts), Architecture.no_experts)
+    return (
+        "its mixtures of experts are called otherwise than with the numbers of experts and their "
+        "weights, so that what one of them adds cannot be told"
     )
 
 
@@ -597,6 +610,7 @@ def _of_hooked(model: Any) -> Architecture:
         hooks="hook_points",
         no_heads=why_heads,
         no_neurons=why_neurons,
+        no_experts="TransformerLens has no hook point of one; give the transformers model",
     )
 
 

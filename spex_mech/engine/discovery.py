@@ -284,9 +284,12 @@ class _Watching:
             return result
         self.by_library = True
         key = args[2] if len(args) > 2 else kwargs.get("key")
-        new = self.attended(out, key)
+        # Windows of an image stand beside the rows that they are of.
+        whole = out.shape[0] % self.n_rows == 0
+        new = self.attended(out.reshape(self.n_rows, -1, *out.shape[2:]) if whole else out, key)
         if new is None:
             return result
+        new = new.reshape(out.shape)
         return (new, *result[1:]) if isinstance(result, tuple) else new
 
     def product(self, out: Tensor, key: Tensor | None) -> Tensor:
@@ -297,7 +300,12 @@ class _Watching:
         if turned is None or self.alone == "handed out":
             return out
         new = self.attended(turned, key)
-        return out if new is None else new.transpose(1, 2).reshape(out.shape).contiguous()
+        if new is None:
+            return out
+        if out.ndim == 4:
+            n_heads, n_pos, width = out.shape[1:]
+            return new.reshape(-1, n_pos, n_heads, width).transpose(1, 2).contiguous()
+        return new.transpose(1, 2).reshape(out.shape).contiguous()
 
     def read(self, one: _Read) -> Tensor | None:
         raise NotImplementedError
@@ -338,7 +346,8 @@ class _Look(_Watching):
 
     def attended(self, out: Tensor, key: Tensor | None) -> None:
         self.time += 1
-        is_across = key is not None and key.ndim > 2 and key.shape[-2] != out.shape[1]
+        n_keys = out.shape[1] if key is None or key.ndim < 3 else key.shape[-2]
+        is_across = n_keys * (1 if key is None else len(key)) != out.shape[1] * len(out)
         one = _Attention(self.time, out, _kv_groups(key), self.by_library, is_across)
         self.attention.append(one)
 
@@ -873,8 +882,8 @@ def _kv_groups(key: Tensor | None) -> int | None:
 
 
 def _heads_last(out: Tensor, n_rows: int) -> Float[Tensor, "row pos head d_head"] | None:
-    if out.ndim == 4 and out.shape[0] == n_rows:
-        return out.transpose(1, 2)
+    if out.ndim == 4 and out.shape[0] % n_rows == 0:  # windows may stand beside their rows
+        return out.transpose(1, 2).reshape(n_rows, -1, out.shape[1], out.shape[3])
     if out.ndim == 3 and out.shape[0] % n_rows == 0 and out.shape[0] > n_rows:
         return out.unflatten(0, (n_rows, -1)).transpose(1, 2)
     return None

@@ -18,7 +18,7 @@ from spex_mech.engine.prompts import Prompts
 N_POS = 5  # tokens
 _MOST_TRIES = 16
 _IMAGE_SIZES = (32, 64, 224)  # where a configuration says none
-_SAMPLES, _FRAMES = 16_000, 100
+_SAMPLES, _FRAMES = (2_000, 16_000), 100
 _TABLE = 64  # tokens that are drawn from
 
 
@@ -56,9 +56,9 @@ class Example:
         }
         return Example(row, self.given)
 
-    def prompts(self) -> Prompts:
-        """Two rows as prompts."""
-        rows = {**self(2, 1)}
+    def prompts(self, n: int = 2) -> Prompts:
+        """Different rows as prompts."""
+        rows = {**self(n, n - 1)}
         ids = next((name for name in rows if name in self.row and self.is_tokens(name)), None)
         tokens = None if ids is None else rows.pop(ids)
         return Prompts(tokens, inputs={k: v for k, v in rows.items() if k in self.row})
@@ -176,7 +176,7 @@ def _shapes(name: str, model: nn.Module, config: Any) -> list[tuple[int, ...]]:
     frames = _hint(config, "max_length", "spectrogram_length") or _FRAMES
     found = [(bands, 2 * positions)] if isinstance(positions, int) else []
     found += [(frames, bands), (bands, frames), (_FRAMES, bands)]
-    samples = [(_SAMPLES,)]
+    samples = [(n,) for n in _SAMPLES]
     return [*samples, *found] if name == "input_values" else [*found, *samples]
 
 
