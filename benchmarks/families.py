@@ -323,7 +323,7 @@ def judged(
     except CannotBuild as error:
         return row | {"not_built": str(error)}
     except _TooLong:
-        return row | {"heads": {"ended": "failed", "why": f"took more than {SECONDS} s"}}
+        return row | {"not_built": f"took more than {SECONDS} s"}
     except Exception as error:
         return row | {"heads": {"ended": "failed", "why": f"{type(error).__name__}: {error}"[:400]}}
     finally:

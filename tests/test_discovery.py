@@ -62,6 +62,31 @@ def test_the_other_causal_types(kind: str) -> None:
     check(kind)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("IMAGE_CLASSIFICATION", "swin"),  # its attention runs in windows
+        ("IMAGE_CLASSIFICATION", "swinv2"),  # which computes it by itself
+        ("IMAGE_CLASSIFICATION", "beit"),
+        ("AUDIO_CLASSIFICATION", "wav2vec2-bert"),
+        ("AUDIO_CLASSIFICATION", "audio-spectrogram-transformer"),
+        ("SEQ_TO_SEQ_CAUSAL_LM", "pegasus"),
+        ("SPEECH_SEQ_2_SEQ", "speech_to_text"),
+    ],
+)
+def test_images_sounds_and_decoders(task: str, kind: str) -> None:
+    row = judged(kind, types_of(task)[kind], reads_tokens=False)
+    assert row["heads"]["ended"] == row["neurons"]["ended"] == "right", row
+    assert "missed" not in row["heads"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["deepseek_v3", "olmoe", "jamba", "minimax_m2", "zaya"])
+def test_experts(kind: str) -> None:
+    assert judged(kind, CAUSAL[kind], ("experts",))["experts"]["ended"] == "right"
+
+
 # -- what is proven -------------------------------------------------------------------------------
 
 D, HEADS = 16, 4

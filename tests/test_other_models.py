@@ -166,6 +166,13 @@ def test_what_is_found_has_labels_of_its_own() -> None:
     }
 
 
+def test_labels_do_not_depend_on_the_lengths_of_prompts() -> None:
+    model, tokens = OTHERS["t5"].build(), OTHERS["t5"].reads()["tokens"]
+    same = sm.Prompts(tokens, inputs={"decoder_input_ids": tokens})
+    labels = sm.Components.heads(model, prompts=same).labels
+    assert labels == sm.Components.heads(model).labels and "decoder.L1XH3" in labels
+
+
 def test_a_class_is_an_answer() -> None:
     """Metrics by name, on images: the answers are classes."""
     other = OTHERS["vit"]

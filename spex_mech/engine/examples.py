@@ -88,7 +88,13 @@ def example_of(model: nn.Module, prompts: Prompts) -> Example:
         row["attention_mask"] = one.attention_mask.long()
     if one.token_types is not None:
         row["token_type_ids"] = one.token_types
-    return Example(row | dict(one.inputs), _without_cache(taken))
+    row |= one.inputs
+    decoder = {name: x for name, x in one.inputs.items() if name.startswith("decoder")}
+    lengths = {x.shape[1] for name, x in row.items() if name not in decoder and x.ndim > 1}
+    if any(x.shape[1] in lengths and x.shape[1] > 1 for x in decoder.values()):
+        # Attention to an encoder's positions is told by their number.
+        row |= {name: x[:, :-1] for name, x in decoder.items()}
+    return Example(row, _without_cache(taken))
 
 
 def examples_for(model: nn.Module, config: Any, text: Any) -> Iterator[Example]:
@@ -171,7 +177,8 @@ def _shapes(name: str, model: nn.Module, config: Any) -> list[tuple[int, ...]]:
         images = [(channels, *size) for size in _image_sizes(config)]
         n_frames = _hint(config, "num_frames")
         return [(n_frames, *image) for image in images] if isinstance(n_frames, int) else images
-    bands = _hint(config, "num_mel_bins", "feature_size", "input_feat_per_channel") or 80
+    words = ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim")
+    bands = _hint(config, *words, "feature_size") or 80
     positions = _hint(config, "max_source_positions")
     frames = _hint(config, "max_length", "spectrogram_length") or _FRAMES
     found = [(bands, 2 * positions)] if isinstance(positions, int) else []
