@@ -145,18 +145,20 @@ class Judge:
             call = names[:layer].count(name)
             width = arch.d_head[layer] if kind == "head" else 1
             part = slice(index * width, (index + 1) * width)
+            total = width * arch.count(kind, layer)
             seen = [0]
 
             def hook(
                 module: nn.Module, args: Any, kwargs: Any, part: slice = part,
-                seen: list[int] = seen, call: int = call,
+                seen: list[int] = seen, call: int = call, total: int = total,
             ) -> Any:  # fmt: skip
                 seen[0] += 1
                 if seen[0] - 1 != call:
                     return None
                 key = None if args else next(iter(kwargs))
                 given = args[0] if key is None else kwargs[key]
-                new = given.clone().flatten(-2) if given.ndim == 4 else given.clone()
+                # Heads may stand on an axis of their own, and an image's rows and columns on two.
+                new = given.clone() if given.shape[-1] == total else given.clone().flatten(-2)
                 new[..., part] = 0
                 new = new.view(given.shape)
                 return ((new, *args[1:]), kwargs) if key is None else (args, kwargs | {key: new})
