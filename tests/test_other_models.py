@@ -213,15 +213,30 @@ def test_a_metric_of_other_rows_is_refused() -> None:
         sm.ModelGame(other.build(), task)
 
 
-def test_padding_that_cannot_be_told_is_in_no_mean() -> None:
+def test_padding_is_in_no_mean() -> None:
     model, given = OTHERS["t5"].build(), OTHERS["t5"].reads()
     real = torch.ones(3, 6, dtype=torch.bool)
     real[0, 4:] = False
-    task = sm.Task(sm.Prompts(**given, attention_mask=real), "log_prob")
+    decoder = real[[1, 1, 0], :6]
+    inputs = {
+        "decoder_input_ids": given["tokens"].flip(0),
+        "decoder_attention_mask": decoder.long(),
+    }
+    prompts = sm.Prompts(given["tokens"], real, inputs=inputs)  # of equal lengths
+    game = sm.ModelGame(model, sm.Task(prompts, "log_prob"), ablation="mean")
+    seen: dict[str, Tensor] = {}
+    for name in game.hook_points:
+        module = model.get_submodule(name)
+        module.register_forward_pre_hook(lambda _, args, n=name: seen.__setitem__(n, args[0]))
+    with torch.no_grad():
+        model(given["tokens"], attention_mask=real.long(), **inputs)
+    wanted = {
+        n: act[decoder if n.startswith("decoder") else real].mean(0) for n, act in seen.items()
+    }
+    got = {name: reference[0, 0] for name, reference in game.references.items()}
+    torch.testing.assert_close(got, wanted)
+    sounds = OTHERS["wav2vec2"]
+    marked = {**sounds.reads()["inputs"], "attention_mask": torch.tensor([[1] * 60 + [0] * 4] * 3)}
+    task = sm.Task(sm.Prompts(inputs=marked), sounds.metric)
     with pytest.raises(ValueError, match="attention_mask marks padding"):
-        sm.ModelGame(model, task, ablation="mean")
-    sm.ModelGame(model, task, ablation="zero")
-    marked = {**given["inputs"], "decoder_attention_mask": torch.tensor([[1, 1, 1, 0]] * 3)}
-    task = sm.Task(sm.Prompts(given["tokens"], inputs=marked), "log_prob")
-    with pytest.raises(ValueError, match="decoder_attention_mask marks padding"):
-        sm.ModelGame(model, task, ablation="mean")
+        sm.ModelGame(sounds.build(), task, ablation="mean")

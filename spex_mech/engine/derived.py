@@ -8,7 +8,7 @@ of them is kept.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ from spex_mech.engine.sites import (
     check_merged,
     check_read_by_one,
     layout_of,
+    real_at,
 )
 from spex_mech.engine.watch import Watch
 from spex_mech.fingerprints import weights_sha256
@@ -120,6 +121,30 @@ def _width(arch: Architecture, kind: Kind, layer: int) -> int:
     if kind == "head":
         return arch.count("head", layer) * arch.d_head[layer]
     return arch.d_mlp[layer] if kind == "neuron" else 0
+
+
+def _check_classes(output: Any, prompts: Prompts) -> None:
+    """Raises:
+    ValueError: an answer is none of the things that the model can answer.
+    """
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        return
+    for name in ("answers", "wrong_answers"):
+        value = getattr(prompts, name)
+        if value is not None and int(value.max()) >= logits.shape[-1]:
+            raise ValueError(
+                f"{name} holds {int(value.max())}, and the model answers with one of "
+                f"{logits.shape[-1]}, counted from 0"
+            )
+
+
+def _n_positions(taps: Taps, prompts: Prompts) -> dict[int, int]:
+    """How many positions each hook point has."""
+    seen: dict[int, Tensor] = {}
+    with torch.no_grad(), taps.installed():
+        taps.run(prompts, seen=seen)
+    return {index: act.shape[1] for index, act in seen.items()}
 
 
 class Derived:
@@ -256,12 +281,16 @@ class Derived:
 
     def _activations(self, prompts: Prompts) -> Batches:
         """Intact activations at this game's hook points, batch by batch."""
+        padded = prompts.inputs and not (prompts.real.all() and prompts.decoded_real.all())
+        real = (
+            real_at(prompts, partial(_n_positions, self.taps)) if padded else lambda part: part.real
+        )
         for part in self._parts(prompts):
             seen: dict[int, Tensor] = {}
             with torch.no_grad(), self.taps.installed():
                 self.taps.run(part, seen=seen)
             activations: Activations = seen
-            yield activations, part.real
+            yield activations, real(part)
 
     def _parts(self, prompts: Prompts) -> Iterator[Prompts]:
         n_outputs = answers_of(self.model) or _UNKNOWN_OUTPUTS
@@ -277,28 +306,14 @@ class Derived:
             one = self.prompts[:1]
             output = self.taps.run(one)
             by_position = gives_logits_by_position(output, one)
-            self._check_classes(output)
+            if not callable(given):
+                _check_classes(output, self.prompts)
             if isinstance(given, str) and given != "kl":
                 METRICS[given](output, one)  # what it lacks is told now
             if given != "kl":
                 return METRICS[given] if isinstance(given, str) else given, by_position
             parts = self._parts(self.prompts)
             return KL.joined([KL.to_intact(self.taps.run(p), p) for p in parts]), by_position
-
-    def _check_classes(self, output: Any) -> None:
-        """Raises:
-        ValueError: an answer is none of the things that the model can answer.
-        """
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or callable(self.asked.metric):
-            return
-        for name in ("answers", "wrong_answers"):
-            value = getattr(self.prompts, name)
-            if value is not None and int(value.max()) >= logits.shape[-1]:
-                raise ValueError(
-                    f"{name} holds {int(value.max())}, and the model answers with one of "
-                    f"{logits.shape[-1]}, counted from 0"
-                )
 
     def _setup(self) -> Setup:
         asked = self.asked

@@ -262,6 +262,18 @@ class Prompts:
         """The same prompts on a device."""
         return self._changed(lambda value: value.to(device))
 
+    def cut(self, decoder: bool = False) -> "Prompts | None":
+        """Without the last token, or a decoder's last one; None: there is none to leave out."""
+        if decoder:
+            own = {k: x[:, :-1] for k, x in self.inputs.items() if k.startswith("decoder")}
+            few = any(not x.shape[1] for x in own.values())
+            return None if few or not own else self.replaced(inputs={**self.inputs, **own})
+        if not self.has_tokens or self.tokens.shape[1] < 2:
+            return None
+        names = ("tokens", "attention_mask", "token_types", "corrupted")
+        own = {name: getattr(self, name) for name in names}
+        return self.replaced(**{k: x if x is None else x[:, :-1] for k, x in own.items()})
+
     def as_read(self, device: Any, dtype: torch.dtype) -> "Prompts":
         """The same on a device, with floating inputs in the type that a model computes in."""
         here = self.to(device)

@@ -28,7 +28,9 @@ ABLATIONS: tuple[str, ...] = ("zero", "mean", "mean_per_position", "resample")
 # the width may differ from site to site.
 Activations = Mapping[int, Tensor]
 References = list[Tensor]
-Batches = Iterable[tuple[Activations, Bool[Tensor, "row pos"]]]
+Real = Bool[Tensor, "row pos"]
+# Which positions are real: of the tokens, or of each site's own.
+Batches = Iterable[tuple[Activations, Real | Mapping[int, Real]]]
 
 
 def check_asked(
@@ -83,16 +85,13 @@ def _check_inputs(word: str, prompts: Prompts, source: Prompts) -> None:
     """Raises:
     ValueError: other inputs hold padding, or differ in shape where a mean is by position.
     """
-    every = {**source.inputs, **({"attention_mask": source.real} if source.inputs else {})}
-    for name, value in every.items():
-        if name.endswith("mask") and not value.bool().all():
+    for name, value in source.inputs.items():
+        if name.endswith("mask") and name != "decoder_attention_mask" and not value.bool().all():
             raise ValueError(
                 f"{name} marks padding, and of what the model reads by keyword it is not known "
                 f"which activations are padding, so that a {word} cannot leave them out; give rows "
                 "of one length, or another ablation"
             )
-        if name == "attention_mask" and name not in source.inputs:
-            continue
         fits = name in prompts.inputs and value.shape[1:] == prompts.inputs[name].shape[1:]
         if word == "mean_per_position" and not fits:
             raise ValueError(
@@ -176,7 +175,8 @@ def mean(batches: Batches, per_position: bool = False) -> References:
     like: dict[int, Tensor] = {}
     for activations, real in batches:
         for index, act in activations.items():
-            read = real_positions(act, real).to(act.device)
+            here = real[index] if isinstance(real, Mapping) else real
+            read = real_positions(act, here).to(act.device)
             # In double: a mean over 1e6 tokens in float32 would itself be noise.
             wide = widest(act.device)
             kept = act.masked_fill(~read[:, :, None], 0)

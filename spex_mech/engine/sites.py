@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from spex_mech.engine.architectures import KINDS, Architecture, Kind
@@ -122,6 +122,37 @@ def check_merged(name: str, layout: Layout, alone: Tensor, both: Tensor) -> None
         "its rows cannot be told apart, or they depend on each other; make the module take "
         "[row pos width]"
     )
+
+
+def real_at(
+    prompts: Prompts, positions: Callable[[Prompts], Mapping[int, int]]
+) -> Callable[[Prompts], Mapping[int, Bool[Tensor, "row pos"]]]:
+    """Which positions of each place are real, where tokens are not all that is read: those of a
+    place that has one less when a token is cut off are the tokens', and the same of a decoder's.
+
+    Args:
+        positions: of one prompt: how many each place has.
+    """
+    one = prompts[:1]
+    whole = positions(one)
+    parts = {"tokens": one.cut(), "decoder": one.cut(decoder=True)}
+    fewer = {name: whole if part is None else positions(part) for name, part in parts.items()}
+
+    def of(some: Prompts) -> Mapping[int, Bool[Tensor, "row pos"]]:
+        found = {}
+        for place, n_pos in whole.items():
+            every = some.real.new_ones(len(some), n_pos)
+            own = {"tokens": some.real, "decoder": some.decoded_real}
+            follows = [name for name, numbers in fewer.items() if numbers[place] < n_pos]
+            found[place] = own[follows[0]] if len(follows) == 1 else every
+            if len(follows) > 1 and not (some.real.all() and some.decoded_real.all()):
+                raise ValueError(
+                    "some positions are both the tokens' and the decoder's, so that a mean cannot "
+                    "leave padding out; give prompts of one length, or another ablation"
+                )
+        return found
+
+    return of
 
 
 def another_prompt(prompts: Prompts) -> Prompts:
