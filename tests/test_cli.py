@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import transformers as tf
 
 import spex_mech as sm
@@ -28,6 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         n_layer=2, n_head=2, n_embd=8, n_inner=6, vocab_size=60, n_positions=64,
         bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
+    torch.manual_seed(0)
     tf.GPT2LMHeadModel(config).save_pretrained(folder)
     return str(folder)
 
