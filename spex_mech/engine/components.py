@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from spex_mech.arguments import shown
 from spex_mech.engine.architectures import Architecture, Kind, architecture_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.units import Unit, Units
@@ -344,22 +345,14 @@ class Components(Sequence[Component | Group]):
         return Components(tuple(self.units[i] for i in chosen), self.architecture)
 
     def __add__(self, other: "Components") -> "Components":
-        mine, others = self.architecture, other.architecture
-        if not mine.same_places(others):
-            raise ValueError("these components belong to two different models; join one model's")
-        return Components(self.units + other.units, mine if mine.d_mlp else others)
+        _check_components(self, "+", other)
+        known = self if self.architecture.d_mlp else other
+        return Components(self.units + other.units, known.architecture)
 
     def __sub__(self, other: "Components") -> "Components":
-        """These without those of the other.
-
-        Raises:
-            ValueError: they are of two models, or none is left.
-        """
-        if not self.architecture.same_places(other.architecture):
-            raise ValueError("these components belong to two different models; give one model's")
-        gone = set(other.units)
-        left = tuple(unit for unit in self.units if unit not in gone)
-        return Components(left, self.architecture)
+        """These without those of the other, of which one at least must be among them."""
+        _check_components(self, "-", other)
+        return Components(_without(self.units, other.units), self.architecture)
 
     def index(
         self, value: "str | Component | Group", start: int = 0, stop: int | None = None
@@ -461,6 +454,28 @@ def _calls(unit: Component, architecture: Architecture) -> list[int]:
     return [layer for layer, other in enumerate(architecture.names(kind)) if other == name]
 
 
+def _check_components(mine: Components, sign: str, other: Any) -> None:
+    if not isinstance(other, Components):
+        raise TypeError(
+            f"components {sign} {shown(other)}: give components too, such as heads {sign} "
+            "heads['L0H3']"
+        )
+    if not mine.architecture.same_places(other.architecture):
+        raise ValueError("these components belong to two different models; give one model's")
+
+
+def _without(
+    units: Sequence[Component | Group], gone: Sequence[Component | Group]
+) -> tuple[Component | Group, ...]:
+    left = tuple(unit for unit in units if unit not in set(gone))
+    if len(left) == len(units):
+        raise ValueError(
+            f"{gone[0].label} is not among these {len(units)} components, and nothing else that is "
+            "taken from them is; a group can only be taken away whole"
+        )
+    return left
+
+
 def _all_of(
     kind: Kind,
     model: Any,
@@ -472,10 +487,12 @@ def _all_of(
     if layers is None:
         chosen = [layer for layer in range(sized.n_layers) if sized.has(kind, layer)]
     else:
-        chosen = [layers] if isinstance(layers, int) else list(layers)
+        given = layers.tolist() if isinstance(layers, np.ndarray | np.generic | Tensor) else layers
+        chosen = list(dict.fromkeys(given if isinstance(given, Iterable) else [given]))
     for layer in chosen:
-        if not 0 <= layer < sized.n_layers:
-            raise ValueError(f"no layer {layer}: the model has layers 0 to {sized.n_layers - 1}")
+        is_number = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
+        if not is_number or not 0 <= layer < sized.n_layers:
+            raise ValueError(f"no layer {layer!r}: the model has layers 0 to {sized.n_layers - 1}")
     if not chosen and layers is not None:
         raise ValueError("layers is empty: name one, or leave it out for all")
     if not chosen:
