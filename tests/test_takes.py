@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import spex_mech as sm
 from tests.prompt_files import word_tokenizer
@@ -223,3 +229,98 @@ def test_a_file_is_read_by_what_it_holds(
     (tmp_path / "e").write_text("no result")
     with pytest.raises(ValueError, match="is not a spex_mech result"):
         sm.load(tmp_path / "e")
+
+
+@pytest.mark.parametrize("answers", [5, [5], [None], [[]], [float("nan")], [[" Rome", 3]]])
+def test_answers_that_are_no_texts(tokenizer: Any, answers: Any) -> None:
+    with pytest.raises(ValueError, match="answers"):
+        sm.Prompts.from_text(tokenizer, TEXTS[:1], answers)
+
+
+def spaced_tokenizer() -> Any:
+    """Pieces of bytes, as GPT-2's: a word behind a space and without one are two tokens."""
+    made = Tokenizer(BPE())
+    made.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    made.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(vocab_size=400, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    made.train_from_iterator(["the city is Rome", "Rome is the city"] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>")
+
+
+def ending_tokenizer() -> Any:
+    """As BERT's: [CLS] words [SEP], and no token for white space."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "the", "city", "is", "rome", "##rome"]
+    made = Tokenizer(WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = BertPreTokenizer()
+    ends = [("[CLS]", 1), ("[SEP]", 2)]
+    made.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]")
+
+
+def test_an_answer_without_its_space_is_said() -> None:
+    for made in (spaced_tokenizer(), ending_tokenizer()):
+        name = "rome" if made.unk_token else "Rome"
+        right = sm.Prompts.from_text(made, ["the city is"], [f" {name}"])
+        assert right.answers is not None
+        with pytest.warns(UserWarning, match=f"'{name}' goes on with the last word .*' {name}'"):
+            other = sm.Prompts.from_text(made, ["the city is"], [name])
+        assert other.answers is not None and not torch.equal(other.answers, right.answers)
+        with pytest.warns(UserWarning, match="row 1: the answer .* goes on with the last word"):
+            sm.load_task([{"prompt": "the city is", "answer": name}], None, tokenizer=made)
+
+
+def test_an_answer_of_several_tokens_in_rows_is_said() -> None:
+    rows = [{"prompt": "the city is", "answer": answer} for answer in (" Rome", " Oslo", " Bonn")]
+    with pytest.warns(UserWarning, match="row 2: the answer ' Oslo' is 5 tokens.*1 other row"):
+        sm.load_task(rows, None, tokenizer=spaced_tokenizer())
+
+
+def test_prompts_without_a_token_and_of_an_end_token() -> None:
+    made = ending_tokenizer()
+    with pytest.raises(ValueError, match="' ' has no token"):
+        sm.Prompts.from_text(made, [" ", "the city"], [" rome", " rome"])
+    wrong = sm.Prompts.from_text(made, ["the city is"], wrong_answers=[" rome"])
+    assert wrong.tokens.tolist() == [[1, 3, 4, 5]]  # answers are read before the end token
+    with pytest.raises(ValueError, match="tokenizer is"):
+        sm.Prompts.from_text(torch.nn.Linear(1, 1), ["the city"])
+
+
+def test_an_empty_cell_of_a_table_is_none(model: Any, tokenizer: Any) -> None:
+    rows = [{"prompt": a, "answer": b} for a, b in zip(TEXTS, ANSWERS, strict=True)]
+    for empty in (None, float("nan"), pd.NA):
+        given = pd.DataFrame([row | {"distractor": empty, "corrupt": empty} for row in rows])
+        task = sm.load_task(given, model, tokenizer=tokenizer)
+        assert task.metric == "log_prob" and task.prompts.corrupted is None
+    given.loc[1, "answer"] = pd.NA
+    with pytest.raises(ValueError, match="row 2: no 'answer'"):
+        sm.load_task(given, model, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("name", ["distractors", "corrupted", "wrong_answers"])
+def test_a_misspelt_name_is_said(model: Any, tokenizer: Any, name: str) -> None:
+    rows = [{"prompt": TEXTS[0], "answer": " Rome", name: " cat", "id": 3}] * 2
+    with pytest.warns(UserWarning, match=f"'{name}' is not read; beside 'prompt'") as said:
+        sm.load_task(rows, model, tokenizer=tokenizer)
+    assert len(said) == 1
+
+
+def test_a_metric_of_ones_own_needs_no_answers(model: Any, tokenizer: Any) -> None:
+    def largest(logits: torch.Tensor, prompts: sm.Prompts) -> torch.Tensor:
+        return logits[torch.arange(len(logits)), prompts.last].amax(dim=1)
+
+    rows: list[dict[str, str]] = [{"prompt": text} for text in TEXTS]
+    task = sm.load_task(rows, model, tokenizer=tokenizer, metric=largest)
+    assert task.prompts.answers is None
+    game = sm.ModelGame(model, task)
+    with torch.no_grad():
+        each = [model(torch.tensor([tokenizer(text)["input_ids"]])).logits for text in TEXTS]
+    want = [float(logits[0, -1].max()) for logits in each]
+    assert game([[1] * len(game)])[0].tolist() == pytest.approx(want, abs=1e-5)
+    with pytest.raises(ValueError, match="row 2 has no answer"):
+        some = [rows[0] | {"answer": " Rome"}, *rows[1:]]
+        sm.load_task(some, model, tokenizer=tokenizer, metric=largest)
+
+
+def test_few_other_prompts_are_said(demo: Any, found: sm.Interactions) -> None:
+    few = sm.load_task("induction", demo, n_prompts=4, seed=1)
+    assert "4 prompts are few" in repr(sm.confirm(found, sm.ModelGame(demo, few), k=2))

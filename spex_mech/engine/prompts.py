@@ -10,8 +10,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from spex_mech.arguments import same_rows, shown
-from spex_mech.engine.tokens import answer_id, encoder, padded, ragged
+from spex_mech.engine.tokens import answer_id, encoder, is_glued, padded, ragged
 from spex_mech.fingerprints import sha256_of
+from spex_mech.notices import warn
 
 # What tokenizers give beside what a model reads.
 _NOT_READ = {
@@ -152,17 +153,23 @@ class Prompts:
             ValueError: no texts, lists of unequal length, an answer that is not one token behind
                 its prompt, or a corrupted prompt of another number of tokens; the text names the
                 prompt.
+
+        Warns:
+            UserWarning: an answer goes on with a prompt's last word, as no space begins it.
         """
         texts = _texts("texts", texts, None)
         encode, targets = encoder(tokenizer), None
-        if answers is None and continuations is None:  # nothing follows: as a classifier reads it
+        if answers is wrong_answers is continuations is None:  # as a classifier reads a text
             encode = lambda text: list(tokenizer(text)["input_ids"])  # noqa: E731
         rows = [encode(text) for text in texts]
+        if empty := [text for text, row in zip(texts, rows, strict=True) if not row]:
+            raise ValueError(f"texts: {empty[0]!r} has no token in this tokenizer; leave it out")
         if continuations is not None:
             if answers is not None or wrong_answers is not None:
                 raise ValueError("give answers or continuations, not both")
             follow = _texts("continuations", continuations, len(texts))
             pairs = list(zip(texts, follow, strict=True))
+            _warn_if_glued("continuations", pairs)
             targets = [_scored(number, *pair, encode) for number, pair in enumerate(pairs)]
             rows = [encode(a + b) for a, b in pairs]
         tokens, real = padded(rows)
@@ -302,11 +309,19 @@ def _answer_ids(name: str, tokenizer: Any, texts: Sequence[str], given: Any) -> 
     """The token of each answer, ``[prompt answer]``."""
     if given is None:
         return None
-    if isinstance(given, str) or len(given) != len(texts):
-        raise ValueError(f"{name} is {shown(given)}; give one text, or a list, per prompt")
-    rows = []
-    for number, (text, words) in enumerate(zip(texts, given, strict=True)):
-        words = [words] if isinstance(words, str) else list(words)
+    wanted = "one text, or a list, per prompt"
+    listed = [] if isinstance(given, str) else _items(name, given, wanted)
+    if len(listed) != len(texts):
+        raise ValueError(f"{name} is {shown(given)}; give {wanted}")
+    rows, pairs = [], []
+    for number, (text, words) in enumerate(zip(texts, listed, strict=True)):
+        what = f"{name} of prompt {number}"
+        words = [words] if isinstance(words, str) else _items(what, words, "a text, or several")
+        if not words or not all(isinstance(word, str) and word for word in words):
+            raise ValueError(
+                f"{what} is {shown(words)}; give texts (Prompts(tokens, answers) takes token ids)"
+            )
+        pairs += [(text, word) for word in words]
         try:
             rows.append([answer_id(tokenizer, text, word, single=True) for word in words])
         except ValueError as error:
@@ -314,7 +329,17 @@ def _answer_ids(name: str, tokenizer: Any, texts: Sequence[str], given: Any) -> 
                 f"{name} of prompt {number}: {error}; give another word, or continuations= to "
                 "score all tokens of a text"
             ) from error
+    _warn_if_glued(name, pairs)
     return ragged(rows)
+
+
+def _warn_if_glued(name: str, pairs: Sequence[tuple[str, str]]) -> None:
+    if glued := [pair for pair in pairs if is_glued(*pair)]:
+        text, word = glued[0]
+        warn(
+            f"{name}: {word!r} goes on with the last word of {text[-20:]!r} ({len(glued)} of "
+            f"{len(pairs)} do so); begin it with a space, {' ' + word!r}, if it is a word"
+        )
 
 
 def _scored(number: int, text: str, follows: str, encode: Any) -> list[bool]:

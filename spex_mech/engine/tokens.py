@@ -15,11 +15,17 @@ def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     an end token between a prompt and its answer would be read as the end of the text.
 
     Raises:
-        ValueError: it is no tokenizer; or, of a text, it holds half a character.
+        ValueError: it is no tokenizer; or, of a text, it holds half a character or has no token.
     """
     _check(tokenizer)
 
     def encode(text: str) -> list[int]:
+        ids = read(text)
+        if not ids:
+            raise ValueError(f"the text {text!r} has no token in this tokenizer; give a text")
+        return ids
+
+    def read(text: str) -> list[int]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -35,7 +41,7 @@ def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
 
 
 def _check(tokenizer: Any) -> None:
-    if not callable(tokenizer):
+    if not callable(tokenizer) or isinstance(tokenizer, torch.nn.Module):
         raise ValueError(
             f"tokenizer is {shown(tokenizer)}; give a tokenizer of transformers, such as "
             "load_tokenizer(model)"
@@ -50,17 +56,35 @@ def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) ->
         ValueError: the answer has no token of its own, is unknown to the tokenizer, or
             (``single``) has more than one token.
     """
+    ids = answer_tokens(tokenizer, prompt, answer)
+    if single and len(ids) != 1:
+        hint = " as it follows the prompt without a space" if is_glued(prompt, answer) else ""
+        raise ValueError(f"{answer!r} is {len(ids)} tokens, not one{hint}")
+    return ids[0]
+
+
+def answer_tokens(tokenizer: Any, prompt: str, answer: str) -> list[int]:
+    """All tokens of an answer as it follows the prompt.
+
+    Raises:
+        ValueError: the answer has no token of its own, or is unknown to the tokenizer.
+    """
     encode = encoder(tokenizer)
     before, both = encode(prompt), encode(prompt + answer)
     if both[: len(before)] != before or len(both) == len(before):
+        hint = f"; begin it with a space, {' ' + answer!r}" if is_glued(prompt, answer) else ""
         raise ValueError(
             f"the answer {answer!r} merges with the end of the prompt {prompt[-20:]!r} in this "
-            "tokenizer, so it has no token of its own"
+            f"tokenizer, so it has no token of its own{hint}"
         )
-    if single and len(both) != len(before) + 1:
-        raise ValueError(f"{answer!r} is {len(both) - len(before)} tokens, not one")
     check_known(tokenizer, answer, both[len(before) :])
-    return both[len(before)]
+    return both[len(before) :]
+
+
+def is_glued(prompt: str, answer: str) -> bool:
+    """Whether an answer goes on with the prompt's last word, where a space was forgotten, mostly:
+    a letter follows a letter, in a script with capitals (others write no spaces)."""
+    return all(x.lower() != x.upper() for x in (prompt[-1:], answer[:1]))
 
 
 def check_known(tokenizer: Any, answer: str, ids: Sequence[int]) -> None:

@@ -101,6 +101,7 @@ class Confirmation(Interactions):
                 f"  {name:<{width}}  searched {self.searched.mean[row]:+.3g}, now {now[row]}  "
                 f"{q_text(float(self.q_value[row]))}  {held}"
             )
+        lines += (f"  {caution}" for caution in self.cautions)
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

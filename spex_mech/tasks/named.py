@@ -53,7 +53,8 @@ def load_task(
             "wrong_answers"}]}``), or JSON rows ``prompt, answer, distractor, corrupt`` or
             ``clean_prefix, patch_prefix, clean_answer, patch_answer``. Or such rows themselves, a
             list of dicts or a pandas table. ``distractor`` and ``corrupt`` may be left out: without
-            the first the metric is "log_prob", the answer's log-probability.
+            the first the metric is "log_prob", the answer's log-probability. With a ``metric``
+            ``answer`` may be left out too.
         model: a loaded model.
         n_prompts: how many prompts. Default: 64 of a named task, and all rows of a file or list; of
             a file, the first so many after shuffling by ``seed``, of a list in its own order.
@@ -74,7 +75,7 @@ def load_task(
     if isinstance(name, str | Path):
         name = str(name)
     else:
-        given, name = listed_rows(name), "rows"
+        given, name = listed_rows(name, metric is None), "rows"
     if unknown := set(options) - set(_OPTIONS.get(name, ())):
         raise ValueError(f"the task {name!r} takes no option {min(unknown)!r}")
     rng = np.random.default_rng(seed)
@@ -97,9 +98,10 @@ def load_task(
             # They never end: where almost none is usable, say so.
             task = task_from_rows(islice(rows, 50 * n_named), tokenizer, n_named, name)
         else:
-            rows = read_rows(file_of("the file of prompts", name), tokenizer)
+            rows = read_rows(file_of("the file of prompts", name), tokenizer, metric is None)
             rows = [rows[i] for i in rng.permutation(len(rows))]
-            ids = isinstance(rows[0].answers[0], int) and rows[0].metric == "logit_diff"
+            answer = next(iter(rows[0].answers), None)
+            ids = isinstance(answer, int) and rows[0].metric == "logit_diff"
             task = task_from_rows(rows, tokenizer, n_prompts, Path(name).stem, ids)
         task = replace(task, decode=tokenizer)
     else:

@@ -5,10 +5,13 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spex_mech.arguments import shown
+from spex_mech.notices import warn
 from spex_mech.results.files import text_in
 from spex_mech.tasks.greater_than import YearTokens
 from spex_mech.tasks.rows import Row
@@ -30,11 +33,21 @@ _ROW = (
     "a row is a dict such as {'prompt': 'The capital of France is', 'answer': ' Paris', "
     "'distractor': ' Rome'}"
 )
+# What is read of a row, by the name of its prompt: prompt, corrupted, answers, wrong answers.
+_NAMES = {
+    "clean": ("corrupt", "answers", "wrong_answers"),
+    "clean_prefix": ("patch_prefix", "clean_answer", "patch_answer"),
+    "prompt": ("corrupt", "answer", "distractor"),
+}
+_ALIKE = 0.7  # of two names, from which on one may be meant by the other
 _MOST_CHARACTERS = 10_000_000  # of one field
 
 
-def read_rows(path: Path, tokenizer: Any) -> list[Row]:
+def read_rows(path: Path, tokenizer: Any, answered: bool = True) -> list[Row]:
     """The rows of a prompt file, whichever of the field's formats it has.
+
+    Args:
+        answered: refuse a row without an answer.
 
     Raises:
         ValueError: there is no such file, it has another format, or a row cannot be read; the text
@@ -46,11 +59,14 @@ def read_rows(path: Path, tokenizer: Any) -> list[Row]:
     rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text)
     if not rows:
         raise ValueError(f"{path} holds no rows; {FORMATS}")
-    return _read(str(path), rows, _reader_for(path, rows[0][1], tokenizer))
+    return _read(str(path), rows, _reader_for(path, rows[0][1], tokenizer, answered))
 
 
-def listed_rows(given: Any) -> list[Row]:
-    """The rows of a list or of a pandas table, each as in a .json file.
+def listed_rows(given: Any, answered: bool = True) -> list[Row]:
+    """The rows of a list or of a pandas table, each as in a .json file; an empty cell is as none.
+
+    Args:
+        answered: refuse a row without an answer.
 
     Raises:
         ValueError: it holds no rows, or one that cannot be read; the text names the row (the first
@@ -59,13 +75,15 @@ def listed_rows(given: Any) -> list[Row]:
     import pandas as pd
 
     if isinstance(given, pd.DataFrame):
-        given = given.to_dict("records")
+        given = given.astype(object).where(given.notna(), None).to_dict("records")
     if not isinstance(given, Sequence) or not given:
         raise ValueError(
             f"the task is {shown(given)}; give the name of a task, a file of prompts, or a list of "
             f"rows: {_ROW}"
         )
-    return _read("the rows", enumerate(given, start=1), _json_row, _ROW)
+    _warn_of_unread("the rows", given)
+    read = partial(_json_row, answered=answered)
+    return _read("the rows", enumerate(given, start=1), read, _ROW)
 
 
 def _read(
@@ -112,13 +130,29 @@ def _json_rows(path: Path, text: str) -> list[tuple[int, Any]]:
         rows = rows.get("prompts", [rows])
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds {type(rows).__name__}, not rows; {FORMATS}")
+    _warn_of_unread(str(path), rows)
     return list(enumerate(rows, start=1))
 
 
-def _reader_for(path: Path, row: Any, tokenizer: Any) -> Callable[[Any, str], Row | None]:
+def _warn_of_unread(name: str, rows: Sequence[Any]) -> None:
+    """Say which names that are not read may be misspelt, or of another format."""
+    held = [row for row in rows if isinstance(row, Mapping)]
+    begins = next((key for key in _NAMES if held and key in held[0]), None)
+    if begins is None:
+        return
+    read = (begins, *_NAMES[begins])
+    every = [name for key, others in _NAMES.items() for name in (key, *others)]
+    for other in dict.fromkeys(str(key) for row in held for key in row if key not in read):
+        if get_close_matches(other, every, 1, _ALIKE):
+            warn(f"{name}: {other!r} is not read; beside {begins!r}, {', '.join(read[1:])} are")
+
+
+def _reader_for(
+    path: Path, row: Any, tokenizer: Any, answered: bool
+) -> Callable[[Any, str], Row | None]:
     """What reads each row, by the columns of the first."""
     if path.suffix.lower() != ".csv":
-        return _json_row
+        return partial(_json_row, answered=answered)
     for right, wrong in _ID_COLUMNS:
         if right in row and wrong in row:
             return lambda row, place: _id_row(row, place, right, wrong)
@@ -169,16 +203,18 @@ def _ids(row: dict[str, Any], name: str) -> list[int]:
     return ids
 
 
-def _json_row(row: Any, place: str) -> Row:
+def _json_row(row: Any, place: str, answered: bool) -> Row:
     if not isinstance(row, Mapping):
         raise ValueError(f"it is {type(row).__name__}, not an object with names")
+    row = {key: value for key, value in row.items() if value is not None}
     if "clean" in row:
         right, wrong = row["answers"], row["wrong_answers"]
         return _worded(row["clean"], row.get("corrupt"), right, wrong, place)
     if "clean_prefix" in row:
         right, wrong = [row["clean_answer"]], [row["patch_answer"]]
         return _worded(row["clean_prefix"], row["patch_prefix"], right, wrong, place)
-    right, wrong = [row["answer"]], [row["distractor"]] if "distractor" in row else None
+    right = [row["answer"]] if answered or "answer" in row else None
+    wrong = [row["distractor"]] if "distractor" in row else None
     return _worded(row["prompt"], row.get("corrupt"), right, wrong, place)
 
 
@@ -191,9 +227,9 @@ def _worded(clean: Any, corrupted: Any, right: Any, wrong: Any, place: str) -> R
     for value in (clean, *([] if corrupted is None else [corrupted])):
         if not isinstance(value, str) or not value:
             raise ValueError(f"a prompt is {value!r}; it must be a text")
-    for answers in (right,) if wrong is None else (right, wrong):
+    for answers in (x for x in (right, wrong) if x is not None):
         listed = isinstance(answers, list) and answers
         if not listed or not all(isinstance(a, str) and a for a in answers):
             raise ValueError(f"answers are {answers!r}; they must be texts, at least one")
     metric = "log_prob" if wrong is None else "logit_diff"
-    return Row(clean, corrupted, right, wrong or [], metric, place)
+    return Row(clean, corrupted, right or [], wrong or [], metric, place)

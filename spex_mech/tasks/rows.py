@@ -7,7 +7,7 @@ from typing import Any
 from spex_mech.arguments import counted
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
-from spex_mech.engine.tokens import answer_id, encoder, padded, ragged
+from spex_mech.engine.tokens import answer_tokens, encoder, is_glued, padded, ragged
 from spex_mech.notices import warn
 
 _IN_PROMPT = 0.5  # the least share of rows whose answers' words are in the prompt, to believe ids
@@ -32,6 +32,7 @@ class _Encoded:
     corrupted: list[int] | None
     answers: list[int]
     wrong_answers: list[int]
+    doubt: str  # of what its answers' first tokens mean; or nothing
 
 
 def task_from_rows(
@@ -49,7 +50,8 @@ def task_from_rows(
         ValueError: too few rows can be used, or the answers of one cannot be told apart.
 
     Warns:
-        UserWarning: rows of a file were left out, or its token ids may be of another tokenizer.
+        UserWarning: rows of a file were left out, its token ids may be of another tokenizer, or an
+            answer is not scored as a whole word.
     """
     encode = encoder(tokenizer)
     kept: list[_Encoded] = []
@@ -70,6 +72,9 @@ def task_from_rows(
             f"{name}: {has.place} has wrong answers and {lacks.place} has none; give them in every "
             "row or in none"
         )
+    if len({not one.row.answers for one in kept}) > 1:
+        place = next(one.row.place for one in kept if not one.row.answers)
+        raise ValueError(f"{name}: {place} has no answer; give one in every row or in none")
     lacking = [one.row.place for one in kept if one.corrupted is None]
     if 0 < len(lacking) < len(kept):
         warn(
@@ -79,6 +84,9 @@ def task_from_rows(
         )
     if ids:
         _check_ids(kept, tokenizer, name)
+    if doubts := [f"{one.row.place}: {one.doubt}" for one in kept if one.doubt]:
+        more = f", and {counted(len(doubts) - 1, 'other row')}" if len(doubts) > 1 else ""
+        warn(f"{name}: {doubts[0]}{more}")
     return Task(_prompts(kept), kept[0].row.metric, name)
 
 
@@ -87,12 +95,18 @@ def _encoded(
 ) -> _Encoded:
     place = f"{name}: {row.place}: " if row.place else f"{name}: "
     answers: list[list[int]] = []
+    doubt = ""
     for given in (row.answers, row.wrong_answers):
         try:
-            found = [a if isinstance(a, int) else answer_id(tokenizer, row.clean, a) for a in given]
+            found = [
+                [a] if isinstance(a, int) else answer_tokens(tokenizer, row.clean, a) for a in given
+            ]
         except ValueError as error:
             raise ValueError(f"{place}{error}") from error
-        answers.append(list(dict.fromkeys(found)))  # an answer that is listed twice counts once
+        for answer, tokens in zip(given, found, strict=True):
+            doubt = doubt or _doubt(tokenizer, row.clean, answer, tokens)
+        # An answer that is listed twice counts once.
+        answers.append(list(dict.fromkeys(tokens[0] for tokens in found)))
     right, wrong = answers
     if both := set(right) & set(wrong):
         token = next(iter(both))
@@ -102,7 +116,23 @@ def _encoded(
             f"token ({tokenizer.decode([token])!r}), and an answer is read by its first token; "
             "leave the row out, or give answers that begin differently"
         )
-    return _Encoded(row, clean, corrupted, right, wrong)
+    return _Encoded(row, clean, corrupted, right, wrong, doubt)
+
+
+def _doubt(tokenizer: Any, prompt: str, answer: str | int, tokens: Sequence[int]) -> str:
+    """Why the first token of an answer may not be what was meant."""
+    if isinstance(answer, str) and is_glued(prompt, answer):
+        return (
+            f"the answer {answer!r} goes on with the last word of {prompt[-20:]!r}; begin it with "
+            f"a space, {' ' + answer!r}, if it is a word"
+        )
+    if len(tokens) == 1:
+        return ""
+    return (
+        f"the answer {answer!r} is {len(tokens)} tokens, and only the first, "
+        f"{tokenizer.decode(tokens[:1])!r}, is scored; Prompts.from_text(..., continuations=...) "
+        "scores all"
+    )
 
 
 def _first(given: Sequence[str | int], ids: Sequence[int], token: int) -> int:
@@ -169,7 +199,7 @@ def _prompts(kept: Sequence[_Encoded]) -> Prompts:
     return Prompts(
         tokens,
         attention_mask=mask,
-        answers=ragged([one.answers for one in kept]),
+        answers=ragged([one.answers for one in kept]) if all(one.answers for one in kept) else None,
         wrong_answers=ragged(wrong) if all(wrong) else None,
         corrupted=padded(corrupted)[0] if len(corrupted) == len(kept) else None,
     )
