@@ -242,6 +242,9 @@ def _add_circuit(commands: Any) -> None:
         "circuit", help="the units that do a task alone, scored on other prompts"
     )
     _add_result(circuit, "out/circuit")
+    circuit.add_argument(
+        "--held-out", help="a file of other prompts to score on; default: others of the task"
+    )
     circuit.add_argument("--faithfulness", type=float, help="of the smallest circuit; default: 0.9")
     circuit.add_argument("--size", type=int, help="instead: the best circuit of so many units")
     circuit.add_argument("--budget", type=int, help="evaluations; default: some 20 per unit")
@@ -478,6 +481,8 @@ def _circuit(options: argparse.Namespace) -> None:
     check_folder(options.out)
     found = sm.Interactions.load(options.result)
     searched = _factory_of(found, options, found.labels, int(found.about.get("seed", 0)))()
+    if options.held_out is not None:
+        options.task = options.held_out
     held_out = _factory_of(found, options, found.labels, _other_seed(found, options))()
     share = 0.9 if options.faithfulness is None and options.size is None else options.faithfulness
     given = {"faithfulness": share, "size": options.size, "budget": options.budget}
@@ -501,6 +506,7 @@ def _factory_of(found: Any, options: argparse.Namespace, units: Sequence[str], s
     """
     import spex_mech as sm
     from spex_mech.engine.metrics import METRICS
+    from spex_mech.tasks import TASKS
 
     given: dict[str, Any] = {}
     for name in ("model", "task", "ablation", "n_prompts", "metric"):
@@ -508,6 +514,11 @@ def _factory_of(found: Any, options: argparse.Namespace, units: Sequence[str], s
         given[name] = found.about.get(name) if asked is None else asked
         if given[name] is None and name != "metric":
             raise ValueError(f"{options.result} does not say its {name}; give --{name}")
+    if options.task is None and given["task"] not in TASKS:
+        raise ValueError(
+            f"{options.result} is of prompts of one's own, called {given['task']!r}; give --task, "
+            "a file of prompts"
+        )
     if options.metric is None and given["metric"] not in (None, "kl", *METRICS):
         raise ValueError(
             f"the metric of {options.result} is a function called {given['metric']!r}; give "

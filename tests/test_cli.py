@@ -19,6 +19,7 @@ import spex_mech as sm
 from spex_mech import cli
 from spex_mech.models import BUNDLED
 from spex_mech.tasks import TASKS
+from tests.prompt_files import word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -584,7 +585,10 @@ def test_a_metric_of_ones_own(
     (tmp_path / "own_metric.py").write_text(OWN_METRIC)
     words = ["discover", "--n-prompts", "16", "--metric", "own_metric:half", "--out", "own"]
     assert cli.main(words) == 0
+    words[words.index("own_metric:half")] = "own_metric.py:half"  # as the file is called
+    assert cli.main([*words[:-1], "same"]) == 0
     half, whole = sm.load("own/interactions.npz"), sm.load(searched)
+    assert sm.load("same/interactions.npz")["L0H3", "L1H0"] == half["L0H3", "L1H0"]
     assert half["L0H3", "L1H0"] == pytest.approx(whole["L0H3", "L1H0"] / 2, rel=1e-4)
     capsys.readouterr()
     assert "--metric module:half" in refused(capsys, "confirm", "own/interactions.npz")
@@ -593,6 +597,33 @@ def test_a_metric_of_ones_own(
         ("no_such_file:half", "No module named 'no_such_file'"), ("half", "unknown metric 'half'"),
     ):  # fmt: skip
         assert told in refused(capsys, "discover", "--metric", name)
+
+
+def test_results_of_files_of_prompts(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = word_tokenizer()
+    torch.manual_seed(0)
+    size = {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 24, "vocab_size": len(tokenizer)}
+    made = tf.GPT2LMHeadModel(tf.GPT2Config(**size, bos_token_id=0, eos_token_id=1))
+    for part in (made, tokenizer):
+        part.save_pretrained("tiny")
+    for name, who in (("some", "he"), ("others", "she")):
+        rows = [{"prompt": f"{who} sees a {what}", "answer": " Rome"} for what in ("dog", "cat")]
+        Path(f"{name}.json").write_text(json.dumps(rows))
+    words = ["discover", "--model", "tiny", "--task", "some.json", "--out", "out"]
+    assert cli.main(words) == 0
+    for command in ("confirm", "circuit"):  # a result does not know the file
+        assert "called 'some'; give --task" in refused(capsys, command, "out/interactions.npz")
+    asked: list[str] = []
+
+    def record(game: Any, found: Any, held_out: Any, **given: Any) -> None:
+        asked.extend(each.provenance()["task"] for each in (game, held_out))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(sm, "find_circuit", record)
+    words = ["circuit", "out/interactions.npz", "--task", "some.json", "--held-out", "others.json"]
+    assert "enough" in refused(capsys, *words)
+    assert asked == ["some", "others"]
 
 
 def test_the_version_and_the_help(capsys: Any) -> None:

@@ -95,7 +95,7 @@ def metric_named(text: str) -> Any:
     module, colon, name = text.partition(":")
     if not colon:
         return text
-    here = os.getcwd()
+    module, here = module.removesuffix(".py"), os.getcwd()
     if here not in sys.path:  # as with `python -m`, and for workers too
         sys.path.insert(0, here)
     try:
