@@ -29,8 +29,10 @@ class Counted:
     def __init__(self, seed: int = 0, stops_after: int | None = None) -> None:
         rng = np.random.default_rng(seed)
         self.labels = [f"L{u // 4}H{u % 4}" for u in range(10)]
-        self.w = torch.tensor(rng.normal(0.5, 1, (10, 1)) + rng.normal(0, 0.05, (10, 5)))
-        self.pairs, self.seed = torch.tensor(np.random.default_rng(9).normal(size=(10, 10))), seed
+        # Of some binary places, so that no sum is rounded, in whatever order a machine adds.
+        binary = lambda x: torch.tensor(np.round(x * 2**16) / 2**16)  # noqa: E731
+        self.w = binary(rng.normal(0.5, 1, (10, 1)) + rng.normal(0, 0.05, (10, 5)))
+        self.pairs, self.seed = binary(np.random.default_rng(9).normal(size=(10, 10))), seed
         self.asked, self.stops_after = 0, stops_after
 
     def __len__(self) -> int:

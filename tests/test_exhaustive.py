@@ -424,7 +424,8 @@ def test_rounding_of_a_function_is_noise(dtype: torch.dtype, method: str) -> Non
     assert found.noise_floor == pytest.approx(4 * 4 * eps * largest, rel=1e-6)
     assert found.about["resolution"] == str(dtype).removeprefix("torch.")
 
-    size = 20 * found.noise_floor
+    # A search takes what is under 1e-5 of the main effects for nothing, and looks elsewhere.
+    size = 20 * found.noise_floor if method == "exhaustive" else max(20 * found.noise_floor, 1e-3)
 
     def with_a_pair(masks: Tensor) -> Tensor:
         return additive(masks) - size * masks[:, [3, 7]].any(dim=1).to(dtype)

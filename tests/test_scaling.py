@@ -22,9 +22,20 @@ def kept() -> dict[str, Any]:
     return Options().kept("growth")
 
 
+def near(one: Any, two: Any) -> bool:
+    """Whether two nests are the same but for the rounding of another machine."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(near(one[key], two[key]) for key in one)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(near, one, two))
+    if isinstance(one, float) and isinstance(two, float):
+        return one == pytest.approx(two, rel=1e-9, nan_ok=True)
+    return one == two
+
+
 def test_the_figures_follow_from_what_was_measured(kept: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(plain(large.fits(kept["rows"])))) == kept["fits"]
-    assert plain(large.extrapolation(kept["rows"])) == kept["extrapolation"]
+    assert near(json.loads(json.dumps(plain(large.fits(kept["rows"])))), kept["fits"])
+    assert near(plain(large.extrapolation(kept["rows"])), kept["extrapolation"])
     assert all(not of["changed_since"] for of in kept["parts"].values())
 
 

@@ -604,8 +604,8 @@ def test_a_file_that_cannot_be_written_says_so(
         with pytest.raises(PermissionError, match=cure):
             run(Watched(), store, budget=150)
     run(Watched(), store, budget=150)
-    with pytest.raises(PermissionError, match=cure):
-        run(Watched(), tmp_path)  # a folder itself
+    with pytest.raises(ValueError, match="is a folder; give a file in it"):
+        run(Watched(), tmp_path)
 
 
 # -- masks and numbers as bytes --------------------------------------------------------------------
