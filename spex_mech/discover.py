@@ -489,6 +489,12 @@ def confirm(
     names = None if how.far or is_game(game) else found.labels
     measured = measure(game, top.names, labels=names, **asdict(how))
     again = confirmation(top, measured)
+    before, now = found.about.get("metric"), measured.about.get("metric")
+    if None not in (before, now) and before != now:
+        warn(
+            f"the search measured {before} and this game measures {now}: their values are of two "
+            "metrics, so that whether they agree means nothing; give a game with the same metric"
+        )
     if again.n_shared:
         warn(
             f"{shared_text(again.n_shared, again.values.shape[1])}, on which every value is found "

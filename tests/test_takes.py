@@ -324,3 +324,10 @@ def test_a_metric_of_ones_own_needs_no_answers(model: Any, tokenizer: Any) -> No
 def test_few_other_prompts_are_said(demo: Any, found: sm.Interactions) -> None:
     few = sm.load_task("induction", demo, n_prompts=4, seed=1)
     assert "4 prompts are few" in repr(sm.confirm(found, sm.ModelGame(demo, few), k=2))
+
+
+def test_two_metrics_confirm_nothing(demo: Any, task: sm.Task, found: sm.Interactions) -> None:
+    prompts = sm.load_task("induction", demo, 8, seed=1).prompts
+    with pytest.warns(UserWarning, match="measured log_prob and this game measures loss"):
+        sm.confirm(found, sm.ModelGame(demo, sm.Task(prompts, "loss")), k=1, progress=False)
+    sm.confirm(found, sm.ModelGame(demo, sm.Task(prompts, "log_prob")), k=1, progress=False)
