@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import spex_mech as sm
+from spex_mech.engine.prompts import tokens_sha256
 from tests.other_models import D_HEAD, D_MLP, N_HEADS, OTHERS, Other
 
 Lost = tuple[str, str, int]  # "head" or "neuron", the label of its layer, its number
@@ -207,10 +208,15 @@ def test_answers_of_a_decoder_are_read_at_its_last_position() -> None:
 def test_a_metric_of_other_rows_is_refused() -> None:
     """CLIP compares each image with every text of its batch, which a game fills as it likes."""
     other = OTHERS["clip"]
-    prompts = other.prompts()
-    with pytest.raises(ValueError, match="has another value for a prompt alone than beside"):
-        task = sm.Task(prompts, lambda out, rows: out.logits_per_image.softmax(-1).diagonal())
-        sm.ModelGame(other.build(), task)
+    prompts, model = other.prompts(), other.build()
+    for metric in (
+        lambda out, rows: out.logits_per_image.softmax(-1).diagonal(),
+        lambda out, rows: out.logits_per_image[:, 0],  # of the first row it is its own
+    ):
+        with pytest.raises(ValueError, match="has another value for a prompt alone than beside"):
+            sm.ModelGame(model, sm.Task(prompts, metric))
+    one_by_one = sm.Task(prompts, lambda out, rows: out.logits_per_image[:, 0])
+    sm.ModelGame(model, one_by_one, batch_size=1)
 
 
 def test_padding_is_in_no_mean() -> None:
@@ -240,3 +246,39 @@ def test_padding_is_in_no_mean() -> None:
     task = sm.Task(sm.Prompts(inputs=marked), sounds.metric)
     with pytest.raises(ValueError, match="attention_mask marks padding"):
         sm.ModelGame(sounds.build(), task, ablation="mean")
+
+
+@pytest.mark.slow
+def test_what_a_decoder_reads_is_checked() -> None:
+    model, given = OTHERS["bart"].build(), OTHERS["bart"].reads()
+    decoder = given["inputs"]["decoder_input_ids"]
+    mask = torch.ones_like(decoder)
+    mask[0, :2] = 0
+
+    def game(inputs: dict[str, Tensor], **more: Any) -> sm.ModelGame:
+        prompts = sm.Prompts(given["tokens"], answers=[5, 6, 7], inputs=inputs, **more)
+        return sm.ModelGame(model, sm.Task(prompts, "log_prob"), "decoder.L0XH*")
+
+    with pytest.raises(ValueError, match=r"padded on the right \(decoder_attention_mask True"):
+        game({"decoder_input_ids": decoder, "decoder_attention_mask": mask})
+    with pytest.raises(ValueError, match="decoder_attention_mask has shape"):
+        game({"decoder_input_ids": decoder, "decoder_attention_mask": mask[:, :1]})
+    with pytest.raises(ValueError, match="inputs hold the token 99, outside the vocabulary of 99"):
+        game({"decoder_input_ids": decoder.clamp(min=99)})
+    with pytest.raises(ValueError, match="makes the decoder's tokens of the prompts' own"):
+        game({})
+    assert len(game({}, answer_pos=[2, 3, 4])) == 4  # as a masked model is asked
+    ends = decoder.clone()
+    ends[0, 2:] = 0
+    with pytest.warns(UserWarning, match="1 decoder_input_ids end in the model's padding token 0"):
+        game({"decoder_input_ids": ends})
+
+
+def test_prompts_of_other_inputs_are_told_apart() -> None:
+    images = OTHERS["vit"].reads()["inputs"]["pixel_values"]
+    prompts = sm.Prompts(inputs={"pixel_values": images})
+    assert tokens_sha256(prompts) != tokens_sha256(sm.Prompts(inputs={"input_values": images}))
+    words = sm.Prompts(OTHERS["t5"].reads()["tokens"])
+    for one, other in ((prompts, words), (words, sm.Prompts(**OTHERS["t5"].reads()))):
+        with pytest.raises(ValueError, match="other fields"):
+            one.joined(other)

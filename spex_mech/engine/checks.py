@@ -38,7 +38,7 @@ _OF_NOISE = (
 )
 _OF_FULL_NOISE = 50  # the same in full precision, in which both are tiny
 # By which a prompt's value may differ beside another: of its size, and in roundings of the output.
-_SAME_ALONE, _ROUNDINGS_ALONE = 0.01, 30
+_SAME_ALONE, ROUNDINGS_ALONE = 0.01, 30
 _EPS = {"float32": 0.0, "tf32": 2**-11, "bfloat16": 2**-8}
 _FLOOR_MASKS, _FLOOR_ROUNDINGS, _FLOOR_SIGMAS = 24, 4, 3
 
@@ -83,16 +83,19 @@ def check_rows_alone(setup: Setup) -> None:
     """
     pair = another_prompt(setup.prompts)
     with torch.no_grad(), setup.taps.installed():
-        outputs = [setup.taps.run(part) for part in (pair[:1], pair)]
-        asked = zip(outputs, (pair[:1], pair), strict=True)
-        alone, beside = (float(setup.measure(output, part)[0]) for output, part in asked)
-    rounding = torch.finfo(setup.float_type).eps * float(first_tensor(outputs[0]).abs().max())
-    if abs(alone - beside) > max(_SAME_ALONE * abs(alone), _ROUNDINGS_ALONE * rounding):
-        raise ValueError(
-            f"the metric {setup.measure.name} has another value for a prompt alone than beside "
-            f"another ({alone:.4g} and {beside:.4g}): it, or the model, compares the rows of a "
-            "batch; read each row's own (of logits_per_image the diagonal), or give batch_size=1"
-        )
+        singles = [setup.measure(setup.taps.run(pair[[row]]), pair[[row]]) for row in (0, 1)]
+        output = setup.taps.run(pair)
+        both = setup.measure(output, pair)
+    rounding = torch.finfo(setup.float_type).eps * float(first_tensor(output).abs().max())
+    # Each of the two: a metric may compare all rows with the first.
+    for alone, beside in zip(torch.cat(singles).tolist(), both.tolist(), strict=True):
+        if abs(alone - beside) > max(_SAME_ALONE * abs(alone), ROUNDINGS_ALONE * rounding):
+            raise ValueError(
+                f"the metric {setup.measure.name} has another value for a prompt alone than beside "
+                f"another ({alone:.4g} and {beside:.4g}): it, or the model, compares the rows of a "
+                "batch; read each row's own (of logits_per_image the diagonal), or give "
+                "batch_size=1"
+            )
 
 
 def check_replay(make: "MakeReplay", plain: PlainEngine, blocks: Blocks, by_position: bool) -> None:

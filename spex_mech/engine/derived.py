@@ -42,7 +42,7 @@ from spex_mech.engine.device import (
     rows_on_cpu,
     rows_with_gradients,
 )
-from spex_mech.engine.facts import answers_of, check_tokens
+from spex_mech.engine.facts import answers_of, check_decoded, check_tokens
 from spex_mech.engine.gradients import Gradients
 from spex_mech.engine.metrics import KL, METRICS, Metric, name_of_metric
 from spex_mech.engine.passes import Taps, call, seen_at, turn_of
@@ -173,7 +173,9 @@ class Derived:
         self.references, self.exact = self._references()
         self.metric, self.by_position = self._metric()
         self.setup = self._setup()
-        if self.prompts.inputs and asked.rows.limit != 1:
+        # The metrics of this package read each row alone, and so do models of tokens.
+        may_compare = bool(self.prompts.inputs) or callable(asked.metric)
+        if may_compare and asked.rows.limit != 1 and not self.watch.is_random:
             check_rows_alone(self.setup)
         self.plain = PlainEngine(self.setup)
         self.passes = "plain: replay=False"
@@ -308,6 +310,8 @@ class Derived:
             by_position = gives_logits_by_position(output, one)
             if not callable(given):
                 _check_classes(output, self.prompts)
+            if isinstance(given, str) and by_position:
+                check_decoded(self.model, self.prompts)
             if isinstance(given, str) and given != "kl":
                 METRICS[given](output, one)  # what it lacks is told now
             if given != "kl":

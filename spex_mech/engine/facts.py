@@ -133,6 +133,7 @@ def check_tokens(model: Any, prompts: Prompts, what: str = "prompts") -> None:
         raise ValueError(
             f"the {what} have {n_pos} tokens, and the model reads at most {most}; shorten them"
         )
+    _check_decoder(model, prompts)
     n_vocab = vocabulary_of(model)
     for name in ("tokens", "corrupted", "answers", "wrong_answers"):
         value = getattr(prompts, name)
@@ -144,6 +145,37 @@ def check_tokens(model: Any, prompts: Prompts, what: str = "prompts") -> None:
         if bound and int(value.max()) >= bound:
             raise ValueError(
                 f"{where} holds the token {int(value.max())}, outside the vocabulary of {bound}"
+            )
+
+
+def _check_decoder(model: Any, prompts: Prompts) -> None:
+    """Raises:
+    ValueError: a token that a decoder is given is none of its own.
+    """
+    own = getattr(getattr(model, "config", None), "decoder", None)
+    bound = getattr(own, "vocab_size", None) or vocabulary_of(model)
+    for where in ("inputs", "corrupted_inputs"):
+        value = getattr(prompts, where).get("decoder_input_ids")
+        if value is not None and bound and int(value.max()) >= bound:
+            raise ValueError(
+                f"decoder_input_ids in {where} hold the token {int(value.max())}, outside the "
+                f"vocabulary of {bound}"
+            )
+
+
+def check_decoded(model: Any, prompts: Prompts) -> None:
+    """Raises:
+    ValueError: a decoder makes its tokens of the encoder's, moved by one, so that it is not known
+        where the answer is.
+    """
+    known = prompts.answers is not None and prompts.answer_pos is not None
+    encodes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    if encodes and not known and takes(model, "decoder_input_ids"):
+        if "decoder_input_ids" not in prompts.inputs:
+            raise ValueError(
+                f"the {type(model).__name__} makes the decoder's tokens of the prompts' own, moved "
+                "by one position; say what the decoder reads, "
+                "Prompts(inputs={'decoder_input_ids': ...}), or where it answers, answer_pos"
             )
 
 

@@ -21,6 +21,9 @@ _NOT_READ = {
 }  # fmt: skip
 
 
+_DECODER_MASK = "decoder_attention_mask"
+
+
 @dataclass(frozen=True, eq=False, init=False)
 class Prompts:
     """Tokenised prompts of one length (padded on the right), with their answers; or anything else
@@ -102,6 +105,7 @@ class Prompts:
         if corrupted is not None:
             other = _same_shape(tokens, "corrupted", _token_matrix("corrupted", corrupted))
         read = _decoded(tokens, given.inputs)
+        _real(read, given.inputs.get(_DECODER_MASK), _DECODER_MASK)
         values = {
             "tokens": tokens,
             "attention_mask": real,
@@ -245,8 +249,14 @@ class Prompts:
         return None if len(set(numbers)) == len(numbers) else numbers
 
     def joined(self, other: "Prompts") -> "Prompts":
-        """These and others, which have the same fields."""
-        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        """These and others.
+
+        Raises:
+            ValueError: they have other fields or inputs than these.
+        """
+        pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        if any(_kind(a) != _kind(b) for _, a, b in pairs):
+            raise ValueError("these prompts have other fields than those; join prompts of one kind")
         return _unchecked({k: _joined(a, b) for k, a, b in pairs})
 
     def replaced(self, **values: Any) -> "Prompts":
@@ -374,6 +384,13 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(value) if isinstance(value, Tensor) else value
 
 
+def _kind(value: Any) -> Any:
+    """What a field holds: the names of its tensors, one tensor, or a plain value."""
+    if isinstance(value, Mapping):
+        return set(value)
+    return Tensor if isinstance(value, Tensor) else value
+
+
 def _joined(one: Any, other: Any) -> Any:
     if isinstance(one, Mapping):
         return {name: torch.cat([one[name], other[name]]) for name in one}
@@ -477,18 +494,20 @@ def rows_as_bytes(tensors: Sequence[Tensor]) -> list[bytes]:
     ]
 
 
-def _real(tokens: Tensor, attention_mask: Any) -> Bool[Tensor, "prompt pos"] | None:
+def _real(
+    tokens: Tensor, given: Any, name: str = "attention_mask"
+) -> Bool[Tensor, "prompt pos"] | None:
     """Raises:
     ValueError: a row is padding alone, or is padded on the left.
     """
-    real = _like(tokens, "attention_mask", attention_mask)
+    real = _like(tokens, name, given)
     if real is None:
         return None
     if not real.any(dim=1).all():
-        raise ValueError("empty prompts: attention_mask is False everywhere in a row")
+        raise ValueError(f"empty prompts: {name} is False everywhere in a row")
     if (real[:, 1:] & ~real[:, :-1]).any():
         raise ValueError(
-            "prompts must be padded on the right (attention_mask True, then False); set "
+            f"prompts must be padded on the right ({name} True, then False); set "
             "tokenizer.padding_side = 'right'"
         )
     return real
@@ -518,7 +537,7 @@ def _decoded_real(
 ) -> Bool[Tensor, "prompt pos"] | None:
     if "decoder_input_ids" not in inputs:
         return real
-    mask = inputs.get("decoder_attention_mask")
+    mask = inputs.get(_DECODER_MASK)
     return None if mask is None else mask.bool()
 
 
@@ -693,10 +712,15 @@ def _each_once(answers: Int[Tensor, "prompt answer"]) -> Int[Tensor, "prompt ans
 def prompts_sha256(prompts: Prompts) -> str:
     """Of everything that a metric may read: tokens, answers, masks, corrupted tokens."""
     fields_ = [v for _, v in sorted(vars(prompts).items()) if isinstance(v, Tensor | None)]
-    others = (sorted(x.items()) for x in (prompts.inputs, prompts.corrupted_inputs))
-    return sha256_of([*fields_, *(tensor for items in others for _, tensor in items)])
+    return sha256_of([*fields_, *_named(prompts.inputs), *_named(prompts.corrupted_inputs)])
 
 
 def tokens_sha256(prompts: Prompts) -> str:
     """The hash of what a model reads, its tokens mostly, that a result records."""
-    return sha256_of([prompts.tokens, *(x for _, x in sorted(prompts.inputs.items()))])
+    return sha256_of([prompts.tokens, *_named(prompts.inputs)])
+
+
+def _named(inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Each with its name in front, as numbers."""
+    pairs = ((torch.tensor([*name.encode()]), x) for name, x in sorted(inputs.items()))
+    return [tensor for pair in pairs for tensor in pair]

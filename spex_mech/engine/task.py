@@ -104,18 +104,26 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
             f"only {n_different} of the {len(prompts)} prompts differ: standard errors and "
             "q-values count each as evidence of its own; leave the repeated ones out",
         )
-    if not prompts.has_tokens:
-        return
-    _warn_of_pairs(model, prompts)
+    if prompts.has_tokens:
+        _warn_of_pairs(model, prompts)
+        if prompts.attention_mask is None:
+            cure = "no attention_mask says so", "Prompts(attention_mask=tokens != pad)"
+            _warn_of_padding(model, prompts.tokens, "prompts", *cure)
+    if prompts.decoded is not prompts.tokens and "decoder_attention_mask" not in prompts.inputs:
+        cure = "no decoder_attention_mask says so", "inputs['decoder_attention_mask']"
+        _warn_of_padding(model, prompts.decoded, "decoder_input_ids", *cure)
+
+
+def _warn_of_padding(model: Any, tokens: Tensor, what: str, lacks: str, cure: str) -> None:
     padding = getattr(text_config(model), "pad_token_id", None)
-    if prompts.attention_mask is None and isinstance(padding, int):
-        ends = _n_at_end(prompts.tokens == padding)
-        if ends.any() and ends.max() > ends.min():
-            warn(
-                f"{int((ends > 0).sum())} prompts end in the model's padding token {padding}, and "
-                "no attention_mask says so: it is read, and the answer is read behind it; give "
-                "Prompts(attention_mask=tokens != pad)",
-            )
+    if not isinstance(padding, int):
+        return
+    ends = _n_at_end(tokens == padding)
+    if ends.any() and ends.max() > ends.min():
+        warn(
+            f"{int((ends > 0).sum())} {what} end in the model's padding token {padding}, and "
+            f"{lacks}: it is read, and the answer is read behind it; give {cure}",
+        )
 
 
 def _warn_of_pairs(model: Any, prompts: Prompts) -> None:

@@ -21,7 +21,7 @@ from spex_mech.engine.architectures import Architecture, architecture_of
 from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
-from spex_mech.engine.facts import name_of, unwrapped, weight_processing
+from spex_mech.engine.facts import check_tokens, name_of, unwrapped, weight_processing
 from spex_mech.engine.prompts import Prompts, prompts_sha256, tokens_sha256
 from spex_mech.engine.references import check_asked
 from spex_mech.engine.task import Task, warn_of_prompts
@@ -99,6 +99,7 @@ class ModelGame(Game):
                 "compile=True only affects replayed passes; remove replay=False or compile=True"
             )
         self.model, self.task = unwrapped(model), task
+        check_tokens(self.model, task.prompts)
         sized = architecture_of(self.model, architecture, task.prompts)
         self.components = components_of(sized, components)
         check_asked(ablation, task.prompts, reference)
