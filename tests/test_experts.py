@@ -189,3 +189,15 @@ def test_what_is_no_sum_of_experts_is_refused() -> None:
         mixture.forward = original
     with pytest.raises(ValueError, match="the model has no experts: no module of it is called"):
         sm.Components.experts(tf.GPT2LMHeadModel(tf.GPT2Config(n_layer=1, n_head=2, n_embd=8)))
+
+
+def test_experts_that_no_token_chooses_change_nothing_and_have_slopes() -> None:
+    """Equal rows of a batch differ by rounding: that is no effect of a gate without a slope."""
+    task = sm.Task(sm.Prompts(TOKENS[:1, :2]), metric)
+    game = sm.ModelGame(build("mixtral"), task, "experts", ablation="zero")
+    masks = torch.cat([~torch.eye(len(game), dtype=torch.bool), torch.ones(1, 8, dtype=torch.bool)])
+    values = game(masks)[:, 0]
+    unused = (values[:-1] - values[-1]).abs() < game.noise_floor
+    assert unused.sum() == 4 and values[:-1][unused].unique().shape == (1,)
+    slopes = game.gradient(torch.full((1, len(game)), 0.5))[0]
+    assert torch.equal(slopes[:4] == 0, unused[:4])  # behind halved experts others are chosen
