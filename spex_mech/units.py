@@ -40,6 +40,11 @@ class Unit:
         if not self.slots:
             object.__setattr__(self, "slots", (self.label,))
 
+    @property
+    def stack(self) -> str:
+        """The stack that it lies in, in a model of several (``decoder.L0H3``); otherwise empty."""
+        return "" if self.layer is None else self.label.rpartition(".")[0]
+
 
 class Units(Sequence[Unit]):
     """The units of a game, in the order of a mask's columns.

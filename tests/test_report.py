@@ -18,6 +18,7 @@ from spex_mech.engine.prompts import tokens_sha256
 from spex_mech.report.reproduce import command_of
 from spex_mech.report.words import summary
 from spex_mech.results.confirmation import confirmation
+from spex_mech.units import Unit, Units
 
 HEADS = ["L0H0", "L0H1", "L1H0", "L1H1"]
 VALUES = {
@@ -127,6 +128,18 @@ def test_units_side_by_side_are_not_said_to_be_in_series(
     found = a_result(labels) if lens is None else a_result(labels, lens=lens)
     assert "their damage overlaps: both are needed." in dict(summary(found))["What was found"]
     assert "series" not in page(found, tmp_path)
+
+
+def test_units_of_two_stacks_are_not_said_to_be_in_series() -> None:
+    """The two towers of a model run side by side, whatever their layers' numbers are."""
+    for stacks, told in ((("text", "image"), "both are needed"), (("text",) * 2, "in series")):
+        table = [Unit(f"{stacks[u // 2]}.L{u}H0", "head", u) for u in range(4)]
+        labels = [unit.label for unit in table]
+        found = replace(a_result(), labels=labels, unit_table=Units(table))
+        assert (
+            f"their damage overlaps: {'they work ' * (told == 'in series')}{told}"
+            in dict(summary(found))["What was found"]
+        )
 
 
 def insignificant() -> sm.Interactions:

@@ -40,15 +40,17 @@ def with_error(value: float, half: float) -> str:
 
 def relation(found: Interactions, row: int) -> str:
     """What a reading means for the units of a pair: units of different layers that both are needed
-    work in series; units of one layer, words and examples stand side by side. Empty where nothing
-    may be said (``Interactions.verdicts``)."""
+    work in series; units of one layer, words and examples stand side by side, and so may those of
+    two stacks. Empty where nothing may be said (``Interactions.verdicts``)."""
     verdict = found.take(np.array([row])).verdicts[0]
     if found.about.get("metric") == "kl":  # a distance: all ablations of any model add to it
         return _IN_DISTANCE.get(verdict, "")
     units = found.units[row]
-    layers = found.unit_table.layers[units[units >= 0]].tolist()
+    of = [found.unit_table[u] for u in units[units >= 0].tolist()]
+    layers = {unit.layer for unit in of}
+    one_stack = len({unit.stack for unit in of}) == 1
     if verdict == "OR-like":
         return "their damage compounds: either suffices, and one backs the other up"
-    if verdict == "AND-like" and min(layers) >= 0 and len({*layers}) > 1:
+    if verdict == "AND-like" and one_stack and None not in layers and len(layers) > 1:
         return "their damage overlaps: they work in series"
     return "their damage overlaps: both are needed" if verdict == "AND-like" else ""
