@@ -346,7 +346,7 @@ def test_games_of_each_lens_are_told_apart_by_what_fixes_their_values() -> None:
     scale = torch.tensor(1.0)
 
     def metric(output: Any, prompts: sm.Prompts) -> Tensor:
-        return output.logits[:, -1, 0] * scale
+        return output[:, -1, 0] * scale
 
     own = of(sm.Task(task.prompts, metric, task.name))
     before = identity_of(own)

@@ -85,7 +85,9 @@ def check_rows_alone(setup: Setup) -> None:
     with torch.no_grad(), setup.taps.installed():
         singles = [setup.measure(setup.taps.run(pair[[row]]), pair[[row]]) for row in (0, 1)]
         output = setup.taps.run(pair)
-        both = setup.measure(output, pair)
+        both, again = setup.measure(output, pair), setup.measure(output, pair)
+    if not torch.equal(both, again):  # it varies by itself, which masks that are asked again show
+        return
     rounding = torch.finfo(setup.float_type).eps * float(first_tensor(output).abs().max())
     # Each of the two: a metric may compare all rows with the first.
     for alone, beside in zip(torch.cat(singles).tolist(), both.tolist(), strict=True):
