@@ -467,7 +467,8 @@ def _check_components(mine: Components, sign: str, other: Any) -> None:
 def _without(
     units: Sequence[Component | Group], gone: Sequence[Component | Group]
 ) -> tuple[Component | Group, ...]:
-    left = tuple(unit for unit in units if unit not in set(gone))
+    lost = set(gone)
+    left = tuple(unit for unit in units if unit not in lost)
     if len(left) == len(units):
         raise ValueError(
             f"{gone[0].label} is not among these {len(units)} components, and nothing else that is "

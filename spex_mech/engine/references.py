@@ -114,7 +114,7 @@ def changes_nothing(word: str, prompts: Prompts, reference: Prompts | None) -> s
     if reference is not None or word not in ("mean", "mean_per_position"):
         return ""
     one_pos = prompts.tokens.shape[1] == 1 and not prompts.inputs
-    if prompts.are_equal and (word == "mean_per_position" or one_pos):
+    if (word == "mean_per_position" or one_pos) and prompts.are_equal:
         what = "one prompt" if len(prompts) == 1 else f"{len(prompts)} equal prompts"
         short = "" if word == "mean_per_position" else " of one token"
         return (
