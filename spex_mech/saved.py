@@ -4,10 +4,8 @@ import os
 from typing import Any
 
 from spex_mech.circuits.circuit import Circuit
-from spex_mech.results.files import opened
+from spex_mech.results.files import STORE_BEGINS, opened
 from spex_mech.results.interactions import Interactions
-
-_SQLITE = b"SQLite format 3\0"
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -22,8 +20,8 @@ def load(path: str | os.PathLike[str]) -> Any:
             a search is read with.
     """
     with opened(path) as file:
-        start = file.read(len(_SQLITE))
-    if start == _SQLITE:
+        start = file.read(len(STORE_BEGINS))
+    if start == STORE_BEGINS:
         raise ValueError(
             f"{path} is the store of a search; discover(game, store=...) returns its result, and "
             "`spex-mech store FILE` shows what it holds"

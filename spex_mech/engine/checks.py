@@ -33,10 +33,9 @@ from spex_mech.masks import MaskBatch
 _COMPARED = 2  # prompts on which a replay is compared with plain passes
 _ROUNDINGS = 500  # by which outputs may differ, of their size; not in half precision
 _OF_DIFFERENCES = 0.01  # by which differences between masks may be off, of their size
-_OF_NOISE = (
-    4  # times the noise of plain passes by which outputs may be off, and differences in half
-)
-_OF_FULL_NOISE = 50  # the same in full precision, in which both are tiny
+# Times the noise of plain passes, by which outputs and, in half precision, differences may be off.
+_OF_NOISE = 4
+_OF_FULL_NOISE = 50  # the same of differences in full precision, in which both are tiny
 # By which a prompt's value may differ beside another: of its size, and in roundings of the output.
 _SAME_ALONE, ROUNDINGS_ALONE = 0.01, 30
 _EPS = {"float32": 0.0, "tf32": 2**-11, "bfloat16": 2**-8}

@@ -58,7 +58,7 @@ class Example:
 
     def prompts(self, n: int = 2) -> Prompts:
         """Different rows as prompts."""
-        rows = {**self(n, n - 1)}
+        rows = self(n, n - 1)
         ids = next((name for name in rows if name in self.row and self.is_tokens(name)), None)
         tokens = None if ids is None else rows.pop(ids)
         return Prompts(tokens, inputs={k: v for k, v in rows.items() if k in self.row})

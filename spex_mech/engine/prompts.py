@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from spex_mech.arguments import same_rows, shown
-from spex_mech.engine.tokens import answer_id, encoder, is_glued, padded, ragged
+from spex_mech.engine.tokens import answer_id, encoder, is_glued, padded
 from spex_mech.fingerprints import sha256_of
 from spex_mech.notices import warn
 
@@ -174,8 +174,10 @@ class Prompts:
             follow = _texts("continuations", continuations, len(texts))
             pairs = list(zip(texts, follow, strict=True))
             _warn_if_glued("continuations", pairs)
-            targets = [_scored(number, *pair, encode) for number, pair in enumerate(pairs)]
-            rows = [encode(a + b) for a, b in pairs]
+            before, rows = rows, [encode(a + b) for a, b in pairs]
+            targets = [
+                _scored(n, *ids, *pairs[n]) for n, ids in enumerate(zip(before, rows, strict=True))
+            ]
         tokens, real = padded(rows)
         if targets is not None:
             targets = [row + [False] * (tokens.shape[1] - len(row)) for row in targets]
@@ -315,8 +317,10 @@ def _texts(name: str, given: Any, n: int | None) -> list[str]:
     return listed
 
 
-def _answer_ids(name: str, tokenizer: Any, texts: Sequence[str], given: Any) -> Tensor | None:
-    """The token of each answer, ``[prompt answer]``."""
+def _answer_ids(
+    name: str, tokenizer: Any, texts: Sequence[str], given: Any
+) -> list[list[int]] | None:
+    """The token of each answer, a list for each prompt."""
     if given is None:
         return None
     wanted = "one text, or a list, per prompt"
@@ -340,7 +344,7 @@ def _answer_ids(name: str, tokenizer: Any, texts: Sequence[str], given: Any) -> 
                 "score all tokens of a text"
             ) from error
     _warn_if_glued(name, pairs)
-    return ragged(rows)
+    return rows
 
 
 def _warn_if_glued(name: str, pairs: Sequence[tuple[str, str]]) -> None:
@@ -352,10 +356,10 @@ def _warn_if_glued(name: str, pairs: Sequence[tuple[str, str]]) -> None:
         )
 
 
-def _scored(number: int, text: str, follows: str, encode: Any) -> list[bool]:
-    """At each position, whether its next token is scored: one of the continuation's."""
-    before, both = encode(text), encode(text + follows)
-    if not before or both[: len(before)] != before or len(both) == len(before):
+def _scored(number: int, before: list[int], both: list[int], text: str, follows: str) -> list[bool]:
+    """At each position of a prompt with its continuation, whether its next token is scored: one of
+    the continuation's."""
+    if both[: len(before)] != before or len(both) == len(before):
         raise ValueError(
             f"continuations: that of prompt {number}, {follows!r}, merges with the end of the "
             f"prompt {text[-20:]!r} in this tokenizer; begin it with a space, or end the prompt "

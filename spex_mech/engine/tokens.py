@@ -127,9 +127,3 @@ def padded(
     real = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
     table = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows])
     return table, None if real.all() else real
-
-
-def ragged(rows: Sequence[Sequence[int]]) -> Int[Tensor, "row entry"]:
-    """Rows of answers in one table, padded with -1."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])

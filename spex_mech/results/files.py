@@ -9,9 +9,10 @@ from pathlib import Path
 
 from spex_mech.arguments import file_of
 
+STORE_BEGINS = b"SQLite format 3\0"
 # What a file begins with, and has near its start, that nothing of another kind may replace.
 _PRECIOUS = {
-    "a store of evaluations": (b"SQLite format 3\0", b""),
+    "a store of evaluations": (STORE_BEGINS, b""),
     "a result that was saved": (b"PK\x03\x04", b"about.npy"),
     "an .npz that is no result": (b"PK\x03\x04", b""),
     "a circuit that was saved": (b'{\n "kind": "spex_mech circuit"', b""),

@@ -7,7 +7,7 @@ from typing import Any
 from spex_mech.arguments import counted
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
-from spex_mech.engine.tokens import answer_tokens, encoder, is_glued, padded, ragged
+from spex_mech.engine.tokens import answer_tokens, encoder, is_glued, padded
 from spex_mech.notices import warn
 
 _IN_PROMPT = 0.5  # the least share of rows whose answers' words are in the prompt, to believe ids
@@ -195,11 +195,11 @@ def _check_ids(kept: Sequence[_Encoded], tokenizer: Any, name: str) -> None:
 def _prompts(kept: Sequence[_Encoded]) -> Prompts:
     tokens, mask = padded([one.clean for one in kept])
     corrupted = [one.corrupted for one in kept if one.corrupted is not None]
-    wrong = [one.wrong_answers for one in kept]
+    right, wrong = [one.answers for one in kept], [one.wrong_answers for one in kept]
     return Prompts(
         tokens,
         attention_mask=mask,
-        answers=ragged([one.answers for one in kept]) if all(one.answers for one in kept) else None,
-        wrong_answers=ragged(wrong) if all(wrong) else None,
+        answers=right if all(right) else None,
+        wrong_answers=wrong if all(wrong) else None,
         corrupted=padded(corrupted)[0] if len(corrupted) == len(kept) else None,
     )
