@@ -17,6 +17,9 @@ from spex_mech.arguments import label_list
 # What results that were written before they had a table can mean: L9H6, L3N1024, L9G1.
 _LABEL = re.compile(r"L(\d+)([HNGE])(\d+)")
 _KINDS = {"H": "head", "N": "neuron", "G": "kv_group", "E": "expert"}
+# Of a model's units: decoder.L0XH3 is a head of cross attention, pooler.H3 lies in no block.
+_IN_A_BLOCK = re.compile(r"(?:(?P<stack>.+)\.)?L(?P<number>\d+)X?[HNGE]\d+\*?")
+_IN_NO_BLOCK = re.compile(r"(?P<stack>.+)\.[HNGE]\d+\*?")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,69 @@ class Unit:
     @property
     def stack(self) -> str:
         """The stack that it lies in, in a model of several (``decoder.L0H3``); otherwise empty."""
-        return "" if self.layer is None else self.label.rpartition(".")[0]
+        return "" if self.layer is None else self._block[0]
+
+    @property
+    def _block(self) -> tuple[str, int]:
+        """The stack and the number of the block in it; below zero where it lies in no block, one
+        number for each layer."""
+        layer = -1 if self.layer is None else self.layer
+        if match := _IN_A_BLOCK.fullmatch(self.slots[0]):  # of a group, one of its members
+            return match["stack"] or "", int(match["number"])
+        if match := _IN_NO_BLOCK.fullmatch(self.slots[0]):
+            return match["stack"], ~layer
+        return "", layer
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The layers of a game's units as people write them. In a model of several stacks, a layer is a
+    block of one of them: all that a decoder's first block holds, cross attention too, lies in
+    ``decoder 0``.
+
+    Args:
+        of_unit: the number of each unit's block in ``names``; -1 where it lies in none, or in
+            several.
+        names: of each block in short, in the order of a pass: ``L3``, or ``decoder 3``.
+        stacks: the stack of each block; empty where there is only one.
+        numbers: of each block in its stack; -1 where it lies in none, as a pooler.
+    """
+
+    of_unit: Int[np.ndarray, " unit"]
+    names: list[str]
+    stacks: list[str]
+    numbers: list[int]
+
+    @staticmethod
+    def of(units: Iterable[Unit]) -> "Blocks":
+        """The blocks that hold some units, and those of lower numbers in the same stacks."""
+        given = list(units)
+        numbers: dict[str, set[int]] = {}
+        for unit in sorted((u for u in given if u.layer is not None), key=lambda u: u.layer or 0):
+            stack, number = unit._block
+            numbers.setdefault(stack, set()).update({number}, range(number))
+        names: dict[tuple[str, int], str] = {}
+        for stack, held in numbers.items():
+            alone = sum(number < 0 for number in held) == 1
+            for number in sorted(held, key=lambda n: max(n, ~n)):
+                begins = f"{stack}.L" if stack[-1:].isdigit() else f"{stack} " if stack else "L"
+                name = f"{begins}{number}"
+                outside = stack if alone else f"{stack} {~number}"
+                names[stack, number] = outside if number < 0 else name
+        row_of = {block: row for row, block in enumerate(names)}
+        of_unit = [-1 if unit.layer is None else row_of[unit._block] for unit in given]
+        return Blocks(
+            of_unit=np.array(of_unit, dtype=np.int64),
+            names=[*names.values()],
+            stacks=[stack for stack, _ in names],
+            numbers=[max(number, -1) for _, number in names],
+        )
+
+    def said(self, block: int) -> str:
+        """A block's name in a sentence: ``layer 3``, or ``decoder 3``; empty for -1."""
+        if block < 0:
+            return ""
+        return self.names[block] if self.stacks[block] else f"layer {self.numbers[block]}"
 
 
 class Units(Sequence[Unit]):
@@ -127,6 +192,23 @@ class Units(Sequence[Unit]):
     def layers(self) -> Int[np.ndarray, " unit"]:
         """The layer of each unit; -1 where it lies in none, or in several."""
         return np.array([-1 if u.layer is None else u.layer for u in self._units], dtype=np.int64)
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The layers of the units as people write them, with the stack where there are several."""
+        return Blocks.of(self._units)
+
+    def places(self) -> list[dict[str, str | int]]:
+        """Of each unit its layer, where it lies in one, and where there are several stacks, the
+        stack in which layers are counted: ``{"layer": 0, "stack": "decoder"}``."""
+        blocks = self.blocks
+        found: list[dict[str, str | int]] = [{} for _ in self]
+        for place, block in zip(found, blocks.of_unit.tolist(), strict=True):
+            if block >= 0 and blocks.numbers[block] >= 0:
+                place["layer"] = blocks.numbers[block]
+            if block >= 0 and blocks.stacks[block]:
+                place["stack"] = blocks.stacks[block]
+        return found
 
 
 def _unit_of(label: str) -> Unit:

@@ -255,7 +255,7 @@ def test_inputs_are_carried_row_by_row() -> None:
     assert not again.has_tokens and again.index.tolist() == [4, 5, 6]
     read = prompts.as_read("cpu", torch.float64).inputs["pixel_values"]
     assert read.dtype == torch.float64
-    assert "3 prompts, answers, pixel_values [2, 4]" in repr(prompts)
+    assert repr(prompts) == "Prompts(3 prompts of pixel_values [2 4], answers)"
     hashes = {prompts_sha256(p) for p in (prompts, sm.Prompts({"pixel_values": IMAGES + 1}))}
     assert len(hashes) == 2
 

@@ -119,7 +119,8 @@ def _plain(value: Any) -> Any:
 
 
 def graph_of(circuit: Any) -> "networkx.Graph":
-    """Of a ``Circuit`` every unit as a node (``member``, ``layer``, and of members ``main_effect``,
+    """Of a ``Circuit`` every unit as a node (``member``, ``layer``, ``stack`` where there are
+    several, and of members ``main_effect``,
     ``inside``, ``minimality``, ``brought_by``, ``groups``), every link of two units as an edge
     (``value``, ``stderr``, ``reading``). All attributes are plain numbers and text.
 
@@ -132,13 +133,9 @@ def graph_of(circuit: Any) -> "networkx.Graph":
     graph = nx.Graph()
     graph.graph |= {"n_prompts": circuit.n_prompts} | {name: float(s) for name, s in scores}
     least = {part.units[0]: part.value for part in circuit.minimality.by_subset}
-    rows = zip(
-        circuit.labels, circuit.members.tolist(), circuit.unit_table.layers.tolist(), strict=True
-    )
-    for label, member, layer in rows:
-        graph.add_node(label, member=member)
-        if layer >= 0:
-            graph.nodes[label]["layer"] = layer
+    rows = zip(circuit.labels, circuit.members.tolist(), circuit.unit_table.places(), strict=True)
+    for label, member, place in rows:
+        graph.add_node(label, member=member, **place)
         named = [str(group) for group in circuit.groups if label in group.units]
         graph.nodes[label]["groups"] = "; ".join(named)
         if reason := circuit.why.get(label):

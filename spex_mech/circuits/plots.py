@@ -16,6 +16,7 @@ from spex_mech.circuits.explain import CircuitInteraction
 from spex_mech.plots.network import in_columns
 from spex_mech.plots.static import new_figure
 from spex_mech.plots.style import BLUE, RED
+from spex_mech.units import Blocks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ def circuit_positions(circuit: Circuit) -> dict[str, tuple[float, float]]:
     shown = {*circuit.units, *(u for group in circuit.groups for u in group.units)}
     kept = [unit for unit in circuit.unit_table if unit.label in shown]
     ordered = [unit.label for unit in kept]
-    layers = [-1 if unit.layer is None else unit.layer for unit in kept]
+    layers = Blocks.of(kept).of_unit.tolist()
     if min(layers, default=-1) < 0:
         layers = [i // 8 for i in range(len(ordered))]
     return in_columns(ordered, layers)

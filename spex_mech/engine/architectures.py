@@ -27,6 +27,7 @@ from spex_mech.engine.discovery import (
 from spex_mech.engine.examples import N_POS, Example, example_of, examples_for
 from spex_mech.engine.prompts import Prompts
 from spex_mech.notices import warn
+from spex_mech.units import Blocks, Unit
 
 Kind = Literal["head", "neuron", "kv_group", "expert"]
 KINDS: tuple[Kind, Kind, Kind] = ("head", "neuron", "expert")  # what hook points hold
@@ -155,13 +156,19 @@ class Architecture:
         """How the labels of a layer's units begin."""
         return self.labels[layer][kind in ("neuron", "expert")] if self.labels else f"L{layer}"
 
+    def said(self, layer: int) -> str:
+        """What people call a layer: ``layer 3``, or ``decoder 0`` in a model of several stacks."""
+        begins = next((text for text in self.labels[layer] if text), "") if self.labels else ""
+        blocks = Blocks.of([Unit(f"{begins or f'L{layer}'}H0", layer=layer)])
+        return blocks.said(int(blocks.of_unit[0]))
+
     def same_places(self, other: "Architecture") -> bool:
         """Whether both name the same hook points (one may know the sizes, the other not yet)."""
         return (self.heads, self.neurons) == (other.heads, other.neurons)
 
     def refuse(self, kind: Kind, layer: int | None = None) -> NoReturn:
         """Raise the error that says why there are no such components."""
-        where = "the model" if layer is None else f"layer {layer}"
+        where = "the model" if layer is None else self.said(layer)
         if kind == "kv_group" and any(self.heads):
             raise ValueError(
                 f"{where} has no key-value groups: its heads share no keys and values; use "

@@ -436,6 +436,8 @@ def block_name(architecture: Architecture, layer: int) -> str:
     if name is None:
         raise CannotReplay(f"no module is named in layer {layer}")
     parts = name.split(".")
+    if architecture.labels:
+        raise CannotReplay("its blocks stand in several stacks, or attend to another stack")
     if str(layer) not in parts:
         raise CannotReplay(f"the name {name} does not hold the number of its layer")
     return ".".join(parts[: parts.index(str(layer)) + 1])

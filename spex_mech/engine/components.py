@@ -82,8 +82,7 @@ class Component:
         begin = ", ".join(dict.fromkeys(b for pair in architecture.labels for b in pair if b))
         raise ValueError(
             f"{text!r} is not the label of a component; in this model labels begin with one of "
-            f"{begin}, as {next(b for b in architecture.labels[0] if b)}H3 for a head or N7 for a "
-            "neuron"
+            f"{begin}, as {next(b for b in architecture.labels[0] if b)}H3 for a head"
         )
 
     def __str__(self) -> str:
@@ -259,7 +258,7 @@ class Components(Sequence[Component | Group]):
             count = sized.count(unit.kind, unit.layer)
             if unit.index >= count:
                 raise ValueError(
-                    f"unknown component {unit.label}: layer {unit.layer} has {count} "
+                    f"unknown component {unit.label}: {sized.said(unit.layer)} has {count} "
                     f"{unit.kind.replace('_', '-')}s"
                 )
         return Components(units, sized)
@@ -283,7 +282,7 @@ class Components(Sequence[Component | Group]):
         """
         if not label.strip():
             raise ValueError("a group needs a label: give it a name")
-        if any(pattern.fullmatch(label.strip()) for pattern, _ in _PATTERNS):
+        if _is_of_one(label.strip(), self.architecture):
             raise ValueError(f"{label!r} is how a single component is written; call the group else")
         members: list[Component] = []
         for unit in self.units:
@@ -430,6 +429,19 @@ class Components(Sequence[Component | Group]):
         return _covered(unit, self.architecture)
 
 
+def _is_of_one(label: str, architecture: Architecture) -> bool:
+    """Whether a name is how a single component is written, one that the model has or could have:
+    ``L0H7``, or in a model of several stacks ``decoder.L0XH7``."""
+    if any(pattern.fullmatch(label) for pattern, _ in _PATTERNS):
+        return True
+    match = _OF_A_STACK.fullmatch(label)
+    if match is None or not architecture.labels:
+        return False
+    begins = {text for pair in architecture.labels for text in pair if text}
+    number = re.compile(r"\d+(?=X?$)")
+    return number.sub("0", match["begins"]) in {number.sub("0", text) for text in begins}
+
+
 def _covered(unit: Component | Group, architecture: Architecture) -> Iterator[Component]:
     """The heads, neurons and experts that a unit covers."""
     if isinstance(unit, Group):
@@ -493,7 +505,7 @@ def _all_of(
     for layer in chosen:
         is_number = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
         if not is_number or not 0 <= layer < sized.n_layers:
-            raise ValueError(f"no layer {layer!r}: the model has layers 0 to {sized.n_layers - 1}")
+            raise ValueError(_no_such_layer(sized, kind, layer))
     if not chosen and layers is not None:
         raise ValueError("layers is empty: name one, or leave it out for all")
     if not chosen:
@@ -504,3 +516,15 @@ def _all_of(
         for i in range(sized.count(kind, layer))
     )
     return Components(tuple(units), sized)
+
+
+def _no_such_layer(architecture: Architecture, kind: Kind, layer: Any) -> str:
+    text = f"no layer {layer!r}: the model has layers 0 to {architecture.n_layers - 1}"
+    if not architecture.labels:
+        return text
+    which = (n for n in range(architecture.n_layers) if architecture.has(kind, n))
+    begins = architecture.label(kind, next(which, 0))
+    return (
+        f"{text}, counted through all its stacks in the order of a pass; to take them by their "
+        f"labels, select('{begins}*')"
+    )

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from spex_mech.engine.device import Rows
 from spex_mech.engine.facts import core_of, unwrapped
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import first_tensor
+from spex_mech.units import Blocks, Unit
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Inspection:
 
     Args:
         model: its class and type.
-        n_layers: how many layers there are.
+        n_layers: how many layers there are; of a model of several stacks, in all of them.
         found: one for each hook point, layer by layer.
         passes: "replayed", or "plain" and why: whether masks share what their passes have in
             common; "not tried" where nothing was found.
@@ -85,8 +87,8 @@ class Inspection:
     def __str__(self) -> str:
         heads, neurons = self.count("head"), self.count("neuron")
         experts = f", {n:,} experts" if (n := self.count("expert")) else ""
-        lines = [f"{self.model}: {self.n_layers} layers, {heads:,} heads, {neurons:,} neurons"]
-        lines[0] += experts
+        layers = f"{self.n_layers} layers{_by_stack(self.found)}"
+        lines = [f"{self.model}: {layers}, {heads:,} heads, {neurons:,} neurons{experts}"]
         lines.append(f"passes: {self.passes}")
         rows = [("layers", "units", "replaced at the input of", "how it is known")]
         rows += [
@@ -147,15 +149,15 @@ def inspect_model(
         missing = [layer for layer in range(arch.n_layers) if _lacks(arch, which, layer)]
         if missing and which != "expert":
             why = arch.no_heads if which == "head" else arch.no_neurons
-            where = "layer" if len(missing) == 1 else "layers"
-            refused.append(f"no {which}s in {where} {_numbers(missing)}: {why}")
+            refused.append(f"no {which}s in {_said(arch, missing)}: {why}")
     found = tuple(
         _found(arch, which, layer, how.get((which, layer), ""))
         for layer in range(arch.n_layers)
         for which in KINDS
         if arch.has(which, layer)
     )
-    return Inspection(title, arch.n_layers, found, passes, tuple(dict.fromkeys(refused)))
+    n_layers = len({arch.said(layer) for layer in range(arch.n_layers)})
+    return Inspection(title, n_layers, found, passes, tuple(dict.fromkeys(refused)))
 
 
 def _lacks(arch: Architecture, kind: Kind, layer: int) -> bool:
@@ -217,6 +219,21 @@ def _grouped(found: Sequence[Found]) -> list[list[Found]]:
         key = (one.kind, one.units, _pattern(one), one.how, _parts(one)[::2])
         groups.setdefault(key, []).append(one)
     return [*groups.values()]
+
+
+def _by_stack(found: Sequence[Found]) -> str:
+    """How many layers each stack has, where there are several."""
+    blocks = Blocks.of(Unit(f"{one.label}H0", layer=one.layer) for one in found if one.label)
+    counts = Counter(blocks.stacks)
+    told = (f"{stack or 'others'} {count}" for stack, count in counts.items())
+    return f" ({', '.join(told)})" if any(blocks.stacks) else ""
+
+
+def _said(arch: Architecture, layers: Sequence[int]) -> str:
+    """Some layers in words: ``layers 0-3, 5``, or ``decoder 0, decoder 1``."""
+    if arch.labels:
+        return ", ".join(dict.fromkeys(arch.said(layer) for layer in layers))
+    return f"layer{'s' if len(layers) > 1 else ''} {_numbers(layers)}"
 
 
 def _pattern(one: Found) -> str:

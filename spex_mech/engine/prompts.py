@@ -269,13 +269,19 @@ class Prompts:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         return _unchecked({k: _each(value, change) for k, value in values})
 
+    @property
+    def read_as(self) -> list[str]:
+        """What one prompt holds, in words: ``7 tokens``, ``pixel_values [3 224 224]``."""
+        own = [f"{self.tokens.shape[1]} tokens"] if self.has_tokens else []
+        return own + [
+            f"{name} [{' '.join(map(str, value.shape[1:]))}]" for name, value in self.inputs.items()
+        ]
+
     def __repr__(self) -> str:
-        n_prompts, n_pos = self.tokens.shape
         names = ("attention_mask", "answers", "wrong_answers", "corrupted", "target_mask")
         has = [f", {name}" for name in names if getattr(self, name) is not None]
-        has += [f", {name} {list(value.shape[1:])}" for name, value in self.inputs.items()]
-        of = f" of {n_pos} tokens" if self.has_tokens else ""
-        return f"Prompts({n_prompts} prompts{of}{''.join(has)})"
+        of = " and ".join(self.read_as)
+        return f"Prompts({len(self)} prompts of {of}{''.join(has)})"
 
     def to(self, device: Any) -> "Prompts":
         """The same prompts on a device."""

@@ -66,10 +66,10 @@ class Task:
     def __repr__(self) -> str:
         """What is asked, with the first prompt."""
         prompts = self.prompts
-        n, n_pos = prompts.tokens.shape
-        line = f"Task {self.name!r}: {n:,} prompts of {n_pos} tokens, metric {self.metric_name}"
+        of = " and ".join(prompts.read_as)
+        line = f"Task {self.name!r}: {len(prompts):,} prompts of {of}, metric {self.metric_name}"
         decode = self.decode
-        if decode is None:
+        if decode is None or not prompts.has_tokens:
             return line
         read = lambda ids: "".join(decode([i for i in ids.tolist() if i >= 0]))  # noqa: E731
         line += f"; the first is {read(prompts.tokens[0][prompts.real[0]])!r}"

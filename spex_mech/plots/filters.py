@@ -38,15 +38,18 @@ def pair_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
 
 
 def layer_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
-    """Which pairs join which two layers (``L0 x L2``); nothing but all of them where units have no
-    layers or all pairs join the same two."""
+    """Which pairs join which two layers (``L0 x L2``, ``encoder 0 x decoder 1``); nothing but all
+    of them where units have no layers or all pairs join the same two."""
     chosen = {"all layers": np.ones(len(pairs), dtype=bool)}
-    of_unit = pairs.unit_table.layers
-    layers = np.sort(of_unit[pairs.units[:, :2]], axis=1)
+    blocks = pairs.unit_table.blocks
+    layers = np.sort(blocks.of_unit[pairs.units[:, :2]], axis=1)
     both = np.unique(layers, axis=0)
     if (layers < 0).any() or len(both) < 2:
         return chosen
-    return chosen | {f"L{a} x L{b}": (layers == (a, b)).all(axis=1) for a, b in both.tolist()}
+    names = blocks.names
+    return chosen | {
+        f"{names[a]} x {names[b]}": (layers == (a, b)).all(axis=1) for a, b in both.tolist()
+    }
 
 
 def filtered_values(

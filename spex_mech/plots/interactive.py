@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 _DASHES = {"solid": "solid", "dashed": "dash", "dotted": "dot"}
 _STRONG = 0.5  # of the strongest pair: from there on the legend calls a pair strong
 _MANY = 40  # units: a map of more shows some of the names, and more of them when one zooms in
-# Pixels: for the colours above a map, from one menu to the next, for the names beside a map, and
-# under it for what a click opens.
+# Pixels: for the colours above a map, from one menu to the next, for the names beside a map at
+# least, and under it for what a click opens.
 _COLOURS, _LINE, _NAMES, _LIST = 55, 38, 70, 190
 _GREY = "grey: not measured"
 
@@ -376,8 +376,9 @@ def _add_menu(figure: Any, choices: dict[str, list[Any]], method: str) -> None:
 def _add_zoom(figure: "Figure", found: Interactions, numbers: MapNumbers) -> None:
     """A menu that goes to the rows of one layer and the columns of another."""
     starts = [0, *numbers.borders, len(numbers.names)]
+    names = [*numbers.blocks.names, ""]  # the last for units of no layer
     span = {
-        f"L{numbers.layers[start]}": (start - 0.5, stop - 0.5) for start, stop in pairwise(starts)
+        names[numbers.layers[start]]: (start - 0.5, stop - 0.5) for start, stop in pairwise(starts)
     }
     pairs = found.top(len(found), order=2)
     shown = (numbers.row_of[pairs.units[:, :2]] >= 0).all(axis=1)
@@ -409,8 +410,9 @@ def _add_clicks(figure: Any, cells: Cells, names: list[str]) -> None:
             {
                 "text": "<br>".join(lines), "visible": False, "clicktoshow": "onout",
                 "xclick": column, "yclick": row, "x": -0.5, "y": len(names) - 0.5,
-                "xref": "x", "yref": "y", "xanchor": "left", "yanchor": "top", "yshift": -_NAMES,
-                "align": "left", "showarrow": False, "bgcolor": "white", "bordercolor": "black",
+                "xref": "x", "yref": "y", "xanchor": "left", "yanchor": "top",
+                "yshift": -_room(names), "align": "left", "showarrow": False,
+                "bgcolor": "white", "bordercolor": "black",
             }
         )  # fmt: skip
     figure.update_layout(annotations=notes, height=figure.layout.height + _LIST)
@@ -433,9 +435,15 @@ def _square(figure: Any, names: list[str]) -> "Figure":
     return figure.update_layout(
         template="plotly_white",
         plot_bgcolor=style.UNMEASURED,
-        height=min(340 + 10 * n_names, 680) + _NAMES,  # without its heading
-        margin={"l": _NAMES, "r": 20, "b": _NAMES},
+        height=min(340 + 10 * n_names, 680) + _room(names),  # without its heading
+        margin={"l": _room(names), "r": 20, "b": _room(names)},
     )
+
+
+def _room(names: list[str]) -> int:
+    """Pixels for the names beside and under a map."""
+    letter = 7 if len(names) <= 16 else 5
+    return min(max(_NAMES, 20 + letter * max(map(len, names), default=0)), 3 * _NAMES)
 
 
 def _headed(

@@ -20,7 +20,8 @@ _BEND = 0.08  # of a line between two layers, as a part of its length
 
 @dataclass(frozen=True)
 class Node:
-    """A unit of a network: where it stands, and its main effect (NaN where not measured)."""
+    """A unit of a network: where it stands, and its main effect (NaN where not measured). ``layer``
+    is its number in the order of a pass (-1: none), ``said`` what people call it."""
 
     label: str
     layer: int
@@ -28,6 +29,7 @@ class Node:
     y: float
     main_effect: float
     stderr: float
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ def network_numbers(found: Interactions, k: int = 20) -> Network:
     """
     top = strongest_pairs(found, k)
     errors = standard_errors(found.main_effects_by_prompt, found.clusters)
-    nodes = []
+    nodes, blocks = [], found.unit_table.blocks
     for label, (x, y) in network_positions(found, k).items():
         unit = found.labels.index(label)
         main, error = float(found.main_effects[unit]), float(errors[unit])
-        nodes.append(Node(label, int(found.unit_table.layers[unit]), x, y, main, error))
+        layer = int(blocks.of_unit[unit])
+        nodes.append(Node(label, layer, x, y, main, error, blocks.said(layer)))
     return Network(tuple(nodes), tuple(edges_of(top)))
 
 
@@ -139,7 +142,7 @@ def network_positions(found: Interactions, k: int = 20) -> dict[str, tuple[float
     """
     units = sorted({int(u) for u in strongest_pairs(found, k).units[:, :2].ravel()})
     shown = [found.labels[unit] for unit in units]
-    layers = found.unit_table.layers[units].tolist()
+    layers = found.unit_table.blocks.of_unit[units].tolist()
     if max(layers) < 0:
         angles = 2 * np.pi * np.arange(len(shown)) / len(shown)
         return {

@@ -4,22 +4,23 @@ Every picture (matplotlib, plotly, the report) is drawn from what these function
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spex_mech.arguments import whole
 from spex_mech.results.interactions import Interactions
-from spex_mech.units import Units
+from spex_mech.units import Blocks, Units
 
 _MOST_HEADS = 40  # of a folded map
 
 
 @dataclass(frozen=True, eq=False)
 class MapNumbers:
-    """What a map shows: ``values[row column]``, the names and layers of both (-1: of none), where a
-    new layer starts, and the row that each unit is in (-1: in none). A cell is ``pale`` where none
-    of its pairs is significant."""
+    """What a map shows: ``values[row column]``, the names and layers of both (-1: of none, else a
+    number among ``blocks``), where a new layer starts, and the row that each unit is in (-1: in
+    none). A cell is ``pale`` where none of its pairs is significant."""
 
     values: Float[np.ndarray, "row column"]
     pale: Bool[np.ndarray, "row column"]
@@ -28,6 +29,7 @@ class MapNumbers:
     borders: list[int]
     by: str
     row_of: Int[np.ndarray, " unit"]
+    blocks: Blocks
 
     @property
     def is_unit(self) -> Bool[np.ndarray, " row"]:
@@ -53,13 +55,14 @@ def map_numbers(found: Interactions, by: str = "unit", most: int = 64) -> MapNum
     whole("most", most, 2)
     pairs, means, _ = pairs_of(found)
     if by == "layer":
-        layers = _layers_of(found)
-        n_layers = int(layers.max()) + 1
-        values = signed_energy(layers[pairs], means, n_layers)
-        pale = pale_cells(layers, found, n_layers)
-        names = [f"L{layer}" for layer in range(n_layers)]
-        return MapNumbers(values, pale, names, np.arange(n_layers), [], "layer", layers)
-    layers = found.unit_table.layers
+        blocks = _blocks_of(found)
+        layers, names = blocks.of_unit, blocks.names
+        values = signed_energy(layers[pairs], means, len(names))
+        pale = pale_cells(layers, found, len(names))
+        rows = np.arange(len(names))
+        return MapNumbers(values, pale, names, rows, [], "layer", layers, blocks)
+    blocks = found.unit_table.blocks
+    layers = blocks.of_unit
     strength = np.zeros(len(found.labels))
     np.add.at(strength, pairs[:, 0], means**2)
     np.add.at(strength, pairs[:, 1], means**2)
@@ -71,7 +74,7 @@ def map_numbers(found: Interactions, by: str = "unit", most: int = 64) -> MapNum
     names = [found.labels[u] for u in shown]
     borders = np.flatnonzero(np.diff(layers[shown])) + 1
     pale = pale_cells(row_of, found, len(shown))
-    return MapNumbers(values, pale, names, layers[shown], borders.tolist(), "unit", row_of)
+    return MapNumbers(values, pale, names, layers[shown], borders.tolist(), "unit", row_of, blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,15 +115,15 @@ def layer_energy(found: Interactions) -> LayerEnergy:
         ValueError: no pairs were measured, or units carry no layer.
     """
     pairs, means, errors = pairs_of(found)
-    layers = _layers_of(found)
-    n_layers = int(layers.max()) + 1
+    blocks = _blocks_of(found)
+    layers, n_layers = blocks.of_unit, len(blocks.names)
     energy, n_pairs = np.zeros((n_layers, n_layers)), np.zeros((n_layers, n_layers), dtype=int)
     low, high = np.sort(layers[pairs], axis=1).T
     np.add.at(energy, (low, high), means**2)
     np.add.at(n_pairs, (low, high), 1)
     within, between = energy.diagonal().copy(), np.triu(energy, 1)
     return LayerEnergy(
-        names=[f"L{layer}" for layer in range(n_layers)],
+        names=blocks.names,
         energy=energy + between.T,
         n_pairs=n_pairs + np.triu(n_pairs, 1).T,
         within=within,
@@ -150,6 +153,7 @@ class Folded:
     borders: list[int]
     row_of: Int[np.ndarray, " unit"]
     kept: float
+    blocks: Blocks
 
 
 def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> Folded:
@@ -166,7 +170,8 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
         raise ValueError(f"share is {share}; give a part of the energy from 0 to 1")
     whole("most", most, 1)
     pairs, means, _ = pairs_of(found)
-    layers = _layers_of(found)
+    blocks = _blocks_of(found)
+    layers = blocks.of_unit
     is_neuron = np.array(found.unit_table.kinds) == "neuron"
     if not is_neuron.any():
         raise ValueError("there is no neuron to fold: plot_map shows heads")
@@ -182,7 +187,7 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
     for row, (layer, block, unit) in enumerate(rows):
         members = rest[layers[rest] == layer] if block else np.array([unit])
         row_of[members] = row
-        names.append(f"L{layer}, {len(members)} N" if block else found.labels[unit])
+        names.append(f"{blocks.names[layer]}, {len(members)} N" if block else found.labels[unit])
         sizes.append(len(members))
     of_layer = np.array([layer for layer, _, _ in rows])
     return Folded(
@@ -195,6 +200,7 @@ def folded_numbers(found: Interactions, share: float = 0.9, most: int = 24) -> F
         borders=(np.flatnonzero(np.diff(of_layer)) + 1).tolist(),
         row_of=row_of,
         kept=kept,
+        blocks=blocks,
     )
 
 
@@ -262,8 +268,44 @@ def pairs_of(
     return found.units[rows][:, :2], found.mean[rows], found.stderr[rows]
 
 
-def _layers_of(found: Interactions) -> Int[np.ndarray, " unit"]:
-    layers = found.unit_table.layers
+@dataclass(frozen=True)
+class Mark:
+    """The name of a layer, or in a model of several stacks of a stack, over the columns ``start``
+    to ``stop`` of a map; ``is_stack`` where it stands over the layers' own."""
+
+    start: int
+    stop: int
+    text: str
+    is_stack: bool = False
+
+
+def layer_marks(numbers: MapNumbers | Folded, roomy: int, letters: float) -> list[Mark]:
+    """What stands over a map: of each layer ``layer 3``, or its number where it has fewer than
+    ``roomy`` columns; where there are several stacks, numbers alone, and over them the name of each
+    stack, cut to the ``letters`` that a column has room for.
+    """
+    if not numbers.borders:
+        return []
+    blocks, n = numbers.blocks, len(numbers.names)
+    stacks = [blocks.stacks[block] if block >= 0 else "" for block in numbers.layers.tolist()]
+    marks = []
+    for start, stop in pairwise([0, *numbers.borders, n]):
+        if (block := int(numbers.layers[start])) >= 0:
+            is_long = stop - start >= roomy and not stacks[start]
+            number = f"{blocks.numbers[block]}" if blocks.numbers[block] >= 0 else ""
+            marks.append(Mark(start, stop, blocks.said(block) if is_long else number))
+    edges = [0, *(at for at in range(1, n) if stacks[at] != stacks[at - 1]), n]
+    for start, stop in pairwise(edges if any(stacks) else []):
+        most = int(letters * (stop - start))
+        name = stacks[start]
+        text = name if len(name) <= most else f"{name[: max(most - 1, 1)]}\N{HORIZONTAL ELLIPSIS}"
+        marks += [Mark(start, stop, text, is_stack=True)] if name else []
+    return marks
+
+
+def _blocks_of(found: Interactions) -> Blocks:
+    blocks = found.unit_table.blocks
+    layers = blocks.of_unit
     if (layers < 0).any():
         unit = found.unit_table[int(np.flatnonzero(layers < 0)[0])]
         if unit.kind == "group" and len(unit.slots) > 1:
@@ -275,7 +317,7 @@ def _layers_of(found: Interactions) -> Int[np.ndarray, " unit"]:
             f"the unit {unit.label!r} has no layer: a map by layer needs units of a model, such as "
             "L9H6 or L3N1024"
         )
-    return layers
+    return blocks
 
 
 def layer_of(label: str) -> int:

@@ -7,18 +7,19 @@ without ``%matplotlib``.
 
 from functools import cache
 from io import BytesIO
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from spex_mech.plots import style
 from spex_mech.plots.network import Edge, Network, Node, edge_curve, network_numbers
 from spex_mech.plots.numbers import (
     LayerEnergy,
+    Mark,
     folded_numbers,
     layer_energy,
+    layer_marks,
     map_numbers,
     metric_unit,
 )
@@ -40,14 +41,14 @@ def draw_map(found: Interactions, by: str, most: int) -> "Figure":
     label = f"{what} ({metric_unit(found)})"
     _heat(figure, axes, numbers.values, numbers.pale, numbers.names, label, found)
     _borders(axes, numbers.borders)
-    marked = by == "unit" and len(numbers.borders) > 0
-    if marked:
-        _layer_marks(axes, numbers.layers, numbers.borders)
+    marks = layer_marks(numbers, roomy=4, letters=2.5 if n_names > _ROOMY else 5.0)
+    _layer_marks(axes, marks)
     if by == "unit":
         _diagonal(axes, n_names)
     cut = f"the {n_names} strongest of {len(found.labels)} units"
     is_cut = by == "unit" and n_names < len(found.labels)
-    axes.set_title(heading(found, cut if is_cut else ""), fontsize=10, pad=18 if marked else 6)
+    pad = 29 if any(mark.is_stack for mark in marks) else 18 if marks else 6
+    axes.set_title(heading(found, cut if is_cut else ""), fontsize=10, pad=pad)
     return figure
 
 
@@ -74,12 +75,18 @@ def _energy_map(figure: "Figure", axes: Any, numbers: LayerEnergy) -> None:
             column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=8,
             color="white" if dark else "black",
         )  # fmt: skip
-    axes.set_xticks(range(n), numbers.names)
+    _name_columns(axes, numbers.names)
     axes.set_yticks(range(n), numbers.names)
     if np.isnan(share).any():
         axes.set_xlabel("blue-grey: no pair was measured", fontsize=8, color="#555555")
     figure.colorbar(image, ax=axes, shrink=0.8).set_label("per cent of the energy")
     axes.set_title("between two layers", fontsize=10)
+
+
+def _name_columns(axes: Any, names: list[str]) -> None:
+    """Upright where they would run into one another."""
+    is_long = max(map(len, names), default=0) > 4
+    axes.set_xticks(range(len(names)), names, rotation=90 if is_long else 0)
 
 
 def _energy_bars(axes: Any, numbers: LayerEnergy) -> None:
@@ -90,7 +97,7 @@ def _energy_bars(axes: Any, numbers: LayerEnergy) -> None:
         range(n), across, bottom=within, color="white", edgecolor="#404040", hatch="///",
         label="across layers",
     )  # fmt: skip
-    axes.set_xticks(range(n), numbers.names)
+    _name_columns(axes, numbers.names)
     axes.set_ylabel("per cent of the energy")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.25)
@@ -243,16 +250,14 @@ def _borders(axes: Any, borders: list[int]) -> None:
         axes.axvline(border - 0.5, color="black", linewidth=0.5)
 
 
-def _layer_marks(axes: Any, layers: Int[np.ndarray, " row"], borders: list[int]) -> None:
-    """The name of each layer over its columns."""
-    edges = [0, *borders, len(layers)]
-    for start, stop in pairwise(edges):
-        layer = int(layers[start])
-        if layer >= 0:
-            axes.text(
-                (start + stop - 1) / 2, -0.62, f"layer {layer}" if stop - start > 3 else f"{layer}",
-                ha="center", va="bottom", fontsize=7, color="#555555",
-            )  # fmt: skip
+def _layer_marks(axes: Any, marks: list[Mark]) -> None:
+    """The names of layers and stacks over their columns."""
+    for mark in marks:
+        axes.annotate(
+            mark.text, ((mark.start + mark.stop - 1) / 2, -0.62), xytext=(0, 11 * mark.is_stack),
+            textcoords="offset points", ha="center", va="bottom", fontsize=7, color="#555555",
+            annotation_clip=False,
+        )  # fmt: skip
 
 
 def new_figure(width: float, height: float | None = None, n_axes: int = 1) -> tuple["Figure", Any]:

@@ -1,21 +1,25 @@
 """The maps of a report: numbers to places and texts, which the page's template draws."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from spex_mech.plots.numbers import (
+    Folded,
+    MapNumbers,
+    Mark,
     folded_numbers,
     layer_energy,
+    layer_marks,
     map_numbers,
     metric_unit,
 )
 from spex_mech.plots.style import MINUS, PALE_OPACITY, sign_of
-from spex_mech.report.words import count_text, value_text
+from spex_mech.report.words import count_text, cut_name, value_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import confirmed_text, halves
 
@@ -29,7 +33,7 @@ def unit_map(found: Interactions) -> dict[str, Any]:
     tips = _pair_tips(found)
     return _heat(
         "unit-map", numbers.values, numbers.names, numbers.borders, tips, pale=numbers.pale,
-        turned=found.less_is_better, layers=numbers.layers,
+        turned=found.less_is_better, marks=_marks(numbers),
         caption=f"{which}, in their order ({metric_unit(found)}).",
     )  # fmt: skip
 
@@ -69,7 +73,7 @@ def folded_map(found: Interactions) -> dict[str, Any]:
     return _heat(
         "folded-map", numbers.values, numbers.names, numbers.borders, _pair_tips(found),
         caption=caption, blocks=numbers.is_block, pale=numbers.pale,
-        turned=found.less_is_better, layers=numbers.layers,
+        turned=found.less_is_better, marks=_marks(numbers),
     )  # fmt: skip
 
 
@@ -81,6 +85,15 @@ def _pair_tips(found: Interactions) -> dict[tuple[str, str], str]:
         said = f"{verdicts[row]}{confirmed_text(int(found.confirmed[row]))}"
         tips[a, b] = tips[b, a] = f"{a} x {b}\n{value}\n{said}"
     return tips
+
+
+def _cell_size(n: int) -> int:
+    """Of a map of so many rows, in pixels."""
+    return 40 if n <= 10 else 24 if n <= 20 else 18
+
+
+def _marks(numbers: MapNumbers | Folded) -> list[Mark]:
+    return layer_marks(numbers, roomy=3, letters=_cell_size(len(numbers.names)) / 7)
 
 
 @dataclass(frozen=True)
@@ -105,13 +118,14 @@ def _heat(
     blocks: Bool[np.ndarray, " row"] | None = None,
     pale: Bool[np.ndarray, "row row"] | None = None,
     turned: bool = False,
-    layers: Int[np.ndarray, " row"] | None = None,
+    marks: Sequence[Mark] = (),
 ) -> dict[str, Any]:
     """Places and texts of a map's cells, in pixels."""
     n = len(names)
-    cell = 40 if n <= 10 else 24 if n <= 20 else 18
-    short = [name if len(name) <= 12 else f"{name[:11]}\N{HORIZONTAL ELLIPSIS}" for name in names]
-    grid = _Grid(n, cell, 14 + 7 * max(map(len, short), default=0), 16 if borders else 4)
+    cell = _cell_size(n)
+    short = [cut_name(name) for name in names]
+    lines = 1 + any(mark.is_stack for mark in marks) if marks else 0
+    grid = _Grid(n, cell, 14 + 7 * max(map(len, short), default=0), 4 + 12 * lines)
     left, top = grid.left, grid.top
     is_whole = np.zeros(n, dtype=bool) if blocks is None else blocks
     itself = ~is_whole & np.isnan(values.diagonal()) & (not one_sided)
@@ -139,10 +153,7 @@ def _heat(
             {"text": text, "at": top + cell * (i + 0.5), "across": left + cell * (i + 0.5)}
             for i, text in enumerate(short)
         ],
-        "layers": [
-            {"x": left + cell * (start + stop) / 2, "text": _layer_text(layers, start, stop)}
-            for start, stop in pairwise([0, *borders, n] if borders else [])
-        ],
+        "layers": [_marked(mark, grid) for mark in marks],
         "borders": [cell * border for border in borders],
         "cells": cells,
         "largest": f"{largest:.3g}",
@@ -152,6 +163,12 @@ def _heat(
         "any_unmeasured": bool((np.isnan(values) & ~np.diag(itself)).any()),
         "turned": turned,
     }
+
+
+def _marked(mark: Mark, grid: _Grid) -> dict[str, Any]:
+    """What stands over a map, of stacks in a line of their own."""
+    x = grid.left + grid.cell * (mark.start + mark.stop) / 2
+    return {"x": x, "y": 10 if mark.is_stack else grid.top - 6, "text": mark.text}
 
 
 def _cell(
@@ -188,8 +205,3 @@ def _cell(
         "tip": tips.get(pair, energy),
         "filter": "" if whole else " ".join(pair),
     }
-
-
-def _layer_text(layers: Int[np.ndarray, " row"] | None, start: int, stop: int) -> str:
-    layer = -1 if layers is None else int(layers[start])
-    return "" if layer < 0 else f"layer {layer}" if stop - start > 2 else str(layer)

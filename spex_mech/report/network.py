@@ -9,7 +9,7 @@ import numpy as np
 from spex_mech.plots.network import Edge, Network, Node, edge_curve, network_numbers
 from spex_mech.plots.style import PALE_OPACITY, sign_of
 from spex_mech.plots.words import strongest_text
-from spex_mech.report.words import value_text
+from spex_mech.report.words import cut_name, value_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import confirmed_text
 
@@ -27,17 +27,14 @@ def network(found: Interactions) -> dict[str, Any]:
     strongest = np.nanmax([0.0, *(abs(node.main_effect) for node in numbers.nodes)]) or 1.0
     shown = [_node(node, at, strongest) for node in numbers.nodes]
     layered = any(node.layer >= 0 for node in numbers.nodes)
-    columns = sorted({(node.x, node.layer) for node in numbers.nodes}) if layered else []
+    columns = sorted({(node.x, node.said) for node in numbers.nodes}) if layered else []
     readings = {edge.reading for edge in numbers.edges}
     return {
         "width": round(max([n["x"] + 75 for n in shown] + [e["x"] + 15 for e in edges])),
         "height": round(max(node["y"] for node in shown) + 45),
         "edges": edges,
         "nodes": shown,
-        "layers": [
-            {"x": at((place, 0.0))[0], "text": f"layer {layer}" if layer >= 0 else ""}
-            for place, layer in columns
-        ],
+        "layers": [{"x": at((place, 0.0))[0], "text": text} for place, text in columns],
         "and_like": "AND-like" in readings,
         "or_like": "OR-like" in readings,
         "unclear": any(edge.line == "dotted" for edge in numbers.edges),
@@ -88,11 +85,10 @@ def _edge(
 def _node(node: Node, at: Callable[[Point], Point], strongest: float) -> dict[str, Any]:
     size = 0.0 if math.isnan(node.main_effect) else abs(node.main_effect) / strongest
     x, y = at((node.x, node.y))
-    text = node.label if len(node.label) <= 14 else f"{node.label[:13]}\N{HORIZONTAL ELLIPSIS}"
     return {
         "tip": f"{node.label}\nmain effect {value_text(node.main_effect, node.stderr)}",
         "filter": node.label,
-        "text": text,
+        "text": cut_name(node.label),
         "x": x,
         "y": y,
         "radius": round(5 + 9 * math.sqrt(size), 1),

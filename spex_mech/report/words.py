@@ -169,3 +169,14 @@ def value_text(value: float, stderr: float = math.nan) -> str:
 
 def names_text(found: Interactions, row: int) -> str:
     return " x ".join(found.names[row])
+
+
+def cut_name(name: str, most: int = 20) -> str:
+    """A name of so many letters at most. Of a unit in one of several stacks, the stack's name is
+    cut and not the unit's: ``language_mo\N{HORIZONTAL ELLIPSIS}L12H31``."""
+    stack, _, own = name.rpartition(".")
+    if len(name) <= most:
+        return name
+    if stack and len(own) <= most - 4:
+        return f"{stack[: most - 1 - len(own)]}\N{HORIZONTAL ELLIPSIS}{own}"
+    return f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"

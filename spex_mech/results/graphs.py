@@ -22,9 +22,11 @@ def graph_of(found: Shown) -> "networkx.Graph":
     nx = networkx_or_error()
     of_all = {"metric": found.about.get("metric"), "intact": found.intact_by_prompt.mean()}
     graph = nx.Graph(**_plain(of_all))
-    for unit, effect in zip(found.unit_table, found.main_effects.tolist(), strict=True):
-        known = {"kind": unit.kind, "layer": unit.layer, "main_effect": effect}
-        graph.add_node(unit.label, **_plain(known))
+    places = found.unit_table.places()
+    for unit, place, effect in zip(
+        found.unit_table, places, found.main_effects.tolist(), strict=True
+    ):
+        graph.add_node(unit.label, **_plain({"kind": unit.kind, **place, "main_effect": effect}))
     columns = {
         "value": found.mean,
         "stderr": found.stderr,
@@ -60,7 +62,8 @@ def networkx_or_error() -> Any:
 
 
 def neuronpedia_of(found: Shown, tokens: Sequence[str]) -> dict[str, Any]:
-    """What :meth:`Interactions.to_neuronpedia` returns."""
+    """What :meth:`Interactions.to_neuronpedia` returns. Its layers are numbers in the order of a
+    pass, also in a model of several stacks: the viewer knows no names of layers."""
     layers = found.unit_table.layers
     last, at = int(layers.max(initial=0)) + 1, max(len(tokens) - 1, 0)
     ids = [f"{max(layer, 0)}_{number}_{at}" for number, layer in enumerate(layers.tolist())]

@@ -309,9 +309,9 @@ class Interactions:
             return _read_from(raw, path)
 
     def to_networkx(self) -> "networkx.Graph":
-        """Units as nodes and measured pairs as edges, with what is known of them: kind, layer, main
-        effect; value, stderr, q, reading, verdict, confirmed. ``networkx.write_graphml`` writes it.
-        """
+        """Units as nodes and measured pairs as edges, with what is known of them: kind, layer,
+        stack, main effect; value, stderr, q, reading, verdict, confirmed. Write it by
+        ``networkx.write_graphml``."""
         return graph_of(self)
 
     def to_neuronpedia(self, tokens: Sequence[str] = ()) -> dict[str, Any]:
