@@ -3,6 +3,7 @@
 The loop names modules by hand, runs one prompt at a time, and asks nothing of the package.
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -272,6 +273,47 @@ def test_what_a_decoder_reads_is_checked() -> None:
     ends[0, 2:] = 0
     with pytest.warns(UserWarning, match="1 decoder_input_ids end in the model's padding token 0"):
         game({"decoder_input_ids": ends})
+
+
+@pytest.mark.parametrize(("name", "start"), [("t5", 0), ("whisper", 1)])
+def test_what_a_decoder_reads_must_be_given_where_the_model_makes_none(
+    name: str, start: int
+) -> None:
+    other, n_passes = OTHERS[name], 0
+    model, given = other.build(), other.reads()
+    if name == "t5":
+        model.config.decoder_start_token_id = start
+    inputs = {k: v for k, v in given["inputs"].items() if not k.startswith("decoder")}
+    given["inputs"] = inputs or None
+    prompts = sm.Prompts(**given, answers=[5, 6, 7])
+
+    def counted(*_: Any) -> None:
+        nonlocal n_passes
+        n_passes += 1
+
+    counting = model.get_encoder().register_forward_hook(counted)
+    told = re.escape(f"Prompts(..., inputs={{'decoder_input_ids': [[{start}]] * 3}})")
+    with pytest.raises(ValueError, match=f"does not run without what its decoder reads.*{told}"):
+        sm.ModelGame(model, sm.Task(prompts, "log_prob"))
+    assert n_passes <= 2  # of one prompt: without a decoder's tokens, and with
+    assert told.replace("\\", "") in str(sm.inspect_model(model, prompts=prompts))
+    counting.remove()
+    given["inputs"] = {**inputs, "decoder_input_ids": [[start]] * 3}  # as it was told
+    task = sm.Task(sm.Prompts(**given, answers=[5, 6, 7]), "log_prob")
+    game = sm.ModelGame(model, task, "decoder.L0XH*")
+    read = {"input_ids": given["tokens"]} if "tokens" in given else {}
+    more = {k: v.double() for k, v in inputs.items()}
+    with torch.no_grad():
+        out = model(**read, **more, decoder_input_ids=torch.tensor([[start]] * 3)).logits
+    want = out[:, -1].log_softmax(-1)[range(3), [5, 6, 7]]
+    torch.testing.assert_close(game(torch.ones(1, 4, dtype=torch.bool))[0], want)
+
+
+def test_a_model_that_makes_its_decoders_tokens_needs_none() -> None:
+    """BART moves the encoder's by one."""
+    other = OTHERS["bart"]
+    model, tokens = other.build(), other.reads()["tokens"]
+    assert len(sm.ModelGame(model, sm.Task(sm.Prompts(tokens), other.metric))) == 24
 
 
 def test_prompts_of_other_inputs_are_told_apart() -> None:

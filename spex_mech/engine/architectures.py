@@ -24,7 +24,7 @@ from spex_mech.engine.discovery import (
     is_linear,
     look,
 )
-from spex_mech.engine.examples import N_POS, Example, example_of, examples_for
+from spex_mech.engine.examples import N_POS, Example, check_decoder, example_of, examples_for
 from spex_mech.engine.prompts import Prompts
 from spex_mech.notices import warn
 from spex_mech.units import Blocks, Unit
@@ -202,10 +202,13 @@ def architecture_of(
             tokens, an image or a sound, whatever it reads.
 
     Raises:
-        ValueError: the family is unknown, or its heads or neurons cannot be told apart.
+        ValueError: its heads or neurons cannot be told apart, or the prompts lack what it reads.
     """
     if isinstance(model, Architecture):
         return model
+    if prompts is not None and isinstance(model, nn.Module) and not is_hooked(model):
+        device, dtype = device_of(model), input_type_of(model)
+        check_decoder(model, prompts, lambda example: example.on(device, dtype))
     if architecture is not None:
         sized = _sized(model, architecture)
         _compare_with_proof(model, sized, prompts)

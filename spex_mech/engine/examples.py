@@ -4,7 +4,7 @@ What a model's forward takes, by its names, says what it reads; a configuration 
 image is, or how many bands a sound has. These are hints alone: what runs is used.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from itertools import product
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.running import evaluating
 
 N_POS = 5  # tokens
 _MOST_TRIES = 16
@@ -95,6 +96,45 @@ def example_of(model: nn.Module, prompts: Prompts) -> Example:
         # Attention to an encoder's positions is told by their number.
         row |= {name: x[:, :-1] for name, x in decoder.items()}
     return Example(row, _without_cache(taken))
+
+
+def check_decoder(model: nn.Module, prompts: Prompts, on: Callable[[Example], Example]) -> None:
+    """Whether a model with a decoder runs on prompts that do not say what that reads. Some make its
+    tokens of the encoder's; others do not run.
+
+    Args:
+        on: an example where the model is.
+
+    Raises:
+        ValueError: it runs only with a decoder's tokens.
+    """
+    config, name = getattr(core_of(model), "config", None), "decoder_input_ids"
+    encodes = getattr(config, "is_encoder_decoder", False)
+    if not encodes or name in prompts.inputs or name not in _takes(model):
+        return
+    alone = on(example_of(model, prompts))
+    if _failure(model, alone) is None:
+        return
+    start = _hint(config, "decoder_start_token_id", "bos_token_id")
+    start = start if isinstance(start, int) else 0
+    told = {name: torch.tensor([[start]], device=next(iter(alone.row.values())).device)}
+    if _failure(model, Example({**alone.row, **told}, alone.given)) is None:
+        raise ValueError(
+            f"the {type(model).__name__} does not run without what its decoder reads, and the "
+            f"prompts do not say it; give the tokens that it has written so far, one row for each "
+            f"prompt, such as the one that it begins with: Prompts(..., inputs={{'{name}': "
+            f"[[{start}]] * {len(prompts)}}})"
+        )
+
+
+def _failure(model: nn.Module, example: Example) -> Exception | None:
+    """Why a model does not run on one row."""
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(**example(1, 0))
+    except Exception as error:  # whatever a model says of what it is not given
+        return error
+    return None
 
 
 def examples_for(model: nn.Module, config: Any, text: Any) -> Iterator[Example]:
