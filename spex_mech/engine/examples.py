@@ -108,7 +108,7 @@ def check_decoder(model: nn.Module, prompts: Prompts, on: Callable[[Example], Ex
     Raises:
         ValueError: it runs only with a decoder's tokens.
     """
-    config, name = getattr(core_of(model), "config", None), "decoder_input_ids"
+    config, name = getattr(model, "config", None), "decoder_input_ids"
     encodes = getattr(config, "is_encoder_decoder", False)
     if not encodes or name in prompts.inputs or name not in _takes(model):
         return
