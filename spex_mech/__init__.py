@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spex_mech.games.token_game import TokenGame
     from spex_mech.games.training_game import TrainingGame, example_groups
     from spex_mech.models import load_model, load_tokenizer
+    from spex_mech.plots.attention import plot_attention
     from spex_mech.plots.examples import plot_examples
     from spex_mech.plots.pictures import plot_layers, plot_map, plot_network, plot_neurons
     from spex_mech.plots.text import plot_text
@@ -76,6 +77,7 @@ _HOMES = {
     "load_task": "tasks",
     "load_tokenizer": "models",
     "measure": "discover",
+    "plot_attention": "plots.attention",
     "plot_circuit": "circuits.plots",
     "plot_curve": "circuits.plots",
     "plot_examples": "plots.examples",
@@ -131,6 +133,7 @@ __all__ = [
     "load_task",
     "load_tokenizer",
     "measure",
+    "plot_attention",
     "plot_circuit",
     "plot_curve",
     "plot_examples",

@@ -2,7 +2,7 @@
 
 1. The search asks. Its masks are cut into batches of a fixed size, so that which masks share a
    batch depends neither on how fast the machine is nor on how many workers there are. With a store
-   they begin with one mask and grow until one takes some seconds, as a kill costs a batch; the
+   they begin with one mask and grow until one takes long enough, as a kill costs a batch; the
    store's log says how many masks each had, so that a search that goes on asks as it did.
 2. Of each batch, what the store holds is taken from there; the game is asked for the rest. A game
    of workers gets some batches ahead (``Game.n_ahead``).

@@ -63,6 +63,7 @@ def test_a_slow_function_gets_on_however_often_it_is_preempted(
 ) -> None:
     store = tmp_path / "slow.db"
     monkeypatch.setattr(batches, "SECONDS", 0.2)
+    monkeypatch.setattr(batches, "SHARE", 0.0)
     kept = [0]
     run(Slow(), tmp_path / "warm.db")  # all that is imported late
     for _ in range(3):
@@ -83,6 +84,7 @@ def test_batches_begin_with_one_mask_and_stop_growing_at_some_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "SECONDS", 0.08)
+    monkeypatch.setattr(batches, "SHARE", 0.0)
     game = Slow(0.005)
     run(game, tmp_path / "run.db")
     opening, rest = game.sizes[:3], game.sizes[3:]
@@ -97,11 +99,26 @@ def test_batches_begin_with_one_mask_and_stop_growing_at_some_seconds(
     assert alone.sizes[:2] == [1, 40]
 
 
+def test_the_longer_a_search_takes_the_longer_its_batches_may() -> None:
+    """Masks of a large batch share work; what a kill costs is a twentieth of what was spent."""
+    sizes, left, spent, largest = Sizes(512, []), 20_000, 0.0, []
+    while left:
+        n = sizes.next(left, 1)
+        took = 0.25 * n
+        assert took <= max(2 * batches.SECONDS, 2 * batches.SHARE * spent)
+        sizes.took(Timed(n, n, took))
+        left, spent = left - n, spent + took
+        largest.append(n)
+    assert max(largest[:40]) == 8  # two seconds
+    assert 100 < max(largest) <= 512
+
+
 def test_a_search_that_goes_on_has_the_batches_that_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a slow machine first, then on a fast one."""
     monkeypatch.setattr(batches, "SECONDS", 0.03)
+    monkeypatch.setattr(batches, "SHARE", 0.0)
     store = tmp_path / "run.db"
     with pytest.raises(KeyboardInterrupt):
         run(Slow(0.005, dies_after=150), store)
@@ -167,6 +184,7 @@ def test_the_pace_of_an_earlier_search_is_known(
 ) -> None:
     """A search that finds its first masks in the store does not run into batches of minutes."""
     monkeypatch.setattr(batches, "SECONDS", 0.05)
+    monkeypatch.setattr(batches, "SHARE", 0.0)
     store = tmp_path / "run.db"
     run(Slow(0.005), store)
     game = Slow(0.005)

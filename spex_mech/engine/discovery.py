@@ -242,7 +242,7 @@ class _Watching:
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
                 handles.append(module.register_forward_hook(after, with_kwargs=True))
             with ExitStack() as stack:
-                stack.enter_context(_handed_out(self._attention))
+                stack.enter_context(handed_out(self._attention))
                 stack.enter_context(_Products(self))
                 yield
         finally:
@@ -893,7 +893,7 @@ def _heads_last(out: Tensor, n_rows: int) -> Float[Tensor, "row pos head d_head"
 
 
 @contextmanager
-def _handed_out(around: Callable[..., Any]) -> Iterator[None]:
+def handed_out(around: Callable[..., Any]) -> Iterator[None]:
     """Every attention function that transformers hands out is called through ``around``."""
     library = sys.modules.get("transformers.modeling_utils")
     interface = getattr(library, "AttentionInterface", None)
@@ -951,4 +951,13 @@ def _are_weights(a: Any, b: Any) -> bool:
     return bool(((a.sum(-1) - 1).abs() < _SOFTMAX).all())
 
 
-__all__ = ["NotFound", "Place", "Seen", "block_of", "is_idle", "is_linear", "look"]
+__all__ = [
+    "NotFound",
+    "Place",
+    "Seen",
+    "block_of",
+    "handed_out",
+    "is_idle",
+    "is_linear",
+    "look",
+]

@@ -18,6 +18,7 @@ from torch import Tensor
 from spex_mech.arguments import shown, switch, whole
 from spex_mech.engine.accuracy import Accuracy
 from spex_mech.engine.architectures import Architecture, architecture_of
+from spex_mech.engine.attention import patterns_of
 from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
@@ -257,6 +258,28 @@ class ModelGame(Game):
         """How often the intact model is right on the prompts; None where that cannot be told."""
         with self._current.as_it_is() as derived:
             return derived.accuracy
+
+    def attention_patterns(
+        self, heads: Sequence[str], prompt: int = 0, ablated: Sequence[str] = ()
+    ) -> Float[np.ndarray, "head query key"]:
+        """Which positions heads read from on one prompt, with some units ablated meanwhile.
+
+        One plain pass, in which a transformers model runs its own "eager" attention.
+
+        Args:
+            heads: labels of heads of the model, of this game or not.
+            prompt: its number.
+            ablated: labels of units of this game.
+
+        Raises:
+            ValueError: an unknown head, unit or prompt, or a model whose attention weights cannot
+                be seen.
+        """
+        prompt = whole("prompt", prompt, 0, len(self.task.prompts) - 1)
+        looked_at = components_of(self.architecture, list(heads))
+        lost = [self.components.index(unit) for unit in ablated]
+        with self._current.as_it_is() as derived:
+            return patterns_of(derived.setup, derived.places, looked_at, prompt, lost)
 
     def provenance(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""

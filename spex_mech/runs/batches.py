@@ -1,16 +1,18 @@
 """How many masks a batch of a search with a store holds.
 
 A batch is kept as a whole or not at all, so what a kill costs is a batch. They begin with one mask
-and double until one takes some seconds. The number depends on the pace of the machine, so it is in
-the log, with the seconds: a search that goes on has the batches that it had, and then those that it
-would have had. A game whose largest batch takes less than those seconds has the same batches on
-every machine.
+and double until one takes two seconds, or a twentieth of the time that the search has taken so far:
+of a replayed model the masks of a large batch share most of their work. The number depends on the
+pace of the machine, so it is in the log, with the seconds: a search that goes on has the batches
+that it had, and then those that it would have had. A game whose largest batch takes less than two
+seconds has the same batches on every machine.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 SECONDS = 2.0  # that a batch should take; one of twice as many is made smaller
+SHARE = 0.05  # of the seconds so far that a batch may take where that is more
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Sizes:
         self, most: int, log: Sequence[Timed], pace: float | None = None, fixed: bool = False
     ) -> None:
         self._most, self._log, self._pace, self._fixed = most, list(log), pace, fixed
+        self._seconds = 0.0  # of all batches
         self._level = 0  # masks that the last batch held, or would have without its question's end
         self._at = 0
 
@@ -73,6 +76,7 @@ class Sizes:
         """A batch was answered."""
         if batch.seconds is not None and batch.cost:
             self._pace = batch.seconds / batch.cost
+            self._seconds += batch.seconds
 
     def forget(self, kept: int) -> None:
         """Only so many batches of the log are those of this search."""
@@ -85,9 +89,10 @@ class Sizes:
         if self._pace is None or self._level == 0:
             return level
         pace, level = self._pace * each, min(self._level, self._most)
-        if min(2 * level, self._most) * pace <= SECONDS:
+        seconds = max(SECONDS, SHARE * self._seconds)
+        if min(2 * level, self._most) * pace <= seconds:
             return min(2 * level, self._most)
-        if level * pace > 2 * SECONDS:
-            while level > 1 and level * pace > SECONDS:
+        if level * pace > 2 * seconds:
+            while level > 1 and level * pace > seconds:
                 level //= 2
         return level

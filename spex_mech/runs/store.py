@@ -241,7 +241,7 @@ class Store:
         Args:
             identity: what it was called with; JSON.
             masks_per_batch: how many masks every new batch holds; None: from one upwards, until a
-                batch takes some seconds or holds as many as the game wants (``runs.batches``).
+                batch takes long enough or holds as many as the game wants (``runs.batches``).
         """
         text = json.dumps(identity, sort_keys=True, default=option_identity)
         own = as_game(game).masks_per_batch
