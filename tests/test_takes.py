@@ -331,3 +331,16 @@ def test_two_metrics_confirm_nothing(demo: Any, task: sm.Task, found: sm.Interac
     with pytest.warns(UserWarning, match="measured log_prob and this game measures loss"):
         sm.confirm(found, sm.ModelGame(demo, sm.Task(prompts, "loss")), k=1, progress=False)
     sm.confirm(found, sm.ModelGame(demo, sm.Task(prompts, "log_prob")), k=1, progress=False)
+
+
+@pytest.mark.parametrize("metric", [lambda logits: logits[:, -1, 0], lambda: 0])
+def test_a_metric_that_cannot_be_called_with_two_arguments_is_refused(metric: Any) -> None:
+    prompts = sm.Prompts(torch.ones(2, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"it is called with two arguments: metric\(output, pro"):
+        sm.Task(prompts, metric)
+
+
+def test_a_metric_may_take_more_with_defaults_or_hide_what_it_takes() -> None:
+    prompts = sm.Prompts(torch.ones(2, 3, dtype=torch.int64))
+    for metric in (lambda output, prompts, scale=1.0: output, lambda *given, **named: given, max):
+        assert sm.Task(prompts, metric).metric is metric

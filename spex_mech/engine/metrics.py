@@ -9,6 +9,7 @@ computed, and the unit of its values.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -315,3 +316,20 @@ def _needed(prompts: Prompts, name: str) -> Int[Tensor, "row answer"]:
 def name_of_metric(metric: Metric) -> str:
     """The name of a metric's function, or of its class."""
     return getattr(metric, "__name__", type(metric).__name__)
+
+
+def check_takes_two(metric: Metric) -> None:
+    """Raises:
+    ValueError: the function cannot be called with an output and prompts.
+    """
+    try:
+        takes = signature(metric)
+    except (TypeError, ValueError):  # of C, or a class that hides it: the first call shows it
+        return
+    try:
+        takes.bind(None, None)
+    except TypeError:
+        raise ValueError(
+            f"the metric {name_of_metric(metric)} takes {takes}; it is called with two arguments: "
+            "metric(output, prompts) -> one value per row"
+        ) from None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spex_mech.arguments import shown
 from spex_mech.engine.architectures import text_config
-from spex_mech.engine.metrics import METRICS, Metric, name_of_metric
+from spex_mech.engine.metrics import METRICS, Metric, check_takes_two, name_of_metric
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.tokens import texts_of
 from spex_mech.notices import warn
@@ -52,6 +52,8 @@ class Task:
                 f"metric is {shown(self.metric)}; give a name, such as 'logit_diff', or a function "
                 "metric(output, prompts) -> one value per row"
             )
+        if callable(self.metric):
+            check_takes_two(self.metric)
         if isinstance(self.metric, str) and self.metric not in {*METRICS, "kl"}:
             raise ValueError(
                 f"unknown metric {self.metric!r}; choose one of {', '.join([*METRICS, 'kl'])}, or "
