@@ -1,0 +1,191 @@
+"""What all 36,315 pairs of SmolLM2's heads show, and how much of it a search measures.
+
+    python -m benchmarks.head_map capitals --store capitals.sqlite   # the truth, an hour, once
+    python -m benchmarks.smollm2_heads                               # this, an hour on two cores
+    python -m benchmarks.smollm2_heads --only facts                  # seconds: the files alone
+
+``facts`` reads the files of ``benchmarks/head_map.py``: how the energy is spread, where the strong
+pairs lie, which of them hold on other prompts and with zero ablation, and what single ablations
+would have said. ``searches`` and ``rivals`` run the model anew. Recall is the share of the true
+strongest pairs that were measured; of a rival, of those that are among as many predictions as the
+budget could measure. Writes ``results/smollm2_heads.json`` and ``pictures/smollm2_heads.png``.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+import spex_mech as sm
+from benchmarks.frame import HERE, Options, Row, panels, rows_of, script
+from benchmarks.games import strongest
+from benchmarks.map_tasks import TASKS, map_task
+from benchmarks.recovery import Case
+
+TRUTH = HERE / "truth"
+KS = (50, 100, 500)
+BUDGETS = (27, 68, 135, 270, 350, 540, 1080)  # 0.1 to 4 evaluations per head
+WITH_SEEDS = (270, 540)  # three seeds of these
+RIVALS = (
+    "Hessian-vector products",
+    "attribution patching, products",
+    "LASSO on pairs, near intact",
+)
+
+
+def file_of(task: str, kind: str = "") -> Path:
+    """A file of the truth: of the searched prompts, or "same", "other", "zero"."""
+    return TRUTH / f"smollm2_{task}{'_' if kind else ''}{kind}.npz"
+
+
+def tasks() -> list[str]:
+    """The tasks whose pairs were all measured; first the one that nothing was ever tuned on."""
+    return [task for task in reversed(TASKS) if file_of(task).exists()]
+
+
+def facts(options: Options) -> Iterator[Row]:
+    """What the files say."""
+    for task in tasks():
+        found = sm.Interactions.load(file_of(task))
+        yield {"task": task, "what": "map", **spread(found), **by_layer(found), **hidden(found)}
+        for kind in ("same", "other", "zero"):
+            if file_of(task, kind).exists():
+                again = sm.Interactions.load(file_of(task, kind))
+                yield {"task": task, "what": kind, **kept(found, again)}
+        for rank, pair in enumerate(found.top(20).names, 1):
+            row = {"task": task, "what": "pair", "rank": rank, "pair": " x ".join(pair)}
+            yield (
+                row
+                | {"value": found.value(*pair)}
+                | {
+                    kind: sm.Interactions.load(file_of(task, kind)).value(*pair)
+                    for kind in ("same", "other")
+                    if file_of(task, kind).exists()
+                }
+            )
+
+
+def spread(found: sm.Interactions) -> Row:
+    """How few pairs hold how much of the energy, and what is above the noise floor."""
+    sizes = np.sort(abs(found.mean))[::-1]
+    energy = np.cumsum(sizes**2) / (sizes**2).sum()
+    return {
+        "units": len(found.labels), "pairs": len(sizes), "prompts": found.values.shape[1],
+        "intact": found.intact, "noise_floor": found.noise_floor,
+        "above_the_floor": float((sizes > found.noise_floor).mean()),
+        "significant": float((found.q_value <= 0.05).mean()),
+        **{f"size_of_{k}th": float(sizes[k - 1]) for k in (1, 10, 100, 1000)},
+        **{f"energy_of_top_{k}": float(energy[k - 1]) for k in (10, 100, 1000)},
+    }  # fmt: skip
+
+
+def by_layer(found: sm.Interactions) -> Row:
+    """How pairs within a layer compare with pairs across layers."""
+    layers = found.unit_table.layers
+    apart = abs(np.diff(layers[found.units[:, :2]], axis=1)[:, 0])
+    sizes = abs(found.mean)
+    top = np.argsort(-sizes, kind="stable")[:100]
+    return {
+        "mean_size_within_a_layer": float(sizes[apart == 0].mean()),
+        "mean_size_across_layers": float(sizes[apart > 0].mean()),
+        "pairs_within_a_layer": float((apart == 0).mean()),
+        "top_100_within_a_layer": float((apart[top] == 0).mean()),
+        "median_layers_apart_of_top_100": float(np.median(apart[top])),
+        "heads_in_top_100": len(np.unique(found.units[top, :2])),
+        "top_100_positive": float((found.mean[top] > 0).mean()),
+    }
+
+
+def hidden(found: sm.Interactions) -> Row:
+    """What one ablation at a time cannot see: how many of the strongest pairs have a head that does
+    next to nothing alone, and how far products of main effects rank the pairs."""
+    main = abs(found.main_effects)
+    units = found.units[:, :2]
+    product = np.argsort(-main[units[:, 0]] * main[units[:, 1]], kind="stable")
+    true = np.argsort(-abs(found.mean), kind="stable")
+    place = np.argsort(np.argsort(-main, kind="stable"))  # of each head among the main effects
+    top = true[:100]
+    larger = abs(found.mean[top]) > main[units[top]].min(axis=1)
+    return {
+        "top_100_larger_than_the_smaller_main_effect": float(larger.mean()),
+        "top_100_with_a_head_of_the_weaker_half": float(
+            (place[units[top]] >= len(main) // 2).any(axis=1).mean()
+        ),
+        **{f"products_{k}": float(np.isin(true[:k], product[:k]).mean()) for k in KS},
+    }
+
+
+def kept(found: sm.Interactions, again: sm.Interactions) -> Row:
+    """How the pairs of another game compare with those of the map."""
+    pairs = [tuple(pair) for pair in again.names if len(pair) == 2]
+    first = np.array([found.value(*pair) for pair in pairs])
+    then = np.array([again.value(*pair) for pair in pairs])
+    order = np.argsort(-abs(first), kind="stable")
+    first, then = first[order], then[order]
+    q = {tuple(pair): value for pair, value in zip(again.names, again.q_value, strict=True)}
+    certain = np.array([q[pairs[i]] <= 0.05 for i in order])
+    row: Row = {"pairs": len(pairs), "intact": again.intact}
+    for start, end in pairwise((0, 100, 500, 2000)):
+        part = slice(start, end)
+        if start < len(first):
+            row[f"same_sign_{start}_{end}"] = float((first[part] * then[part] > 0).mean())
+            row[f"correlation_{start}_{end}"] = float(np.corrcoef(first[part], then[part])[0, 1])
+            holds = (first[part] * then[part] > 0) & certain[part]
+            row[f"holds_{start}_{end}"] = float(holds.mean())
+    row["size_ratio_0_100"] = float(abs(then[:100]).mean() / abs(first[:100]).mean())
+    return row
+
+
+def cases() -> Iterator[Case]:
+    """The games, with their truth."""
+    model = sm.load_model(sm.models.SMOLLM2)
+    for task in tasks():
+        truth = sm.Interactions.load(file_of(task))
+        game = sm.ModelGame(model, map_task(task, model), "heads")
+        yield Case(task, game, strongest(truth), truth.main_effects, KS)
+
+
+def searches(options: Options) -> Iterator[Row]:
+    """Both searches at a tenth to four evaluations per head."""
+    for case in cases():
+        for budget in (270,) if options.quick else BUDGETS:
+            for method in ("spex", "proxyspex"):
+                for seed in options.seeds if budget in WITH_SEEDS else (0,):
+                    yield case.of_ours(method, budget, seed)
+            yield from case.of_no_search(budget)
+
+
+def rivals(options: Options) -> Iterator[Row]:
+    """What others predict with one and two evaluations per head."""
+    for case in cases():
+        for budget in (270,) if options.quick else WITH_SEEDS:
+            for method in RIVALS:
+                yield case.of_rival(method, budget, 0, 600)
+
+
+def draw(rows: list[Row], file: Path) -> None:
+    ran = [row for row in rows if "method" in row and not row.get("failure")]
+    names = [task for task in reversed(TASKS) if rows_of(ran, game=task)]
+    marks = {"spex": "o-", "proxyspex": "s--", "products of main effects": "^:"}
+    marks |= dict(zip(RIVALS, "DPX", strict=True))
+    with panels(file, 1, max(2, len(names)), (10.5, 4.2)) as axes:
+        for ax, task in zip(axes, names, strict=False):
+            for method, mark in marks.items():
+                mine = rows_of(ran, game=task, method=method)
+                budgets = sorted({row["budget"] for row in mine})
+                shares = [
+                    np.mean([row["recall@100"] for row in rows_of(mine, budget=b)]) for b in budgets
+                ]
+                if budgets:
+                    ax.plot(budgets, shares, mark, label=method)
+            ax.set(xlabel="evaluations (all pairs: 36,586)", ylim=(-0.02, 1.02), xscale="log")
+            ax.set_title(f"SmolLM2-135M, 270 heads, {task}")
+            ax.grid(alpha=0.3)
+        axes[0].set_ylabel("share of the true top 100 pairs found")
+
+
+PARTS = {"facts": (facts, False), "searches": (searches, False), "rivals": (rivals, False)}
+
+if __name__ == "__main__":
+    script(__doc__, "smollm2_heads", PARTS, draw)
