@@ -1,8 +1,12 @@
 """Experts as units: values beside a loop by hand that takes one expert's output away."""
 
+import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
@@ -189,6 +193,81 @@ def test_what_is_no_sum_of_experts_is_refused() -> None:
         mixture.forward = original
     with pytest.raises(ValueError, match="the model has no experts: no module of it is called"):
         sm.Components.experts(tf.GPT2LMHeadModel(tf.GPT2Config(n_layer=1, n_head=2, n_embd=8)))
+
+
+def by_hand(model: Any, tokens: Tensor, real: Tensor) -> dict[tuple[int, int], tuple[int, float]]:
+    """Of each expert: at how many real tokens the router's largest probabilities hold it, and the
+    sum of its weights there, from the router's own logits, prompt by prompt."""
+    found = {(layer, e): (0, 0.0) for layer in (0, 1) for e in range(N_EXPERTS)}
+    for row, kept in zip(tokens, real, strict=True):
+        logits: list[Tensor] = []
+
+        def read(module: Any, args: Any, out: Any, logits: list[Tensor] = logits) -> None:
+            logits.append(args[0].flatten(0, -2) @ module.weight.T)
+
+        handles = [block.mlp.gate.register_forward_hook(read) for block in model.model.layers]
+        with torch.no_grad():
+            model(row[None, : int(kept.sum())], use_cache=False)
+        for handle in handles:
+            handle.remove()
+        for layer, of_layer in enumerate(logits):
+            for token in of_layer.softmax(-1):
+                best = token.topk(2)
+                for e, p in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+                    n, total = found[layer, e]
+                    found[layer, e] = (n + 1, total + p / float(best.values.sum()))
+    return found
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_how_often_experts_are_used_is_what_their_routers_say(replay: bool) -> None:
+    model, real = build("mixtral"), torch.ones_like(TOKENS, dtype=torch.bool)
+    real[0, 4:] = False
+    task = sm.Task(sm.Prompts(TOKENS, real), metric)
+    units = sm.Components.experts(model)[:3]  # the table is of all
+    use = sm.ModelGame(model, task, units, ablation="zero", replay=replay).expert_use
+    assert use is not None
+    want = by_hand(model, TOKENS, real)
+    assert use.labels == tuple(f"L{layer}E{e}" for layer, e in want)
+    assert use.n_tokens.tolist() == [16] * 8
+    assert use.n_used.tolist() == [n for n, _ in want.values()]
+    means = [total / n if n else math.nan for n, total in want.values()]
+    np.testing.assert_allclose(use.weight, means, rtol=1e-6)
+    assert use.share.reshape(2, -1).sum(1) == pytest.approx([2, 2])  # each token uses two
+    table = use.frame().set_index("expert")
+    assert table.loc["L1E2", "used"] == want[1, 2][0]
+    most = use.labels[int(use.share.argmax())]
+    assert f"{most} is used most" in str(use)
+
+
+def test_the_use_of_experts_is_in_the_result_and_its_report(tmp_path: Path) -> None:
+    task = sm.Task(sm.Prompts(TOKENS[:2, :2]), metric)
+    game = sm.ModelGame(build("mixtral"), task, "experts", ablation="zero")
+    found, use = sm.discover(game, progress=False), game.expert_use
+    assert use is not None
+    unused = int((use.n_used == 0).sum())
+    assert unused and f"{unused} are never used" in use.words and "never used" in str(use)
+    found.save(tmp_path / "found.npz")
+    again = sm.Interactions.load(tmp_path / "found.npz")
+    for result in (found, again):
+        kept = result.about["experts"]
+        assert kept["used"] == use.n_used.tolist() and kept["labels"] == [*use.labels]
+        assert kept["weight"].count(None) == unused
+        assert use.words in str(result) and use.words in result._repr_html_()
+    page = sm.write_report(again, tmp_path / "page.html").read_text(encoding="utf-8")
+    (table,) = re.findall(r'<section id="experts">.*?</section>', page, re.DOTALL)
+    rows = re.findall(r"<bdi>(\w+)</bdi>.*?data-v=\"([\d.]+)\"", table)
+    shares = dict(zip(use.labels, use.share.tolist(), strict=True))
+    assert {label: float(share) for label, share in rows} == shares
+    assert use.words in table
+
+
+def test_a_model_without_experts_has_no_use_of_them() -> None:
+    model = tf.GPT2LMHeadModel(tf.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=61)).eval()
+    game = sm.ModelGame(model, sm.Task(sm.Prompts(TOKENS), metric))
+    assert game.expert_use is None and "experts" not in game.provenance()
+    of_heads = sm.ModelGame(build("mixtral"), sm.Task(sm.Prompts(TOKENS), metric), "L0H*")
+    assert of_heads.expert_use is not None and "experts" not in of_heads.provenance()
 
 
 def test_experts_that_no_token_chooses_change_nothing_and_have_slopes() -> None:

@@ -5,7 +5,7 @@ streams, and the hash of the weights belong to one state of the model. When the 
 of them is kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -44,6 +44,7 @@ from spex_mech.engine.device import (
     rows_on_cpu,
     rows_with_gradients,
 )
+from spex_mech.engine.expert_use import ExpertUse, expert_use_of
 from spex_mech.engine.facts import answers_of, check_decoded, check_tokens
 from spex_mech.engine.gradients import Gradients
 from spex_mech.engine.metrics import KL, METRICS, Metric, name_of_metric
@@ -147,6 +148,13 @@ def _n_positions(taps: Taps, prompts: Prompts) -> dict[int, int]:
     with torch.no_grad(), taps.installed():
         taps.run(prompts, seen=seen)
     return {index: act.shape[1] for index, act in seen.items()}
+
+
+def _real_of(prompts: Prompts, taps: Taps) -> Callable[[Prompts], Any]:
+    """Which positions of some of the prompts are no padding: of the tokens, or of each place."""
+    if prompts.inputs and not (prompts.real.all() and prompts.decoded_real.all()):
+        return real_at(prompts, partial(_n_positions, taps))
+    return lambda part: part.real
 
 
 class Derived:
@@ -285,10 +293,7 @@ class Derived:
 
     def _activations(self, prompts: Prompts) -> Batches:
         """Intact activations at this game's hook points, batch by batch."""
-        padded = prompts.inputs and not (prompts.real.all() and prompts.decoded_real.all())
-        real = (
-            real_at(prompts, partial(_n_positions, self.taps)) if padded else lambda part: part.real
-        )
+        real = _real_of(prompts, self.taps)
         for part in self._parts(prompts):
             seen: dict[int, Tensor] = {}
             with torch.no_grad(), self.taps.installed():
@@ -436,6 +441,17 @@ class Derived:
         """How often the intact model is right on the prompts; None where that cannot be told."""
         with self._running():
             return accuracy_of(self.model, self.prompts, self.setup.measure.name)
+
+    @cached_property
+    def expert_use(self) -> ExpertUse | None:
+        """How often the intact model uses each of its experts; None: it has none."""
+        at = {layer: place for (_, layer), place in self.places.items() if place.n_experts}
+        if not at:
+            return None
+        taps = self._taps([*at.values()])
+        labels = [Components.experts(self.architecture, layer).labels for layer in at]
+        real = _real_of(self.prompts, taps)
+        return expert_use_of(taps, labels, self._parts(self.prompts), real)
 
     @cached_property
     def weights_sha256(self) -> str:

@@ -40,6 +40,7 @@ class Pass:
         replace: place -> what rewrites the activation there.
         seen: filled with the activations at the places, before they are replaced.
         sees_experts: also with the weighted outputs of experts, each of which is run by itself.
+        routes: filled, at mixtures, with the numbers of the chosen experts and their weights.
     """
 
     n_rows: int
@@ -48,6 +49,7 @@ class Pass:
     calls: dict[str, int] = field(default_factory=dict)  # of each hook point so far
     fired: set[int] = field(default_factory=set)
     sees_experts: bool = False
+    routes: dict[int, tuple[Tensor, Tensor]] | None = None
     after: dict[str, Replaced] = field(default_factory=dict)  # what a mixture's output is to be
 
 
@@ -159,6 +161,8 @@ class Taps:
             each = weighted_outputs(module, routed, self.places[index].n_experts)
             one.seen[index] = each.detach().unflatten(0, (one.n_rows, -1))
         weights, replace = routed[routed.weights], one.replace.get(index)
+        if one.routes is not None:
+            one.routes[index] = routed[routed.chosen].detach(), weights.detach()
         if isinstance(replace, Replaced):
             one.after[name] = replace
             weights = replace.weighted(routed[routed.chosen], weights)

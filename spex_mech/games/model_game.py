@@ -22,6 +22,7 @@ from spex_mech.engine.attention import patterns_of
 from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
+from spex_mech.engine.expert_use import ExpertUse
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped, weight_processing
 from spex_mech.engine.prompts import Prompts, prompts_sha256, tokens_sha256
 from spex_mech.engine.references import check_asked
@@ -259,6 +260,12 @@ class ModelGame(Game):
         with self._current.as_it_is() as derived:
             return derived.accuracy
 
+    @property
+    def expert_use(self) -> ExpertUse | None:
+        """How often the intact model's routers choose each expert; None: it has no experts."""
+        with self._current.as_it_is() as derived:
+            return derived.expert_use
+
     def attention_patterns(
         self, heads: Sequence[str], prompt: int = 0, ablated: Sequence[str] = ()
     ) -> Float[np.ndarray, "head query key"]:
@@ -285,6 +292,7 @@ class ModelGame(Game):
         """What fixes the game's values: recorded with every result."""
         with self._current.as_it_is() as derived:
             accuracy, clusters = derived.accuracy, derived.prompts.cluster_numbers()
+            use = derived.expert_use if any(s.kind == "expert" for s in derived.sites) else None
             return {
                 "model": name_of(self.model),
                 "weights_sha256": derived.weights_sha256,
@@ -294,6 +302,7 @@ class ModelGame(Game):
                 "n_prompts": len(derived.prompts),
                 **({} if clusters is None else {"clusters": clusters}),
                 **({} if accuracy is None else {"accuracy": accuracy.recorded()}),
+                **({} if use is None else {"experts": use.recorded()}),
                 "tokens_sha256": tokens_sha256(derived.prompts),
                 "ablation": self.ablation,
                 "precision": self.precision,

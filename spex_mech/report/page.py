@@ -17,7 +17,7 @@ from spex_mech.report.maps import folded_map, layer_map, unit_map
 from spex_mech.report.network import network
 from spex_mech.report.prompts import prompts_shown
 from spex_mech.report.reproduce import command_note, command_of, facts
-from spex_mech.report.tables import circuit_shown, main_rows, pair_rows, tiles
+from spex_mech.report.tables import circuit_shown, expert_rows, main_rows, pair_rows, tiles
 from spex_mech.report.words import summary, verdict
 from spex_mech.results.confirmation import Confirmation
 from spex_mech.results.files import write_whole
@@ -99,9 +99,11 @@ def _page(
     shown = circuit_shown(circuit) if circuit is not None else None
     rows, n_left_out = pair_rows(found)
     mains, mains_left_out = main_rows(found)
+    experts, experts_left_out = expert_rows(found)
     sections = {
         "summary": "Summary", "maps": "Maps", "pairs": "Interactions", "mains": "Main effects",
-        "circuit": "Circuit" if shown else "", "prompts": "Prompts" if prompts else "",
+        "experts": "Experts" if experts else "", "circuit": "Circuit" if shown else "",
+        "prompts": "Prompts" if prompts else "",
         "reproduce": "How to reproduce",
     }  # fmt: skip
     return environment.get_template("report.html.j2").render(
@@ -120,6 +122,9 @@ def _page(
         any_q=found.values.shape[1] > 1,
         mains=mains,
         mains_left_out=mains_left_out,
+        experts=experts,
+        experts_left_out=experts_left_out,
+        experts_said=found.about["experts"]["words"] if experts else "",
         circuit=shown,
         prompts=prompts,
         command=command or command_of(found),

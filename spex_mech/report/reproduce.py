@@ -7,6 +7,7 @@ from spex_mech.results.interactions import Interactions
 
 _PROXIES = ("distilled", "trees")  # that can be named
 _MOST_NAMED = 64  # units that are listed by name
+_SENTENCES = ("experts",)  # of which the page has a table
 
 
 def command_of(found: Interactions) -> str:
@@ -80,7 +81,9 @@ def command_note(found: Interactions, command: str | None) -> str:
 def facts(found: Interactions) -> list[tuple[str, str]]:
     facts = []
     for key, value in found.about.items():
-        if isinstance(value, dict):
+        if key in _SENTENCES and isinstance(value, dict) and "words" in value:
+            value = value["words"]
+        elif isinstance(value, dict):
             value = ", ".join(f"{name} {of}" for name, of in value.items())
         if value is not None:
             facts.append((key, str(value)))

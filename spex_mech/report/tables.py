@@ -128,6 +128,26 @@ def main_rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:
     return rows, len(known) - len(shown)
 
 
+def expert_rows(found: Interactions) -> tuple[list[dict[str, Any]], int]:
+    """How often each expert is used, the most first, and how many more rows there are."""
+    experts = found.about.get("experts") or {}
+    columns = [experts.get(name, []) for name in ("labels", "tokens", "used", "weight")]
+    rows = sorted(zip(*columns, strict=True), key=lambda row: -row[2] / row[1])
+    shown = [
+        {
+            "unit": label,
+            "percent": f"{100 * used / tokens:.1f}",
+            "used": used,
+            "share": used / tokens,
+            "share_text": f"{used / tokens:.3f}",
+            "weight": "" if weight is None else weight,
+            "weight_text": "" if weight is None else f"{weight:.3g}",
+        }
+        for label, tokens, used, weight in rows[:_MOST_ROWS]
+    ]
+    return shown, max(len(rows) - _MOST_ROWS, 0)
+
+
 def circuit_shown(circuit: Circuit) -> dict[str, Any]:
     table = circuit.frame()
     scores = ("faithfulness", "completeness", "minimality")

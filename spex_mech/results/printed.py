@@ -78,6 +78,8 @@ def notes(found: Shown) -> list[str]:
         wide = chosen if found.n_choices > shown else ""
         lines.append(f"+-: half of a 90 % interval over the prompts{wide}")
     lines += found.cautions
+    if experts := found.about.get("experts"):
+        lines.append(experts["words"])
     if found.audit and len(found) == found.n_measured:
         lines += audit_lines(found.audit)
     return lines
