@@ -109,6 +109,24 @@ OTHERS: dict[str, Other] = {
         layers("L{}", "dinov2.encoder.layer.{}.attention.o_proj"),
         layers("L{}", "dinov2.encoder.layer.{}.mlp.fc2"),
     ),
+    # Windows of an image: several activations of one row, and heads of a stage of their own number.
+    "swin": Other(
+        lambda: tf.SwinForImageClassification(
+            tf.SwinConfig(
+                image_size=16,
+                patch_size=2,
+                embed_dim=32,
+                depths=[1, 1],
+                num_heads=[4, 8],
+                window_size=4,
+                num_labels=3,
+                mlp_ratio=1.5,
+            )
+        ),
+        images,
+        layers("L{}", "swin.encoder.layers.{}.blocks.0.attention.o_proj"),
+        layers("L{}", "swin.encoder.layers.{}.blocks.0.mlp.fc2"),
+    ),
     "clip_vision": Other(
         lambda: tf.CLIPVisionModel(tf.CLIPVisionConfig(**_IMAGE)),
         images,

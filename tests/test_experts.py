@@ -94,15 +94,30 @@ class ByHand:
     @torch.no_grad()
     def value(self, ablation: str, lost: list[tuple[int, int]], prompt: int) -> float:
         for key in lost:
-            every = torch.cat([acts[key] for acts in self.of_prompts])
+            layer, expert = key
+            acts = torch.stack([acts[key] for acts in self.of_prompts])
+            others = torch.stack([acts[key] for acts in self.of_corrupted])
             self.reference[key] = {
-                "zero": torch.zeros_like(self.of_prompts[prompt][key]),
-                "mean": every.mean(0).expand(TOKENS.shape[1], -1),
-                "resample": self.of_corrupted[prompt][key],
+                "zero": torch.zeros_like(acts[prompt]),
+                "mean": acts.mean((0, 1)).expand(acts[0].shape),
+                "mean_per_position": acts.mean(0),
+                "mean of others": others.mean((0, 1)).expand(acts[0].shape),
+                "resample": others[prompt],
+                "given": some_tensors(*acts.shape[1:])[f"model.layers.{layer}.mlp.experts"][
+                    prompt
+                ].unflatten(1, (N_EXPERTS, -1))[:, expert],
             }[ablation]
         self.lost = lost
         logits = self.model(TOKENS[prompt][None], use_cache=False).logits
         return float(metric(logits, None)[0])  # type: ignore[arg-type]
+
+
+def some_tensors(n_pos: int, width: int) -> dict[str, Tensor]:
+    """For each mixture, what is given for its experts side by side: ``[prompt pos width]``."""
+    generator = torch.Generator().manual_seed(4)
+    names = [f"model.layers.{layer}.mlp.experts" for layer in (0, 1)]
+    shape = (3, n_pos, N_EXPERTS * width)
+    return {name: torch.randn(shape, generator=generator).double() for name in names}
 
 
 def metric(logits: Tensor, prompts: sm.Prompts) -> Tensor:
@@ -119,8 +134,14 @@ def some_masks(n_units: int) -> Tensor:
 def check(family: str, ablation: str, replay: bool | None) -> None:
     model = build(family)
     corrupted = TOKENS.flip(1)
+    options: dict[str, Any] = {"ablation": ablation}
+    if ablation == "mean of others":
+        corrupted = (TOKENS + 7) % 58 + 3
+        options = {"ablation": "mean", "reference": sm.Prompts(corrupted)}
+    if ablation == "given":
+        options = {"ablation": some_tensors(TOKENS.shape[1], 32)}
     task = sm.Task(sm.Prompts(TOKENS, corrupted=corrupted), metric)
-    game = sm.ModelGame(model, task, "experts", ablation=ablation, replay=replay)
+    game = sm.ModelGame(model, task, "experts", replay=replay, **options)
     assert game.units.labels == [f"L{layer}E{e}" for layer in (0, 1) for e in range(N_EXPERTS)]
     masks = some_masks(len(game))
     got = game(masks).cpu()
@@ -142,7 +163,9 @@ def test_values_are_those_of_a_loop_by_hand(replay: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+@pytest.mark.parametrize(
+    "ablation", ["zero", "mean", "mean_per_position", "mean of others", "resample", "given"]
+)
 @pytest.mark.parametrize("replay", [True, False])
 def test_values_of_every_family_are(family: str, ablation: str, replay: bool) -> None:
     check(family, ablation, replay)
@@ -179,6 +202,72 @@ def test_experts_stand_beside_heads_and_neurons() -> None:
     apart = sm.ModelGame(model, sm.Task(sm.Prompts(TOKENS), metric), units)
     lost = torch.tensor([[True, True, False, True, True, False]])
     torch.testing.assert_close(game(torch.tensor([[True, True, False]])), apart(lost))
+
+
+def of_two_stacks(kind: str) -> Any:
+    """Mixtures whose experts stand by name in a dictionary, in an encoder and in a decoder."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": 61, "d_model": 32, "num_experts": N_EXPERTS}
+    if kind == "nllb":
+        each = {"layers": 2, "attention_heads": 4, "ffn_dim": 48, "sparse_step": 2}
+        sizes |= {f"{s}_{n}": v for s in ("encoder", "decoder") for n, v in each.items()}
+        config = tf.NllbMoeConfig(**sizes, pad_token_id=0, max_position_embeddings=64)
+        return tf.NllbMoeForConditionalGeneration(config).eval().double()
+    sizes |= {"d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2}
+    sizes |= {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}
+    config = tf.SwitchTransformersConfig(**sizes)
+    return tf.SwitchTransformersForConditionalGeneration(config).eval().double()
+
+
+@pytest.mark.parametrize("ablation", ["zero", "given"])
+def test_experts_of_an_encoder_and_a_decoder(ablation: str) -> None:
+    """Each is a module of its own here: its output times a weight is what it adds."""
+    model, decoder = of_two_stacks("nllb"), TOKENS[:, :4].flip(0)
+    prompts = sm.Prompts(TOKENS, inputs={"decoder_input_ids": decoder})
+    task = sm.Task(prompts, lambda out, rows: metric(out.logits, rows))
+    units = sm.Components.experts(model)
+    assert units.labels == [f"{s}.L1E{e}" for s in ("encoder", "decoder") for e in range(N_EXPERTS)]
+    name, n_pos = "model.{}.layers.1.ffn.experts", {"encoder": 6, "decoder": 4}
+    given = {
+        name.format(stack): torch.randn(3, n, N_EXPERTS * 32).double() for stack, n in n_pos.items()
+    }
+    game = sm.ModelGame(model, task, units, ablation="zero" if ablation == "zero" else given)
+    masks = some_masks(8)
+    got = game(masks)
+
+    def by_hand(mask: Tensor, prompt: int) -> float:
+        handles = []
+        for label in [unit.label for unit, kept in zip(units, mask, strict=True) if not kept]:
+            stack, _, expert = label.partition(".L1E")
+            mixture = model.get_submodule(name.format(stack))
+            own = mixture[f"expert_{expert}"]
+            zero = own.register_forward_hook(lambda module, args, out: out * 0)
+            every = given[name.format(stack)][prompt].unflatten(1, (N_EXPERTS, -1))
+            more = every[:, int(expert)] * (ablation == "given")
+            add = mixture.register_forward_hook(lambda module, args, out, more=more: out + more)
+            handles += [zero, add]
+        with torch.no_grad():
+            out = model(TOKENS[prompt][None], decoder_input_ids=decoder[prompt][None])
+        for handle in handles:
+            handle.remove()
+        return float(task.metric(out, prompts)[0])  # type: ignore[operator]
+
+    want = torch.tensor([[by_hand(mask, prompt) for prompt in range(3)] for mask in masks])
+    intact = torch.tensor([by_hand(torch.ones(8), prompt) for prompt in range(3)])
+    largest = float((want - intact).abs().max())
+    assert largest > 0
+    assert float((got - want).abs().max()) <= 1e-5 * largest
+    use = game.expert_use
+    assert use is not None and use.n_tokens.tolist() == [18] * 4 + [12] * 4
+
+
+@pytest.mark.parametrize("kind", ["nllb", "switch"])
+def test_an_expert_in_a_dictionary_has_no_neurons_that_run_for_every_token(kind: str) -> None:
+    """One that all tokens of a prompt choose looks like a dense layer on that prompt."""
+    seen = sm.inspect_model(of_two_stacks(kind))
+    assert [one.label for one in seen.found if one.kind == "neuron"] == ["encoder.L0", "decoder.L0"]
+    (why,) = [text for text in seen.refused if text.startswith("no neurons")]
+    assert why.startswith("no neurons in encoder 1, decoder 1: its MLPs are mixtures of experts")
 
 
 def test_what_is_no_sum_of_experts_is_refused() -> None:

@@ -22,12 +22,14 @@ class ByHand:
 
     def __init__(self, other: Other, model: Any, corrupted: dict[str, Tensor]) -> None:
         self.other, self.model = other, model
+        self.given: dict[str, Tensor] = {}  # by module
         given = other.reads()
         self.read = {"input_ids": given.get("tokens"), **given.get("inputs", {})}
         self.read = {k: v for k, v in self.read.items() if v is not None}
         self.n_prompts = len(next(iter(self.read.values())))
         places = {("head", k): v for k, v in other.heads.items()}
         places |= {("neuron", k): v for k, v in other.neurons.items()}
+        self.places = places
         self.modules: dict[Any, nn.Module] = {k: model.get_submodule(v) for k, v in places.items()}
         self.acts = [self._acts(self._row(self.read, i)) for i in range(self.n_prompts)]
         other_read = self.read | corrupted
@@ -58,6 +60,12 @@ class ByHand:
             return torch.zeros_like(self.acts[prompt][key])
         if ablation == "mean":
             return torch.cat([a[key].flatten(0, -2) for a in self.acts]).mean(0)
+        if ablation == "mean_per_position":
+            return torch.stack([a[key] for a in self.acts]).mean(0)
+        if ablation == "mean of others":
+            return torch.cat([a[key].flatten(0, -2) for a in self.others]).mean(0)
+        if ablation == "given":
+            return self.given[self.places[key]][prompt].view(self.acts[prompt][key].shape)
         return self.others[prompt][key]
 
     @torch.no_grad()
@@ -102,22 +110,47 @@ def corrupted_of(other: Other) -> dict[str, Tensor]:
     return {k: v.flip(0) for k, v in every.items() if v is not None}
 
 
+def changed_of(other: Other) -> dict[str, Tensor]:
+    """Other prompts: of them a mean is another than of the prompts."""
+    every = corrupted_of(other)
+    return {k: 0.5 * v + 0.2 if v.is_floating_point() else (v + 5) % 90 for k, v in every.items()}
+
+
+def some_tensors(by_hand: ByHand) -> dict[str, Tensor]:
+    """One for each hook point, ``[prompt pos width]``."""
+    generator = torch.Generator().manual_seed(5)
+    found = {}
+    for key, name in by_hand.places.items():
+        acts = [acts[key].flatten(0, -2) for acts in by_hand.acts]
+        noise = torch.randn(torch.stack(acts).shape, generator=generator)
+        found[name] = noise.double()
+    return found
+
+
 def check(name: str, ablation: str, replay: bool | None = None) -> None:
     other = OTHERS[name]
     model = other.build()
     given, swapped = other.reads(), corrupted_of(other)
+    options: dict[str, Any] = {"ablation": ablation}
     if ablation == "resample":
         ids = swapped.get("input_ids")
         inputs = {k: v for k, v in swapped.items() if k != "input_ids"}
         given |= {"corrupted": ids, "corrupted_inputs": inputs}
+    if ablation == "mean of others":
+        swapped = changed_of(other)
+        inputs = {k: v for k, v in swapped.items() if k != "input_ids"}
+        own = sm.Prompts(swapped.get("input_ids"), inputs=inputs)
+        options = {"ablation": "mean", "reference": own}
+    by_hand = ByHand(other, model, swapped)
+    if ablation == "given":
+        by_hand.given = options["ablation"] = some_tensors(by_hand)
     prompts = sm.Prompts(**given)
     units = units_of(model)
     task = sm.Task(prompts, other.metric)
-    game = sm.ModelGame(model, task, units, ablation=ablation, replay=replay)
+    game = sm.ModelGame(model, task, units, replay=replay, **options)
     generator = torch.Generator().manual_seed(3)
     singles = ~torch.eye(len(units), dtype=torch.bool)
     masks = torch.cat([singles, torch.rand(4, len(units), generator=generator) > 0.3])
-    by_hand = ByHand(other, model, swapped)
     got = game(masks)
     want = torch.tensor(
         [
@@ -139,14 +172,19 @@ def check(name: str, ablation: str, replay: bool | None = None) -> None:
     assert float((got.cpu() - want).abs().max()) <= 1e-5 * float(effects.max())
 
 
-@pytest.mark.parametrize("name", ["vit", "t5"])
-def test_values_are_those_of_a_loop_by_hand(name: str) -> None:
-    check(name, "mean")
+@pytest.mark.parametrize(
+    ("name", "ablation"),
+    [("vit", "mean"), ("t5", "resample"), ("bart", "given"), ("whisper", "mean of others")],
+)
+def test_values_are_those_of_a_loop_by_hand(name: str, ablation: str) -> None:
+    check(name, ablation)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+@pytest.mark.parametrize(
+    "ablation", ["zero", "mean", "mean_per_position", "mean of others", "resample", "given"]
+)
 def test_values_of_every_ablation_are_those_of_a_loop_by_hand(name: str, ablation: str) -> None:
     check(name, ablation)
 

@@ -441,7 +441,11 @@ def _why_none(model: nn.Module, seen: Seen) -> tuple[str, str]:
     """Why there are no heads, and no neurons, where there are none."""
     heads = "; ".join(dict.fromkeys(seen.no_heads[:2]))
     heads = heads or ("no attention ran in it" if seen.heads else _NO_ATTENTION)
-    if neurons := "; ".join(dict.fromkeys(seen.no_neurons[:2])):
+    # A layer within attention that was tried for a down projection tells nothing of MLPs.
+    attention = {_within_block(place.name).rpartition(".")[0] for place in seen.heads} - {""}
+    tried = [(_within_block(text.split()[0]).rpartition(".")[0], text) for text in seen.no_neurons]
+    failed = [text for inside, text in tried if inside not in attention]
+    if neurons := "; ".join(dict.fromkeys(failed[:2])):
         return heads, neurons
     if _has_mixtures(model):
         return heads, _MIXTURES

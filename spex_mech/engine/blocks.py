@@ -164,6 +164,8 @@ class Blocks:
         if any(x.ndim != 3 or len(x) != len(prompts) for x in streams):
             shapes = ", ".join(str(list(x.shape)) for x in streams[:2])
             raise CannotReplay(f"its blocks pass on {shapes}, not [row pos width]")
+        if len(shapes := dict.fromkeys(str(list(x.shape)) for x in streams)) > 1:
+            raise CannotReplay(f"its blocks pass on different shapes, {' and '.join(shapes)}")
         return Intact(streams, seen, calls)
 
     def step(

@@ -797,9 +797,15 @@ def _around_it(name: str) -> Iterator[str]:
 
 
 def _is_expert(model: nn.Module, name: str) -> bool:
-    """Whether a module lies in one of several modules of one class that stand in a list within a
-    block."""
+    """Whether a module lies in one of several modules of one class that stand in a list or a
+    dictionary within a block."""
     parts = name.split(".")
+    for at in range(len(block_of(name).split(".")), len(parts)):
+        holder = model.get_submodule(".".join(parts[:at]))
+        if isinstance(holder, nn.ModuleDict) and block_of(name):
+            own = type(holder[parts[at]])
+            if sum(type(m) is own and any(True for _ in m.children()) for m in holder.values()) > 1:
+                return True
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
     for at in numbers[1:]:
         siblings = [*model.get_submodule(".".join(parts[:at])).children()]

@@ -11,6 +11,7 @@ of parts, each of which is a multiple of one weight: this is tried when a model 
   (:func:`weighted_outputs`); at tokens that do not choose it, that is zero.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,8 +73,13 @@ class Routed:
 def n_experts_of(module: nn.Module) -> int:
     """How many experts a mixture's weights are of: one matrix each."""
     own = [p for p in module.parameters(recurse=False) if p.ndim == 3]
-    lists = [len(m) for m in module.modules() if isinstance(m, nn.ModuleList | nn.ModuleDict)]
-    return min([*(len(p) for p in own), *lists], default=0)
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList | nn.ModuleDict)]
+    return min([*(len(p) for p in own), *(_n_alike(m) for m in lists)], default=0)
+
+
+def _n_alike(many: nn.Module) -> int:
+    """How many modules of one class a list holds: beside experts there may be a dropout."""
+    return max(Counter(type(module) for module in many.children()).values(), default=0)
 
 
 def why_no_mixture(module: nn.Module, routed: Routed, made: Any) -> str:

@@ -82,9 +82,13 @@ class Watch:
         before = state_of(model)
         self._intact = self._behaviour()
         self._state = state_of(model)
-        # What a pass changes by itself says nothing of the model.
-        keys = before.keys() | self._state.keys()
-        self._volatile = {k for k in keys if before.get(k) != self._state.get(k)}
+        with torch.no_grad(), self._runs():
+            self._run(self._one[[0, 0]])
+        of_two = state_of(model)
+        # What a pass changes by itself, or one of more rows, says nothing of the model.
+        keys = before.keys() | self._state.keys() | of_two.keys()
+        states = (before, self._state, of_two)
+        self._volatile = {k for k in keys if any(s.get(k) != before.get(k) for s in states)}
         self._noise = _distance(first, self._intact)
         self._asked = _versions(prompts)
 
