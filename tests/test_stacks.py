@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import spex_mech as sm
+from spex_mech.circuits.mib import mib_config
 from spex_mech.circuits.plots import circuit_positions
 from spex_mech.discover import CallableGame
 from spex_mech.plots.filters import layer_filters
@@ -17,6 +18,7 @@ from spex_mech.plots.numbers import folded_numbers, layer_energy, layer_marks, m
 from spex_mech.report.words import cut_name
 from spex_mech.units import Unit, Units
 from tests.other_models import OTHERS
+from tests.test_experts import build as of_experts
 
 # Labels and layers of an encoder-decoder, as a game of it declares them.
 T5 = [
@@ -238,3 +240,64 @@ def test_a_circuit_is_drawn_with_a_column_for_each_block() -> None:
     places = circuit_positions(replace(circuit, unit_table=Units(T5)))
     assert places["decoder.L0H0"][0] == places["decoder.L0XH1"][0] == 2.0
     assert places["decoder.L1H1"][0] == 3.0
+
+
+def answers_of(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Answers that the intact model gives, so that a circuit has something to keep."""
+    return {"answers": logits.argmax(-1), "wrong_answers": logits.argmin(-1)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stacks", "experts"])
+def test_results_and_circuits_come_back_from_their_files(kind: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, 61, (24, 6), generator=generator)
+    if kind == "stacks":
+        model = OTHERS["bart"].build()
+        decoder = tokens[:, :4].flip(0)
+        with torch.no_grad():
+            given = answers_of(model(tokens, decoder_input_ids=decoder).logits[:, -1])
+        prompts = sm.Prompts(tokens, inputs={"decoder_input_ids": decoder}, **given)
+        game = sm.ModelGame(model, sm.Task(prompts, "logit_diff"))
+    else:
+        model = of_experts("mixtral")
+        with torch.no_grad():
+            given = answers_of(model(tokens).logits[:, -1])
+        task = sm.Task(sm.Prompts(tokens, **given), "logit_diff")
+        game = sm.ModelGame(model, task, "heads,experts")
+    found = sm.discover(game, progress=False)
+    circuit = sm.find_circuit(game, found, progress=False)
+    found.save(tmp_path / "found.npz")
+    circuit.save(tmp_path / "circuit.json")
+    again, kept = sm.load(tmp_path / "found.npz"), sm.load(tmp_path / "circuit.json")
+    assert again.unit_table == found.unit_table == game.units
+    assert again.unit_table.blocks.names == found.unit_table.blocks.names
+    assert kept.unit_table == circuit.unit_table and kept.units == circuit.units
+    assert sm.score_circuit(game, kept, progress=False).faithfulness.value == pytest.approx(
+        circuit.faithfulness.value, abs=1e-6
+    )
+    units = sm.Components.named(model, again.labels)
+    assert units.labels == game.units.labels  # labels name the same units of the model
+    told = {
+        "stacks": "has one stack of layers, each with one attention, and no node for encoder",
+        "experts": "has nodes for heads and whole MLPs, not for L0E0",
+    }[kind]
+    for one in (circuit, kept):
+        with pytest.raises(ValueError, match=told):
+            one.to_mib()
+
+
+def test_the_benchmarks_format_is_refused_for_layers_that_are_not_alike() -> None:
+    """Its nodes are every head of every layer, as many in each: others would be made up."""
+    assert mib_config(None, [4, 4])["n_heads"] == 4
+    game = CallableGame(lambda masks: masks.double().prod(dim=1, keepdim=True), ["L0H0", "L1H1"])
+    circuit = sm.find_circuit(game, sm.discover(game), progress=False)
+    for heads, stacks, why in (
+        ([4, 2], False, "the layers of this model have 2, 4 heads"),
+        ([4, 0], False, "the layers of this model have 0, 4 heads"),
+        ([4, 4], True, "this model has several"),
+    ):
+        own = replace(circuit, about={**circuit.about, "config": mib_config(None, heads, stacks)})
+        with pytest.raises(ValueError, match=f"{why}; use to_networkx"):
+            own.to_mib(d_model=8)
+        assert own.to_mib(d_model=8, n_layers=2, n_heads=2)["cfg"]["n_heads"] == 2  # as was said

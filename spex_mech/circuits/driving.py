@@ -202,9 +202,13 @@ class CircuitRuns:
         """With what the game says of itself."""
         described = self._described()[0]
         about = about | {key: described[key] for key in _NAMED if key in described}
-        if isinstance(game := self.games.game, ModelGame) and game.architecture.has("head", 0):
+        if isinstance(game := self.games.game, ModelGame):
             sizes = game.architecture
-            about["config"] = mib_config(game.model, sizes.n_layers, sizes.count("head", 0))
+            heads = [
+                sizes.count("head", layer) if sizes.has("head", layer) else 0
+                for layer in range(sizes.n_layers)
+            ]
+            about["config"] = mib_config(game.model, heads, bool(sizes.labels))
         return about
 
     def _described(self) -> tuple[dict[str, Any], dict[str, Any]]:

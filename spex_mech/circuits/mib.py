@@ -7,7 +7,7 @@ blocks the MLP of a layer does not read the heads of its layer, so that edge is 
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,19 @@ def mib_json(
         ValueError: units that the format cannot express, or a config that lacks something.
     """
     nodes_of = [_node(place) for place in places_of(units)]
-    if foreign := [x for x, node in zip(units.labels, nodes_of, strict=True) if node is None]:
+    if foreign := [unit for unit, node in zip(units, nodes_of, strict=True) if node is None]:
+        label = foreign[0].label
+        if foreign[0].kind == "head":
+            raise ValueError(
+                f"the benchmark's format has one stack of layers, each with one attention, and no "
+                f"node for {label}; use to_networkx()"
+            )
         raise ValueError(
-            f"the benchmark's format has nodes for heads and whole MLPs, not for {foreign[0]}; "
+            f"the benchmark's format has nodes for heads and whole MLPs, not for {label}; "
             "export a circuit of heads, or use to_networkx()"
         )
+    if (why := config.get("refused")) and not _stated(config):
+        raise ValueError(f"{why}; use to_networkx()")
     if unknown := [k for k in ("n_layers", "n_heads", "d_model") if k not in config]:
         raise ValueError(f"{unknown[0]} of the model is not known; give to_mib({unknown[0]}=...)")
     at = [node for node in nodes_of if node]
@@ -108,13 +116,27 @@ def mib_members(read: Mapping[str, Any]) -> dict[str, bool]:
     return members
 
 
-def mib_config(model: Any, n_layers: int, n_heads: int) -> dict[str, Any]:
+def _stated(config: Mapping[str, Any]) -> bool:
+    return "n_layers" in config and "n_heads" in config
+
+
+def mib_config(model: Any, heads: Sequence[int], stacks: bool = False) -> dict[str, Any]:
     """What the format states of a model.
 
     Args:
         model: a transformers model, or one of TransformerLens.
+        heads: how many each layer has.
+        stacks: whether layers stand in several stacks, or attend to another.
+
+    Returns:
+        sizes; in place of ``n_layers`` and ``n_heads``, where no two numbers say them, ``refused``:
+        why the format has no place for the model.
     """
-    known: dict[str, Any] = {"n_layers": n_layers, "n_heads": n_heads}
+    known: dict[str, Any] = {"n_layers": len(heads), "n_heads": heads[0]}
+    if stacks or len(set(heads)) > 1:
+        each = ", ".join(map(str, sorted(set(heads))))
+        why = "this model has several" if stacks else f"the layers of this model have {each} heads"
+        known = {"refused": f"the benchmark's format has one stack of equal layers, and {why}"}
     configs = [c for c in (getattr(model, "config", None), getattr(model, "cfg", None)) if c]
     widths = [
         getattr(config, name, None) for config in configs for name in ("hidden_size", "d_model")
