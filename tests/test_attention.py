@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BloomConfig,
@@ -171,7 +173,7 @@ def drawn() -> AttentionNumbers:
 def test_each_head_is_drawn_with_and_without_the_other(drawn: AttentionNumbers) -> None:
     game = game_of(made(llama))
     assert drawn.heads == ("L2H0", "L0H1")
-    assert len(drawn.positions) == N_POS
+    assert [len(names) for names in (*drawn.queries, *drawn.keys)] == [N_POS] * 4
     for head, other, intact, after in zip(
         drawn.heads, drawn.heads[::-1], drawn.intact, drawn.without_other, strict=True
     ):
@@ -194,3 +196,68 @@ def test_the_picture_says_what_it_shows() -> None:
 def test_two_heads_are_needed() -> None:
     with pytest.raises(ValueError, match="two heads"):
         sm.plot_attention(game_of(made(llama)), ("L0H1",))
+
+
+N_ENCODED = [7, 5, 6, 7]  # tokens of each prompt that are no padding
+
+
+def bart() -> nn.Module:
+    shape = BartConfig(
+        d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, vocab_size=N_VOCAB,
+        max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2,
+    )  # fmt: skip
+    return BartForConditionalGeneration(shape)
+
+
+def translating(n_decoded: int) -> sm.ModelGame:
+    draw = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, 25, (4, N_POS), generator=draw)
+    real = torch.arange(N_POS) < torch.tensor(N_ENCODED)[:, None]
+    decoded = torch.randint(25, N_VOCAB, (4, n_decoded), generator=draw)
+    prompts = sm.Prompts(tokens, real, inputs={"decoder_input_ids": decoded})
+    return sm.ModelGame(made(bart), sm.Task(prompts, last_logit, "last"), "heads", ablation="zero")
+
+
+@pytest.mark.parametrize("n_decoded", [N_POS, 4])  # as many as the encoder has, and fewer
+@pytest.mark.parametrize(
+    ("pair", "reads"),
+    [
+        (("encoder.L1H2", "decoder.L0XH3"), "ee de"),
+        (("decoder.L0H1", "decoder.L1XH2"), "dd de"),
+        (("decoder.L0H1", "decoder.L1H2"), "dd dd"),
+    ],
+)
+def test_each_side_of_a_pattern_has_the_tokens_of_its_stack(
+    pair: tuple[str, str], reads: str, n_decoded: int
+) -> None:
+    """Positions of a decoder were called by the encoder's tokens, and cut where those end."""
+    game = translating(n_decoded)
+    prompts, row = game.prompts, 1
+    texts = {
+        "e": [str(i) for i in prompts.tokens[row, : N_ENCODED[row]].tolist()],
+        "d": [str(i) for i in prompts.decoded[row].tolist()],
+    }
+    numbers = attention_numbers(game, pair, row)
+    for head, (query, key) in enumerate(reads.split()):
+        assert numbers.queries[head] == texts[query]
+        assert numbers.keys[head] == texts[key]
+        whole = game.attention_patterns([pair[head]], row)[0]
+        kept = whole[: len(texts[query]), : len(texts[key])]
+        np.testing.assert_array_equal(numbers.intact[head], kept)
+    assert sm.plot_attention(game, pair, row).axes
+
+
+def test_positions_of_a_decoder_that_is_given_no_tokens_are_numbers() -> None:
+    game = translating(N_POS)
+    alone = sm.Prompts(game.prompts.tokens, game.prompts.attention_mask)
+    game = sm.ModelGame(game.model, sm.Task(alone, last_logit), "heads", ablation="zero")
+    numbers = attention_numbers(game, ("encoder.L1H2", "decoder.L0XH3"), 1)
+    assert numbers.queries[1] == list("0123456")
+    assert numbers.keys[1] == numbers.keys[0] != list("01234")
+
+
+def test_patterns_of_unlike_shapes_are_asked_for_one_by_one() -> None:
+    with pytest.raises(ValueError, match="have patterns of unlike shapes, 7 x 7 and 4 x 7"):
+        translating(4).attention_patterns(["encoder.L0H0", "decoder.L0XH1"])

@@ -38,7 +38,8 @@ def patterns_of(
         ablated: the numbers of the units that are ablated meanwhile.
 
     Raises:
-        ValueError: one that is no head, or weights that cannot be seen.
+        ValueError: one that is no head, heads whose patterns have unlike shapes, or weights that
+            cannot be seen.
     """
     units = [unit for unit in heads if isinstance(unit, Component) and unit.kind == "head"]
     if len(units) < len(heads):
@@ -59,6 +60,13 @@ def patterns_of(
         if len(weights) != n_heads:
             raise ValueError(f"{unit}: {len(weights)} patterns were seen for {n_heads} heads")
         found.append(weights[unit.index])
+    for unit, weights in zip(units, found, strict=True):
+        if weights.shape != found[0].shape:
+            shapes = (f"{n_query} x {n_key}" for n_query, n_key in (found[0].shape, weights.shape))
+            raise ValueError(
+                f"{units[0]} and {unit} have patterns of unlike shapes, {' and '.join(shapes)} "
+                "positions; ask for each by itself"
+            )
     return torch.stack(found).numpy()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spex_mech.arguments import shown, whole
+from spex_mech.engine.components import Component
 from spex_mech.games.model_game import ModelGame
 from spex_mech.plots.static import new_figure
 
@@ -21,26 +22,33 @@ _CELL, _WIDEST = 0.13, 5.0  # inches: per position, and of a pattern
 _MOST_NAMED = 40  # positions whose tokens are written
 
 
+Pattern = Float[np.ndarray, "_query _key"]  # of each head its own
+
+
 @dataclass(frozen=True)
 class AttentionNumbers:
     """The numbers of :func:`plot_attention`: two patterns for each of two heads.
 
     Args:
         heads: the two labels.
-        positions: what stands at each position: tokens, where a task can decode them.
+        queries: what stands at each position that a head writes to, per head: tokens, where they
+            are known and a task can decode them, and otherwise numbers. Padding is left out.
+        keys: the same of the positions that it reads from.
         intact: a pattern per head.
         without_other: the same with the other head ablated.
     """
 
     heads: tuple[str, str]
-    positions: list[str]
-    intact: Float[np.ndarray, "head query key"]
-    without_other: Float[np.ndarray, "head query key"]
+    queries: tuple[list[str], list[str]]
+    keys: tuple[list[str], list[str]]
+    intact: tuple[Pattern, Pattern]
+    without_other: tuple[Pattern, Pattern]
 
     @property
     def largest_changes(self) -> tuple[float, float]:
         """The largest change of a weight, per head."""
-        first, second = abs(self.without_other - self.intact).max(axis=(1, 2)).tolist()
+        pairs = zip(self.intact, self.without_other, strict=True)
+        first, second = (float(abs(after - before).max()) for before, after in pairs)
         return first, second
 
 
@@ -54,31 +62,60 @@ def attention_numbers(game: ModelGame, pair: Sequence[str], prompt: int = 0) -> 
         raise ValueError(f"the pair is {shown(pair)}; give the labels of two heads")
     first, second = pair
     prompt = whole("prompt", prompt, 0, len(game.task.prompts) - 1)
-    intact = game.attention_patterns(pair, prompt)
-    after = np.concatenate(
-        [
-            game.attention_patterns([first], prompt, ablated=[second]),
-            game.attention_patterns([second], prompt, ablated=[first]),
-        ]
+    one, other = (
+        _one_head(game, head, partner, prompt) for head, partner in (pair, (second, first))
     )
+    queries, keys = (one[0], other[0]), (one[1], other[1])
+    intact, after = (one[2], other[2]), (one[3], other[3])
+    return AttentionNumbers((first, second), queries, keys, intact, after)
+
+
+def _one_head(
+    game: ModelGame, head: str, partner: str, prompt: int
+) -> tuple[list[str], list[str], Pattern, Pattern]:
+    """The positions that a head writes to and reads from, and its two patterns."""
+    intact = game.attention_patterns([head], prompt)[0]
+    after = game.attention_patterns([head], prompt, ablated=[partner])[0]
     # A later head cannot change what an earlier one reads; what differs there is rounding.
-    after = np.where(abs(after - intact).max(axis=(1, 2), keepdims=True) < 1e-6, intact, after)
-    names, real = _positions(game, prompt)
-    if intact.shape[1] == intact.shape[2] == len(real):
-        intact, after = intact[:, real][:, :, real], after[:, real][:, :, real]
-    else:  # heads that read another text than they write to
-        names = [str(position) for position in range(intact.shape[2])]
-    return AttentionNumbers((first, second), names, intact, after)
+    after = intact if abs(after - intact).max() < 1e-6 else after
+    unit = game.components[game.components.index(head)]
+    begins = unit.begins if isinstance(unit, Component) else ""
+    writes = _positions(game, prompt, begins, intact.shape[0])
+    reads = _positions(game, prompt, begins, intact.shape[1], reads=True)
+    rows, columns = writes.real, reads.real
+    return writes.names, reads.names, intact[rows][:, columns], after[rows][:, columns]
 
 
-def _positions(game: ModelGame, prompt: int) -> tuple[list[str], np.ndarray]:
-    """The texts of a prompt's tokens, and which of its positions are not padding."""
+@dataclass(frozen=True)
+class _Positions:
+    names: list[str]
+    real: np.ndarray
+
+
+def _positions(
+    game: ModelGame, prompt: int, begins: str, count: int, reads: bool = False
+) -> _Positions:
+    """What stands where a head reads or writes, and which of it is not padding.
+
+    Args:
+        begins: how the labels of its layer begin, in a model of several stacks.
+        count: how many positions there are.
+    """
     prompts = game.task.prompts
-    real = prompts.real[prompt].cpu().numpy()
-    ids = prompts.tokens[prompt].cpu().numpy()[real].tolist()
+    tokens, real = prompts.tokens, prompts.real
+    known = prompts.has_tokens
+    if begins.startswith("decoder") and not (reads and begins.endswith("X")):
+        tokens, real = prompts.decoded, prompts.decoded_real
+        known = "decoder_input_ids" in prompts.inputs
+    elif begins and not begins.startswith(("encoder", "decoder")):
+        known = False  # which of the stacks reads the tokens is not known
+    if not known or tokens.shape[1] != count:
+        return _Positions([str(number) for number in range(count)], np.ones(count, dtype=bool))
+    here = real[prompt].cpu().numpy()
+    ids = tokens[prompt].cpu().numpy()[here].tolist()
     decode = game.task.decode
     texts = [str(i) for i in ids] if decode is None else decode(ids)
-    return [text.replace("\n", "\\n") for text in texts], real
+    return _Positions([text.replace("\n", "\\n") for text in texts], here)
 
 
 def plot_attention(game: ModelGame, pair: Sequence[str], prompt: int = 0) -> "Figure":
@@ -98,8 +135,8 @@ def plot_attention(game: ModelGame, pair: Sequence[str], prompt: int = 0) -> "Fi
             cannot be seen.
     """
     numbers = attention_numbers(game, pair, prompt)
-    n_query, n_key = numbers.intact.shape[1:]
-    side = min(max(2.6, 1.2 + _CELL * max(n_query, n_key)), _WIDEST)
+    longest = max(max(pattern.shape) for pattern in numbers.intact)
+    side = min(max(2.6, 1.2 + _CELL * longest), _WIDEST)
     figure, _ = new_figure(3 * side + 1.2, 2 * side + 0.8)
     figure.clear()
     axes = figure.subplots(2, 3)
@@ -109,9 +146,9 @@ def plot_attention(game: ModelGame, pair: Sequence[str], prompt: int = 0) -> "Fi
     for row, head in enumerate(numbers.heads):
         intact, after = numbers.intact[row], numbers.without_other[row]
         said = "change of" if numbers.largest_changes[row] else "no change of"
-        _name(axes[row, 0], numbers, f"{head}, intact")
-        _name(axes[row, 1], numbers, f"{head}, {numbers.heads[1 - row]} ablated")
-        _name(axes[row, 2], numbers, f"{said} {head}")
+        _name(axes[row, 0], numbers, row, f"{head}, intact")
+        _name(axes[row, 1], numbers, row, f"{head}, {numbers.heads[1 - row]} ablated")
+        _name(axes[row, 2], numbers, row, f"{said} {head}")
         axes[row, 0].imshow(intact, **grey)
         images = [
             axes[row, 1].imshow(after, **grey),
@@ -126,11 +163,10 @@ def plot_attention(game: ModelGame, pair: Sequence[str], prompt: int = 0) -> "Fi
     return figure
 
 
-def _name(axes: Any, numbers: AttentionNumbers, title: str) -> None:
+def _name(axes: Any, numbers: AttentionNumbers, row: int, title: str) -> None:
     axes.set_title(title, fontsize=9)
-    n_query, n_key = numbers.intact.shape[1:]
-    if max(n_query, n_key) > _MOST_NAMED:
+    queries, keys = numbers.queries[row], numbers.keys[row]
+    if max(len(queries), len(keys)) > _MOST_NAMED:
         return
-    axes.set_xticks(range(n_key), numbers.positions[:n_key], rotation=90, fontsize=7)
-    if n_query == len(numbers.positions):
-        axes.set_yticks(range(n_query), numbers.positions, fontsize=7)
+    axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(queries)), queries, fontsize=7)
