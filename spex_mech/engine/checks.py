@@ -9,6 +9,7 @@ differ, which round alike.
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -85,17 +86,23 @@ def check_rows_alone(setup: Setup) -> None:
         singles = [setup.measure(setup.taps.run(pair[[row]]), pair[[row]]) for row in (0, 1)]
         output = setup.taps.run(pair)
         both, again = setup.measure(output, pair), setup.measure(output, pair)
-    if not torch.equal(both, again):  # it varies by itself, which masks that are asked again show
+    if not torch.equal(
+        both.nan_to_num(), again.nan_to_num()
+    ):  # it varies by itself, which masks that are asked again show
         return
     rounding = torch.finfo(setup.float_type).eps * float(first_tensor(output).abs().max())
     # Each of the two: a metric may compare all rows with the first.
     for alone, beside in zip(torch.cat(singles).tolist(), both.tolist(), strict=True):
-        if abs(alone - beside) > max(_SAME_ALONE * abs(alone), ROUNDINGS_ALONE * rounding):
+        if not (isfinite(alone) or isfinite(beside)):
+            continue  # which is refused elsewhere
+        near = max(_SAME_ALONE * abs(alone), ROUNDINGS_ALONE * rounding)
+        if not abs(alone - beside) <= near:  # one of them may be NaN, as the spread of one row is
             raise ValueError(
                 f"the metric {setup.measure.name} has another value for a prompt alone than beside "
                 f"another ({alone:.4g} and {beside:.4g}): it, or the model, compares the rows of a "
-                "batch; read each row's own (of logits_per_image the diagonal), or give "
-                "batch_size=1"
+                "batch, or has something ready in the order of the prompts; read each row's own "
+                "(of logits_per_image the diagonal, of a list of yours held[prompts.index]), or, "
+                "where the model compares rows, give batch_size=1"
             )
 
 

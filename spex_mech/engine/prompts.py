@@ -1,6 +1,6 @@
 """Prompts: what a model reads, and what a metric needs to know of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from spex_mech.arguments import same_rows, shown
-from spex_mech.engine.tokens import answer_id, encoder, is_glued, padded
+from spex_mech.engine.tokens import answer_id, encoder, is_glued, padded, without_second_begin
 from spex_mech.fingerprints import sha256_of
 from spex_mech.notices import warn
 
@@ -140,7 +140,8 @@ class Prompts:
         clusters: Any = None,
     ) -> "Prompts":
         """Prompts from texts, padded on the right, as the tokenizer writes them; where an answer or
-        a continuation follows, without the end token that it may append.
+        a continuation follows, without the end token that it may append. A text that brings a
+        begin token, as a chat template writes it, gets no second one.
 
         Args:
             tokenizer: of the model (``load_tokenizer(model)``).
@@ -164,7 +165,9 @@ class Prompts:
         texts = _texts("texts", texts, None)
         encode, targets = encoder(tokenizer), None
         if answers is wrong_answers is continuations is None:  # as a classifier reads a text
-            encode = lambda text: list(tokenizer(text)["input_ids"])  # noqa: E731
+            encode = lambda text: without_second_begin(  # noqa: E731
+                tokenizer, list(tokenizer(text)["input_ids"]), text
+            )
         rows = [encode(text) for text in texts]
         if empty := [text for text, row in zip(texts, rows, strict=True) if not row]:
             raise ValueError(f"texts: {empty[0]!r} has no token in this tokenizer; leave it out")
@@ -312,7 +315,7 @@ class Prompts:
 
 def _texts(name: str, given: Any, n: int | None) -> list[str]:
     """A list of texts, as many as there are prompts."""
-    if isinstance(given, str) or not hasattr(given, "__len__"):
+    if isinstance(given, str) or not hasattr(given, "__len__") or not _is_in_order(given):
         raise ValueError(f"{name} is {shown(given)}; give a list of texts")
     listed = list(given)
     for number, text in enumerate(listed):
@@ -625,10 +628,17 @@ def _items(name: str, value: Any, what: str) -> list[Any]:
     """Raises:
     ValueError: it holds nothing to go through.
     """
+    if not _is_in_order(value):
+        raise ValueError(f"{name} is {shown(value)}; give a list: {what}")
     try:
         return list(value)
     except TypeError as error:
         raise ValueError(f"{name} is {shown(value)}; it must be {what}") from error
+
+
+def _is_in_order(value: Any) -> bool:
+    """False of what has no order, or goes through its names: a set, a dict, a table."""
+    return not isinstance(value, Mapping | Set) and type(value).__name__ != "DataFrame"
 
 
 def _rows(name: str, value: Any, what: str) -> list[list[Any]]:

@@ -54,6 +54,11 @@ class Measure:
                 f"the metric {self.name} returned {shape} for {len(prompts)} rows; it must "
                 "return one value per row, a tensor of shape [row]"
             )
+        if values.is_complex():
+            raise ValueError(
+                f"the metric {self.name} returned complex numbers, of which it is not known what "
+                "should be compared; return their real part or their size"
+            )
         return values
 
     def not_finite(self, value: float, prompt: int, ablated: Sequence[int]) -> NoReturn:

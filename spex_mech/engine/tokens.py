@@ -30,7 +30,7 @@ def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"the text {text!r} holds half a character: {error.reason}") from error
-        ids = list(tokenizer(text)["input_ids"])
+        ids = without_second_begin(tokenizer, list(tokenizer(text)["input_ids"]), text)
         own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         for start in range(len(ids) - len(own) + 1):
             if ids[start : start + len(own)] == own:
@@ -38,6 +38,15 @@ def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
         return ids
 
     return encode
+
+
+def without_second_begin(tokenizer: Any, ids: list[int], text: str) -> list[int]:
+    """Without the begin token that the tokenizer has put before a text that brings one, as what a
+    chat template writes does. A text that begins with it twice keeps both."""
+    begin = getattr(tokenizer, "bos_token_id", None)
+    name = str(getattr(tokenizer, "bos_token", None))
+    twice = begin is not None and ids[:2] == [begin, begin]
+    return ids[1:] if twice and text.count(name, 0, 2 * len(name)) < 2 else ids
 
 
 def _check(tokenizer: Any) -> None:

@@ -40,6 +40,8 @@ _NAMES = {
     "prompt": ("corrupt", "answer", "distractor"),
 }
 _ALIKE = 0.7  # of two names, from which on one may be meant by the other
+# In names of other formats for what is read here.
+_MEANT = ("wrong", "incorrect", "distract", "corrupt", "answer", "foil", "patch", "counterfact")
 _MOST_CHARACTERS = 10_000_000  # of one field
 
 
@@ -75,6 +77,9 @@ def listed_rows(given: Any, answered: bool = True) -> list[Row]:
     import pandas as pd
 
     if isinstance(given, pd.DataFrame):
+        if not given.columns.is_unique:
+            twice = given.columns[given.columns.duplicated()][0]
+            raise ValueError(f"two columns of the table are called {twice!r}; leave one out")
         given = given.astype(object).where(given.notna(), None).to_dict("records")
     if not isinstance(given, Sequence) or not given:
         raise ValueError(
@@ -143,8 +148,12 @@ def _warn_of_unread(name: str, rows: Sequence[Any]) -> None:
     read = (begins, *_NAMES[begins])
     every = [name for key, others in _NAMES.items() for name in (key, *others)]
     for other in dict.fromkeys(str(key) for row in held for key in row if key not in read):
-        if get_close_matches(other, every, 1, _ALIKE):
+        if get_close_matches(other, every, 1, _ALIKE) or _means_an_answer(other):
             warn(f"{name}: {other!r} is not read; beside {begins!r}, {', '.join(read[1:])} are")
+
+
+def _means_an_answer(name: str) -> bool:
+    return any(word in name.lower() for word in _MEANT)
 
 
 def _reader_for(

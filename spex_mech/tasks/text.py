@@ -18,7 +18,7 @@ from spex_mech.engine.text import (
     sum_log_prob,
     whole_number,
 )
-from spex_mech.engine.tokens import check_known
+from spex_mech.engine.tokens import check_known, without_second_begin
 from spex_mech.models import load_tokenizer
 
 _REDUCE = ("mean", "sum")
@@ -164,7 +164,8 @@ class _Encoder:
                     (a + shift, b + shift) if which == 1 else (a, b)
                     for (a, b), which in zip(offsets, of, strict=True)
                 ]
-        start, stop = self._begins(ids, text), self._ends(ids, text, templated)
+        start = len(ids) - len(without_second_begin(self.tokenizer, ids, text))
+        stop = self._ends(ids, text, templated)
         return _Read(
             ids[start:stop],
             source,
@@ -172,13 +173,6 @@ class _Encoder:
             None if types is None else list(types[start:stop]),
             templated,
         )
-
-    def _begins(self, ids: list[int], text: str) -> int:
-        """1 where the text brings the begin token that the tokenizer has put before it."""
-        bos = getattr(self.tokenizer, "bos_token_id", None)
-        name = str(getattr(self.tokenizer, "bos_token", None))
-        twice = bos is not None and ids[:2] == [bos, bos]
-        return int(twice and text.count(name, 0, 2 * len(name)) < 2)
 
     def _ends(self, ids: list[int], text: str, templated: bool) -> int:
         """Where the text ends: before end tokens that the tokenizer has put behind it."""
