@@ -2,6 +2,7 @@
 what they send on: networkx, GraphML, Neuronpedia's JSON, shapiq's games, files of either kind."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE, WordPiece
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.models import BPE, WordLevel, WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -185,6 +186,20 @@ def test_a_graph_holds_every_pair(found: sm.Interactions, tmp_path: Path) -> Non
     assert again.edges["L0H3", "L1H0"]["verdict"] == "AND-like"
 
 
+def test_what_was_measured_is_in_a_result(found: sm.Interactions) -> None:
+    """``in`` went through pairs of names and values, and was False of everything."""
+    assert ("L0H3", "L1H0") in found and ("L1H0", "L0H3") in found and "L0H3" in found
+    for missing in (
+        "L9H9",
+        ("L0H3", "L9H9"),
+        ("L0H3", "L0H3"),
+        ("L0H0", "L0H1", "L0H2"),
+        3,
+        (3, 4),
+    ):
+        assert missing not in found
+
+
 def test_a_graph_says_that_it_has_no_triples() -> None:
     triples = sm.discover(pair, "exhaustive", n=4, order=3, progress=False)
     with pytest.warns(UserWarning, match="4 interactions of more than two units are left out"):
@@ -206,6 +221,33 @@ def test_the_graph_viewer_s_json(found: sm.Interactions) -> None:
     assert made["metadata"]["prompt_tokens"] == ["a", " b"]
 
 
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+def test_the_graph_viewer_opens_it(n_layers: int) -> None:
+    """What its code (apps/webapp in hijohnnylin/neuronpedia: graph-schema.json, and
+    ``formatCLTGraphData``) asks for and fails without."""
+    labels = [f"L{n}H{m}" for n in range(n_layers) for m in range(2)] or ["the", "cat"]
+    found = sm.discover(pair, "exhaustive", labels=labels, progress=False)
+    made = json.loads(json.dumps(found.to_neuronpedia(), allow_nan=False))
+    asked = made["qParams"]
+    assert isinstance(asked["clickedId"], str) and isinstance(asked["linkType"], str)
+    nodes = {node["node_id"]: node for node in made["nodes"]}
+    assert {asked["clickedId"], *asked["pinnedIds"]} <= nodes.keys()
+    for node in nodes.values():
+        assert isinstance(node["feature"], int) and isinstance(node["layer"], str)
+    logits = [node for node in nodes.values() if node["feature_type"] == "logit"]
+    assert [float(x["clerp"].split("(p=")[1].split(")")[0]) for x in logits] == [1.0]
+    layers = [int(node["layer"]) for node in nodes.values() if node["feature_type"] != "logit"]
+    assert max(layers) > 0  # or "No layer found"
+    assert [int(x["layer"]) for x in logits] == [max(layers) + 1]
+    for link in made["links"]:
+        assert (
+            isinstance(link["weight"], float) and {link["source"], link["target"]} <= nodes.keys()
+        )
+    for node, layer in zip(nodes.values(), layers, strict=False):  # ``getLayerFromCantorValue``
+        w = int(((8 * node["feature"] + 1) ** 0.5 - 1) / 2)
+        assert w - (node["feature"] - w * (w + 1) // 2) == layer
+
+
 def test_shapiq_takes_the_game(game: sm.ModelGame, found: sm.Interactions) -> None:
     shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
     theirs = shapiq.ExactComputer(game=game.as_shapiq(), n_players=8)("Co-Moebius", order=2)
@@ -224,6 +266,12 @@ def test_a_file_is_read_by_what_it_holds(
     sm.discover(pair, n=4, store=tmp_path / "c", progress=False)
     with pytest.raises(ValueError, match="is the store of a search; discover"):
         sm.load(tmp_path / "c")
+    held = json.loads((tmp_path / "b").read_text())
+    for other, told in (({"n_promptq": 3}, "'n_promptq' is unknown"), ({}, "'about' is missing")):
+        changed = {key: value for key, value in held.items() if key != "about" or other} | other
+        (tmp_path / "f").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=f"f is not a spex_mech circuit .*{told}"):
+            sm.load(tmp_path / "f")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         sm.load(tmp_path / "d")
     (tmp_path / "e").write_text("no result")
@@ -255,6 +303,50 @@ def ending_tokenizer() -> Any:
     ends = [("[CLS]", 1), ("[SEP]", 2)]
     made.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]")
+
+
+def beginning_tokenizer() -> Any:
+    """As Llama's: <s> words."""
+    words = ["<unk>", "<s>", "the", "city", "is", "Rome"]
+    made = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = WhitespaceSplit()
+    made.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>")
+
+
+def test_a_text_that_brings_a_begin_token_gets_no_second_one() -> None:
+    """As a chat template writes it: the model was asked another text without a word."""
+    made, template = beginning_tokenizer(), "<s> the city is"
+    assert made(template)["input_ids"] == [1, 1, 2, 3, 4]
+    for given in ({}, {"answers": [" Rome"]}, {"continuations": [" Rome"]}):
+        with_begin = sm.Prompts.from_text(made, [template], **given)
+        without = sm.Prompts.from_text(made, ["the city is"], **given)
+        assert with_begin.tokens[0, :4].tolist() == [1, 2, 3, 4]
+        assert torch.equal(with_begin.tokens, without.tokens)
+    answered = sm.Prompts.from_text(made, [template], [" Rome"])
+    assert answered.answers is not None and answered.answers.tolist() == [[5]]
+    rows = [{"prompt": template, "answer": " Rome"}]
+    assert sm.load_task(rows, None, tokenizer=made).prompts.tokens.tolist() == [[1, 2, 3, 4]]
+    twice = sm.Prompts.from_text(made, ["<s> <s> the"])  # who writes it twice means it
+    assert twice.tokens.tolist() == [[1, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "texts", [set(TEXTS), dict.fromkeys(TEXTS, 1), pd.DataFrame({"prompt": TEXTS})]
+)
+def test_texts_without_an_order_are_refused(tokenizer: Any, texts: Any) -> None:
+    """A set has no order that answers could follow, and a table goes through its columns' names."""
+    with pytest.raises(ValueError, match=r"texts is .*; give a list of texts"):
+        sm.Prompts.from_text(tokenizer, texts)
+    if not isinstance(texts, pd.DataFrame):
+        with pytest.raises(ValueError, match=r"answers is .*; give a list"):
+            sm.Prompts.from_text(tokenizer, TEXTS, type(texts)(dict.fromkeys(ANSWERS, 1)))
+
+
+def test_two_columns_of_one_name_are_refused(model: Any, tokenizer: Any) -> None:
+    given = pd.DataFrame([[TEXTS[0], " Rome", " dog"]], columns=["prompt", "answer", "answer"])
+    with pytest.raises(ValueError, match="two columns of the table are called 'answer'"):
+        sm.load_task(given, model, tokenizer=tokenizer)
 
 
 def test_an_answer_without_its_space_is_said() -> None:
@@ -296,7 +388,7 @@ def test_an_empty_cell_of_a_table_is_none(model: Any, tokenizer: Any) -> None:
         sm.load_task(given, model, tokenizer=tokenizer)
 
 
-@pytest.mark.parametrize("name", ["distractors", "corrupted", "wrong_answers"])
+@pytest.mark.parametrize("name", ["distractors", "corrupted", "wrong_answers", "incorrect"])
 def test_a_misspelt_name_is_said(model: Any, tokenizer: Any, name: str) -> None:
     rows = [{"prompt": TEXTS[0], "answer": " Rome", name: " cat", "id": 3}] * 2
     with pytest.warns(UserWarning, match=f"'{name}' is not read; beside 'prompt'") as said:
@@ -338,6 +430,46 @@ def test_a_metric_that_cannot_be_called_with_two_arguments_is_refused(metric: An
     prompts = sm.Prompts(torch.ones(2, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"it is called with two arguments: metric\(output, pro"):
         sm.Task(prompts, metric)
+
+
+READ_BESIDE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda last: last[:, 3].mean(),
+    "spread": lambda last: last[:, 3].std(),  # NaN of one row
+    "first row": lambda last: last[0, 3],
+    "in the order of the prompts": lambda last: torch.arange(8.0)[: len(last)],
+}
+
+
+@pytest.mark.parametrize("beside", READ_BESIDE)
+@pytest.mark.filterwarnings("ignore:std..:UserWarning")
+def test_a_metric_that_reads_other_rows_is_refused(demo: Any, task: sm.Task, beside: str) -> None:
+    """Of the spread, which is NaN of one row, nothing was said, and what came out was of no use."""
+
+    def metric(logits: torch.Tensor, prompts: sm.Prompts) -> torch.Tensor:
+        return logits[:, -1, 3] - READ_BESIDE[beside](logits[:, -1])
+
+    with pytest.raises(ValueError, match=r"for a prompt alone .*held\[prompts.index\]"):
+        sm.ModelGame(demo, sm.Task(task.prompts, metric))
+
+
+def test_what_is_held_per_prompt_is_read_by_its_index(demo: Any, task: sm.Task) -> None:
+    held = task.prompts.tokens[:, -1]
+
+    def by_index(logits: torch.Tensor, prompts: sm.Prompts) -> torch.Tensor:
+        return logits[torch.arange(len(logits)), -1, held.to(logits.device)[prompts.index]]
+
+    def by_tokens(logits: torch.Tensor, prompts: sm.Prompts) -> torch.Tensor:
+        return logits[torch.arange(len(logits)), -1, prompts.tokens[:, -1]]
+
+    games = [sm.ModelGame(demo, sm.Task(task.prompts, m)) for m in (by_index, by_tokens)]
+    masks = torch.rand(5, len(games[0]), generator=torch.Generator().manual_seed(0)) < 0.5
+    assert torch.equal(games[0](masks), games[1](masks))
+
+
+def test_a_metric_of_complex_numbers_is_refused(demo: Any, task: sm.Task) -> None:
+    complex_metric = lambda logits, prompts: logits[:, -1, 3] * 1j  # noqa: E731
+    with pytest.raises(ValueError, match="returned complex numbers"):
+        sm.ModelGame(demo, sm.Task(task.prompts, complex_metric))
 
 
 def test_a_metric_may_take_more_with_defaults_or_hide_what_it_takes() -> None:

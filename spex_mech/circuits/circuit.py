@@ -18,7 +18,7 @@ shares are what they would be with the metric turned round.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +224,13 @@ class Circuit:
             FileNotFoundError: there is no such file.
             ValueError: it is not a circuit, or of a newer format.
         """
-        return Circuit(**load_circuit(path))
+        read = load_circuit(path)
+        if strange := read.keys() ^ {one.name for one in fields(Circuit)}:
+            raise ValueError(
+                f"{path} is not a spex_mech circuit (JSON), or a damaged one: {min(strange)!r} is "
+                f"{'unknown' if min(strange) in read else 'missing'}"
+            )
+        return Circuit(**read)
 
     def to_mib(self, **cfg: int | bool) -> dict[str, Any]:
         """The node circuit in the JSON format of the Mechanistic Interpretability Benchmark and of

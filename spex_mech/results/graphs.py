@@ -65,16 +65,19 @@ def neuronpedia_of(found: Shown, tokens: Sequence[str]) -> dict[str, Any]:
     """What :meth:`Interactions.to_neuronpedia` returns. Its layers are numbers in the order of a
     pass, also in a model of several stacks: the viewer knows no names of layers."""
     layers = found.unit_table.layers
-    last, at = int(layers.max(initial=0)) + 1, max(len(tokens) - 1, 0)
-    ids = [f"{max(layer, 0)}_{number}_{at}" for number, layer in enumerate(layers.tolist())]
+    # The viewer takes a highest layer of 0 for none at all.
+    shown = np.maximum(layers, 1 if layers.max(initial=0) <= 0 else 0)
+    last, at = int(shown.max(initial=1)) + 1, max(len(tokens) - 1, 0)
+    ids = [f"{layer}_{number}_{at}" for number, layer in enumerate(shown.tolist())]
     output = f"{last}_0_{at}"
     names, effects = found.labels, found.main_effects.tolist()
     nodes = [
-        _node(ids[u], str(max(layer, 0)), u, at, "cross layer transcoder", names[u])
-        for u, layer in enumerate(layers.tolist())
+        _node(ids[u], str(layer), _pairing(layer, u), at, "cross layer transcoder", names[u])
+        for u, layer in enumerate(shown.tolist())
     ]
     metric = str(found.about.get("metric", "value"))
-    nodes.append(_node(output, str(last), 0, at, "logit", f"{_OUTPUT}: {metric}"))
+    # The viewer reads an output's probability behind "(p=", and fails where there is none.
+    nodes.append(_node(output, str(last), 0, at, "logit", f"{_OUTPUT}: '{metric}' (p=1)"))
     links = [
         # A main effect is what ablation does, so that a unit that helps has a positive link.
         {"source": ids[u], "target": output, "weight": -effect}
@@ -100,8 +103,13 @@ def neuronpedia_of(found: Shown, tokens: Sequence[str]) -> dict[str, Any]:
             "each alone); a link to the output is minus the main effect.",
         },
     }
-    params = {"linkType": "both", "pinnedIds": pinned, "supernodes": [], "clickedId": None}
+    params = {"linkType": "both", "pinnedIds": pinned, "supernodes": [], "clickedId": output}
     return {"metadata": metadata, "qParams": params, "nodes": nodes, "links": links}
+
+
+def _pairing(layer: int, number: int) -> int:
+    """A layer and a number in it as one number, as the viewer reads ``feature``: Cantor's."""
+    return (layer + number) * (layer + number + 1) // 2 + number
 
 
 def _node(name: str, layer: str, feature: int, at: int, kind: str, label: str) -> dict[str, Any]:

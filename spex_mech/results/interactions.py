@@ -19,7 +19,14 @@ from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
 from spex_mech.results.printed import as_html, printed
 from spex_mech.results.readings import doubts_of, readings_of
 from spex_mech.results.statistics import intervals, p_values, q_values_by_order, standard_errors
-from spex_mech.results.tables import as_frame, as_matrix, row_of, strongest_rows, unit_of
+from spex_mech.results.tables import (
+    as_frame,
+    as_matrix,
+    is_known,
+    row_of,
+    strongest_rows,
+    unit_of,
+)
 from spex_mech.results.verdicts import is_significant, stand_out_by_order, verdicts
 from spex_mech.units import Units
 
@@ -262,12 +269,13 @@ class Interactions:
         return float(self.main_effects[unit_of(self.labels, label)])
 
     def __getitem__(self, labels: str | tuple[str, ...]) -> float:
-        """``found["L0H3", "L1H0"]`` is an interaction, ``found["L0H3"]`` a main effect.
-
-        Raises:
-            KeyError: it was not measured, or a label is unknown.
-        """
+        """``found["L0H3", "L1H0"]`` is an interaction, ``found["L0H3"]`` a main effect; a KeyError
+        says what was not measured."""
         return self.value(*labels) if isinstance(labels, tuple) else self.main_effect(labels)
+
+    def __contains__(self, labels: object) -> bool:
+        """Whether ``found[labels]`` is known: ``("L0H3", "L1H0") in found``."""
+        return is_known(labels, self.labels, self.names)
 
     def __iter__(self) -> Iterator[tuple[tuple[str, ...], float]]:
         """The labels and the value of each interaction."""

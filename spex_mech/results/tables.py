@@ -76,6 +76,13 @@ def unit_of(labels: Sequence[str], label: str) -> int:
     return labels.index(label)
 
 
+def is_known(asked: object, labels: Sequence[str], names: Sequence[tuple[str, ...]]) -> bool:
+    """Whether it is a label, or the labels, in any order, of something that was measured."""
+    if isinstance(asked, tuple):
+        return any(len(asked) == len(each) and set(asked) == set(each) for each in names)
+    return isinstance(asked, str) and asked in labels
+
+
 def row_of(
     units: Int[np.ndarray, "interaction order"], labels: Sequence[str], chosen: Sequence[str]
 ) -> int:
