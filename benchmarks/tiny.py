@@ -93,6 +93,10 @@ _HYBRID = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
 _SWIN = {
     "depths": [1, 1], "num_heads": [2, 4], "embed_dim": 16, "image_size": 32, "window_size": 4,
 }  # fmt: skip
+_FOUR = {"hidden_sizes": [16, 32, 64, 64], "depths": [1] * 4, "image_size": 64}
+# Layers of a scale of 1e-6, as they begin, do nothing that shows.
+_CONVNEXT = {**_FOUR, "num_hidden_layers": 4, "layer_scale_init_value": 1.0}
+_PYRAMID = {**_FOUR, "num_attention_heads": [1, 2, 4, 4]}
 # Settings that are no size, or that must fit each other.
 SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
@@ -115,6 +119,25 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "t5": {"decoder_start_token_id": 0},
     "swin": _SWIN, "swinv2": _SWIN, "donut-swin": _SWIN,
+    "swin2sr": {**_SWIN, "num_heads": [2, 2], "image_size": 16, "patch_size": 1},
+    "pvt": _PYRAMID, "pvt_v2": {**_PYRAMID, "image_size": 96, "sr_ratios": [4, 2, 1, 1]},
+    "poolformer": _FOUR, "resnet": _FOUR,
+    "convnext": _CONVNEXT, "convnextv2": _CONVNEXT, "dinov3_convnext": _CONVNEXT,
+    "regnet": {**_FOUR, "groups_width": 16}, "bit": {**_FOUR, "num_groups": 8},
+    "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3],
+            "image_size": 64},
+    "levit": {"hidden_sizes": [32, 64, 96], "num_attention_heads": [2, 4, 6], "depths": [1] * 3,
+              "key_dim": [8] * 3, "image_size": 64, "patch_size": 16},
+    "hgnet_v2": {**_FOUR, "stem_channels": [3, 8, 8], "stage_in_channels": [8, 16, 16, 32],
+                 "stage_mid_channels": [8] * 4, "stage_out_channels": [16, 16, 32, 64],
+                 "stage_num_blocks": [1] * 4, "stage_numb_of_layers": [2] * 4},
+    "textnet": {"stem_out_channels": 8, "hidden_sizes": [8, 8, 16, 16, 32], "image_size": 64},
+    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320,
+                     "image_size": 64},
+    "llama4": {"intermediate_size": 128, "vision_output_dim": 32,
+               "projector_input_dim": 32, "projector_output_dim": 32},
+    "mobilevitv2": {"base_attn_unit_dims": [16, 32, 32], "image_size": 64, "patch_size": 2},
+    "yolos": {"image_size": [32, 32], "num_detection_tokens": 4},
     "zaya": {"num_experts_per_tok": 1},
     "falcon_h1": {"mamba_d_ssm": 64},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {
