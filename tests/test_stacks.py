@@ -233,6 +233,24 @@ def test_a_task_says_what_is_read() -> None:
     assert "1 prompts of 2 tokens and decoder_input_ids [3]" in repr(sm.Task(both, "log_prob"))
 
 
+def test_a_report_shows_prompts_of_images_whatever_type_the_model_computes_in(
+    tmp_path: Path,
+) -> None:
+    """The model reads them in float64, as one in bfloat16 would read them in that."""
+    other = OTHERS["vit"]
+    prompts = sm.Prompts(**other.reads(), answers=[0, 1, 2])
+    task = sm.Task(prompts, "log_prob", name="images")
+    game = sm.ModelGame(other.build(), task, "L0H*")
+    found = sm.discover(game, progress=False)
+    page = sm.write_report(found, tmp_path / "page.html", task=task).read_text(encoding="utf-8")
+    told = page[page.index('id="prompts"') :]
+    assert "pixel_values [3 16 16]" in told
+    assert "marked token" not in told and "here the answer is read" not in told
+    others = sm.Prompts(inputs={"pixel_values": prompts.inputs["pixel_values"] + 1})
+    with pytest.raises(ValueError, match="has other prompts than those of the result"):
+        sm.write_report(found, tmp_path / "page.html", task=replace(task, prompts=others))
+
+
 def test_a_circuit_is_drawn_with_a_column_for_each_block() -> None:
     labels = [unit.label for unit in T5]
     game = CallableGame(lambda masks: masks.double().prod(dim=1, keepdim=True), labels)

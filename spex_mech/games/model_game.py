@@ -303,7 +303,7 @@ class ModelGame(Game):
                 **({} if clusters is None else {"clusters": clusters}),
                 **({} if accuracy is None else {"accuracy": accuracy.recorded()}),
                 **({} if use is None else {"experts": use.recorded()}),
-                "tokens_sha256": tokens_sha256(derived.prompts),
+                "tokens_sha256": tokens_sha256(self.task.prompts),  # as given, of whatever type
                 "ablation": self.ablation,
                 "precision": self.precision,
                 "passes": derived.passes,

@@ -31,12 +31,15 @@ def prompts_shown(found: Interactions, task: "Task", tokenizer: Any) -> dict[str
         ids = [] if given is None else [i for i in given[row].tolist() if i >= 0]
         return [_visible(text) for text in texts(ids)]
 
+    decodes = prompts.decoded is not prompts.tokens
+    marks = prompts.answers is not None and (prompts.has_tokens or decodes)
     shown = []
     for row in range(min(len(prompts), _MOST_PROMPTS)):
         words = texts(prompts.tokens[row][prompts.real[row]].tolist()) if prompts.has_tokens else []
-        words += [name for name in prompts.inputs if not name.startswith("decoder")]
+        others = prompts.read_as[prompts.has_tokens :]
+        words += [text for text in others if not text.startswith("decoder")]
         last = int(prompts.last[row])
-        if prompts.decoded is not prompts.tokens:  # what is decoded follows what is encoded
+        if decodes:  # what is decoded follows what is encoded
             last += len(words)
             words += texts(prompts.decoded[row][prompts.decoded_real[row]].tolist())
         shown.append(
@@ -45,7 +48,7 @@ def prompts_shown(found: Interactions, task: "Task", tokenizer: Any) -> dict[str
                 "tokens": [
                     {
                         "text": _visible(text),
-                        "read": pos == last and prompts.answers is not None,
+                        "read": pos == last and marks,
                     }
                     for pos, text in enumerate(words)
                 ],
@@ -55,8 +58,9 @@ def prompts_shown(found: Interactions, task: "Task", tokenizer: Any) -> dict[str
         )
     cut = f"The first {len(shown)} of {len(prompts):,}." if len(shown) < len(prompts) else ""
     ids = "" if task.decode or tokenizer is not None else "No tokenizer was given: ids are shown."
-    marked = "The marked token is where the answer is read." if prompts.answers is not None else ""
-    return {"shown": shown, "note": " ".join(part for part in (cut, marked, ids) if part)}
+    marked = "The marked token is where the answer is read." if marks else ""
+    behind = "The decoder's tokens stand behind what is encoded." if decodes else ""
+    return {"shown": shown, "note": " ".join(part for part in (cut, behind, marked, ids) if part)}
 
 
 def _visible(text: str) -> str:
