@@ -30,7 +30,7 @@ from benchmarks.tiny import CannotBuild, build, types_of
 from spex_mech.engine.architectures import prompts_for, seen_in
 from spex_mech.engine.running import first_tensor
 
-SECONDS = 20  # for one model
+SECONDS = 60  # of the processor's time, for one model
 TOLERANCE = 1e-5  # of the largest effect
 N_PAIRS, N_NEURONS = 12, 24
 UNKNOWN = "are not known here"  # how a refusal begins that knows nothing but the name
@@ -309,8 +309,8 @@ def judged(
     def stop(*_: Any) -> None:
         raise _TooLong
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     row: Row = {"type": kind, "class": class_name}
     try:
         with warnings.catch_warnings():
@@ -329,8 +329,8 @@ def judged(
     except Exception as error:
         return row | {"heads": {"ended": "failed", "why": f"{type(error).__name__}: {error}"[:400]}}
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def in_double(model: Any) -> sm.Prompts:
