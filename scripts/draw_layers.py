@@ -15,7 +15,11 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("sweep", "many models, tasks and ablations", ""),
     ("report", "a page of a result", ""),
     ("plots saved", "the numbers of a picture, then a thin drawing", ""),
-    ("circuits distill testing", "which units do a task; a small model; checks for games", ""),
+    (
+        "circuits distill planning testing",
+        "circuits; small models; what it will take; checks",
+        "",
+    ),
     ("discover", "the verbs: discover, measure, confirm", ""),
     ("runs", "store, workers, factories", "3"),
     ("driver", "the only loop: batches, cost, progress", "2 8"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spex_mech.games.token_game import TokenGame
     from spex_mech.games.training_game import TrainingGame, example_groups
     from spex_mech.models import load_model, load_tokenizer
+    from spex_mech.planning import Plan, plan
     from spex_mech.plots.attention import plot_attention
     from spex_mech.plots.examples import plot_examples
     from spex_mech.plots.pictures import plot_layers, plot_map, plot_network, plot_neurons
@@ -55,6 +56,7 @@ _HOMES = {
     "Inspection": "engine.inspection",
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
+    "Plan": "planning",
     "Prompts": "engine.prompts",
     "Proxy": "proxy",
     "Search": "search.contract",
@@ -77,6 +79,7 @@ _HOMES = {
     "load_task": "tasks",
     "load_tokenizer": "models",
     "measure": "discover",
+    "plan": "planning",
     "plot_attention": "plots.attention",
     "plot_circuit": "circuits.plots",
     "plot_curve": "circuits.plots",
@@ -111,6 +114,7 @@ __all__ = [
     "Inspection",
     "Interactions",
     "ModelGame",
+    "Plan",
     "Prompts",
     "Proxy",
     "Search",
@@ -133,6 +137,7 @@ __all__ = [
     "load_task",
     "load_tokenizer",
     "measure",
+    "plan",
     "plot_attention",
     "plot_circuit",
     "plot_curve",

@@ -225,6 +225,8 @@ def _add_discover(commands: Any) -> None:
     discover.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     discover.add_argument("--timeout", type=float, help="seconds that a worker's evaluation takes")
     discover.add_argument("--out", type=_path, default=Path("out/discover"))
+    dry = "say what the search would ask, its time and memory, and stop: a few masks are timed"
+    discover.add_argument("--dry-run", action="store_true", help=dry)
     discover.set_defaults(command=_discover)
 
 
@@ -393,8 +395,8 @@ _OF_LENS: dict[str, tuple[str, ...]] = {
 }
 # Options about what is asked: of known masks and values nothing is.
 _OF_ASKING = (
-    "method", "budget", "store", "masks_per_batch", "workers", "address", "timeout", "learner",
-    "penalty",
+    "method", "budget", "store", "masks_per_batch", "workers", "address", "timeout", "dry_run",
+    "learner", "penalty",
 )  # fmt: skip
 
 
@@ -433,7 +435,8 @@ def _discover(options: argparse.Namespace) -> None:
     factory = sm.GameFactory(**given)
     far = bool(options.workers or options.address)  # then workers make the game, and no one here
     game = factory if far else factory()
-    found = _found(game, options)
+    if (found := _found(game, options)) is None:
+        return
     files = _write(found, options, None if far else game.task)
     accuracy = found.about.get("accuracy", {}).get("words", "")
     say(f"{accuracy}\n{found}\n\n{files}".lstrip())
@@ -452,7 +455,8 @@ def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
     student = None
     if options.student is not None:
         student = sm.TokenGame(sm.load_model(options.student), task, **given)
-    found = _found(game, options, student)
+    if (found := _found(game, options, student)) is None:
+        return
     files = _write(found, options, task)
     sm.plot_text(found).save(options.out / "text.html")
     say(f"{found}\n\n{files}\nand text.html, the text with its strongest pairs")
@@ -560,7 +564,8 @@ def _discover_data(options: argparse.Namespace) -> None:
         raise ValueError(f"--learner {options.learner}; choose one of {', '.join(learners)}")
     x, y, x_test, y_test = (held[name] for name in ("x", "y", "x_test", "y_test"))
     game = learners[options.learner](x, y, x_test, y_test, penalty=options.penalty)
-    found = _found(game, options)
+    if (found := _found(game, options)) is None:
+        return
     files = _write(found, options, None)
     sm.plot_examples(found, texts).save(options.out / "examples.html")
     said = "and examples.html, the examples that pull together or against one another"
@@ -620,6 +625,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 
 def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
+    """The result of the search; None: it was only planned."""
     import spex_mech as sm
 
     if student is not None:
@@ -630,6 +636,11 @@ def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
         raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
     proxy = {} if options.proxy is None else {"proxy": options.proxy}
     search = (options.method, options.budget, options.order, options.seed)
+    if options.dry_run:
+        method, budget, order, seed = search
+        made = game() if options.workers or options.address else game
+        say(str(sm.plan(made, budget, method, order, seed, **proxy)))
+        return None
     names = ("store", "workers", "address", "masks_per_batch", "timeout")
     given = {name: getattr(options, name) for name in names}
     return sm.discover(game, *search, **given, **proxy)

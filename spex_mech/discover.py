@@ -201,6 +201,23 @@ def _discovered(
     ending: Callable[[], str] = str,
 ) -> Interactions:
     """What ``discover`` returns, of a game that is ready; ``ending`` as of ``session``."""
+    return _searched(game, *prepared(game, method, budget, order, seed, options, how), how, ending)
+
+
+def prepared(
+    game: Game,
+    method: str | Search,
+    budget: int | None,
+    order: int,
+    seed: int,
+    options: dict[str, Any],
+    how: RunSettings,
+) -> tuple[Callable[[], AskAgain], dict[str, Any], dict[str, Any]]:
+    """What makes the search, what its result says of it, and what a store tells it by.
+
+    Raises:
+        ValueError: an unknown method or option.
+    """
     if isinstance(method, Search):
         if budget is not None or order != 2 or seed or options:
             raise ValueError(
@@ -209,7 +226,7 @@ def _discovered(
             )
         about = {"method": method.name or type(method).__name__}
         own = lambda: AskAgain(method, DEFAULTS.min_again)  # noqa: E731
-        return _searched(game, own, about, {"method": method}, how)
+        return own, about, {"method": method}
     one_of("method", method, METHODS)
     if unknown := options.keys() - set(METHODS[method]):
         takes = ", ".join(METHODS[method]) or "no options"
@@ -230,8 +247,7 @@ def _discovered(
         make = partial(_search, game, method, order, seed, given, about)
         return with_masks_asked_again(make, budget, count_of_sets(len(game), order))
 
-    identity = {"method": method, **common, **options}
-    return _searched(game, search, about, identity, how, ending)
+    return search, about, {"method": method, **common, **options}
 
 
 def _search(

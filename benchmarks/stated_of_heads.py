@@ -1,0 +1,78 @@
+"""What the page of SmolLM2's heads states (``stated.py``), from ``smollm2_heads.json``."""
+
+from benchmarks.frame import Row
+from benchmarks.stated import Rows, Stated, kept, text
+
+_AGAIN = {"same": "other prompts", "other": "other templates", "zero": "zero ablation"}
+_METHODS = {
+    "spex": "SPEX",
+    "proxyspex": "ProxySPEX",
+    "products of main effects": "products of main effects (single ablations)",
+    "Hessian-vector products": "Hessian-vector products",
+    "attribution patching, products": "products of attributions",
+    "LASSO on pairs, near intact": "LASSO on random masks",
+}
+
+
+def smollm2_heads() -> Stated:
+    rows = kept("smollm2_heads")
+    found: Stated = {}
+    for task in Rows(rows.where(what="map")).kinds("task"):
+        mine = rows.where(task=task)
+        ran = rows.where(game=task)
+        found |= {f"smollm2_heads.{task}.{key}": value for key, value in _of(mine, ran).items()}
+    return found
+
+
+def _of(mine: Rows, ran: Rows) -> Stated:
+    whole = mine.the(what="map")
+    return {
+        **{key: _number(whole, key) for key in _NUMBERS},
+        **{key: f"{100 * whole[key]:.{digits}f}" for key, digits in _PERCENT.items()},
+        "times_within": text(
+            whole["mean_size_within_a_layer"] / whole["mean_size_across_layers"], 1
+        ),
+        "again": [_again(name, mine) for name in _AGAIN if mine.where(what=name)],
+        "pairs": [_pair(row) for row in mine.where(what="pair")],
+        "searches": [row for method in _METHODS if (row := _recalls(method, ran))],
+    }
+
+
+_NUMBERS = {
+    "units": 0, "pairs": 0, "prompts": 0, "intact": 1, "size_of_1th": 1, "size_of_10th": 1,
+    "size_of_100th": 2, "size_of_1000th": 2, "heads_in_top_100": 0,
+    "median_layers_apart_of_top_100": 0,
+}  # fmt: skip
+_PERCENT = {
+    "significant": 0, "energy_of_top_10": 0, "energy_of_top_100": 0, "energy_of_top_1000": 0,
+    "pairs_within_a_layer": 1, "top_100_within_a_layer": 0, "top_100_positive": 0,
+    "top_100_larger_than_the_smaller_main_effect": 0, "products_50": 0, "products_100": 0,
+    "products_500": 0,
+}  # fmt: skip
+
+
+def _number(row: Row, key: str) -> str:
+    return f"{row[key]:,.{_NUMBERS[key]}f}"
+
+
+def _again(name: str, mine: Rows) -> list[str]:
+    row, parts = mine.the(what=name), ("0_100", "100_500")
+    cells = [f"{row['pairs']:,}", text(row["intact"], 1)]
+    for part in parts:
+        cells += [f"{100 * row[f'{key}_{part}']:.0f} %" for key in ("same_sign", "holds")]
+    return [_AGAIN[name], *cells, text(row["correlation_0_100"]), text(row["size_ratio_0_100"])]
+
+
+def _pair(row: Row) -> list[str]:
+    return [row["pair"], *(f"{row[kind]:+.2f}" for kind in ("value", "same", "other"))]
+
+
+def _recalls(method: str, ran: Rows) -> list[str]:
+    mine = ran.where(method=method, failure=lambda why: not why) or ran.where(method=method)
+    if not mine:
+        return []
+    cells = []
+    for budget in (135, 270, 350, 540):
+        for k in (100,):
+            cells.append(text(mine.mean(f"recall@{k}", budget=budget)))
+    return [_METHODS[method], *cells, text(mine.mean("recall@500", budget=540))]
