@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AttentionInterface,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
@@ -19,6 +20,9 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 import spex_mech as sm
 from spex_mech.models import _as_bridge
@@ -163,6 +167,74 @@ def test_attention_that_cannot_be_seen_is_refused() -> None:
     game = game_of(made(lambda: BloomForCausalLM(shape)), replay=False)
     with pytest.raises(ValueError, match="BloomForCausalLM computes its attention by itself"):
         game.attention_patterns(["L0H1"])
+
+
+class OwnAttention(LlamaAttention):
+    """Attention that a model computes by itself, without one of transformers' functions."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden_states = kwargs["hidden_states"]
+        size = (*hidden_states.shape[:-1], -1, self.head_dim)
+        asked = self.q_proj(hidden_states).view(size).transpose(1, 2)
+        rest = (p(hidden_states).view(size).transpose(1, 2) for p in (self.k_proj, self.v_proj))
+        key, value = (x.repeat_interleave(self.num_key_value_groups, dim=1) for x in rest)
+        made = nn.functional.scaled_dot_product_attention(asked, key, value, is_causal=True)
+        return self.o_proj(made.transpose(1, 2).flatten(2)), None
+
+
+def test_a_layer_that_attends_by_itself_has_not_the_pattern_of_another() -> None:
+    """That of the nearest layer by its name was given without a word."""
+    model = made(llama)
+    del model.model.layers[2:]
+    model.model.layers[1].self_attn.__class__ = OwnAttention
+    layers = [f"model.layers.{layer}" for layer in range(2)]
+    heads = tuple(f"{layer}.self_attn.o_proj" for layer in layers)
+    named = sm.Architecture(heads, tuple(f"{layer}.mlp.down_proj" for layer in layers), 4)
+    task = game_of(made(llama)).task
+    with pytest.warns(UserWarning):  # running the model does not bear it out
+        game = sm.ModelGame(model, task, "heads", ablation="zero", architecture=named)
+    assert game.attention_patterns("L0H1").shape == (1, N_POS, N_POS)
+    with pytest.raises(ValueError, match=r"computes its attention by itself at model.layers.1"):
+        game.attention_patterns("L1H1")
+
+
+def test_an_attention_function_that_differs_from_eager_is_refused() -> None:
+    """The pattern was that of "eager", which this model does not run."""
+
+    def halved(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output, _ = sdpa_attention_forward(module, *args, **kwargs)
+        return output * 0.5, None
+
+    AttentionInterface.register("halved", halved)
+    AttentionMaskInterface.register("halved", sdpa_mask)
+    model = made(llama)
+    model.set_attn_implementation("halved")
+    with pytest.raises(ValueError, match='is another one than transformers\' "eager"'):
+        game_of(model).attention_patterns("L1H1")
+    assert model.config._attn_implementation == "halved"
+
+
+def test_one_label_is_asked_for_as_it_is() -> None:
+    game = game_of(made(llama))
+    listed = game.attention_patterns(["L1H1"], 0, ["L0H0"])
+    np.testing.assert_array_equal(game.attention_patterns("L1H1", 0, "L0H0"), listed)
+
+
+def test_an_error_leaves_the_model_as_it_was() -> None:
+    model = made(llama)
+
+    def fails(*_: Any) -> None:
+        if model.config._attn_implementation == "eager":
+            raise RuntimeError("of the user's own hook")
+
+    model.model.layers[2].register_forward_pre_hook(fails)
+    game = game_of(model)
+    before = game(torch.ones(1, len(game), dtype=torch.bool))
+    with pytest.raises(RuntimeError, match="own hook"):
+        game.attention_patterns("L1H0", ablated="L0H0")
+    assert model.config._attn_implementation == "sdpa"
+    assert sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()) == 1
+    assert torch.equal(game(torch.ones(1, len(game), dtype=torch.bool)), before)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Attention patterns: which positions each head reads from, with and without other units.
 
 The weights are read where the model computes them, in one plain pass. transformers' faster
-attention functions do not return them, so the pass runs the model's own "eager" function.
+attention functions do not return them, so that pass runs the "eager" function; it must give what
+the model gives without it.
 """
 
 import threading
@@ -16,11 +17,16 @@ from torch import Tensor
 
 from spex_mech.engine.architectures import is_hooked
 from spex_mech.engine.components import Component, Components
-from spex_mech.engine.discovery import handed_out
+from spex_mech.engine.discovery import block_of, handed_out
 from spex_mech.engine.plain import Setup
+from spex_mech.engine.running import first_tensor
 from spex_mech.engine.sites import Key, Place
 
 _CURE = "its attention patterns cannot be read here"
+_NEAR, _ROUNDINGS = (
+    1e-3,
+    30,
+)  # by which outputs of two attention functions may be off, of their size
 
 
 def patterns_of(
@@ -51,8 +57,11 @@ def patterns_of(
     row = torch.tensor([prompt], device="cpu")
     seen: dict[str, list[Tensor]] = {}
     watching = _hooked_weights if is_hooked(model) else _function_weights
-    with torch.no_grad(), watching(model, seen), setup.taps.installed():
-        setup.taps.run(setup.some_prompts(row), setup.hooks(keep, row))
+    with torch.no_grad(), setup.taps.installed():
+        own = setup.taps.run(setup.some_prompts(row), setup.hooks(keep, row))
+        with watching(model, seen):
+            watched = setup.taps.run(setup.some_prompts(row), setup.hooks(keep, row))
+    _check_same(first_tensor(own), first_tensor(watched), setup.float_type, model)
     found = []
     for unit in units:
         weights = _at(places["head", unit.layer], seen, model)
@@ -70,11 +79,25 @@ def patterns_of(
     return torch.stack(found).numpy()
 
 
+def _check_same(own: Tensor, watched: Tensor, float_type: torch.dtype, model: Any) -> None:
+    """Raises:
+    ValueError: the pass whose weights were seen is another one than the model's own.
+    """
+    own, watched = (x.detach().double().nan_to_num() for x in (own, watched))
+    near = max(_NEAR, _ROUNDINGS * torch.finfo(float_type).eps)
+    if (off := float(abs(own - watched).max() / max(float(abs(own).max()), 1e-30))) > near:
+        raise ValueError(
+            f"the attention function of this {type(model).__name__} is another one than "
+            f'transformers\' "eager", which shows its weights: outputs differ by {off:.2g} of '
+            f"their size; {_CURE}"
+        )
+
+
 def _at(place: Place, seen: dict[str, list[Tensor]], model: Any) -> Float[Tensor, "head query key"]:
-    """The weights of the attention whose heads a place reads: the nearest one by its name."""
-    near = {name: _shared(name, place.name) for name in seen}
+    """The weights of the attention whose heads a place reads: the nearest of its block by name."""
+    near = {name: _shared(name, place.name) for name in seen if _of_one_block(name, place.name)}
     nearest = [name for name in near if near[name] == max(near.values())]
-    if not seen or max(near.values()) == 0 or len(nearest) > 1:
+    if len(nearest) != 1 or near[nearest[0]] == 0:
         raise ValueError(
             f"{type(model).__name__} computes its attention by itself at {place.name}, and not by "
             f"one of transformers' attention functions: {_CURE}"
@@ -83,6 +106,16 @@ def _at(place: Place, seen: dict[str, list[Tensor]], model: Any) -> Float[Tensor
     if place.call >= len(calls) or calls[place.call].ndim != 4 or len(calls[place.call]) != 1:
         raise ValueError(f"{nearest[0]} gave no weights [row head query key]: {_CURE}")
     return calls[place.call][0].float().cpu()
+
+
+def _of_one_block(attention: str, read: str) -> bool:
+    """Whether an attention stands in the block of a place that is read, also where blocks lie in
+    blocks: every number in its name is in the other's too."""
+    parts = attention.split(".")
+    n_numbered = max((at + 1 for at, part in enumerate(parts) if part.isdecimal()), default=0)
+    return (
+        block_of(attention) == block_of(read) and parts[:n_numbered] == read.split(".")[:n_numbered]
+    )
 
 
 def _shared(one: str, other: str) -> int:

@@ -267,24 +267,24 @@ class ModelGame(Game):
             return derived.expert_use
 
     def attention_patterns(
-        self, heads: Sequence[str], prompt: int = 0, ablated: Sequence[str] = ()
+        self, heads: str | Sequence[str], prompt: int = 0, ablated: str | Sequence[str] = ()
     ) -> Float[np.ndarray, "head query key"]:
         """Which positions heads read from on one prompt, with some units ablated meanwhile.
 
-        One plain pass, in which a transformers model runs its own "eager" attention.
+        Two plain passes, in one of which a transformers model runs its "eager" attention.
 
         Args:
-            heads: labels of heads of the model, of this game or not.
+            heads: a label, or labels, of heads of the model, of this game or not.
             prompt: its number.
-            ablated: labels of units of this game.
+            ablated: a label, or labels, of units of this game.
 
         Raises:
             ValueError: an unknown head, unit or prompt, or a model whose attention weights cannot
                 be seen.
         """
         prompt = whole("prompt", prompt, 0, len(self.task.prompts) - 1)
-        looked_at = components_of(self.architecture, list(heads))
-        lost = [self.components.index(unit) for unit in ablated]
+        looked_at = components_of(self.architecture, _listed(heads))
+        lost = [self.components.index(unit) for unit in _listed(ablated)]
         with self._current.as_it_is() as derived:
             return patterns_of(derived.setup, derived.places, looked_at, prompt, lost)
 
@@ -327,6 +327,10 @@ class ModelGame(Game):
                 **self.components.identity(),
                 **derived.watch.identity(),
             }
+
+
+def _listed(labels: str | Sequence[str]) -> list[str]:
+    return [labels] if isinstance(labels, str) else list(labels)
 
 
 def _made_again(task: Task, asked: Asked, batch_size: int | None) -> ModelGame:
