@@ -335,3 +335,22 @@ def test_without_matplotlib_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, dr
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"needs matplotlib: pip install 'spex_mech\[viz\]'"):
         draw(a_result(VALUES, HEADS))
+
+
+def test_long_labels_are_cut_in_the_middle_and_stay_in_the_picture() -> None:
+    """A sentence as a unit left no room for the map, and ran out of the picture."""
+    labels = [f"{n}:{'a sentence of many words ' * 9}ends {n}" for n in range(3)]
+    found = sm.discover(
+        lambda masks: masks[:, :2].all(dim=1).double(), "exhaustive", labels=labels, progress=False
+    )
+    figure = sm.plot_map(found)
+    axes = figure.axes[0]
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert [len(name) for name in names] == [32] * 3
+    assert [name[:2] + name[-6:] for name in names] == [f"{n}:ends {n}" for n in range(3)]
+    figure.draw_without_rendering()
+    for tick in [*axes.get_yticklabels(), *axes.get_xticklabels()]:
+        box = tick.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0
+    texts = [text.get_text() for text in sm.plot_network(found).axes[0].texts]
+    assert sorted(texts) == names[:2]

@@ -23,7 +23,7 @@ from spex_mech.plots.numbers import (
     map_numbers,
     metric_unit,
 )
-from spex_mech.plots.words import MEANING, PALE, heading, strongest_text
+from spex_mech.plots.words import MEANING, PALE, heading, shortened, strongest_text
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _draw_nodes(axes: Any, numbers: Network) -> None:
     axes.scatter(x, y, s=sizes, color="white", edgecolor="black", zorder=3)
     for node, size in zip(numbers.nodes, sizes, strict=True):
         axes.annotate(
-            node.label, (node.x, node.y), xytext=(0, -np.sqrt(size) / 2 - 2),
+            shortened(node.label), (node.x, node.y), xytext=(0, -np.sqrt(size) / 2 - 2),
             textcoords="offset points", ha="center", va="top", fontsize=8, zorder=5,
             bbox={"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.7, "linewidth": 0},
         )  # fmt: skip
@@ -210,8 +210,9 @@ def _heat(
     cmap = "RdBu" if found.less_is_better else "RdBu_r"
     image = axes.imshow(values, cmap=cmap, vmin=-largest, vmax=largest, alpha=opacity)
     size = 9 if roomy else 7
-    axes.set_xticks(range(n_names), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(n_names), names, fontsize=size)
+    short = [shortened(name) for name in names]
+    axes.set_xticks(range(n_names), short, rotation=90, fontsize=size)
+    axes.set_yticks(range(n_names), short, fontsize=size)
     digits = max(0, 1 - int(np.floor(np.log10(largest))))
     strong = 0.25 * largest
     marked = 0.0 if found.values.shape[1] > 1 else strong

@@ -10,6 +10,7 @@ _IN_DISTANCE = {
     "AND-like": "their damage overlaps: they move the output against one another in part",
     "OR-like": "their damage compounds: they move the output the same way in part",
 }
+_LONGEST = 32  # letters of a label beside a map or under a node
 MEANING = {True: "damage overlaps", False: "damage compounds"}  # by whether it overlaps
 
 
@@ -24,6 +25,12 @@ def heading(found: Interactions, what: str, subject: str = "Pair interactions") 
     nothing = n_prompts > 1 and not found.is_significant[pairs].any()
     subject = f"No pair is significant (q above {SIGNIFICANT})" if nothing else subject
     return "\n".join(line for line in (subject, ", ".join(words), what) if line)
+
+
+def shortened(label: str) -> str:
+    """A unit's label as a picture has room for it: a sentence is cut in its middle."""
+    half = _LONGEST // 2
+    return label if len(label) <= _LONGEST else f"{label[:half]}…{label[-half + 1 :]}"
 
 
 def strongest_text(n: int) -> str:
