@@ -15,11 +15,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import spex_mech as sm
+from benchmarks.map_tasks import map_task
 from spex_mech import models
 
 needs_gguf = pytest.mark.skipif(
@@ -303,3 +305,18 @@ def test_it_can_be_saved_and_loaded_as_a_folder(smollm2: Any, tmp_path: Path) ->
     assert sm.load_tokenizer(smollm2).decode([int(smollm2(tokens).logits[0, -1].argmax())]) == (
         " Paris"
     )
+
+
+@pytest.mark.slow
+def test_the_map_of_all_heads_is_measured_again(smollm2: Any) -> None:
+    """200 of its pairs, of which 20 are the strongest."""
+    file = Path(__file__).parents[1] / "benchmarks" / "truth" / "smollm2_capitals.npz"
+    found = sm.Interactions.load(file)
+    assert len(found) == 270 * 269 // 2 and found.values.shape[1] == 16
+    drawn = np.random.default_rng(0).choice(len(found), 180, replace=False)
+    rows = np.unique(np.concatenate([drawn, np.argsort(-abs(found.mean))[:20]]))
+    game = sm.ModelGame(smollm2, map_task("capitals", smollm2), "heads")
+    again = sm.measure(game, found.units[rows, :2].tolist(), progress=False)
+    before = dict(zip(found.names, found.values, strict=True))
+    right = np.array([before[pair] for pair in again.names])
+    np.testing.assert_allclose(again.values, right, atol=1e-3)  # another machine rounds otherwise
