@@ -49,6 +49,7 @@ def facts(options: Options) -> Iterator[Row]:
     for task in tasks():
         found = sm.Interactions.load(file_of(task))
         yield {"task": task, "what": "map", **spread(found), **by_layer(found), **hidden(found)}
+        yield from taken_apart(task, found)
         for kind in ("same", "other", "zero"):
             if file_of(task, kind).exists():
                 again = sm.Interactions.load(file_of(task, kind))
@@ -64,6 +65,41 @@ def facts(options: Options) -> Iterator[Row]:
                     if file_of(task, kind).exists()
                 }
             )
+
+
+def taken_apart(task: str, found: sm.Interactions) -> Iterator[Row]:
+    """The strongest pair: the metric with neither head, one, or both ablated, over the prompts of
+    each template. (Those of "capitals" alternate between two.)"""
+    strong = found.top(1)
+    one, other = strong.units[0, :2]
+    intact, effects = found.intact_by_prompt, found.main_effects_by_prompt
+    both = intact + effects[one] + effects[other] + strong.values[0]
+    names = [found.labels[one], found.labels[other]]
+    parts = {"": intact, names[0]: intact + effects[one], names[1]: intact + effects[other]}
+    for ablated, values in {**parts, " and ".join(names): both}.items():
+        row: Row = {"task": task, "what": "apart", "ablated": ablated, "mean": float(values.mean())}
+        yield row | {"even": float(values[::2].mean()), "odd": float(values[1::2].mean())}
+
+
+def sink(options: Options) -> Iterator[Row]:
+    """How much attention goes to the first token, by the heads from layer 3 on, with the strongest
+    pair of the map intact, halved and gone. (Heads that find nothing to read rest there.)"""
+    model = sm.load_model(sm.models.SMOLLM2)
+    for task in tasks():
+        pair = sm.Interactions.load(file_of(task)).top(1).names[0]
+        game = sm.ModelGame(model, map_task(task, model), "heads")
+        later = [label for label, layer in zip(game.labels, game.units.layers, strict=True)
+                 if layer >= 3]  # fmt: skip
+        real = game.task.prompts.real.cpu().numpy()
+        for ablated in ((), pair[:1], pair[1:], pair):
+            shares = []
+            for prompt in range(len(real)):
+                seen = game.attention_patterns(later, prompt, ablated)
+                queries = np.flatnonzero(real[prompt])[1:]  # the first can read only itself
+                shares.append(float(seen[:, queries, 0].mean()))
+            row: Row = {"task": task, "what": "sink", "ablated": " and ".join(ablated)}
+            halves = {"even": np.mean(shares[::2]), "odd": np.mean(shares[1::2])}
+            yield row | {"mean": float(np.mean(shares))} | {k: float(v) for k, v in halves.items()}
 
 
 def spread(found: sm.Interactions) -> Row:
@@ -185,7 +221,12 @@ def draw(rows: list[Row], file: Path) -> None:
         axes[0].set_ylabel("share of the true top 100 pairs found")
 
 
-PARTS = {"facts": (facts, False), "searches": (searches, False), "rivals": (rivals, False)}
+PARTS = {
+    "facts": (facts, False),
+    "sink": (sink, False),
+    "searches": (searches, False),
+    "rivals": (rivals, False),
+}
 
 if __name__ == "__main__":
     script(__doc__, "smollm2_heads", PARTS, draw)

@@ -32,6 +32,7 @@ def _of(mine: Rows, ran: Rows) -> Stated:
         "times_within": text(
             whole["mean_size_within_a_layer"] / whole["mean_size_across_layers"], 1
         ),
+        "apart": [_apart(row, mine) for row in mine.where(what="apart")],
         "again": [_again(name, mine) for name in _AGAIN if mine.where(what=name)],
         "pairs": [_pair(row) for row in mine.where(what="pair")],
         "searches": [row for method in _METHODS if (row := _recalls(method, ran))],
@@ -61,6 +62,13 @@ def _again(name: str, mine: Rows) -> list[str]:
     for part in parts:
         cells += [f"{100 * row[f'{key}_{part}']:.0f} %" for key in ("same_sign", "holds")]
     return [_AGAIN[name], *cells, text(row["correlation_0_100"]), text(row["size_ratio_0_100"])]
+
+
+def _apart(row: Row, mine: Rows) -> list[str]:
+    """The metric in both templates, and the share of attention on the first token."""
+    sink = mine.the(what="sink", ablated=row["ablated"])
+    values = [f"{row[key]:.1f}" for key in ("even", "odd")]
+    return [row["ablated"] or "nothing", *values, *(text(sink[key]) for key in ("even", "odd"))]
 
 
 def _pair(row: Row) -> list[str]:
