@@ -6,6 +6,7 @@ They are short, so that 36,315 pairs are cheap. The model is right on at least 1
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -104,4 +105,4 @@ def map_task(name: str, model: Any, kind: str = "searched") -> sm.Task:
     """
     tokenizer = sm.load_tokenizer(model)
     rows = list(islice(_ROWS[name](kind, tokenizer), N_PROMPTS))
-    return sm.load_task(rows, model, tokenizer=tokenizer)
+    return replace(sm.load_task(rows, model, tokenizer=tokenizer), name=name)

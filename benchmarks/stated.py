@@ -331,12 +331,13 @@ def growth() -> Stated:
 def stated() -> Stated:
     """Every figure and table of the pages."""
     from benchmarks.stated_of_errors import circuits, lenses, pruning, robustness
+    from benchmarks.stated_of_heads import smollm2_heads
     from benchmarks.stated_of_models import families
 
     found: Stated = {}
     for of in (
         smollm2, recovery, recovery_ioi, throughput, store_size, cluster, growth, lenses, circuits,
-        pruning, robustness, families,
+        pruning, robustness, families, smollm2_heads,
     ):  # fmt: skip
         found |= of()
     return found
