@@ -512,6 +512,11 @@ def _factory_of(found: Any, options: argparse.Namespace, units: Sequence[str], s
     from spex_mech.engine.metrics import METRICS
     from spex_mech.tasks import TASKS
 
+    if (lens := found.about.get("lens")) is not None:
+        raise ValueError(
+            f"{options.result} is a result of --lens {lens}; this command goes on from units of a "
+            "model. Search other texts or examples by themselves, and compare the two results"
+        )
     given: dict[str, Any] = {}
     for name in ("model", "task", "ablation", "n_prompts", "metric"):
         asked = getattr(options, name)

@@ -631,3 +631,13 @@ def test_the_version_and_the_help(capsys: Any) -> None:
         with pytest.raises(SystemExit) as stop:
             cli.main(words)
         assert stop.value.code == 0 and capsys.readouterr().out.startswith(told)
+
+
+@pytest.mark.parametrize("command", ["confirm", "circuit"])
+def test_a_result_of_another_lens_is_refused_by_its_name(
+    command: str, tmp_path: Path, capsys: Any
+) -> None:
+    found = sm.discover(lambda masks: masks.all(dim=1).double(), "exhaustive", n=3, progress=False)
+    found.about["lens"] = "tokens"
+    saved = found.save(tmp_path / "interactions.npz")
+    assert "is a result of --lens tokens" in refused(capsys, command, str(saved))

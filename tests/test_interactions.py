@@ -158,6 +158,12 @@ def test_frame_of_an_order_not_measured(order: int) -> None:
         a_result().frame(order)
 
 
+@pytest.mark.parametrize("order", [True, 0])
+def test_an_order_that_cannot_be_is_refused(order: int) -> None:
+    with pytest.raises(ValueError, match=f"order is {order!r}"):
+        a_result().frame(order)
+
+
 @pytest.mark.parametrize("triple", [False, True])
 def test_matrix_is_symmetric_and_nan_where_nothing_was_measured(triple: bool) -> None:
     matrix = a_result(triple=triple).matrix()

@@ -10,7 +10,7 @@ package puts on a model for the time of a call.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ class Watch:
         before = state_of(model)
         self._intact = self._behaviour()
         self._state = state_of(model)
-        with torch.no_grad(), self._runs():
+        with torch.no_grad(), self._runs(), suppress(ValueError):  # some take one row alone
             self._run(self._one[[0, 0]])
         of_two = state_of(model)
         # What a pass changes by itself, or one of more rows, says nothing of the model.

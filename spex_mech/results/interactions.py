@@ -241,7 +241,7 @@ class Interactions:
         Raises:
             ValueError: no interaction of this order was measured.
         """
-        return as_frame(self, order)
+        return as_frame(self, None if order is None else whole("order", order, 1))
 
     @property
     def names(self) -> list[tuple[str, ...]]:
