@@ -54,21 +54,14 @@ def facts(options: Options) -> Iterator[Row]:
         case = Case(task, found.labels, strongest(found), found.main_effects, KS)
         for budget in BUDGETS:  # a ranking by single ablations needs no model
             yield from case.of_no_search(budget)
-        for kind in ("same", "other", "zero"):
-            if file_of(task, kind).exists():
-                again = sm.Interactions.load(file_of(task, kind))
-                yield {"task": task, "what": kind, **kept(found, again)}
+        kinds = [k for k in ("same", "other", "zero") if file_of(task, k).exists()]
+        again = {kind: sm.Interactions.load(file_of(task, kind)) for kind in kinds}
+        for kind in kinds:
+            yield {"task": task, "what": kind, **kept(found, again[kind])}
         for rank, pair in enumerate(found.top(20).names, 1):
             row = {"task": task, "what": "pair", "rank": rank, "pair": " x ".join(pair)}
-            yield (
-                row
-                | {"value": found.value(*pair)}
-                | {
-                    kind: sm.Interactions.load(file_of(task, kind)).value(*pair)
-                    for kind in ("same", "other")
-                    if file_of(task, kind).exists()
-                }
-            )
+            elsewhere = {k: again[k].value(*pair) for k in kinds if k != "zero"}
+            yield row | {"value": found.value(*pair)} | elsewhere
 
 
 def taken_apart(task: str, found: sm.Interactions) -> Iterator[Row]:

@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 _FEW = 16  # units of a search that only warms up
 _RANK = 8  # of the stand-in's pairs
 _PROMPTS, _BLOCKS = 4, 2  # of the stand-in
-_SHARE, _LEAST = (
-    0.05,
-    2.0,
-)  # of a search's time that timing may take; and seconds that it may always
-_MOST = 60.0  # seconds of timing
+_SHARE = 0.05  # of a search's time that timing may take
+_LEAST, _MOST = 2.0, 60.0  # seconds of timing that are always allowed, and that never are exceeded
 _FIRST = 1  # masks of the first batch that is timed
 _LEAST_OF_LINE = 0.1  # of a mask's seconds in the batch before, what one more takes at least
 _GROWTH = 4  # of the next over the one before

@@ -4,6 +4,7 @@ import argparse
 import sys
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
 import spex_mech as sm
+from spex_mech.engine.passes import call
+from spex_mech.engine.watch import Watch
 from spex_mech.models import load_model
 from spex_mech.sweep import cells_of, sweep
 
@@ -314,3 +317,20 @@ def test_a_sweep_does_not_leave_out_what_has_other_values_now(
     with pytest.raises(ValueError, match=r"__spex.* is done, but .*other (values|game)"):
         sweep(cells, tmp_path, progress=False)
     assert sweep(cells, tmp_path, resume=False, progress=False).state.tolist() == ["done"]
+
+
+def test_a_model_that_takes_one_row_alone_is_watched() -> None:
+    """Whatever its error is for two; and it is seen to change."""
+    model = sm.load_model("demo")
+    prompts = sm.load_task("induction", model, 2).prompts
+
+    def run(prompts: sm.Prompts) -> Any:
+        if len(prompts) > 1:
+            raise RuntimeError("one row at a time")
+        return call(model, prompts)
+
+    watch = Watch(model, prompts, nullcontext, run)
+    assert watch.changed() == ""
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    assert watch.changed() != ""

@@ -23,10 +23,8 @@ from spex_mech.engine.running import first_tensor
 from spex_mech.engine.sites import Key, Place
 
 _CURE = "its attention patterns cannot be read here"
-_NEAR, _ROUNDINGS = (
-    1e-3,
-    30,
-)  # by which outputs of two attention functions may be off, of their size
+# By how much outputs of two attention functions may be off, of their size.
+_NEAR, _ROUNDINGS = 1e-3, 30
 
 
 def patterns_of(

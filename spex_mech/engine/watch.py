@@ -82,7 +82,8 @@ class Watch:
         before = state_of(model)
         self._intact = self._behaviour()
         self._state = state_of(model)
-        with torch.no_grad(), self._runs(), suppress(ValueError):  # some take one row alone
+        # Some take one row alone, and say so by whatever error.
+        with torch.no_grad(), self._runs(), suppress(Exception):
             self._run(self._one[[0, 0]])
         of_two = state_of(model)
         # What a pass changes by itself, or one of more rows, says nothing of the model.

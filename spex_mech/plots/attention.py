@@ -1,6 +1,6 @@
 """What two heads that interact read: the attention patterns of each, with and without the other.
 
-This is the one picture that runs the model: two plain passes on one prompt.
+This is the one picture that runs the model: a few plain passes on one prompt.
 """
 
 from collections.abc import Sequence
