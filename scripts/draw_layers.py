@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("fingerprints pairs setfunctions units", "hashes; largest pairs; Moebius; columns", ""),
     ("masks", "MaskBatch", ""),
     ("arrays", "numbers that users bring", ""),
-    ("arguments notices", "whole numbers, words, labels, paths; warnings", ""),
+    ("arguments notebook notices", "numbers, words, labels, paths; what notebooks show", ""),
 )
 WIDTH, HEIGHT, GAP, LEFT, TOP = 620, 30, 6, 12, 40
 APART = {"search", "proxies", "results"}  # they know almost nothing of what stands below them

@@ -21,6 +21,7 @@ from spex_mech.arrays import answer_table, check_units, mask_array, own_array
 from spex_mech.calls import Called
 from spex_mech.fingerprints import function_identity
 from spex_mech.masks import MaskBatch
+from spex_mech.notebook import facts_html, units_text
 from spex_mech.units import Units
 
 if TYPE_CHECKING:
@@ -97,7 +98,14 @@ class Game(ABC):
     """  # noqa: E501
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self.units):,} units)"
+        return f"{type(self).__name__}({'; '.join(self.in_words().values())})"
+
+    def _repr_html_(self) -> str:
+        return facts_html(type(self).__name__, self.in_words())
+
+    def in_words(self) -> dict[str, str]:
+        """What it is, by name, as ``print`` and notebooks show it. Nothing is computed for it."""
+        return {"units": units_text(self.units.kinds, self.labels)}
 
     device: torch.device = torch.device("cpu")
     n_ahead: int = 1

@@ -105,7 +105,7 @@ LAYERS = (
     ("discover",), ("runs",), ("driver",), ("games", "tasks"), ("models",), ("engine",),
     ("results", "proxies", "search"), ("game", "proxy"), ("calls",),
     ("fingerprints", "pairs", "setfunctions", "units"),
-    ("masks",), ("arrays",), ("arguments", "notices"),
+    ("masks",), ("arrays",), ("arguments", "notebook", "notices"),
 )  # fmt: skip
 # These know less than stands below them.
 KNOW = {
@@ -113,8 +113,8 @@ KNOW = {
     "proxies": {"masks", "pairs", "proxy", "setfunctions"},
     "proxy": {"masks", "pairs", "setfunctions"},
     "results": {"arguments", "masks", "notices", "setfunctions", "units"},
-    "engine": {"arguments", "fingerprints", "game", "masks", "notices", "units"},
-    "game": {"arguments", "arrays", "calls", "fingerprints", "masks", "units"},
+    "engine": {"arguments", "fingerprints", "game", "masks", "notebook", "notices", "units"},
+    "game": {"arguments", "arrays", "calls", "fingerprints", "masks", "notebook", "units"},
     "calls": {"arrays", "masks"},
 }
 DRAWN = {"circuits.plots": "plots"}  # a file that belongs to another layer than its folder

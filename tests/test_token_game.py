@@ -366,3 +366,35 @@ def test_a_bridge_that_keeps_notes_of_its_own_in_a_padded_pass() -> None:
         with torch.no_grad():
             logits = model(task.prompts.tokens, attention_mask=attention)[0, -1]
         assert row.item() == pytest.approx(logits.log_softmax(-1)[9].item(), abs=1e-5)
+
+
+def test_the_tokenizer_is_found(tmp_path: Path) -> None:
+    """Without it, special tokens were units, and all were called by their numbers."""
+    model = sm.load_model("sentiment")
+    task = text_task(model, "The film was not good.", "negative")
+    given = sm.TokenGame(model, task, tokenizer=load_tokenizer(model))
+    found = sm.TokenGame(model, task)
+    assert found.labels == given.labels == ["1:the", "2:film", "3:was", "4:not", "5:good", "6:."]
+    assert (found.masking, found.mask_id) == (given.masking, given.mask_id)
+    np.testing.assert_array_equal(found(some_masks(6)), given(some_masks(6)))
+    assert sm.TokenGame(model, task, "words").labels[-1] == "5:good."
+    ids = sm.Task(task.prompts, "log_prob")  # which says nothing of a tokenizer
+    assert sm.TokenGame(model, ids).labels == given.labels
+
+
+def test_the_tokenizer_of_the_task_comes_first() -> None:
+    """Another tokenizer's words would be the names of tokens that they are not."""
+    from tests.prompt_files import word_tokenizer
+
+    model = sm.load_model("sentiment")
+    task = text_task(model, "he sees a dog", "negative", tokenizer=word_tokenizer())
+    assert sm.TokenGame(model, task).labels == ["0:he", "1:sees", "2:a", "3:dog"]
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_said() -> None:
+    model = build("gpt2")
+    assert sm.TokenGame(model, causal_task()).labels[1] == "1:7"  # it knows no name
+    model.config._name_or_path = "nobody/has-this-model"
+    with pytest.warns(UserWarning, match="has-this-model cannot be loaded.*give tokenizer="):
+        game = sm.TokenGame(model, causal_task())
+    assert game.labels[1] == "1:7"

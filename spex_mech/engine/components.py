@@ -18,6 +18,7 @@ from torch import Tensor
 from spex_mech.arguments import shown
 from spex_mech.engine.architectures import Architecture, Kind, architecture_of
 from spex_mech.engine.prompts import Prompts
+from spex_mech.notebook import facts_html, listed, units_text
 from spex_mech.units import Unit, Units
 
 _LETTERS: dict[Kind, str] = {"head": "H", "neuron": "N", "kv_group": "G", "expert": "E"}
@@ -157,8 +158,10 @@ class Components(Sequence[Component | Group]):
     architecture: Architecture = field(repr=False)
 
     def __repr__(self) -> str:
-        shown = ", ".join(unit.label for unit in self.units[:4])
-        return f"Components({len(self.units):,}: {shown}{', ...' if len(self.units) > 4 else ''})"
+        return f"Components({len(self.units):,}: {listed(self.labels)})"
+
+    def _repr_html_(self) -> str:
+        return facts_html("Components", _in_words(self))
 
     def __post_init__(self) -> None:
         if not self.units:
@@ -528,3 +531,11 @@ def _no_such_layer(architecture: Architecture, kind: Kind, layer: Any) -> str:
         f"{text}, counted through all its stacks in the order of a pass; to take them by their "
         f"labels, select('{begins}*')"
     )
+
+
+def _in_words(components: Components) -> dict[str, str]:
+    """What a notebook shows of components."""
+    table = components.table()
+    facts = {"units": units_text(table.kinds, components.labels)}
+    layers = {layer for unit in components.layers() for layer in unit}
+    return facts | {"layers": f"{len(layers)} of {components.architecture.n_layers}"}

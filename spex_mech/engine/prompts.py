@@ -12,6 +12,7 @@ from torch import Tensor
 from spex_mech.arguments import same_rows, shown
 from spex_mech.engine.tokens import answer_id, encoder, is_glued, padded, without_second_begin
 from spex_mech.fingerprints import sha256_of
+from spex_mech.notebook import counted, facts_html
 from spex_mech.notices import warn
 
 # What tokenizers give beside what a model reads.
@@ -280,11 +281,17 @@ class Prompts:
             f"{name} [{' '.join(map(str, value.shape[1:]))}]" for name, value in self.inputs.items()
         ]
 
+    def _repr_html_(self) -> str:
+        return facts_html("Prompts", _in_words(self))
+
+    def in_short(self) -> str:
+        """How many there are, and of what: ``64 prompts of 33 tokens``."""
+        return f"{counted(len(self), 'prompt')} of {' and '.join(self.read_as)}"
+
     def __repr__(self) -> str:
         names = ("attention_mask", "answers", "wrong_answers", "corrupted", "target_mask")
         has = [f", {name}" for name in names if getattr(self, name) is not None]
-        of = " and ".join(self.read_as)
-        return f"Prompts({len(self)} prompts of {of}{''.join(has)})"
+        return f"Prompts({self.in_short()}{''.join(has)})"
 
     def to(self, device: Any) -> "Prompts":
         """The same prompts on a device."""
@@ -744,3 +751,21 @@ def _named(inputs: Mapping[str, Tensor]) -> list[Tensor]:
     """Each with its name in front, as numbers."""
     pairs = ((torch.tensor([*name.encode()]), x) for name, x in sorted(inputs.items()))
     return [tensor for pair in pairs for tensor in pair]
+
+
+def _in_words(prompts: Prompts) -> dict[str, str]:
+    """What a notebook shows of prompts."""
+    facts = {"prompts": prompts.in_short()}
+    if not prompts.real.all():
+        lengths = prompts.real.sum(dim=1)
+        facts["length"] = f"{int(lengths.min())} to {int(lengths.max())} tokens without padding"
+    for name in ("answers", "wrong_answers"):
+        if (held := getattr(prompts, name)) is not None:
+            facts[name.replace("_", " ")] = f"up to {held.shape[1]} for each prompt"
+    if prompts.target_mask is not None:
+        facts["scored"] = f"{int(prompts.target_mask.sum()):,} tokens"
+    if prompts.corrupted is not None:
+        facts["corrupted"] = "a corrupted version of each"
+    if prompts.clusters is not None:
+        facts["clusters"] = f"{len(prompts.clusters.unique()):,}"
+    return facts

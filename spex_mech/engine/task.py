@@ -13,6 +13,7 @@ from spex_mech.engine.architectures import text_config
 from spex_mech.engine.metrics import METRICS, Metric, check_takes_two, name_of_metric
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.tokens import texts_of
+from spex_mech.notebook import facts_html
 from spex_mech.notices import warn
 
 _FEW = 4  # prompts, below which nobody takes a standard error for one
@@ -67,19 +68,28 @@ class Task:
 
     def __repr__(self) -> str:
         """What is asked, with the first prompt."""
-        prompts = self.prompts
-        of = " and ".join(prompts.read_as)
-        line = f"Task {self.name!r}: {len(prompts):,} prompts of {of}, metric {self.metric_name}"
-        decode = self.decode
+        told = self.in_words()
+        line = f"Task {self.name!r}: {told.pop('prompts')}, metric {told.pop('metric')}"
+        if first := told.pop("the first", None):
+            line += f"; the first is {first}"
+        return line + "".join(f", {name} {value}" for name, value in told.items())
+
+    def _repr_html_(self) -> str:
+        return facts_html(f"Task {self.name!r}", self.in_words())
+
+    def in_words(self) -> dict[str, str]:
+        """What is asked, by name: prompts, metric, and where texts are known the first prompt."""
+        prompts, decode = self.prompts, self.decode
+        told = {"prompts": prompts.in_short(), "metric": self.metric_name}
         if decode is None or not prompts.has_tokens:
-            return line
-        read = lambda ids: "".join(decode([i for i in ids.tolist() if i >= 0]))  # noqa: E731
-        line += f"; the first is {read(prompts.tokens[0][prompts.real[0]])!r}"
+            return told
+        read = lambda ids: repr("".join(decode([i for i in ids.tolist() if i >= 0])))  # noqa: E731
+        told["the first"] = read(prompts.tokens[0][prompts.real[0]])
         if prompts.answers is not None:
-            line += f", answer {read(prompts.answers[0][:1])!r}"
+            told["answer"] = read(prompts.answers[0][:1])
         if prompts.wrong_answers is not None:
-            line += f", not {read(prompts.wrong_answers[0][:1])!r}"
-        return line
+            told["not"] = read(prompts.wrong_answers[0][:1])
+        return told
 
     def split(self, n_first: int) -> "tuple[Task, Task]":
         """Two tasks: the first ``n_first`` prompts, to search on, and the rest, to confirm on.

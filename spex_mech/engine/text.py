@@ -127,6 +127,12 @@ class TextTask(Task):
     offsets: tuple[tuple[int, int], ...] | None = None
     decoder_tokens: tuple[int, ...] | None = None
 
+    def in_words(self) -> dict[str, str]:
+        """The text and its score: an answer may be a class, which no token is."""
+        told = {"prompts": self.prompts.in_short(), "metric": self.metric_name}
+        first = super().in_words().get("the first") if self.text is None else repr(self.text)
+        return told | ({} if first is None else {"the first": first}) | {"score": self.score}
+
 
 def raw_score(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
     """The output of the answer's number as it is, of a head without classes."""

@@ -1,6 +1,7 @@
 """Words as tokens: what a prompt and its answer are to a tokenizer."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,6 +126,12 @@ def is_one_token(tokenizer: Any, prompt: str, answer: str) -> bool:
 def texts_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text of each token by itself."""
     return [tokenizer.decode([int(i)]) for i in ids]
+
+
+def tokenizer_behind(decode: Any) -> Any:
+    """The tokenizer that a task was made with, of its ``decode``; None: it was another function."""
+    ours = isinstance(decode, partial) and decode.func is texts_of
+    return decode.args[0] if ours else None
 
 
 def padded(

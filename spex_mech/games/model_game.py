@@ -120,6 +120,9 @@ class ModelGame(Game):
         """A copy, or what another process is sent, is made anew from what was asked."""
         return _made_again, (self.task, self._asked, self.batch_size)
 
+    def in_words(self) -> dict[str, str]:
+        return _in_words(self) | super().in_words()
+
     @cached_property
     def _units(self) -> Units:
         return self.components.table()
@@ -327,6 +330,12 @@ class ModelGame(Game):
                 **self.components.identity(),
                 **derived.watch.identity(),
             }
+
+
+def _in_words(game: ModelGame) -> dict[str, str]:
+    given = {"model": name_of(game.model), "task": game.task.name, "metric": game.task.metric_name}
+    given |= {"prompts": game.task.prompts.in_short(), "ablation": f"{game.ablation} ablation"}
+    return given if game.precision == "float32" else given | {"precision": game.precision}
 
 
 def _listed(labels: str | Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ from spex_mech.engine.prompts import Prompts, prompts_sha256
 from spex_mech.engine.running import evaluating
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask, head_of
+from spex_mech.engine.tokens import tokenizer_behind
 from spex_mech.engine.watch import Watch, Watched
 from spex_mech.fingerprints import (
     config_sha256,
@@ -37,6 +38,7 @@ from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
 from spex_mech.games.places import spread, unit_of_places
 from spex_mech.games.spans import labels_of, scored_positions, spans_of, special_ids
 from spex_mech.masks import MaskBatch, names_of
+from spex_mech.models import load_tokenizer
 from spex_mech.notices import warn
 from spex_mech.units import Unit, Units
 
@@ -67,7 +69,8 @@ class TokenGame(Game):
             of it are those of what other tokens see of it. Nor does "delete" a token whose own
             class is asked for.
         mask_id: for "token"; default: the tokenizer's mask token.
-        tokenizer: names the units, and knows special tokens; optional.
+        tokenizer: names the units, and knows special tokens. Default: that of the task, or the one
+            that ``load_tokenizer(model)`` finds.
         labels: the name of each unit; default: position and text.
         batch_size: masks a forward pass.
 
@@ -106,6 +109,7 @@ class TokenGame(Game):
             )
         check_tokens(model, self.prompt)
         self._decoder = _decoder_tokens(model, task)
+        tokenizer = _tokenizer_for(model, task) if tokenizer is None else tokenizer
         _check_pair(model, self.prompt, tokenizer)
         own = getattr(tokenizer, "mask_token_id", None)
         self.mask_id = own if mask_id is None else mask_id
@@ -142,6 +146,9 @@ class TokenGame(Game):
     @property
     def units(self) -> Units:
         return self._units
+
+    def in_words(self) -> dict[str, str]:
+        return _in_words(self) | super().in_words()
 
     @property
     def has_slopes(self) -> bool:
@@ -337,6 +344,32 @@ class TokenGame(Game):
             return "token"
         embeds = not is_hooked(self.model) and hasattr(self.model, "get_input_embeddings")
         return "mean" if embeds else "attention"
+
+
+def _tokenizer_for(model: Any, task: Task) -> Any:
+    """The tokenizer of a task or, where that has none, the model's own; None: there is none.
+
+    Warns:
+        UserWarning: the model has one that cannot be loaded.
+    """
+    if (own := tokenizer_behind(task.decode)) is not None:
+        return own
+    try:
+        return load_tokenizer(model)
+    except (ValueError, ImportError) as error:
+        warn(
+            f"the tokenizer of {name_of(model)} cannot be loaded, so that units are called by "
+            f"token ids, and special tokens are units too; give tokenizer=... ({error})"
+        )
+        return None
+
+
+def _in_words(game: "TokenGame") -> dict[str, str]:
+    task = game.task
+    score = task.score if isinstance(task, TextTask) else task.metric_name
+    text = {} if not isinstance(task, TextTask) or task.text is None else {"text": repr(task.text)}
+    given = {"model": name_of(game.model), **text, "score": score}
+    return given | {"masking": f"masked by {game.masking!r}"}
 
 
 def _kept_positions(game: "TokenGame") -> Int[Tensor, "1 pos"] | None:

@@ -22,6 +22,7 @@ from spex_mech.game import Answer, Game, Tick, no_tick
 from spex_mech.games.learners import Train, kernel_ridge, logistic, network, ridge
 from spex_mech.games.places import spread, unit_of_places
 from spex_mech.masks import MaskBatch, names_of
+from spex_mech.notebook import counted, listed
 from spex_mech.notices import warn
 from spex_mech.units import Unit, Units
 
@@ -88,6 +89,13 @@ class TrainingGame(Game):
         self._differentiable = differentiable
         self._n_points: int | None = None  # known from training on all examples, where it may fail
         self._n_failed: int | None = 0  # subsets; None: one has not, or it was said
+
+    def in_words(self) -> dict[str, str]:
+        told = {"training": self.name, **super().in_words()}
+        if len(self) == self.n_examples:
+            return told
+        groups = f"{counted(len(self), 'group')} of {counted(self.n_examples, 'example')}"
+        return told | {"units": f"{groups}: {listed(self.labels)}"}
 
     @classmethod
     def ridge(

@@ -1,6 +1,6 @@
 """One text as a task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,12 +223,7 @@ class _Encoder:
         return repr(self.tokenizer.decode([token]))
 
     def task(self, read: _Read, prompts: Prompts, metric: Any, name: str, score: str) -> TextTask:
-        tokenizer = self.tokenizer
-
-        def decode(ids: Sequence[int]) -> list[str]:
-            return [tokenizer.decode([int(i)]) for i in ids]
-
-        return TextTask(prompts, metric, name, decode, score, read.source, read.offsets)
+        return TextTask(prompts, metric, name, self.tokenizer, score, read.source, read.offsets)
 
 
 def _causal(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
