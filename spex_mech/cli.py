@@ -528,7 +528,8 @@ def _factory_of(found: Any, options: argparse.Namespace, units: Sequence[str], s
             f"{options.result} is of prompts of one's own, called {given['task']!r}; give --task, "
             "a file of prompts"
         )
-    if options.metric is None and given["metric"] not in (None, "kl", *METRICS):
+    known = given["metric"] in (None, "kl", *METRICS) and "own_metric" not in found.about
+    if options.metric is None and not known:
         raise ValueError(
             f"the metric of {options.result} is a function called {given['metric']!r}; give "
             f"--metric module:{given['metric']}, where module is the file that has it"

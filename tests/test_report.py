@@ -15,7 +15,7 @@ from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.scores import Score, SubsetScore
 from spex_mech.engine.prompts import tokens_sha256
-from spex_mech.report.reproduce import command_of
+from spex_mech.report.reproduce import code_of
 from spex_mech.report.words import summary
 from spex_mech.results.confirmation import confirmation
 from spex_mech.units import Unit, Units
@@ -238,31 +238,107 @@ def test_an_empty_result_has_a_report(tmp_path: Path) -> None:
 
 def test_how_to_reproduce(tmp_path: Path) -> None:
     text = page(a_result(task="a b;c"), tmp_path)
-    assert "spex-mech discover --model tiny --task &#39;a b;c&#39; --method spex --seed 3" in text
-    assert "--units L0H0,L0H1,L1H0,L1H1" in text
-    # What the command line cannot say is said in Python.
+    assert "prompts of the task &#39;a b;c&#39;" in text
+    assert "sm.load_model(&#39;tiny&#39;)  # or the folder or hub name it came from" in text
+    assert "sm.Components.named(model, [&#39;L0H0&#39;, &#39;L0H1&#39;, &#39;L1H0&#39;" in text
+    assert "A line with ... is what the result does not hold." in text
     without = page(a_result(options={"gradients": False, "top": 20}), tmp_path)
     assert "sm.discover(game, method=&#39;spex&#39;, seed=3, gradients=False, top=20)" in without
-    assert "spex-mech discover" not in page(a_result(ablation="given"), tmp_path)
+    assert "ablation=references" in page(a_result(ablation="given"), tmp_path)
     student = page(a_result(method="proxyspex", proxy="student"), tmp_path)
-    assert "sm.discover(game, method=&#39;proxyspex&#39;, proxy=..., seed=3)" in student
+    assert "sm.discover(game, method=&#39;proxyspex&#39;, proxy=proxy, seed=3)" in student
     assert "&lt;mine&gt;" in page(a_result(), tmp_path, command="<mine>")
 
 
-def test_what_reproduces_a_result_is_code_that_runs() -> None:
-    """From the import on, with every name that it uses."""
-    model = sm.load_model("demo")
-    task = sm.load_task("induction", model, n_prompts=8)
-    units = sm.Components.named(model, ["L0H3", "L1H0", "L1H1"])
-    found = sm.discover(sm.ModelGame(model, task, units), top=2, progress=False)
-    code = command_of(found)
-    assert code.startswith("import spex_mech as sm\n")
+def half(logits: Any, prompts: Any) -> Any:
+    """A metric of one's own."""
+    return logits[:, -1, 0] / 2
+
+
+def loss(logits: Any, prompts: Any) -> Any:
+    """Another one, called like one of the package's."""
+    return logits[:, -1, 1]
+
+
+def searched(game: sm.ModelGame, **options: Any) -> sm.Interactions:
+    return sm.discover(game, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return sm.load_model("demo")
+
+
+REPRODUCED: dict[str, Callable[[Any, sm.Task], sm.Interactions]] = {
+    "heads": lambda model, task: searched(sm.ModelGame(model, task), top=2),
+    "some units": lambda model, task: searched(sm.ModelGame(model, task, "L0H3,L0N7,L1H0")),
+    "many units": lambda model, task: searched(
+        sm.ModelGame(model, task, "heads+neurons"), budget=1500
+    ),
+    "another metric": lambda model, task: searched(
+        sm.ModelGame(model, sm.Task(task.prompts, "loss", name="induction"))
+    ),
+    "zero": lambda model, task: searched(sm.ModelGame(model, task, ablation="zero")),
+    "precision": lambda model, task: searched(
+        sm.ModelGame(model, task, "L0H3,L1H0", precision="bfloat16")
+    ),
+    "all of order 3": lambda model, task: searched(
+        sm.ModelGame(model, task, "L0H3,L1H0,L1H1"), method="exhaustive", order=3
+    ),
+    "a proxy": lambda model, task: searched(
+        sm.ModelGame(model, task, "heads"), method="proxyspex", proxy="trees", seed=2
+    ),
+    "measured": lambda model, task: sm.measure(
+        sm.ModelGame(model, task), [("L0H3", "L1H0"), ("L1H1", "L0H2", "L0H3")], progress=False
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*bfloat16")
+@pytest.mark.parametrize("name", REPRODUCED)
+def test_what_reproduces_a_result_is_code_that_runs(name: str, demo: Any) -> None:
+    """From the import on, with every name that it uses. A command was printed that left out the
+    metric, and one for pairs that were measured again, which no command does."""
+    task = sm.load_task("induction", demo, n_prompts=8)
+    found = REPRODUCED[name](demo, task)
+    code = code_of(found)
+    assert code.startswith("import spex_mech as sm\n") and "= ..." not in code
     names: dict[str, Any] = {}
     exec(code, names)
-    np.testing.assert_allclose(names["found"].values, found.values, atol=1e-5)
-    assert "game = ...  # the game of 2 units" in command_of(
-        sm.discover(lambda m: m.all(dim=1).double(), n=2, progress=False)
-    )
+    again = names["found"]
+    assert again.names == found.names and again.about["metric"] == found.about["metric"]
+    np.testing.assert_allclose(again.values, found.values, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("of", "told"),
+    [
+        (dict(seed=1), "other prompts"),
+        (dict(metric=half), "metric"),
+        (dict(metric=loss), "metric"),
+    ],
+)
+def test_what_the_result_does_not_hold_stops_the_code(of: Any, told: str, demo: Any) -> None:
+    task = sm.load_task("induction", demo, n_prompts=8, **of)
+    found = searched(sm.ModelGame(demo, task, "L0H3,L1H0"))
+    with pytest.raises(Exception, match=told):
+        exec(code_of(found), {})
+
+
+def test_what_no_code_can_say_is_said(demo: Any) -> None:
+    task = sm.load_task("induction", demo, n_prompts=8)
+    other = sm.load_task("induction", demo, n_prompts=8, seed=5).prompts
+    code = code_of(searched(sm.ModelGame(demo, task, "L0H3,L1H0", reference=other)))
+    assert "reference = ...  # the prompts that were given for the mean\n" in code
+    assert ", ablation='mean', reference=reference)" in code
+    custom = sm.Task(task.prompts, half, name="mine")
+    code = code_of(searched(sm.ModelGame(demo, custom, "L0H3,L1H0")))
+    assert "task = ...  # the 8 prompts of the task 'mine', measured by half\n" in code
+    mixed = sm.Components.neurons(demo)[::-1][:70]
+    code = code_of(searched(sm.ModelGame(demo, task, mixed), budget=400))
+    assert 'units = sm.Components.named(model, sm.load("interactions.npz").labels)\n' in code
+    function = sm.discover(lambda m: m.all(dim=1).double(), n=2, progress=False)
+    assert "game = ...  # the game of 2 units that was searched\n" in code_of(function)
 
 
 def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ class Task:
         """The metric's word, or the name of its function."""
         return self.metric if isinstance(self.metric, str) else name_of_metric(self.metric)
 
+    def metric_told(self) -> dict[str, Any]:
+        """What results say of the metric: its name, and whether a function of one's own is called
+        like a built-in one."""
+        own = callable(self.metric) and self.metric_name in {*METRICS, "kl"}
+        return {"metric": self.metric_name} | ({"own_metric": True} if own else {})
+
     def __repr__(self) -> str:
         """What is asked, with the first prompt."""
         told = self.in_words()

@@ -16,7 +16,7 @@ from spex_mech.circuits.circuit import Circuit
 from spex_mech.report.maps import folded_map, layer_map, unit_map
 from spex_mech.report.network import network
 from spex_mech.report.prompts import prompts_shown
-from spex_mech.report.reproduce import command_note, command_of, facts
+from spex_mech.report.reproduce import code_of, command_note, facts
 from spex_mech.report.tables import circuit_shown, expert_rows, main_rows, pair_rows, tiles
 from spex_mech.report.words import summary, verdict
 from spex_mech.results.confirmation import Confirmation
@@ -51,7 +51,8 @@ def write_report(
             without one, ids are shown.
         circuit: a circuit to show, with its scores, groups and members.
         title: default: model and task.
-        command: the command that made the result; default: worked out from the result.
+        command: the command that made the result. Default: Python code, worked out from the
+            result.
         confirmed: what ``confirm`` returned: the report then shows what held on other prompts.
 
     Returns:
@@ -127,7 +128,7 @@ def _page(
         experts_said=found.about["experts"]["words"] if experts else "",
         circuit=shown,
         prompts=prompts,
-        command=command or command_of(found),
+        command=command or code_of(found),
         command_note=command_note(found, command),
         facts=facts(found),
     )

@@ -1,81 +1,142 @@
-"""How to reproduce a result: the command or the call that made it, and what is known of it."""
+"""How to reproduce a result: the command that made it or, where none is known, Python code that is
+worked out from the result; and what is known of it.
 
-import shlex
+What a result does not hold (a function, tensors, prompts of one's own) stands in the code as
+``...`` with the name that it had. The code stops before the search where weights or prompts are
+others than those of the result.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from spex_mech.results.interactions import Interactions
 
+_METHODS = ("spex", "proxyspex", "exhaustive")
 _PROXIES = ("distilled", "trees")  # that can be named
-_MOST_NAMED = 64  # units that are listed by name
-_SENTENCES = ("experts",)  # of which the page has a table
+_TASKS = ("induction", "text", "ioi", "greater_than")
+_METRICS = ("logit_diff", "prob_diff", "log_prob", "loss", "kl")
+_ABLATIONS = ("mean", "zero", "mean_per_position", "resample")
+_COMPONENTS = {"head", "neuron", "kv_group", "expert"}
+_LABEL = re.compile(r"L(\d+)([HNGE])(\d+)")
+_MOST_NAMED = 64  # units or sets that are listed by name
+_FILE = "interactions.npz"
+_HASHES = {"weights_sha256": "another model", "tokens_sha256": "other prompts"}
+_SENTENCES = ("accuracy", "experts")  # which the page says in words
 
 
-def command_of(found: Interactions) -> str:
-    """The command that makes a result like this or, where the command line cannot say it, code."""
-    about = found.about
-    search = {key: about[key] for key in ("method", "proxy", "budget", "order", "seed")
-              if about.get(key) is not None}  # fmt: skip
-    told = about.get("options", {})
-    sayable = (
-        {"model", "task", "ablation", "n_prompts"} <= set(about)
-        and len(found.labels) <= _MOST_NAMED
-        and not told.keys() - {"proxy"}
-        and about.get("proxy", "distilled") in _PROXIES
-        and about["ablation"] != "given"  # as tensors
-        and about.get("precision", "float32") == "float32"
-    )
-    search |= told
-    if sayable:
-        options = {"model": about["model"], "task": about["task"], **search}
-        options |= {"n-prompts": about["n_prompts"], "ablation": about["ablation"]}
-        heads = {*found.unit_table.kinds} == {"head"}
-        options["units"] = ",".join(found.labels)
-        words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        return shlex.join(["spex-mech", "discover", *words]) if heads else _code(found, search)
-    return _code(found, search)
-
-
-def _code(found: Interactions, search: dict[str, Any]) -> str:
+def code_of(found: Interactions) -> str:
     """Python that makes a result like this, from the import to the search."""
-    about, labels = found.about, found.labels
-    lines = ["import spex_mech as sm", ""]
-    components = {*found.unit_table.kinds} <= {"head", "neuron", "kv_group", "expert"}
-    if {"model", "task"} <= set(about) and components:
-        n = f", n_prompts={about['n_prompts']}" if "n_prompts" in about else ""
-        how = f", ablation={about['ablation']!r}" if "ablation" in about else ""
-        how = ", ablation=references" if about.get("ablation") == "given" else how
-        few = len(labels) <= _MOST_NAMED
-        units = f"sm.Components.named(model, {labels})" if few else "..."
-        lines += [
-            f"model = sm.load_model({about['model']!r})",
-            f"task = sm.load_task({about['task']!r}, model{n})",
-            f"units = {units}" + ("" if few else f"  # the {len(labels):,} units of this result"),
-            *(["references = ...  # the tensors that were given"] if "references" in how else []),
-            f"game = sm.ModelGame(model, task, units{how})",
-        ]
-    else:
-        lines.append(f"game = ...  # the game of {len(labels):,} units that was searched")
-    return "\n".join([*lines, f"found = {_call(search)}"])
+    return "\n".join(["import spex_mech as sm", "", *_game(found), *_search(found)])
 
 
-def _call(search: dict[str, Any]) -> str:
-    words = {key: repr(value) for key, value in search.items()}
-    if search.get("proxy", "distilled") not in _PROXIES:
-        words["proxy"] = "..."  # an object, or a smaller game
-    arguments = ", ".join(f"{key}={value}" for key, value in words.items())
-    return f"sm.discover(game, {arguments})" if arguments else "sm.discover(game)"
+def _game(found: Interactions) -> Iterator[str]:
+    """The lines that make the game."""
+    about, n = found.about, f"{len(found.labels):,} units"
+    if not ({"model", "task", "ablation"} <= about.keys() and _COMPONENTS >= {*_kinds(found)}):
+        yield f"game = ...  # the game of {n} that was searched"
+        return
+    comment = "" if about["model"] == "demo" else "  # or the folder or hub name it came from"
+    yield f"model = sm.load_model({about['model']!r}){comment}"
+    yield from _task(about)
+    yield f"units = sm.Components.named(model, {_labels(found.labels)})"
+    given = {"ablation": repr(about["ablation"])}
+    if about["ablation"] not in _ABLATIONS:
+        given["ablation"] = "references"
+        yield "references = ...  # the tensors that were given for the ablation"
+    if "reference" in about:
+        given["reference"] = "reference"
+        yield "reference = ...  # the prompts that were given for the mean"
+    if about.get("precision", "float32") != "float32":
+        given["precision"] = repr(about["precision"])
+    options = "".join(f", {name}={value}" for name, value in given.items())
+    yield f"game = sm.ModelGame(model, task, units{options})"
+    for name, what in _HASHES.items():
+        if name in about:
+            yield f"assert game.provenance()[{name!r}] == {about[name]!r}, {what!r}"
+
+
+def _kinds(found: Interactions) -> list[str]:
+    return found.unit_table.kinds
+
+
+def _task(about: dict[str, Any]) -> Iterator[str]:
+    metric = about.get("metric")
+    own = metric is not None and (metric not in _METRICS or "own_metric" in about)
+    n = f", n_prompts={about['n_prompts']}" if "n_prompts" in about else ""
+    if about["task"] not in _TASKS:
+        measured = "" if metric is None else f", measured by {metric}"
+        prompts = f" {about['n_prompts']} prompts" if "n_prompts" in about else " prompts"
+        yield f"task = ...  # the{prompts} of the task {about['task']!r}{measured}"
+        return
+    if own:
+        yield f"metric = ...  # your function {metric!r}"
+    measured = f", metric={'metric' if own else repr(metric)}" if metric is not None else ""
+    yield f"task = sm.load_task({about['task']!r}, model{n}{measured})"
+
+
+def _labels(labels: Sequence[str]) -> str:
+    """The labels as Python: listed, as ranges or, where they are many and not in order, from the
+    file of the result."""
+    if len(labels) <= _MOST_NAMED:
+        return repr(list(labels))
+    matches = [_LABEL.fullmatch(label) for label in labels]
+    if not all(matches):
+        return _from_file("labels")
+    places = [(m[2], int(m[1]), int(m[3])) for m in matches if m]
+    parts = []
+    for letter, group in groupby(places, key=lambda place: place[0]):
+        held = [place[1:] for place in group]
+        layers, each = max(layer for layer, _ in held) + 1, max(i for _, i in held) + 1
+        if held != [(layer, i) for layer in range(layers) for i in range(each)]:
+            return _from_file("labels")
+        loops = f"for layer in range({layers}) for i in range({each})"
+        parts.append(f'[f"L{{layer}}{letter}{{i}}" {loops}]')
+    return " + ".join(parts)
+
+
+def _from_file(what: str) -> str:
+    return f'sm.load("{_FILE}").{what}'
+
+
+def _search(found: Interactions) -> Iterator[str]:
+    """The lines that search, or measure what was listed."""
+    about = found.about
+    method = about.get("method")
+    if method == "listed sets":
+        few = len(found) <= _MOST_NAMED
+        yield f"sets = {found.names if few else _from_file('names')}"
+        yield "found = sm.measure(game, sets)"
+        return
+    if method is not None and method not in _METHODS:
+        yield f"search = ...  # your search {method!r}"
+        yield "found = sm.discover(game, search)"
+        return
+    search = {name: about.get(name) for name in ("method", "proxy", "budget", "order", "seed")}
+    words = {name: repr(value) for name, value in search.items() if value is not None}
+    words |= {name: repr(value) for name, value in about.get("options", {}).items()}
+    if about.get("proxy", "distilled") not in _PROXIES:
+        yield f"proxy = ...  # the proxy, or the smaller game: {about['proxy']}"
+        words["proxy"] = "proxy"
+    options = "".join(f", {name}={value}" for name, value in words.items())
+    yield f"found = sm.discover(game{options})"
 
 
 def command_note(found: Interactions, command: str | None) -> str:
-    hashes = [key for key in ("weights_sha256", "tokens_sha256") if key in found.about]
-    worked_out = (
-        ""
-        if command
-        else "Worked out from the result: where the model or the task came from a file, or the "
-        "task was drawn with another seed, give what you gave. "
-    )
+    """What goes with the command or the code."""
+    hashes = [key for key in _HASHES if key in found.about]
     same = f"It is the same run if {' and '.join(hashes)} come out as below." if hashes else ""
-    return f"{worked_out}{same}".strip()
+    if command:
+        return same
+    code = code_of(found)
+    open_lines = " A line with ... is what the result does not hold." if "= ..." in code else ""
+    drawn = (
+        " Where prompts were drawn with a seed, give load_task the same seed."
+        if "load_task(" in code
+        else ""
+    )
+    return f"This code was worked out from the result.{open_lines}{drawn} {same}".strip()
 
 
 def facts(found: Interactions) -> list[tuple[str, str]]:
