@@ -175,7 +175,7 @@ def _add_demo(commands: Any) -> None:
         help="smollm2: all heads and neurons of SmolLM2-135M, some minutes on a CPU",
     )
     demo.add_argument("--out", type=_path, help="folder for the results; default: out/MODEL")
-    demo.set_defaults(command=_demo)
+    demo.set_defaults(command=_demo, title=None)
 
 
 _METRIC = "instead of the task's: logit_diff, prob_diff, log_prob, loss, kl, or module:function"
@@ -202,6 +202,7 @@ def _add_discover(commands: Any) -> None:
         help="heads, neurons, heads+neurons, kv_groups, experts, or labels and patterns: L1H*,"
         "L0N17; of --lens tokens: tokens, words or sentences",
     )
+    discover.add_argument("--layers", help="of the units only those of these layers: 0-3 or 0,5,7")
     discover.add_argument(
         "--ablation",
         default=DEFAULTS["ablation"],
@@ -211,6 +212,11 @@ def _add_discover(commands: Any) -> None:
         "--method", default=DEFAULTS["method"], help="spex, proxyspex or exhaustive"
     )
     discover.add_argument("--proxy", help="of proxyspex: distilled (default) or trees")
+    discover.add_argument(
+        "--gradients",
+        action=argparse.BooleanOptionalAction,
+        help="use the model's gradients, or do without; default: use them where there are any",
+    )
     discover.add_argument("--budget", type=int, default=DEFAULTS["budget"], help="evaluations")
     discover.add_argument("--order", type=int, default=DEFAULTS["order"])
     discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])
@@ -225,6 +231,7 @@ def _add_discover(commands: Any) -> None:
     discover.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     discover.add_argument("--timeout", type=float, help="seconds that a worker's evaluation takes")
     discover.add_argument("--out", type=_path, default=Path("out/discover"))
+    discover.add_argument("--title", help="of the report; default: model and task")
     dry = "say what the search would ask, its time and memory, and stop: a few masks are timed"
     discover.add_argument("--dry-run", action="store_true", help=dry)
     discover.set_defaults(command=_discover)
@@ -236,7 +243,7 @@ def _add_confirm(commands: Any) -> None:
     )
     _add_result(confirm, "out/confirm")
     confirm.add_argument("-k", type=int, default=20, help="how many of the strongest; default: 20")
-    confirm.set_defaults(command=_confirm)
+    confirm.set_defaults(command=_confirm, title=None)
 
 
 def _add_circuit(commands: Any) -> None:
@@ -325,6 +332,7 @@ def _add_report(commands: Any) -> None:
         type=_path,
         help="the page; default: report.html beside it, or report-2.html where there is another",
     )
+    report.add_argument("--circuit", type=_path, help="a circuit.json to show in it")
     report.add_argument("--title", help="default: model and task")
     report.set_defaults(command=_report)
 
@@ -390,13 +398,13 @@ def _demo_smollm2(options: argparse.Namespace) -> None:
 _OF_LENS: dict[str, tuple[str, ...]] = {
     "tokens": ("text", "answer", "continuation", "masking", "student"),
     "data": ("examples", "learner", "penalty"),
-    "model": ("task", "file", "metric", "n_prompts", "ablation"),
+    "model": ("task", "file", "metric", "n_prompts", "ablation", "layers"),
     "model or tokens": ("model", "bridge", "units", "batch_size"),
 }
 # Options about what is asked: of known masks and values nothing is.
 _OF_ASKING = (
     "method", "budget", "store", "masks_per_batch", "workers", "address", "timeout", "dry_run",
-    "learner", "penalty",
+    "learner", "penalty", "gradients", "no_gradients",
 )  # fmt: skip
 
 
@@ -432,6 +440,8 @@ def _discover(options: argparse.Namespace) -> None:
         return
     names = ("model", "task", "units", "n_prompts", "seed", "file", "metric", "ablation")
     given = {name: getattr(options, name) for name in (*names, "batch_size", "bridge")}
+    if options.layers is not None:
+        given["units"] = _in_layers(options.units, options.layers)
     factory = sm.GameFactory(**given)
     far = bool(options.workers or options.address)  # then workers make the game, and no one here
     game = factory if far else factory()
@@ -440,6 +450,33 @@ def _discover(options: argparse.Namespace) -> None:
     files = _write(found, options, None if far else game.task)
     accuracy = found.about.get("accuracy", {}).get("words", "")
     say(f"{accuracy}\n{found}\n\n{files}".lstrip())
+
+
+_LETTERS = {"heads": "H", "neurons": "N", "kv_groups": "G", "experts": "E"}
+
+
+def _in_layers(units: str, layers: str) -> str:
+    """Kinds of units in some layers only, as patterns: ``L0H*,L1H*``.
+
+    Raises:
+        ValueError: what are no kinds of units, or no layers.
+    """
+    numbers: list[int] = []
+    for part in layers.split(","):
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"--layers {layers}: give numbers of layers, such as 0-3 or 0,5,7")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    kinds = [word.strip() for word in units.replace("+", ",").split(",")]
+    if strange := [kind for kind in kinds if kind not in _LETTERS]:
+        raise ValueError(
+            f"--layers goes with kinds of units ({', '.join(_LETTERS)}), and {strange[0]!r} is none"
+        )
+    if not numbers:
+        raise ValueError(f"--layers {layers} names no layer: the first number is over the last")
+    return ",".join(
+        f"L{layer}{_LETTERS[kind]}*" for kind in kinds for layer in dict.fromkeys(numbers)
+    )
 
 
 def _discover_tokens(model: Any, options: argparse.Namespace) -> None:
@@ -468,7 +505,7 @@ def _confirm(options: argparse.Namespace) -> None:
     from spex_mech.report.folder import check_folder
 
     check_folder(options.out)
-    found = sm.Interactions.load(options.result)
+    found = _result_of(options)
     best = found.top(whole("k", options.k, 1))
     names = list(dict.fromkeys(name for pair in best.names for name in pair))
     game = _factory_of(found, options, names, _other_seed(found, options))()
@@ -483,7 +520,7 @@ def _circuit(options: argparse.Namespace) -> None:
     from spex_mech.report.folder import check_folder, write_circuit
 
     check_folder(options.out)
-    found = sm.Interactions.load(options.result)
+    found = _result_of(options)
     searched = _factory_of(found, options, found.labels, int(found.about.get("seed", 0)))()
     if options.held_out is not None:
         options.task = options.held_out
@@ -495,6 +532,25 @@ def _circuit(options: argparse.Namespace) -> None:
     for remark in remarks:
         print(remark, file=sys.stderr)
     say(f"{circuit}\n\nwritten to {options.out}: {', '.join(files)}")
+
+
+def _result_of(options: argparse.Namespace) -> Any:
+    """The result of a search, in a file.
+
+    Raises:
+        ValueError: the file holds something else, such as a circuit.
+    """
+    import spex_mech as sm
+
+    found = sm.load(options.result)
+    if isinstance(found, sm.Circuit):
+        raise ValueError(
+            f"{options.result} is a circuit of {len(found)} units, and this command takes the "
+            "result of a search, an interactions.npz. `spex-mech circuit RESULT --held-out FILE` "
+            "scores a circuit on other prompts, and `spex-mech report RESULT --circuit "
+            f"{options.result}` shows it"
+        )
+    return found
 
 
 def _other_seed(found: Any, options: argparse.Namespace) -> int:
@@ -547,8 +603,9 @@ def _report(options: argparse.Namespace) -> None:
     from spex_mech.report.page import page_of
     from spex_mech.results.files import write_whole
 
-    found = sm.Interactions.load(options.result)
-    page = page_of(found, title=options.title)
+    found = _result_of(options)
+    circuit = None if options.circuit is None else sm.Circuit.load(options.circuit)
+    page = page_of(found, circuit=circuit, title=options.title)
     out = options.out or free_name(options.result.with_name("report.html"), page)
     say(f"written to {write_whole(out, lambda file: file.write(page))}")
 
@@ -640,7 +697,8 @@ def _found(game: Any, options: argparse.Namespace, student: Any = None) -> Any:
         options.proxy = student
     if options.proxy is not None and options.method != "proxyspex":
         raise ValueError(f"--proxy {options.proxy} goes with --method proxyspex")
-    proxy = {} if options.proxy is None else {"proxy": options.proxy}
+    asked = {"proxy": options.proxy, "gradients": options.gradients}
+    proxy = {name: value for name, value in asked.items() if value is not None}
     search = (options.method, options.budget, options.order, options.seed)
     if options.dry_run:
         method, budget, order, seed = search
@@ -672,8 +730,11 @@ def _sweep(options: argparse.Namespace) -> None:
     _print_status(table)
     say(f"\nwritten to {options.out}: summary.csv")
     own = table[table.folder.isin([cell.name for cell in cells])]
-    if (failed := int((own.state == "failed").sum())) > 0:
-        raise ValueError(f"{failed} of {len(own)} cells failed")
+    failed = own[own.state == "failed"]
+    for name, error in zip(failed.folder, failed.get("error", ()), strict=False):
+        print(f"{name}: {error}", file=sys.stderr)
+    if len(failed):
+        raise ValueError(f"{len(failed)} of {len(own)} cells failed")
 
 
 def _store(options: argparse.Namespace) -> None:
@@ -726,7 +787,8 @@ def _write(found: Any, options: argparse.Namespace, task: Any) -> str:
     from spex_mech.report.folder import write_all
 
     command = shlex.join(["spex-mech", *options.words])
-    written, remarks = write_all(found, options.out, task=task, command=command, keep_others=True)
+    given = {"task": task, "command": command, "title": options.title}
+    written, remarks = write_all(found, options.out, **given, keep_others=True)
     for remark in remarks:
         print(remark, file=sys.stderr)
     return f"written to {options.out}: {', '.join(written)}"

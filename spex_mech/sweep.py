@@ -200,6 +200,9 @@ def sweep(
     for cell in cells:
         _check(cell)
     _check_inputs(cells, root, resume)
+    waiting = [cell for cell in cells if not (resume and _is_done(root / cell.name, cell))]
+    if address is None:  # what a cluster's machines hold is not known here
+        _check_tokenizers(waiting)
     if resume:
         _check_values(cells, root, how)
     root.mkdir(parents=True, exist_ok=True)
@@ -304,6 +307,22 @@ def _check(cell: Cell) -> None:
         )
     if game.file is not None and not os.path.isfile(game.file):
         raise ValueError(f"no text file {game.file}")
+
+
+def _check_tokenizers(cells: Sequence[Cell]) -> None:
+    """Raises:
+    ValueError: a task of words is asked of a model without a tokenizer, or of one that is not to be
+        had; each model is tried once.
+    """
+    from spex_mech.models import load_tokenizer
+
+    asked = {cell.game.model: cell.game.task for cell in cells if cell.game.task != "induction"}
+    for model, task in asked.items():
+        if load_tokenizer(model) is None:
+            raise ValueError(
+                f"the task {task!r} needs a tokenizer, and the model {model!r} brings none; leave "
+                "one of them out, or give a model folder that holds a tokenizer"
+            )
 
 
 def _check_inputs(cells: Sequence[Cell], root: Path, resume: bool) -> None:

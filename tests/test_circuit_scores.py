@@ -819,6 +819,25 @@ def test_files_that_are_no_circuits(tmp_path: Path, text: str, error: str) -> No
         sm.Circuit.load(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("change", [('"n_prompts": ', '"n_prompts": 1'), ('"L0H0"', '"L9H9"')])
+def test_a_circuit_file_that_was_changed_is_refused(
+    change: tuple[str, str], tmp_path: Path
+) -> None:
+    game = heads_game()
+    circuit = sm.score_circuit(game, ["L0H0", "L1H0"])
+    path = circuit.save(tmp_path / "circuit.json")
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text)))  # laid out otherwise, and the same
+    assert sm.Circuit.load(path).units == circuit.units
+    path.write_text(text.replace(*change))
+    with pytest.raises(ValueError, match="damaged or was edited, as its checksum does not fit"):
+        sm.Circuit.load(path)
+    earlier = json.loads(text)
+    del earlier["sha256"]  # as before files had one
+    path.write_text(json.dumps(earlier))
+    assert sm.load(path).units == circuit.units
+
+
 def test_the_benchmarks_json_is_read_and_scored(tmp_path: Path) -> None:
     heads = [f"L{layer}H{head}" for layer in range(2) for head in range(2)]
     game = game_of(lambda m: 2.0 * m[:, 0] * m[:, 2] + 0.5 * m[:, 1], heads)

@@ -276,7 +276,13 @@ def test_benchmark_json_there_and_back() -> None:
     units = {f"a{u[1]}.h{u[3]}" for u in HEADS}
     nodes = read["nodes"]
     assert {name for name in units if nodes[name]["in_graph"]} == kept
-    assert nodes["m1"] == {"in_graph": True} and nodes["a2.h1"] == {"in_graph": True}
+    # What is no unit is kept at every size: it ranks before all that was measured.
+    scores = {name: node["score"] for name, node in nodes.items() if name != "logits"}
+    first = 1 + max(abs(scores[name]) for name in units)
+    assert {type(score) for score in scores.values()} == {float}
+    assert {name for name, score in scores.items() if score == first} == {*scores} - units
+    assert nodes["m1"] == nodes["a2.h1"] == {"in_graph": True, "score": first}
+    assert nodes["logits"] == {"in_graph": True}
     assert nodes["a0.h0"]["score"] == circuit.minimality.by_subset[0].value
     for name, edge in read["edges"].items():
         source, target = name.split("<")[0].split("->")

@@ -641,3 +641,74 @@ def test_a_result_of_another_lens_is_refused_by_its_name(
     found.about["lens"] = "tokens"
     saved = found.save(tmp_path / "interactions.npz")
     assert "is a result of --lens tokens" in refused(capsys, command, str(saved))
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (["--layers", "1"], ["L1H0", "L1H1", "L1H2", "L1H3"]),
+        (["--layers", "0-1"], [f"L{layer}H{head}" for layer in (0, 1) for head in range(4)]),
+        (["--units", "heads+neurons", "--layers", "0"], ["L0H0", "L0N255"]),
+    ],
+)
+def test_units_of_some_layers(words: list[str], labels: list[str], tmp_path: Path) -> None:
+    given = ["discover", *words, "--n-prompts", "2", "--budget", "600", "--out", str(tmp_path)]
+    assert cli.main(given) == 0
+    found = sm.load(tmp_path / "interactions.npz").labels
+    assert ([found[0], found[-1]] if "--units" in words else found) == labels
+    assert {label[1] for label in found} == {label[1] for label in labels}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--layers", "x"], "--layers x: give numbers of layers, such as 0-3"),
+        (["--layers", "1-"], "--layers 1-: give numbers"),
+        (["--layers", "2-1"], "names no layer"),
+        (["--layers", "7"], "L7H*"),
+        (["--layers", "0", "--units", "L0H1"], "'L0H1' is none"),
+        (["--layers", "0", "--lens", "tokens", "--text", "a"], "--layers goes with --lens model"),
+        (["--gradients", "--method", "exhaustive"], "takes no 'gradients'"),
+        (
+            ["--no-gradients", "--lens", "data", "--examples", "known.npz"],
+            "--no-gradients is about",
+        ),
+    ],
+)
+def test_layers_and_gradients_that_do_not_fit(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("known.npz", masks=np.eye(4) > 0, values=np.arange(4.0))
+    assert told in refused(capsys, "discover", *words)
+
+
+def test_with_and_without_gradients(tmp_path: Path) -> None:
+    for word, asked in (("--gradients", True), ("--no-gradients", False)):
+        words = ["discover", "--units", "heads,L0N1*", "--n-prompts", "2", "--budget", "500"]
+        assert cli.main([*words, word, "--out", str(tmp_path / word)]) == 0
+        found = sm.load(tmp_path / word / "interactions.npz")
+        assert found.about["options"] == {"gradients": asked}
+        assert (found.cost["gradients"] > 0) is asked
+
+
+def test_the_report_has_the_title_and_the_command(tmp_path: Path) -> None:
+    words = ["discover", "--n-prompts", "2", "--title", "Mine & <yours>", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1><bdi>Mine &amp; &lt;yours&gt;</bdi></h1>" in page
+    assert "spex-mech discover --n-prompts 2 --title &#39;Mine &amp; &lt;yours&gt;&#39;" in page
+
+
+@pytest.mark.parametrize("command", ["confirm", "circuit", "report"])
+def test_a_circuit_where_a_result_is_asked_for(
+    command: str, searched: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert cli.main(["circuit", str(searched), "--size", "2", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    file = str(tmp_path / "circuit.json")
+    told = refused(capsys, command, file)
+    assert "circuit.json is a circuit of 2 units, and this command takes the result of" in told
+    page = tmp_path / "both.html"
+    assert cli.main(["report", str(searched), "--circuit", file, "--out", str(page)]) == 0
+    assert "2 of 8 units: <bdi>L0H3</bdi>, <bdi>L1H0</bdi>" in page.read_text()

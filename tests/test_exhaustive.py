@@ -380,7 +380,9 @@ def test_a_slow_run_shows_where_it_is(monkeypatch: Any, capfd: Any) -> None:
     monkeypatch.setattr(sys.modules["spex_mech.driver"], "tqdm", at_once)
     exhaustive(series, n=6)
     shown = capfd.readouterr().err
-    assert "30/30" in shown and "asked again" in shown and "sets of 2" in shown and "x" in shown
+    assert (
+        "30/30" in shown and "asking masks again" in shown and "sets of 2" in shown and "x" in shown
+    )
     exhaustive(series, n=6, progress=False)
     assert capfd.readouterr().err == ""
 

@@ -108,7 +108,7 @@ def test_it_is_a_table() -> None:
     planned = sm.plan(Timed(30), 200)
     text = str(planned)
     assert "30 units, 435 pairs: 200 evaluations" in text
-    assert "validating" in text and "with workers" in text
+    assert "measuring likely pairs" in text and "with workers" in text
     table = planned.frame()
     assert table.evaluations.sum() == 200
     assert table.stage.is_unique

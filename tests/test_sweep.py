@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import spex_mech as sm
-from spex_mech import cli
+from spex_mech import cli, models
 from spex_mech.sweep import Cell, cells_from_toml, cells_of, status, sweep
 
 
@@ -60,6 +60,21 @@ def test_what_is_done_is_left_out_and_what_changed_is_not(
     assert ran[3:] == ["mean"]
     sweep(some_cells()[1:], tmp_path, resume=False, progress=False)
     assert ran[4:] == ["zero"]
+
+
+def test_a_task_of_words_is_asked_of_models_with_a_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each such cell failed by itself, after those before it had run."""
+    tried: list[str] = []
+    find = models.load_tokenizer
+    monkeypatch.setattr(models, "load_tokenizer", lambda name: (tried.append(name), find(name))[1])
+    cells = cells_of({"models": ["demo"], "tasks": ["induction", "ioi", "greater_than"]})
+    with pytest.raises(ValueError, match="needs a tokenizer, and the model 'demo' brings none"):
+        sweep(cells, tmp_path / "out", progress=False)
+    assert tried == ["demo"] and not (tmp_path / "out").exists()
+    sweep(cells_of({"models": ["demo"]}, n_prompts=2, budget=50), tmp_path, progress=False)
+    assert tried == ["demo"]  # numbers need none
 
 
 def test_a_failing_cell_does_not_end_the_sweep(tmp_path: Path) -> None:

@@ -237,9 +237,10 @@ class Circuit:
         EAP-IG: ``json.dump(circuit.to_mib(), file)``.
 
         Nodes are ``input``, heads ``a0.h1``, MLPs ``m3`` and ``logits``; an edge is in the circuit
-        if both of its nodes are. What the game never ablates (MLPs, heads that are no units) is in,
-        without a score: the benchmark keeps such nodes. A member's score is its minimality, that of
-        a unit left out its importance; negative where it holds the metric down.
+        if both of its nodes are. A member's score is its minimality, that of a unit left out its
+        importance; negative where it holds the metric down. What the game never ablates (``input``,
+        MLPs, heads that are no units) is in, with a score of 1 more than the largest of these: it
+        was not measured, and every circuit that is taken by rank has it, as this one has.
 
         Args:
             cfg: ``n_layers``, ``n_heads``, ``d_model``, ``parallel_attn_mlp``, where the circuit

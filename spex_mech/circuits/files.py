@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import asdict, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,14 @@ def save_circuit(circuit: Any, path: str | os.PathLike[str]) -> Path:
     """Write a ``Circuit`` as JSON; numbers that are not finite become null, "inf" or "-inf"."""
     data = {"kind": _KIND, "format": _FORMAT}
     data |= {f.name: _plain(getattr(circuit, f.name)) for f in fields(circuit)}
+    data["sha256"] = _checksum(data)
     text = json.dumps(data, indent=1, allow_nan=False)
     return write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    """Of all that a file holds, however it is laid out."""
+    return sha256(json.dumps(data, allow_nan=False).encode()).hexdigest()
 
 
 def load_circuit(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -39,8 +46,12 @@ def load_circuit(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with opened(path) as file:
             read = json.loads(file.read())
-        if not isinstance(read, dict) or read.pop("kind", None) != _KIND:
+        if not isinstance(read, dict) or read.get("kind") != _KIND:
             raise ValueError("it is no circuit that Circuit.save wrote")
+        said = read.pop("sha256", None)  # files of an earlier version have none
+        if said is not None and said != _checksum(read):
+            raise ValueError("it is damaged or was edited, as its checksum does not fit")
+        del read["kind"]
         newer = read.pop("format") > _FORMAT
         circuit = None if newer else _circuit(read)
     except FileNotFoundError:

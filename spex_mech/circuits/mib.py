@@ -38,7 +38,8 @@ def mib_json(
     """The node circuit of these units.
 
     Args:
-        scores: of each unit.
+        scores: of each unit. Nodes that are no units are never ablated: they get a score over all
+            others, so that a circuit of any size has them, as it has here.
         config: ``n_layers``, ``n_heads``, ``d_model`` and ``parallel_attn_mlp``.
 
     Raises:
@@ -66,7 +67,9 @@ def mib_json(
         raise ValueError(f"the config has no head {min(strange)}: {dict(config)}")
     kept = dict(zip(at, members.tolist(), strict=True))
     nodes: dict[str, dict[str, Any]] = {name: {"in_graph": kept.get(name, True)} for name in names}
-    for name, value in zip(at, scores.tolist(), strict=True):
+    first = 1.0 + float(abs(scores).max(initial=0.0))
+    scored = dict.fromkeys(names[:-1], first) | dict(zip(at, scores.tolist(), strict=True))
+    for name, value in scored.items():
         nodes[name]["score"] = value
     edges = {
         f"{source}->{target}{letter}": {

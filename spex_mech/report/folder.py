@@ -61,6 +61,7 @@ def write_all(
     *,
     task: "Task | None" = None,
     command: str | None = None,
+    title: str | None = None,
     keep_others: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Write a result's files into a folder, which is made: ``interactions.npz``,
@@ -70,7 +71,7 @@ def write_all(
     a full disk leaves no mixture of two results.
 
     Args:
-        task, command: as of :func:`write_report`.
+        task, command, title: as of :func:`write_report`.
         keep_others: move the files of another result that are there into a folder ``earlier-1``.
 
     Returns:
@@ -87,7 +88,7 @@ def write_all(
         (place / "interactions.csv").write_text(found.frame().to_csv(index=False), encoding="utf-8")
         if (why := _write_map(found, place)) is not None:
             remarks.append(why)
-        write_report(found, place / "report.html", task=task, command=command)
+        write_report(found, place / "report.html", task=task, command=command, title=title)
 
     folder = path_of("folder", folder)
 

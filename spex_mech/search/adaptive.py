@@ -178,7 +178,7 @@ class Adaptive(Search):
         ledger.record_known_pairs()
         self._audit = yield from audited(context, self.top, ranker)
         unknown = [(u,) for u in range(self.n) if not ledger.knows_single(u)]
-        yield from ledger.values_of(unknown[: ledger.left], "single ablations")
+        yield from ledger.values_of(unknown[: ledger.left], "ablating single units")
 
     def _n_audit(self, budget: Budget) -> int:
         """Tests that are kept for the audit."""
@@ -222,7 +222,7 @@ def validate(
         order = np.argsort(-scores, kind="stable")[: 2 * share]
         best = [pair(int(a), int(b)) for a, b in candidates[order]]
         reserved = budget.allot(share).reserved
-        measured = yield from ledger.measure(best, "validating", reserved)
+        measured = yield from ledger.measure(best, "measuring likely pairs", reserved)
         score_of = dict(zip(best, scores[order].tolist(), strict=True))
         predicted |= {s: score_of[s] for s in measured}
 

@@ -144,7 +144,7 @@ class AskAgain(Search):
         some = [units for _, units in self._drawn[start : start + wanted]]
         sets = [some[at] for at in self._rng.permutation(len(some))]
         masks = replace(MaskBatch.of_sets(sets, self._n), again=self.n_again + 1)
-        return Question(masks, stage="asked again")
+        return Question(masks, stage="asking masks again")
 
 
 def with_masks_asked_again(

@@ -71,7 +71,7 @@ def without_gradients(context: Context, budget: Budget, max_fraction: float) -> 
         way = Way.SPLIT
         found = yield from split(context, tests, max_fraction)
     ranked = sorted(found, key=lambda s: -abs(found[s]))
-    yield from ledger.measure(ranked, "validating", budget.reserved)
+    yield from ledger.measure(ranked, "measuring likely pairs", budget.reserved)
     return way
 
 
@@ -82,11 +82,11 @@ def _first_pairs_are_something(context: Context, budget: Budget) -> Asking[bool]
     many = budget.left - n > settings.large_part * n * (n - 1) / 2
     if n > settings.few_units or not many:
         return False
-    yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
+    yield from ledger.values_of([(u,) for u in range(n)], "ablating single units")
     main = ledger.main_effects_by_prompt()
     strongest = Strengths(main, settings=settings).strongest(settings.first_pairs)
     first = [pair(int(a), int(b)) for a, b in strongest]
-    measured = yield from ledger.measure(first, "validating", budget.reserved)
+    measured = yield from ledger.measure(first, "measuring likely pairs", budget.reserved)
     sizes = [abs(ledger.interaction[s]) for s in measured]
     typical = np.quantile(sizes, settings.first_quantile)
     return bool(typical > settings.nothing * abs(main).max())
@@ -99,7 +99,7 @@ def _is_uneven(context: Context, budget: Budget) -> Asking[bool]:
     n = ledger.n
     if budget.left < 1.05 * n + settings.first_pairs:
         return False  # exact singles would take all of the budget
-    yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
+    yield from ledger.values_of([(u,) for u in range(n)], "ablating single units")
     wanted = int(settings.probe_share * budget.left)
     count = int(np.clip(wanted, settings.min_probe_pairs, settings.max_probe_pairs))
     strengths = Strengths(ledger.main_effects_by_prompt(), settings=settings)
@@ -108,7 +108,7 @@ def _is_uneven(context: Context, budget: Budget) -> Asking[bool]:
     others = [pair(int(a), int(b)) for a, b in drawn if a != b][:count]
     typical = []
     for sets in (strong, others):
-        measured = yield from ledger.measure(sets, "probing pairs", budget.reserved)
+        measured = yield from ledger.measure(sets, "testing pairs", budget.reserved)
         sizes = [ledger.interaction[s] ** 2 for s in measured]
         typical.append(float(np.median(sizes)) if sizes else 0.0)
     return typical[0] > settings.uneven_ratio * typical[1]

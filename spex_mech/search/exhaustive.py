@@ -77,7 +77,7 @@ class Exhaustive(Search):
         if size > max(self._plan):
             return None
         sets = self._plan[size][start : start + MASKS_PER_QUESTION]
-        stage = "single ablations" if size == 1 else f"sets of {size}"
+        stage = "ablating single units" if size == 1 else f"sets of {size}"
         return Question(MaskBatch.of_rows(sets, self.n), stage=stage)
 
     def tell(

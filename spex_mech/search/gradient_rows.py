@@ -55,7 +55,9 @@ def gradient_rows(
     n_rows = min(n, n_rows, max(_LEAST_ROWS, fitting))
     while len(rows.asked) < n_rows:
         units = rows.next_rows(min(settings.rows_at_once, n_rows - len(rows.asked)))
-        question = Question(MaskBatch.of_sets([(u,) for u in units], n), True, "gradient rows")
+        question = Question(
+            MaskBatch.of_sets([(u,) for u in units], n), True, "gradients without one unit"
+        )
         answer = yield from ledger.ask(question)
         assert answer.gradients is not None
         for unit, value, gradient in zip(units, answer.values, answer.gradients, strict=True):

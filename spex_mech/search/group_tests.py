@@ -122,9 +122,9 @@ def probe_groups(
         table = Partition(rng.permutation(n), n_blocks)
         tests = table.tests()
         some = [tests[i] for i in rng.permutation(len(tests))[: settings.probed_cells]]
-        sums = abs((yield from table.between(ledger, some, {}, "probing groups")))
+        sums = abs((yield from table.between(ledger, some, {}, "testing groups")))
         blocks = [table.units((block,)) for block in table.blocks]
-        alone = yield from ledger.sums(blocks, "probing groups")
+        alone = yield from ledger.sums(blocks, "testing groups")
         spread = np.sqrt((sums**2).mean())
         nothing = spread <= _NOTHING * abs(alone - ledger.intact).max()
         ratio = 0.0 if nothing else np.median(sums) / spread
@@ -271,7 +271,7 @@ def _one_pass(
     tests = table.tests(order)
     if order > 2 and not known:
         some = tests[:: max(1, len(tests) // settings.probed_cells)]
-        sums = yield from table.between(ledger, some, known, "probing groups")
+        sums = yield from table.between(ledger, some, known, "testing groups")
         if np.median(abs(sums)) > settings.sparse_ratio * np.sqrt((sums**2).mean()):
             return None
     sums = yield from table.between(ledger, tests, known, "testing groups")
@@ -285,7 +285,7 @@ def _one_pass(
     ]
     leaves = yield from halved(context, budget, table, hot, known, floor, max_fraction)
     found = [s for s in dict.fromkeys(map(table.set_of, leaves)) if s not in known]
-    measured = yield from ledger.measure(found, "validating", max(0, budget.reserved))
+    measured = yield from ledger.measure(found, "measuring likely pairs", max(0, budget.reserved))
     sizes = {s: ledger.interaction[s] for s in measured}
     return {s: value for s, value in sizes.items() if abs(value) > floor / 2}
 

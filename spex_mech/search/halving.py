@@ -29,7 +29,7 @@ def split(context: Context, budget: Budget, max_fraction: float) -> Asking[Candi
     """Strong pairs over a dense tail, with sums of tests as estimates."""
     ledger, n = context.ledger, context.ledger.n
     if budget.left >= 2 * n or all(ledger.knows_single(u) for u in range(n)):
-        yield from ledger.values_of([(u,) for u in range(n)], "single ablations")
+        yield from ledger.values_of([(u,) for u in range(n)], "ablating single units")
         with_singles = True
     else:
         with_singles = False
@@ -45,7 +45,7 @@ def split(context: Context, budget: Budget, max_fraction: float) -> Asking[Candi
     hot = [c for c in cells if c.blocks[0] != c.blocks[1] and abs(c.total) > floor]
     leaves = yield from halved(context, budget, table, hot, {}, floor, max_fraction)
     sets = list(map(table.set_of, leaves))
-    measured = yield from ledger.measure(sets, "validating", max(0, budget.reserved))
+    measured = yield from ledger.measure(sets, "measuring likely pairs", max(0, budget.reserved))
     known = {s: ledger.interaction[s] for s in measured}
     if known:
         between = table.known_between([c.test for c in cells], known)  # none lies inside a block

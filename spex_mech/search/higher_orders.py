@@ -45,7 +45,7 @@ class HigherOrders:
         """Measure sets of 3 to ``order`` units."""
         ledger = self._ledger
         if ledger.n <= budget.left // 4:
-            yield from ledger.values_of([(u,) for u in range(ledger.n)], "single ablations")
+            yield from ledger.values_of([(u,) for u in range(ledger.n)], "ablating single units")
         slopes = self._ranker.slopes()  # those that are asked for are kept for the next order
         for order in range(3, self._order + 1):
             mine = budget.allot(budget.left // (self._order + 1 - order))
