@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spex_mech.engine.device import batches
 from spex_mech.engine.metrics import answer_logits, logits_of, scored_positions
 from spex_mech.engine.passes import call
 from spex_mech.engine.prompts import Prompts
@@ -87,15 +88,19 @@ def accuracy_of(model: Any, prompts: Prompts, metric: str) -> Accuracy | None:
     by_token = prompts.answers is None
     if by_token and metric not in ("log_prob", "loss"):
         return None
-    right, of, size = 0, 0, max(1, _TOKENS_AT_ONCE // prompts.tokens.shape[1])
-    for start in range(0, len(prompts), size):
-        rows = torch.arange(start, min(start + size, len(prompts)), device=prompts.tokens.device)
+
+    def hits_of(rows: slice) -> Tensor | None:
         part = prompts[rows]
         with torch.no_grad(), evaluating(model):
             output = call(model, part)
         try:
-            hits = _token_hits(output, part) if by_token else _answer_hits(output, part)
+            return _token_hits(output, part) if by_token else _answer_hits(output, part)
         except ValueError:
+            return None
+
+    right, of, size = 0, 0, max(1, _TOKENS_AT_ONCE // prompts.tokens.shape[1])
+    for _, hits in batches(len(prompts), size, hits_of):
+        if hits is None:
             return None
         right, of = right + int(hits.sum()), of + len(hits)
     guessing = 0.5 if prompts.wrong_answers is not None and not by_token else None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from spex_mech.engine.components import Components
 from spex_mech.engine.device import (
     MemoryPlan,
     Rows,
+    batches,
     check_precision,
     computing,
     device_of,
@@ -61,7 +62,7 @@ from spex_mech.engine.plain import (
 from spex_mech.engine.plan import Ablated, Parts
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
-from spex_mech.engine.references import Activations, Batches, References
+from spex_mech.engine.references import Activations, References
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.running import evaluating
 from spex_mech.engine.sites import (
@@ -82,6 +83,7 @@ from spex_mech.notices import warn
 
 _SELF_TEST_ROWS = 4
 _MANY = 100_000  # masks, which a driver may have
+T = TypeVar("T")
 _UNKNOWN_OUTPUTS = 1024
 
 
@@ -148,6 +150,14 @@ def _n_positions(taps: Taps, prompts: Prompts) -> dict[int, int]:
     with torch.no_grad(), taps.installed():
         taps.run(prompts, seen=seen)
     return {index: act.shape[1] for index, act in seen.items()}
+
+
+def _rows_at_once(prompts: Prompts, taps: Taps, rows: Rows) -> int:
+    """Of prompts, in a pass that the game itself makes."""
+    n_outputs = answers_of(taps.model) or _UNKNOWN_OUTPUTS
+    size = rows_on_cpu(prompts.tokens.shape[1], n_outputs)
+    size = max(1, size // max([1, *(place.n_experts for place in taps.places)]))
+    return min(size, rows.limit or size)
 
 
 def _real_of(prompts: Prompts, taps: Taps) -> Callable[[Prompts], Any]:
@@ -285,28 +295,26 @@ class Derived:
         made = references_by.make(
             asked.ablation, self._activations, self.prompts, reference, self.hook_points
         )
-        finite = all(bool(x.isfinite().all()) for x in made)
-        for seen, _ in self._activations(self.prompts):
-            finite = finite and all(bool(x.isfinite().all()) for x in seen.values())
-            break
-        return made, not finite
+        seen, _ = next(self._activations(self.prompts))
+        return made, not all(bool(x.isfinite().all()) for x in (*made, *seen.values()))
 
-    def _activations(self, prompts: Prompts) -> Batches:
+    def _activations(self, prompts: Prompts) -> Iterator[tuple[Activations, Any]]:
         """Intact activations at this game's hook points, batch by batch."""
         real = _real_of(prompts, self.taps)
-        for part in self._parts(prompts):
+
+        def run(part: Prompts) -> tuple[Activations, Any]:
             seen: dict[int, Tensor] = {}
             with torch.no_grad(), self.taps.installed():
                 self.taps.run(part, seen=seen)
-            activations: Activations = seen
-            yield activations, real(part)
+            return seen, real(part)
 
-    def _parts(self, prompts: Prompts) -> Iterator[Prompts]:
-        n_outputs = answers_of(self.model) or _UNKNOWN_OUTPUTS
-        size = rows_on_cpu(prompts.tokens.shape[1], n_outputs)
-        size = max(1, size // max([1, *(place.n_experts for place in self.taps.places)]))
-        for start in range(0, len(prompts), size):
-            yield prompts[start : start + size]
+        return self._in_parts(prompts, run)
+
+    def _in_parts(self, prompts: Prompts, run: Callable[[Prompts], T]) -> Iterator[T]:
+        """Of all prompts, in as many passes as they take."""
+        size = _rows_at_once(prompts, self.taps, self.asked.rows)
+        for _, made in batches(len(prompts), size, lambda part: run(prompts[part])):
+            yield made
 
     def _metric(self) -> tuple[Metric, bool]:
         """The metric, and whether the model gives logits position by position."""
@@ -323,8 +331,8 @@ class Derived:
                 METRICS[given](output, one)  # what it lacks is told now
             if given != "kl":
                 return METRICS[given] if isinstance(given, str) else given, by_position
-            parts = self._parts(self.prompts)
-            return KL.joined([KL.to_intact(self.taps.run(p), p) for p in parts]), by_position
+            make = lambda part: KL.to_intact(self.taps.run(part), part)  # noqa: E731
+            return KL.joined([*self._in_parts(self.prompts, make)]), by_position
 
     def _setup(self) -> Setup:
         asked = self.asked
@@ -451,7 +459,7 @@ class Derived:
         taps = self._taps([*at.values()])
         labels = [Components.experts(self.architecture, layer).labels for layer in at]
         real = _real_of(self.prompts, taps)
-        return expert_use_of(taps, labels, self._parts(self.prompts), real)
+        return expert_use_of(taps, labels, partial(self._in_parts, self.prompts), real)
 
     @cached_property
     def weights_sha256(self) -> str:

@@ -9,12 +9,14 @@ type which a user has set changes nothing.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 # A batch on the CPU: large enough to feed the matrix products, small enough for the caches.
@@ -155,29 +157,39 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(t in text for t in _OUT_OF_MEMORY)
 
 
-def in_batches(n_items: int, size: int, run: Callable[[slice], None]) -> int:
+def batches(n_items: int, size: int, run: Callable[[slice], T]) -> Iterator[tuple[int, T]]:
     """Run all items, ``size`` at a time. A part that runs out of memory is asked again in halves;
     what was done is not done again.
 
     Returns:
-        the size that was used at last.
+        of each part the size that was used by then, and what it gave.
     """
     start = 0
     while start < n_items:
         part = slice(start, min(start + size, n_items))
-        failed = False
+        done: list[T] = []
         try:
-            run(part)
+            done.append(run(part))
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or part.stop - start == 1:
                 raise
-            failed = True
-        if not failed:
+        if done:
             start = part.stop
+            yield size, done.pop()
             continue
         size = (part.stop - start) // 2
         if torch.cuda.is_available():  # only now: the error held the tensors of the failed pass
             torch.cuda.empty_cache()
+
+
+def in_batches(n_items: int, size: int, run: Callable[[slice], None]) -> int:
+    """The same, of what gives nothing.
+
+    Returns:
+        the size that was used at last.
+    """
+    for used, _ in batches(n_items, size, run):
+        size = used
     return size
 
 

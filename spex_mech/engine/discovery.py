@@ -839,7 +839,7 @@ def _own(name: str) -> str:
 def _same(given: Tensor, flat: Tensor) -> bool:
     if given.numel() != flat.numel() or given.shape[-1] != flat.shape[-1]:
         return False
-    return torch.equal(given.reshape(flat.shape), flat)
+    return torch.equal(given.reshape(flat.shape).to(flat.device), flat)  # layers on two devices
 
 
 def _rows_of(x: Tensor, n_rows: int, width: int = 0) -> Float[Tensor, "row pos width"] | None:

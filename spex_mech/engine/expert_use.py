@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN = 20
+# Rows of a pass, which positions are no padding, and place -> chosen experts and their weights.
+Routed = tuple[int, Any, Mapping[int, tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,29 +91,32 @@ class ExpertUse:
 def expert_use_of(
     taps: Taps,
     labels: Sequence[Sequence[str]],
-    parts: Iterable[Prompts],
+    in_parts: Callable[[Callable[[Prompts], Routed]], Iterable[Routed]],
     real: Callable[[Prompts], Bool[Tensor, "row pos"] | Mapping[int, Bool[Tensor, "row pos"]]],
 ) -> ExpertUse:
     """The use of the experts at each place of these taps, all of which are mixtures.
 
     Args:
         labels: of the experts at each place.
-        parts: the prompts, batch by batch.
+        in_parts: calls what it is given with the prompts, as many at a time as a pass takes.
         real: which positions are no padding: of the tokens, or of each place's own.
     """
     tokens = [0] * len(labels)
     used = [torch.zeros(len(names), dtype=torch.long) for names in labels]
     weights = [torch.zeros(len(names), dtype=torch.float64) for names in labels]
-    for part in parts:
-        marked = real(part)
+
+    def routed(part: Prompts) -> Routed:
         one = Pass(len(part), routes={})
         with torch.no_grad(), taps.installed(), taps.passing(one):
             call(taps.model, part)
-        for at, (chosen, weight) in (one.routes or {}).items():
+        return len(part), real(part), one.routes or {}
+
+    for n_rows, marked, routes in in_parts(routed):
+        for at, (chosen, weight) in routes.items():
             of_expert = torch.stack(
                 [(weight * (chosen == e)).sum(1) for e in range(len(labels[at]))], dim=1
             ).cpu()
-            each = of_expert.double().unflatten(0, (len(part), -1))
+            each = of_expert.double().unflatten(0, (n_rows, -1))
             here = marked[at] if isinstance(marked, Mapping) else marked
             kept = each[real_positions(each, here.cpu())]
             tokens[at] += len(kept)

@@ -167,7 +167,8 @@ class Watch:
         rows = self._rows[self._rows < len(weight)].to(weight.device)
 
         def forward(_: Any, x: Tensor) -> Tensor:
-            return nn.functional.linear(x, weight[rows], None if bias is None else bias[rows])
+            here = x.to(weight.device)  # hooks of accelerate, which would bring it, are gone round
+            return nn.functional.linear(here, weight[rows], None if bias is None else bias[rows])
 
         with forward_of(module, forward):
             yield

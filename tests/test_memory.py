@@ -1,0 +1,74 @@
+"""Memory that runs out, wherever it does: fewer rows are taken at a time, and the values stay."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import spex_mech as sm
+from tests.families import D_VOCAB, build
+from tests.test_experts import build as of_experts
+
+MOST = 7  # rows that the model takes
+
+
+def made(family: str) -> Any:
+    return build(family) if family == "llama" else of_experts(family)
+
+
+def short_of_memory(family: str) -> Any:
+    model = made(family)
+
+    def refuse(module: Any, args: tuple[Tensor, ...]) -> None:
+        if len(args[0]) > MOST:
+            raise torch.OutOfMemoryError("out of memory, as asked for")
+
+    model.get_submodule("model.layers.1.mlp").register_forward_pre_hook(refuse)
+    return model
+
+
+def many_prompts(metric: str) -> sm.Task:
+    tokens = torch.randint(3, D_VOCAB, (40, 6), generator=torch.Generator().manual_seed(0))
+    corrupted = tokens.roll(1, dims=0)
+    wrong = (tokens[:, 0] + 8) % (D_VOCAB - 3) + 3
+    answers = {"answers": tokens[:, 0], "wrong_answers": wrong}
+    return sm.Task(sm.Prompts(tokens, corrupted=corrupted, **answers), metric)
+
+
+@pytest.mark.parametrize(
+    "family, units, metric, options",
+    [
+        ("llama", "heads", "logit_diff", {}),
+        ("llama", "heads", "kl", {"ablation": "resample"}),
+        ("llama", "heads", "log_prob", {"replay": False, "ablation": "mean_per_position"}),
+        ("mixtral", "experts", "logit_diff", {"batch_size": 64}),
+    ],
+)
+def test_a_game_of_more_prompts_than_a_pass_takes(
+    family: str, units: str, metric: str, options: dict[str, Any]
+) -> None:
+    """References, the intact distribution of a KL, how often the model is right, the use of
+    experts: all are passes over the prompts."""
+    found = []
+    for make in (made, short_of_memory):
+        game = sm.ModelGame(make(family), many_prompts(metric), units, **options)
+        found.append(sm.discover(game, "exhaustive", progress=False))
+    plenty, short = found
+    largest = abs(plenty.main_effects).max()
+    assert largest > 0
+    np.testing.assert_allclose(short.values, plenty.values, rtol=0, atol=1e-5 * largest)
+    assert short.about["accuracy"] == plenty.about["accuracy"]
+
+
+def test_passes_are_no_larger_than_the_batch_size() -> None:
+    """Also those that the game itself makes."""
+    seen: list[int] = []
+    model = build("llama")
+    hook = model.model.layers[1].mlp.register_forward_pre_hook(
+        lambda module, args: seen.append(len(args[0]))
+    )
+    sm.ModelGame(model, many_prompts("kl"), batch_size=8).ablating(np.array([[0], [3]]))
+    hook.remove()
+    assert max(seen) == 8
