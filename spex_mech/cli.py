@@ -729,11 +729,12 @@ def _sweep(options: argparse.Namespace) -> None:
     table = sweep(cells, options.out, resume=not options.fresh, **given)
     _print_status(table)
     say(f"\nwritten to {options.out}: summary.csv")
-    own = table[table.folder.isin([cell.name for cell in cells])]
-    failed = own[own.state == "failed"]
-    for name, error in zip(failed.folder, failed.get("error", ()), strict=False):
-        print(f"{name}: {error}", file=sys.stderr)
-    if len(failed):
+    own = {cell.name for cell in cells}
+    failed = [row for row in table.to_dict("records") if row["state"] == "failed"]
+    failed = [row for row in failed if row["folder"] in own]
+    for row in failed:
+        print(f"{row['folder']}: {row['error']}", file=sys.stderr)
+    if failed:
         raise ValueError(f"{len(failed)} of {len(own)} cells failed")
 
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,28 @@ def test_sentences_are_told_apart() -> None:
         "# Title of it\nOne [two](x) three. `Four` five:\n\n- six\n- seven\n\n```\nCode. Code\n```"
     )
     assert sentences(page) == ["One two three.", "`Four` five:", "- six", "- seven"]
+
+
+# What of a page's tables is out of sight, and whether the page itself scrolls sideways.
+CUT = """() => [...document.querySelectorAll("table")].filter((table) => {
+    for (let at = table; at && at !== document.documentElement; at = at.parentElement)
+        if (at.scrollWidth > at.clientWidth + 1 && getComputedStyle(at).overflowX !== "visible")
+            return true;
+    return false;
+}).map((table) => table.innerText.slice(0, 60)).concat(
+    document.documentElement.scrollWidth > innerWidth + 1 ? ["the page"] : [])"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 420])
+def test_no_table_is_cut(width: int, site: Path, chromium: Any) -> None:
+    """The column that matters was out of sight, and could not be seen to be there."""
+    context = chromium.new_context(viewport={"width": width, "height": 900})
+    page, cut, n_tables = context.new_page(), {}, 0
+    for file in sorted(site.rglob("*.html")):
+        page.goto(file.as_uri())
+        n_tables += page.locator("table").count()
+        if told := page.evaluate(CUT):
+            cut[file.name] = told
+    context.close()
+    assert cut == {} and n_tables > 50
