@@ -322,6 +322,7 @@ def _words(circuit: Circuit) -> list[str]:
             f"  {circuit.about.get('selected', '')}; score_circuit(game, ...) scores it",
         ]
     where = circuit.about.get("measured_on", "prompts of its own")
+    where = where.replace("prompts", "prompt", 1) if circuit.n_prompts == 1 else where
     lines += [
         f"  on {circuit.n_prompts} {where}: faithfulness {circuit.faithfulness}, largest "
         f"incompleteness {circuit.completeness}, least minimality {circuit.minimality}",
