@@ -2,6 +2,7 @@
 
     python -m benchmarks.families                    # some minutes on one core
     python -m benchmarks.families --only causal
+    python -m benchmarks.families --types llama vit     # these rows alone, wherever they stand
 
 Of each type a tiny random model is built (``tiny.py``), and each head and some neurons are ablated,
 alone and in pairs, in games with and without replay. Every value is compared with two loops that
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 import spex_mech as sm
 from benchmarks.frame import Options, Row, script
-from benchmarks.tiny import CannotBuild, build, types_of
+from benchmarks.tiny import CannotBuild, build, read_by, types_of
 from spex_mech.engine.architectures import prompts_for, seen_in
 from spex_mech.engine.running import first_tensor
 
@@ -54,8 +55,10 @@ def prompts_of(vocabulary: int = 99) -> sm.Prompts:
 
 def read(output: Any, prompts: sm.Prompts) -> Tensor:
     """One number of each row that every output changes."""
-    if getattr(output, "logits_per_image", None) is not None:  # of images and texts of a batch
-        return output.logits_per_image.diagonal().double()
+    if getattr(output, "logits_per_video", None) is not None:  # which a batch is compared in
+        return (output.video_embeds * output.text_embeds).sum(-1).double()
+    if getattr(output, "logits_per_text", None) is not None:  # of images and texts of a batch
+        return output.logits_per_text.diagonal().double()
     named = getattr(output, "logits", None)
     logits = named if isinstance(named, Tensor) else first_tensor(output)
     flat = logits.double().flatten(1)
@@ -70,6 +73,7 @@ class Judge:
         model: any.
         kinds: what is looked at.
         prompts: what it reads; default: token ids.
+        is_given: whether the package is told that, too; else it finds out what the model reads.
     """
 
     def __init__(
@@ -77,8 +81,9 @@ class Judge:
         model: Any,
         kinds: Sequence[str] = ("heads", "neurons"),
         prompts: sm.Prompts | None = None,
+        is_given: bool = False,
     ) -> None:
-        self.model, self.kinds = model, kinds
+        self.model, self.kinds, self.is_given = model, kinds, is_given
         self.prompts = prompts_of() if prompts is None else prompts
 
     def row(self) -> Row:
@@ -91,7 +96,7 @@ class Judge:
             try:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always")
-                    units = make(self.model)
+                    units = make(self.model, prompts=self.prompts if self.is_given else None)
                     found[kind] = units[:: step_of(len(units))] if kind == "neurons" else units
                 said = [str(w.message) for w in told if "times in a pass over" in str(w.message)]
                 part = part or "".join(said[:1])[:400]
@@ -316,11 +321,15 @@ def judged(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = build(kind, class_name, reads_tokens=reads_tokens)
-            judge = Judge(model, kinds, None if reads_tokens else in_double(model))
+            given = None if reads_tokens else read_by(class_name)
+            prompts = None if reads_tokens else in_double(model, given)
+            judge = Judge(model, kinds, prompts, is_given=given is not None)
             try:
                 first, again = judge.value(), judge.value()
             except Exception as error:
                 raise CannotBuild(f"does not run: {type(error).__name__}: {error}"[:200]) from error
+            if not first.isfinite().all():
+                raise CannotBuild("gives no finite numbers")
             if not torch.allclose(first, again):  # as where it masks what it reads by chance
                 raise CannotBuild("gives another output each time")
             return row | judge.row()
@@ -335,17 +344,21 @@ def judged(
         signal.signal(signal.SIGPROF, before)
 
 
-def in_double(model: Any) -> sm.Prompts:
+def in_double(model: Any, given: tuple[Tensor | None, dict[str, Tensor]] | None) -> sm.Prompts:
     """What a model was found to run on; it is in float64 from now on, where it runs in that.
+
+    Args:
+        given: what it reads, where that cannot be guessed.
 
     Raises:
         CannotBuild: it was found to run on nothing that was tried.
     """
+    prompts = None if given is None else sm.Prompts(given[0], inputs=given[1])
     try:
-        seen_in(model)
+        seen_in(model, prompts)
     except ValueError as error:
         raise CannotBuild(str(error).split(", which is how")[0]) from error
-    prompts = prompts_for(model, 3)
+    prompts = prompts or prompts_for(model, 3)
     for dtype in (torch.float64, torch.float32):
         prompts = prompts.as_read("cpu", dtype)
         with contextlib.suppress(Exception):
@@ -360,6 +373,7 @@ def every(task: str, options: Options, **how: Any) -> Iterator[Row]:
     logging.set_verbosity(60)
     types = types_of(task)
     chosen = [*types][::12] if options.quick else [*types]
+    chosen = [kind for kind in chosen if kind in options.types or not options.types]
     for kind in chosen:
         yield judged(kind, types[kind], **how)
 
@@ -423,4 +437,4 @@ def counted(out: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
 
 
 if __name__ == "__main__":
-    script(__doc__, "families", PARTS, counts=counted)
+    script(__doc__, "families", PARTS, has_types=True, counts=counted)

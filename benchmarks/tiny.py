@@ -10,7 +10,9 @@ import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from spex_mech.engine.running import first_tensor
 
 MOST_PARAMETERS = 8_000_000
 N_LAYERS, N_HEADS, D_MODEL, D_MLP, D_VOCAB = 2, 4, 32, 48, 99
@@ -19,25 +21,29 @@ N_LAYERS, N_HEADS, D_MODEL, D_MLP, D_VOCAB = 2, 4, 32, 48, 99
 _SIZES: dict[str, int] = {
     **dict.fromkeys(
         "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers "
-        "num_encoder_layers num_decoder_layers depth num_mem_blocks".split(),
+        "num_encoder_layers num_decoder_layers depth num_mem_blocks num_spatial_layers "
+        "num_temporal_layers num_auxiliary_layers num_self_attends_per_block".split(),
         N_LAYERS,
     ),
     **dict.fromkeys(
         "num_attention_heads n_head n_heads num_heads encoder_attention_heads "
         "decoder_attention_heads attention_heads num_decoder_attention_heads "
         "num_encoder_attention_heads linear_num_value_heads swa_num_attention_heads "
-        "linear_attn_num_heads".split(),
+        "linear_attn_num_heads cross_num_attention_heads num_self_attention_heads "
+        "num_cross_attention_heads n_mamba_heads".split(),
         N_HEADS,
     ),
     **dict.fromkeys(
         "num_key_value_heads n_kv_heads num_kv_heads linear_num_key_heads "
-        "swa_num_key_value_heads num_global_key_value_heads".split(),
+        "swa_num_key_value_heads num_global_key_value_heads cross_num_key_value_heads "
+        "kv_n_heads".split(),
         2,
     ),
     **dict.fromkeys(
         "hidden_size d_model n_embd dim embed_dim embedding_size word_embed_proj_dim "
         "lru_width attention_hidden_size cross_attention_hidden_size projection_dim "
-        "hidden_size_per_layer_input_dim dim_model".split(),
+        "hidden_size_per_layer_input_dim dim_model d_latents entity_emb_size "
+        "cross_hidden_size audio_hidden_size hidden_size_global".split(),
         D_MODEL,
     ),
     **dict.fromkeys(
@@ -62,11 +68,13 @@ _SIZES: dict[str, int] = {
         2,
     ),
     "head_dim": 8, "d_kv": 8, "attention_head_dim": 8, "dim_head": 8, "attention_head_size": 8,
-    "global_head_dim": 16, "swa_head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-    "kda_head_dim": 8, "v_head_dim": 12, "swa_v_head_dim": 12,
+    "cross_head_dim": 8, "global_head_dim": 16, "swa_head_dim": 8, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "kda_head_dim": 8, "v_head_dim": 12, "swa_v_head_dim": 12,
     "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "kv_lora_rank": 16, "q_lora_rank": 16,
     "index_head_dim": 8, "index_n_heads": 4, "index_topk": 64,
     "vocab_size": D_VOCAB, "vocab_size_per_layer_input": D_VOCAB, "n_vocab": D_VOCAB,
+    "entity_vocab_size": D_VOCAB, "encoder_hash_byte_group_vocab": D_VOCAB,
+    "codebook_vocab_size": D_VOCAB, "num_codebooks": 1,
     "hidden_size_per_layer_input": 8, "max_position_embeddings": 64, "n_positions": 64,
     "n_ctx": 64, "max_seq_len": 64, "max_sequence_length": 64, "rotary_dim": 4,
     "state_size": 8, "ssm_state_size": 8, "mamba_d_state": 8, "mamba_n_heads": 4,
@@ -78,25 +86,33 @@ _SIZES: dict[str, int] = {
     "max_source_positions": 64, "max_target_positions": 64, "type_vocab_size": 2,
     "sliding_window": 16, "attention_window": 8, "local_attention": 16, "laurel_rank": 4,
     "altup_num_inputs": 2, "image_size": 16, "patch_size": 4, "num_mel_bins": 16,
+    "num_latents": 8, "context_size": 16, "coordinate_size": 6, "shape_size": 4,
+    "num_global_layers": 1, "num_filters": 8, "upsample_groups": D_MODEL,
     "num_kv_shared_layers": 0, "ngram": 2, "emb_dim": D_MODEL, "num_blocks": N_LAYERS,
 }  # fmt: skip
 _TOKENS = {
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
-    "sep_token_id": 2, "cls_token_id": 1,
+    "sep_token_id": 2, "cls_token_id": 1, "blank_token_id": 0,
 }  # fmt: skip
 
 _QWEN4 = {
     "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64,
     "indexer_compress_ratio": 2, "hc_lowrank": 8, "ple_embed_dim": 8, "hc_count": 2,
 }  # fmt: skip
+_EFFICIENT = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320,
+              "image_size": 64}  # fmt: skip
+_TUBELETS = {"image_size": 32, "tubelet_size": [1, 8, 8], "num_frames": 2}
+_TOKENIZER = {"depths": [1, 1], "downsampling_ratios": [4]}  # of sounds
+_DOTS = {"per_layer_config": None, "head_dim": 12}
+_GRANITE = ["linear_attention", "full_attention"]
 _HYBRID = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
 _SWIN = {
-    "depths": [1, 1], "num_heads": [2, 4], "embed_dim": 16, "image_size": 32, "window_size": 4,
+    "depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "image_size": 32, "window_size": 4,
 }  # fmt: skip
-_FOUR = {"hidden_sizes": [16, 32, 64, 64], "depths": [1] * 4, "image_size": 64}
+_FOUR = {"hidden_sizes": [16, 32, 64, 64], "depths": [1, 2, 1, 1], "image_size": 64}
 # Layers of a scale of 1e-6, as they begin, do nothing that shows.
 _CONVNEXT = {**_FOUR, "num_hidden_layers": 4, "layer_scale_init_value": 1.0}
-_PYRAMID = {**_FOUR, "num_attention_heads": [1, 2, 4, 4]}
+_PYRAMID = {**_FOUR, "image_size": 96, "num_attention_heads": [1, 2, 4, 4]}
 # Settings that are no size, or that must fit each other.
 SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
@@ -107,36 +123,58 @@ SPECIAL: dict[str, dict[str, Any]] = {
               "attention_hidden_size": 64, "attention_head_dim": 16, "n_mamba_heads": 2},
     "zamba2": {"layer_types": _HYBRID, "layers_block_type": _HYBRID,
               "num_hidden_layers": 4,
-               "num_mem_blocks": 1},
+               "num_mem_blocks": 1, "attention_hidden_size": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "reformer": {"axial_pos_embds": False},
     "xmod": {"default_language": "en_XX"},
-    "qwen4_exp": {"text_config": _QWEN4}, "qwen4_exp_text": _QWEN4,
+    "qwen4_exp": _QWEN4, "qwen4_exp_text": _QWEN4,
     "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2},
     "roc_bert": {"pronunciation_vocab_size": 99, "shape_vocab_size": 99,
                  "pronunciation_embed_dim": 16, "shape_embed_dim": 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "granitemoehybrid": {"layer_types": _GRANITE, "layers_block_type": _GRANITE},
     "t5": {"decoder_start_token_id": 0},
     "swin": _SWIN, "swinv2": _SWIN, "donut-swin": _SWIN,
     "swin2sr": {**_SWIN, "num_heads": [2, 2], "image_size": 16, "patch_size": 1},
-    "pvt": _PYRAMID, "pvt_v2": {**_PYRAMID, "image_size": 96, "sr_ratios": [4, 2, 1, 1]},
+    "pvt": _PYRAMID, "pvt_v2": {**_PYRAMID, "sr_ratios": [4, 2, 1, 1]},
     "poolformer": _FOUR, "resnet": _FOUR,
     "convnext": _CONVNEXT, "convnextv2": _CONVNEXT, "dinov3_convnext": _CONVNEXT,
     "regnet": {**_FOUR, "groups_width": 16}, "bit": {**_FOUR, "num_groups": 8},
     "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3],
             "image_size": 64},
-    "levit": {"hidden_sizes": [32, 64, 96], "num_attention_heads": [2, 4, 6], "depths": [1] * 3,
+    "levit": {"hidden_sizes": [32, 64, 96], "num_attention_heads": [2, 4, 6], "depths": [2] * 3,
               "key_dim": [8] * 3, "image_size": 64, "patch_size": 16},
     "hgnet_v2": {**_FOUR, "stem_channels": [3, 8, 8], "stage_in_channels": [8, 16, 16, 32],
                  "stage_mid_channels": [8] * 4, "stage_out_channels": [16, 16, 32, 64],
                  "stage_num_blocks": [1] * 4, "stage_numb_of_layers": [2] * 4},
     "textnet": {"stem_out_channels": 8, "hidden_sizes": [8, 8, 16, 16, 32], "image_size": 64},
-    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320,
-                     "image_size": 64},
+    "efficientnet": _EFFICIENT,
+    "align_vision_model": _EFFICIENT, "align": {"projection_dim": 80},
+    "videoprism_vision_model": _TUBELETS,
+    "granite_speech5_encoder": {"num_key_value_heads": N_HEADS},
+    "vibevoice_acoustic_tokenizer_encoder": _TOKENIZER,
+    "vibevoice_acoustic_tokenizer": _TOKENIZER, "vibevoice_semantic_tokenizer": _TOKENIZER,
+    "vibevoice_acoustic_tokenizer_decoder": _TOKENIZER,
+    "depth_pro": {"scaled_images_feature_dims": [32, 32, 16], "fusion_hidden_size": 16,
+                  "intermediate_feature_dims": [16, 16], "intermediate_hook_ids": [1, 0],
+                  "patch_size": 16},
+    "mllama": {"intermediate_layers_indices": [0], "vision_output_dim": 64},
+    "blip_2_qformer": {"use_qformer_text_input": True},
+    "shieldgemma2": {"yes_token_index": 5, "no_token_index": 6},
+    "esmc": {"num_key_value_heads": N_HEADS},
+    "neomme": {"head_dim": 16}, "mistral4": {"head_dim": 12}, "lilt": {"hidden_size": 48},
+    "dots3_note": _DOTS, "dots3_note_text": _DOTS,
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0}},
+    "moonshine_streaming": {"num_key_value_heads": N_HEADS},
+    "kyutai_speech_to_text": {"audio_pad_token_id": D_VOCAB},
+    "dia": {"decoder_config": {"num_channels": 1}, "delay_pattern": [0]},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
     "llama4": {"intermediate_size": 128, "vision_output_dim": 32,
                "projector_input_dim": 32, "projector_output_dim": 32},
     "mobilevitv2": {"base_attn_unit_dims": [16, 32, 32], "image_size": 64, "patch_size": 2},
+    "mobilevit": {"image_size": 192, "hidden_sizes": [16, 24, 32],
+                  "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32]},
+    "hiera": {"embed_dim": 16, "depths": [1, 2, 1, 1], "image_size": [96, 96]},
     "yolos": {"image_size": [32, 32], "num_detection_tokens": 4},
     "zaya": {"num_experts_per_tok": 1},
     "falcon_h1": {"mamba_d_ssm": 64},
@@ -144,9 +182,41 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "rope_type": "default", "rope_theta": 1e4}}},
 }  # fmt: skip
 
+_PATCHES = {"pixel_values": (16, 48), "pixel_attention_mask": [1] * 16, "spatial_shapes": [4, 4]}
+# What some read that their forward's names do not tell: row by row, shapes or numbers.
+READS: dict[str, dict[str, Any]] = {
+    "Siglip2ForImageClassification": _PATCHES, "Siglip2Model": _PATCHES,
+    "MllamaVisionModel": {
+        "pixel_values": (1, 4, 3, 16, 16), "aspect_ratio_ids": [1], "aspect_ratio_mask": [[1] * 4],
+    },
+    "PerceiverForImageClassificationLearned": {"inputs": (3, 16, 16)},
+    "ViTMAEModel": {"pixel_values": (3, 16, 16), "noise": (16,)},  # which patches it hides
+    "DepthProModel": {"pixel_values": (3, 64, 64)}, "GLPNModel": {"pixel_values": (3, 96, 96)},
+    "VoxtralRealtimeForConditionalGeneration": {"input_features": (16, 56)},
+    "GraniteSpeech5ForCTC": {"input_features": (40, 64)},
+}  # fmt: skip
+TEXTS = {"Siglip2Model", "VoxtralRealtimeForConditionalGeneration"}  # read tokens beside that
+
 
 class CannotBuild(Exception):
     """No tiny model of this type can be made; the text says why."""
+
+
+def read_by(class_name: str, n: int = 3) -> tuple[Tensor | None, dict[str, Tensor]] | None:
+    """Tokens and what else so many rows hold, of a class that reads what cannot be guessed; None:
+    of any other."""
+    if class_name not in READS:
+        return None
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(one: Any) -> Tensor:
+        if isinstance(one, tuple):
+            return torch.randn(n, *one, generator=generator)
+        return torch.tensor([one] * n)
+
+    tokens = torch.randint(3, D_VOCAB, (n, 7), generator=generator)
+    given = {name: rows(one) for name, one in READS[class_name].items()}
+    return (tokens if class_name in TEXTS else None), given
 
 
 def types_of(task: str) -> dict[str, str]:
@@ -205,8 +275,13 @@ def in_double(model: Any) -> Any:
         model = model.double() if double else model.float()
         try:
             with torch.no_grad():
-                model(tokens)
-            return model
+                try:
+                    output = model(tokens, use_cache=False)
+                except TypeError:  # it has no cache
+                    output = model(tokens)
+            if not double or first_tensor(output).isfinite().all():
+                return model
+            why = "gives no finite numbers"
         except Exception as error:
             why = _one_line(error)
     raise CannotBuild(f"does not run on tokens: {why}")
@@ -238,7 +313,7 @@ def _given(config_class: Any, special: dict[str, Any], layers: int) -> dict[str,
     for name in parts:
         inner = _of(default, name)
         if hasattr(inner, "to_dict"):
-            own = special.get(name, {})
+            own = {**SPECIAL.get(inner.model_type, {}), **special.get(name, {})}
             given[name] = {
                 **_given(type(inner), own, layers), "model_type": inner.model_type,
             }  # fmt: skip

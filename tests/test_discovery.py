@@ -15,6 +15,7 @@ import spex_mech as sm
 from benchmarks.families import judged
 from benchmarks.tiny import build, types_of
 from spex_mech.engine.architectures import architecture_of
+from spex_mech.engine.products import axes_of
 from spex_mech.engine.watch import state_of
 from tests import families
 
@@ -26,9 +27,9 @@ REFUSED = {
     "jetmoe": "depend on several heads",
     "mamba": "no attention function",
     "mamba2": "no attention function",
-    "prophetnet": "no attention function",
     "rwkv": "no attention function",
-    "xlnet": "no attention function",
+    "xlnet": "no linear layer reads",
+    "xlstm": "no attention function",
 }
 NOT_TRIED = {"kimi_linear"}  # its linear attention is a loop in Python: a minute for each
 
@@ -81,6 +82,60 @@ def test_images_sounds_and_decoders(task: str, kind: str) -> None:
     assert "missed" not in row["heads"]
 
 
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("IMAGE_CLASSIFICATION", "siglip2"),  # it reads patches, and is told of which image
+        ("IMAGE", "mllama"),
+        ("IMAGE", "vit_mae"),
+    ],
+)
+def test_what_is_read_where_it_cannot_be_guessed(task: str, kind: str) -> None:
+    row = judged(kind, types_of(task)[kind], reads_tokens=False)
+    assert row["heads"]["ended"] == row["neurons"]["ended"] == "right", row
+
+
+def test_layers_that_stand_in_stages_are_found_all() -> None:
+    """They stand in a list within a list, as experts do."""
+    model = build("swin", "SwinForImageClassification", reads_tokens=False)
+    found = sm.inspect_model(model).found
+    blocks = [f"swin.encoder.layers.{stage}.blocks.{block}" for stage in (0, 1) for block in (0, 1)]
+    for kind, name in (("head", "attention.o_proj"), ("neuron", "mlp.fc2")):
+        assert [x.hook for x in found if x.kind == kind] == [f"{block}.{name}" for block in blocks]
+
+
+@pytest.mark.parametrize(
+    ("equation", "values", "out"),
+    [
+        ("bhlt,bhtv->bhlv", "bhtv", "bhlv"),
+        ("bnij,bjnd->bind", "bnjd", "bnid"),
+        ("... h q k, ... k h d -> ... q h d", None, None),
+    ],
+)
+def test_einsums_of_weights_and_values(equation: str, values: Any, out: Any) -> None:
+    """Their axes are put in order: rows, heads, positions, widths."""
+    n = 5 if values is None else 4
+    axes = axes_of(equation, n, n)
+    assert axes is not None
+    if values is None:  # blocks of positions, beside their rows
+        assert axes == ([0, 1, 3, 2, 4], [0, 1, 3, 2, 4])
+    else:
+        left, written = equation.split("->")
+        assert "".join(left.split(",")[1][i] for i in axes[0]) == values
+        assert "".join(written[i] for i in axes[1]) == out
+
+
+@pytest.mark.parametrize(
+    "equation",
+    ["bhid,bhjd->bhij", "bij,bjd->bid", "bnij,bjnd->ind", "bnij,jnd->bind", "bnij->bnji", "ab,bc"],
+)
+def test_einsums_that_are_no_attention(equation: str) -> None:
+    terms = equation.split("->")[0].split(",")
+    found = axes_of(equation, *map(len, terms))
+    # Queries with keys have the form of a product of weights; their rows do not sum to 1.
+    assert found is None or equation == "bhid,bhjd->bhij"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["deepseek_v3", "olmoe", "jamba", "minimax_m2", "zaya"])
 def test_experts(kind: str) -> None:
@@ -113,6 +168,10 @@ class Small(nn.Module):
         q, k, v = (self.attn[n](x).unflatten(2, (HEADS, -1)).transpose(1, 2) for n in "qkv")
         if self.attention == "by hand":
             z = (q @ k.transpose(2, 3)).softmax(-1) @ v
+        elif self.attention == "einsum":
+            weights = torch.einsum("bnid,bnjd->bnij", q, k).softmax(-1)
+            turned = torch.einsum("bnij,bjnd->bind", weights, v.transpose(1, 2))
+            z = turned.transpose(1, 2)
         else:
             z = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         z = z.transpose(1, 2).flatten(2)
@@ -146,7 +205,7 @@ class Small(nn.Module):
         return self.ff["norm"](h) if self.mlp == "norm" else h
 
 
-@pytest.mark.parametrize("attention", ["", "by hand", "gated"])
+@pytest.mark.parametrize("attention", ["", "by hand", "einsum", "gated"])
 def test_heads_are_proven(attention: str) -> None:
     found = architecture_of(Small(attention))
     assert (found.heads, found.n_heads, found.d_head) == (("attn.o",), (HEADS,), (D // HEADS,))

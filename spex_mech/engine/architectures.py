@@ -22,6 +22,7 @@ from spex_mech.engine.discovery import (
     Seen,
     block_of,
     is_linear,
+    layer_of,
     look,
 )
 from spex_mech.engine.examples import N_POS, Example, check_decoder, example_of, examples_for
@@ -470,7 +471,9 @@ def _why_no_experts(model: nn.Module, seen: Seen) -> str:
 
 def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
     """Heads and neurons by layer: what lies in one block, in the order of a pass."""
-    events = [("head", p) for p in seen.heads] + [("neuron", p) for p in _widest(seen.neurons)]
+    events = [("head", p) for p in seen.heads] + [
+        ("neuron", p) for p in _widest(model, seen.neurons)
+    ]
     events += [("expert", p) for p in seen.experts]
     events.sort(key=lambda event: event[1].time)
     stacks = {
@@ -541,20 +544,22 @@ def _short_names(stacks: list[str]) -> dict[str, str]:
     return {stack: f"{stack}." for stack in stacks}
 
 
-def _widest(places: list[Place]) -> list[Place]:
-    """Of several down projections in a block the widest. What is beside a wider one in some block
+def _widest(model: nn.Module, places: list[Place]) -> list[Place]:
+    """Of several down projections in a layer the widest. What is beside a wider one in some layer
     is a small one everywhere."""
     best: dict[tuple[str, int], Place] = {}
+    holders = {place.name: layer_of(model, place.name) for place in places}
     for place in places:
-        key = (block_of(place.name), place.call)
+        key = (holders[place.name], place.call)
         if key not in best or place.count > best[key].count:
             best[key] = place
     small = {
-        _within_block(place.name)
+        place.name.removeprefix(holders[place.name])
         for place in places
-        if place.count < best[block_of(place.name), place.call].count
+        if place.count < best[holders[place.name], place.call].count
     }
-    return [place for place in best.values() if _within_block(place.name) not in small]
+    chosen = best.values()
+    return [p for p in chosen if p.name.removeprefix(holders[p.name]) not in small]
 
 
 def _within_block(name: str) -> str:

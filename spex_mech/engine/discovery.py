@@ -29,19 +29,19 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from spex_mech.engine.examples import N_POS, Example
+from spex_mech.engine.examples import Example
 from spex_mech.engine.experts import Routed, n_experts_of, why_no_mixture
+from spex_mech.engine.products import Products, heads_back, heads_last
 from spex_mech.engine.running import evaluating, is_ours, ours
 
 _LEAST, _ROUNDINGS = 1e-6, 8  # what shows noise: relative to the largest number, in roundings
-_SOFTMAX = 1e-3  # by which attention weights may miss the sum of 1
 _SPARSE = 8  # one in so many outputs of an up projection gets noise
 N_NOISY, N_OTHERS = 4, 2  # rows of the pass that proves neurons
 _TRIES = 3  # passes that prove heads, where some of them cannot be proven
@@ -243,7 +243,7 @@ class _Watching:
                 handles.append(module.register_forward_hook(after, with_kwargs=True))
             with ExitStack() as stack:
                 stack.enter_context(handed_out(self._attention))
-                stack.enter_context(_Products(self))
+                stack.enter_context(Products(self.product, self._is_off))
                 yield
         finally:
             for handle in handles:
@@ -292,20 +292,19 @@ class _Watching:
         new = new.reshape(out.shape)
         return (new, *result[1:]) if isinstance(result, tuple) else new
 
-    def product(self, out: Tensor, key: Tensor | None) -> Tensor:
-        """What weights times values gave, ``[row head pos d_head]`` or with rows and heads as one
-        axis."""
+    def product(self, out: Tensor, key: Tensor | None, heads_at: int) -> Tensor:
+        """What weights times values gave, ``[row ... head pos d_head]``, or with rows and heads as
+        one axis."""
         self.by_library = False
-        turned = _heads_last(out, self.n_rows)
+        turned = heads_last(out, self.n_rows, heads_at)
         if turned is None or self.alone == "handed out":
             return out
-        new = self.attended(turned, key)
-        if new is None:
-            return out
-        if out.ndim == 4:
-            n_heads, n_pos, width = out.shape[1:]
-            return new.reshape(-1, n_pos, n_heads, width).transpose(1, 2).contiguous()
-        return new.transpose(1, 2).reshape(out.shape).contiguous()
+        new = self.attended(turned, key if out.ndim < 5 else None)
+        return out if new is None else heads_back(new, out, heads_at)
+
+    def _is_off(self) -> bool:
+        """Whether what runs now is within an attention function, or of another thread."""
+        return self.inside or threading.get_ident() != self.thread
 
     def read(self, one: _Read) -> Tensor | None:
         raise NotImplementedError
@@ -708,7 +707,8 @@ def _mlps_of(first: _Look, attention: list[_Attention]) -> list[_Mlp]:
     attended = [one.time for one in attention]
     linear = [r for r in first.reads if is_linear(r.module) and r.made is not None]
     wrappers = _wrappers(first.model)
-    linear = [r for r in linear if not _is_expert(first.model, r.name)]
+    ran = {r.name: r for r in reversed(first.reads)}
+    linear = [r for r in linear if not _is_expert(first.model, r.name, ran)]
     linear = [r for r in linear if not any(name in wrappers for name in _around_it(r.name))]
     for number, down in enumerate(linear):
         if down.made is None:
@@ -796,9 +796,13 @@ def _around_it(name: str) -> Iterator[str]:
         yield name
 
 
-def _is_expert(model: nn.Module, name: str) -> bool:
+def _is_expert(model: nn.Module, name: str, ran: dict[str, _Read]) -> bool:
     """Whether a module lies in one of several modules of one class that stand in a list or a
-    dictionary within a block."""
+    dictionary within a block, and are not the layers of a stage.
+
+    Args:
+        ran: the first call of each module.
+    """
     parts = name.split(".")
     for at in range(len(block_of(name).split(".")), len(parts)):
         holder = model.get_submodule(".".join(parts[:at]))
@@ -808,18 +812,44 @@ def _is_expert(model: nn.Module, name: str) -> bool:
                 return True
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
     for at in numbers[1:]:
-        siblings = [*model.get_submodule(".".join(parts[:at])).children()]
-        if len(siblings) > 1 and len({type(s) for s in siblings}) == 1 and any(
-            True for _ in siblings[0].children()
-        ):  # fmt: skip
-            return True
+        stack = ".".join(parts[:at])
+        if _counts_alike(holder := model.get_submodule(stack)):
+            names = [f"{stack}.{number}" for number, _ in holder.named_children()]
+            given = [ran[name].given for name in names if name in ran]
+            if not _follow_each_other(given, len(names)):
+                return True
     return False
+
+
+def _follow_each_other(given: list[Tensor], n: int) -> bool:
+    """Whether so many modules of a list each run over all rows, and each on other numbers than the
+    one before: layers. Experts read some tokens each, or all of them the same."""
+    if len(given) < n or any(x.ndim < 3 or len(x) % _Look.n_rows for x in given):
+        return False
+    return not any(_same(a, b) for a, b in pairwise(given))
 
 
 def block_of(name: str) -> str:
     """The name up to its first number: what holds a layer."""
     match = re.match(r"(?:.*?\.)?\d+(?=\.|$)", name)
     return match[0] if match else ""
+
+
+def layer_of(model: nn.Module, name: str) -> str:
+    """What holds a layer, also where layers stand in stages: the name up to the last number that
+    counts several modules of one class."""
+    parts, found = name.split("."), block_of(name)
+    for at in range(len(found.split(".")), len(parts) - 1):
+        if parts[at].isdigit() and _counts_alike(model.get_submodule(".".join(parts[:at]))):
+            found = ".".join(parts[: at + 1])
+    return found
+
+
+def _counts_alike(stack: nn.Module) -> bool:
+    """Whether it holds several modules of one class that hold others."""
+    inner = [*stack.children()]
+    alike = len(inner) > 1 and len({type(m) for m in inner}) == 1
+    return alike and any(True for _ in inner[0].children())
 
 
 def _same_block(one: str, other: str) -> bool:
@@ -887,14 +917,6 @@ def _kv_groups(key: Tensor | None) -> int | None:
     return sum(new)
 
 
-def _heads_last(out: Tensor, n_rows: int) -> Float[Tensor, "row pos head d_head"] | None:
-    if out.ndim == 4 and out.shape[0] % n_rows == 0:  # windows may stand beside their rows
-        return out.transpose(1, 2).reshape(n_rows, -1, out.shape[1], out.shape[3])
-    if out.ndim == 3 and out.shape[0] % n_rows == 0 and out.shape[0] > n_rows:
-        return out.unflatten(0, (n_rows, -1)).transpose(1, 2)
-    return None
-
-
 # -- attention functions --------------------------------------------------------------------------
 
 
@@ -927,36 +949,6 @@ def handed_out(around: Callable[..., Any]) -> Iterator[None]:
                 setattr(interface, name, own[name])
 
 
-class _Products(TorchFunctionMode):
-    """Attention that a model computes by itself: torch's own, or weights times values."""
-
-    def __init__(self, watching: _Watching) -> None:
-        super().__init__()
-        self._watching = watching
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        watching = self._watching
-        if watching.inside or threading.get_ident() != watching.thread:
-            return out
-        name = getattr(func, "__name__", "")
-        if name == "scaled_dot_product_attention":
-            return watching.product(out, args[1] if len(args) > 1 else None)
-        if name in ("matmul", "bmm", "__matmul__") and len(args) == 2 and _is_float(out):
-            if _are_weights(args[0], args[1]):
-                return watching.product(out, args[1])
-        return out
-
-
-def _are_weights(a: Any, b: Any) -> bool:
-    """Whether rows of the first sum to 1, none of it negative: weights of positions."""
-    if not (_is_float(a) and _is_float(b)) or a.ndim < 3 or a.ndim != b.ndim:
-        return False
-    if a.shape[-1] < N_POS or a.shape[-2] < N_POS or bool((a < 0).any()):
-        return False
-    return bool(((a.sum(-1) - 1).abs() < _SOFTMAX).all())
-
-
 __all__ = [
     "NotFound",
     "Place",
@@ -965,5 +957,6 @@ __all__ = [
     "handed_out",
     "is_idle",
     "is_linear",
+    "layer_of",
     "look",
 ]

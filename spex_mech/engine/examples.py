@@ -224,7 +224,9 @@ def _shapes(name: str, model: nn.Module, config: Any) -> list[tuple[int, ...]]:
     found = [(bands, 2 * positions)] if isinstance(positions, int) else []
     found += [(frames, bands), (bands, frames), (_FRAMES, bands)]
     samples = [(n,) for n in _SAMPLES]
-    return [*samples, *found] if name == "input_values" else [*found, *samples]
+    one_channel = [(1, n) for n in _SAMPLES]
+    sounds = [*samples, *found, *one_channel]
+    return sounds if name == "input_values" else [*found, *samples]
 
 
 def _image_sizes(config: Any) -> list[tuple[int, int]]:
