@@ -57,6 +57,24 @@ def test_what_cannot_be_used_is_said_and_no_error() -> None:
         sm.inspect_model(3)
 
 
+def test_attention_that_projects_by_itself_is_named() -> None:
+    """Its output projection is a module, and is never called as one."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(30, 16)
+            layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return self.encoder(self.embed(input_ids))
+
+    seen = sm.inspect_model(Encoder())
+    assert (seen.count("head"), seen.count("neuron")) == (0, 48)
+    assert any("nn.MultiheadAttention" in why for why in seen.refused)
+
+
 @pytest.mark.parametrize("family", ["bridge_gpt2", "named"])
 def test_how_others_are_known(family: str) -> None:
     if family == "named":

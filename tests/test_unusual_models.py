@@ -244,6 +244,37 @@ def test_a_head_is_one_call_of_its_module(ablation: str) -> None:
     torch.testing.assert_close(game(masks), want, **CLOSE)
 
 
+@pytest.mark.parametrize("shared", ["mlp", "self_attn.o_proj"])
+def test_a_module_that_two_blocks_share_is_a_part_of_each(shared: str) -> None:
+    model = build("llama")
+    holder, _, name = f".{shared}".rpartition(".")
+    first, second = (block.get_submodule(holder[1:]) for block in model.model.layers)
+    setattr(second, name, getattr(first, name))
+    found = sm.inspect_model(model).found
+    assert [(x.kind, x.label) for x in found] == [
+        ("head", "L0"), ("neuron", "L0"), ("head", "L1"), ("neuron", "L1"),
+    ]  # fmt: skip
+    prompts = some_prompts()
+    neurons = sm.Components.neurons(model, layers=[1])[:1]
+    value = sm.ModelGame(model, sm.Task(prompts, "logit_diff"), neurons, ablation="zero")
+    down, n_calls = model.model.layers[1].mlp.down_proj, [0]
+
+    def hook(module: nn.Module, args: Any) -> Any:
+        n_calls[0] += 1
+        if n_calls[0] != (2 if shared == "mlp" else 1):
+            return None
+        gone = args[0].clone()
+        gone[..., 0] = 0
+        return (gone,)
+
+    handle = down.register_forward_pre_hook(hook)
+    with torch.no_grad():
+        logits = model(prompts.tokens, use_cache=False).logits[:, -1]
+    handle.remove()
+    want = answer_difference(logits, prompts).double()
+    torch.testing.assert_close(value([[False]])[0], want, **CLOSE)
+
+
 # -- what is wrapped around, and where weights wait -----------------------------------------------
 
 
@@ -253,6 +284,23 @@ def compiled(model: Any) -> Any:
 
 def compiled_in_place(model: Any) -> Any:
     model.compile(backend="eager")
+    return model
+
+
+def compiled_block_by_block(model: Any) -> Any:
+    blocks = model.transformer.h
+    for number, block in enumerate(blocks):
+        blocks[number] = torch.compile(block, backend="eager")
+    with torch.no_grad():
+        model(torch.zeros(1, 3, dtype=torch.long))  # hooks that come after this are ignored
+    return model
+
+
+def with_compiled_forwards(model: Any) -> Any:
+    for block in model.transformer.h:
+        block.attn.forward = torch.compile(block.attn.forward, backend="eager")
+    with torch.no_grad():
+        model(torch.zeros(1, 3, dtype=torch.long))
     return model
 
 
@@ -297,6 +345,8 @@ def with_lora_of_no_task(model: Any) -> Any:
 WRAPPERS = (
     compiled,
     compiled_in_place,
+    compiled_block_by_block,
+    with_compiled_forwards,
     by_nnsight,
     by_pyvene,
     waiting_in_memory,

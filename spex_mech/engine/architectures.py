@@ -483,8 +483,9 @@ def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
     one_stack = all(len(names) <= 1 for names in stacks.values())
     layers: list[dict[str, Place]] = []
     blocks: list[str] = []
+    name_of = _names_by_call(model, [place for _, place in events])
     for kind, place in events:
-        block = block_of(place.name)
+        block = block_of(name_of[place.name, place.call])
         block = block.rpartition(".")[2] if one_stack else block
         if not layers or block != blocks[-1] or kind in layers[-1]:
             layers.append({})
@@ -497,6 +498,24 @@ def _layers_of(model: nn.Module, seen: Seen) -> list[dict[str, Place]]:
         by_number = dict(zip(numbers, layers, strict=True))
         return [by_number.get(layer, {}) for layer in range(n_layers)]
     return layers
+
+
+def _names_by_call(model: nn.Module, places: list[Place]) -> dict[tuple[str, int], str]:
+    """Name and call of each place -> the name that tells its block. Of a module that several blocks
+    share, each call is that of the next block."""
+    own = {(place.name, place.call): place.name for place in places}
+    more = {name for name, call in own if call}
+    if not more:
+        return own
+    every: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        every.setdefault(id(module), []).append(name)
+    for name in more:
+        names = every[id(model.get_submodule(name))]
+        calls = [call for other, call in own if other == name]
+        if max(calls) < len(names):
+            own |= {(name, call): names[call] for call in calls}
+    return own
 
 
 def _labels_of(layers: list[dict[str, Place]]) -> tuple[tuple[str, str], ...]:

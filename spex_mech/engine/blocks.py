@@ -433,15 +433,15 @@ def block_name(architecture: Architecture, layer: int) -> str:
     Raises:
         CannotReplay: no module is named in it, or the layer's number is not in the name.
     """
-    names = (architecture.name(k, layer) for k in KINDS if architecture.has(k, layer))
-    name = next(names, None)
-    if name is None:
+    names = [architecture.name(k, layer) for k in KINDS if architecture.has(k, layer)]
+    if not names:
         raise CannotReplay(f"no module is named in layer {layer}")
-    parts = name.split(".")
     if architecture.labels:
         raise CannotReplay("its blocks stand in several stacks, or attend to another stack")
-    if str(layer) not in parts:
-        raise CannotReplay(f"the name {name} does not hold the number of its layer")
+    for name in names:  # another block's, where blocks share modules
+        if str(layer) not in name.split("."):
+            raise CannotReplay(f"the name {name} does not hold the number of its layer")
+    parts = names[0].split(".")
     return ".".join(parts[: parts.index(str(layer)) + 1])
 
 

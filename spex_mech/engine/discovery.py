@@ -47,6 +47,10 @@ N_NOISY, N_OTHERS = 4, 2  # rows of the pass that proves neurons
 _TRIES = 3  # passes that prove heads, where some of them cannot be proven
 _LEAK = 10.0  # times that: noise that goes around a place, after layers that may add rounding
 _NO_LINEAR = "no linear layer reads what its heads gave"
+_PROJECTS_ITSELF = (
+    "attention runs in torch's multi_head_attention_forward (nn.MultiheadAttention), which applies "
+    "the output projection by its weight and calls no module that reads what the heads gave"
+)
 _TURN = threading.RLock()
 
 
@@ -136,6 +140,7 @@ def look(model: nn.Module, inputs: Example) -> Seen:
         plan = _Plan.of(first)
         found = Seen(n_attention=len(plan.attention), experts=first.experts)
         found.no_experts = first.no_experts
+        found.no_heads = own = [_PROJECTS_ITSELF] if first.projects_itself else []
         failed: dict[int, str] = {}
         around = _Around(plan.around_heads)
         for _ in range(_TRIES if plan.attention else 0):
@@ -143,7 +148,7 @@ def look(model: nn.Module, inputs: Example) -> Seen:
             _run(heads, inputs(heads.n_rows, 0))
             heads.end()
             found.heads = list(heads.places.values())
-            found.no_heads = [*failed.values(), *heads.failed.values()]
+            found.no_heads = [*own, *failed.values(), *heads.failed.values()]
             if not heads.failed:
                 break
             # What is not set back shows in whatever comes after it: without it, all others again.
@@ -231,6 +236,7 @@ class _Watching:
         self.calls: dict[nn.Module, int] = {}
         self.thread = threading.get_ident()
         self.inside = False  # an attention function, which others run within
+        self.projects_itself = False  # torch's attention with a projection of its own ran
 
     @contextmanager
     def standing(self) -> Iterator[None]:
@@ -243,8 +249,9 @@ class _Watching:
                 handles.append(module.register_forward_hook(after, with_kwargs=True))
             with ExitStack() as stack:
                 stack.enter_context(handed_out(self._attention))
-                stack.enter_context(Products(self.product, self._is_off))
+                products = stack.enter_context(Products(self.product, self._is_off))
                 yield
+                self.projects_itself = products.projects_itself
         finally:
             for handle in handles:
                 handle.remove()

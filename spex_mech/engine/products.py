@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from spex_mech.engine.examples import N_POS
 
 _SOFTMAX = 1e-3  # by which attention weights may miss the sum of 1
-_PRODUCTS = ("matmul", "bmm", "__matmul__")
+_PRODUCTS = frozenset(("matmul", "bmm", "__matmul__"))
+_WATCHED = _PRODUCTS | {"scaled_dot_product_attention", "einsum"}
 
 # What is made of a product: of what it gave, its values or keys ``[row head pos d_head]``, and the
 # axis of its heads.
@@ -26,16 +27,22 @@ class Products(TorchFunctionMode):
 
     Args:
         is_off: asked at each product: whether it is left as it is.
+
+    ``projects_itself`` says whether torch's ``multi_head_attention_forward`` ran, which takes the
+    weight of the output projection and calls no module.
     """
 
     def __init__(self, made: Product, is_off: Callable[[], bool]) -> None:
         super().__init__()
         self._made, self._is_off = made, is_off
+        self.projects_itself = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if not (name in _PRODUCTS or name in ("scaled_dot_product_attention", "einsum")):
+        if name not in _WATCHED:
+            if name == "multi_head_attention_forward":
+                self.projects_itself = True
             return out
         if self._is_off() or not _is_float(out):
             return out

@@ -1,9 +1,11 @@
 """What every pass needs: evaluation mode, marks on what we put on a model, tensors in outputs."""
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -14,15 +16,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Raises:
         RuntimeError: it was put into training mode within.
     """
-    training = [module for module in model.modules() if module.training]
-    compiled = [m for m in model.modules() if m._compiled_call_impl is not None]
+    modules = [*model.modules()]
+    training = [module for module in modules if module.training]
+    compiled = [m for m in modules if m._compiled_call_impl is not None]
     calls = [module._compiled_call_impl for module in compiled]
     for module in training:
         module.training = False
     for module in compiled:  # hooks that come after compiling are ignored by it
         module._compiled_call_impl = None
     try:
-        yield
+        with _nothing_compiled(modules):
+            yield
         if any(module.training for module in model.modules()):
             raise RuntimeError(
                 "the training mode changed while the game was running the model, so that its "
@@ -33,6 +37,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
         for module, impl in zip(compiled, calls, strict=True):
             module._compiled_call_impl = impl
+
+
+@contextmanager
+def _nothing_compiled(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Blocks and forwards that were compiled one by one run as they were written: hooks that come
+    after compiling are ignored by some of them, and make others compile again and again."""
+    library = sys.modules.get("torch._dynamo")
+    if library is None or not any(_is_compiled(module) for module in modules):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    own = vars(module)
+    return "_orig_mod" in own.get("_modules", {}) or "_torchdynamo_orig_callable" in vars(
+        own.get("forward", module)
+    )
 
 
 def ours(function: Callable[..., Any], had: Any = None) -> Callable[..., Any]:
