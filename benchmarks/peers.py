@@ -47,7 +47,7 @@ def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> n
 
     def hook_for(layer: int) -> Callable[..., Any]:
         def hook(module: Any, args: Any) -> Any:
-            g = gate[0][:, layer]
+            g = gate[0][:, layer].to(args[0])
             act = args[0].unflatten(-1, (n_heads, -1)) * g[:, None, :, None]
             return (act.flatten(-2),)
 
@@ -62,7 +62,7 @@ def by_hand(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> n
     finally:
         for handle in handles:
             handle.remove()
-    return torch.cat(values).numpy()
+    return torch.cat(values).float().cpu().numpy()
 
 
 @lru_cache
@@ -90,7 +90,7 @@ def transformer_lens_each(
         hooks = [(f"blocks.{layer}.attn.hook_z", hook_for(head)) for layer, head in mask]
         with torch.no_grad():
             values.append(read(bridge.run_with_hooks(tokens, fwd_hooks=hooks), answers))
-    return torch.stack(values).numpy()
+    return torch.stack(values).float().cpu().numpy()
 
 
 def transformer_lens_batched(
@@ -112,7 +112,7 @@ def transformer_lens_batched(
         with torch.no_grad():
             logits = bridge.run_with_hooks(rows, fwd_hooks=hooks)
         values.append(read(logits, right).reshape(-1, len(tokens)))
-    return torch.cat(values).numpy()
+    return torch.cat(values).float().cpu().numpy()
 
 
 def activation_patch(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
@@ -134,7 +134,7 @@ def activation_patch(model: Any, tokens: Tensor, answers: Tensor, masks: list[Ma
     cache: Any = {f"blocks.{i}.attn.hook_z": None for i in range(bridge.cfg.n_layers)}
     with torch.no_grad():
         patching.generic_activation_patch(bridge, tokens, cache, metric, zero, "z", index_df=frame)
-    return torch.stack(values[-len(masks) :]).numpy()
+    return torch.stack(values[-len(masks) :]).float().cpu().numpy()
 
 
 def captum(
@@ -144,7 +144,7 @@ def captum(
     from captum.attr import LayerFeatureAblation
 
     n_heads, width, values = model.config.n_head, model.config.n_embd, {}
-    slot = torch.arange(width) // (width // n_heads)
+    slot = torch.arange(width, device=tokens.device) // (width // n_heads)
 
     def forward(rows: Tensor) -> Tensor:
         logits = model(rows, use_cache=False, logits_to_keep=1).logits
@@ -159,7 +159,7 @@ def captum(
             )  # fmt: skip
             for head in range(n_heads):
                 values[layer, head] = intact - effect[:, 0, head * (width // n_heads)]
-    return torch.stack([values[mask[0]] for mask in masks]).numpy()
+    return torch.stack([values[mask[0]] for mask in masks]).float().cpu().numpy()
 
 
 def nnsight(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
@@ -176,7 +176,7 @@ def nnsight(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> n
                 wrapped.transformer.h[layer].attn.c_proj.input = act
                 out = wrapped.output.logits.save()
             values.append(read(out, answers))
-    return torch.stack(values).numpy()
+    return torch.stack(values).float().cpu().numpy()
 
 
 def pyvene(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np.ndarray:
@@ -195,7 +195,7 @@ def pyvene(model: Any, tokens: Tensor, answers: Tensor, masks: list[Mask]) -> np
             where = [[[[head]] * len(tokens), everywhere]]
             _, out = models[layer]({"input_ids": tokens}, unit_locations={"base": where})
             values.append(read(out.logits, answers))
-    return torch.stack(values).numpy()
+    return torch.stack(values).float().cpu().numpy()
 
 
 PEERS: dict[str, Peer] = {

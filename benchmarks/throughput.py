@@ -2,12 +2,11 @@
 any hook, and against what others offer on the same work.
 
     python -m benchmarks.throughput --data ../shared/data     # some 20 minutes on two cores
-    python -m benchmarks.throughput --only gpu                # the figures for a GPU, in bfloat16
     pip install 'spex_mech[benchmarks]'                       # the peers
 
 A row is one mask on one prompt. Ours and the plain forward are timed in turns, and the median of
-the ratios counts. The part ``gpu`` is left out where there is none. Writes
-``results/throughput.json`` and ``pictures/throughput.png``.
+the ratios counts. Writes ``results/throughput.json`` and
+``pictures/throughput.png``. What is measured on a GPU is in ``gpu.py``.
 """
 
 from collections.abc import Callable, Iterator
@@ -230,63 +229,6 @@ def growth(options: Options) -> Iterator[Row]:
             yield {"what": what, "size": value, "ratio": ratio} | cost
 
 
-LLAMA_8B = {
-    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
-}  # fmt: skip
-
-
-def gpu(_: Options) -> Iterator[Row]:
-    """GPT-2-small's shape, all head pairs on 64 prompts; Llama-3.1-8B's, singles and pairs."""
-    if not torch.cuda.is_available():
-        print("no GPU: left out")
-        return
-    peak = matrix_rate()
-    for name, make, n_prompts in (
-        ("GPT-2-small", gpt2, 64),
-        ("Llama-3.1-8B", lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA_8B)).eval(), 16),
-    ):
-        torch.set_default_dtype(torch.bfloat16)
-        with torch.device("cuda"):
-            model = make()
-        torch.set_default_dtype(torch.float32)
-        task = random_task(n_prompts, 16, model.config.vocab_size, "cuda")
-        game = sm.ModelGame(model, task, sm.Components.heads(model), replay=True)
-        pairs = drawn_pairs(len(game), 20_000, np.random.default_rng(0))
-        for what, lost in (("singles", np.arange(len(game))[:, None]), ("pairs", pairs)):
-            yield {"model": name, "work": f"{what} of heads", **on_gpu(game, lost, peak)}
-        del model, game
-        torch.cuda.empty_cache()
-
-
-def matrix_rate() -> float:
-    """Operations a second of a product of large matrices, in bfloat16."""
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-
-    def products(count: int) -> None:
-        for _ in range(count):
-            a @ a
-        torch.cuda.synchronize()
-
-    products(3)
-    return 20 * 2 * 8192**3 / timed(lambda: products(20))[1]
-
-
-def on_gpu(game: sm.ModelGame, lost: np.ndarray, peak: float) -> Row:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as flops:
-        game.ablating(lost[: len(lost) // 10])
-    n_rows = len(lost) * len(game.prompts)
-    seconds, ratio = ratios(game, lambda: game.ablating(lost), n_rows)
-    rate = flops.get_total_flops() * 10 / (seconds * n_rows)
-    return {
-        "rows": n_rows, "ratio": ratio, "wall_seconds": seconds * n_rows,
-        "share_of_matrix_rate": rate / peak, "matrix_rate": peak,
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9, "card": torch.cuda.get_device_name(),
-    }  # fmt: skip
-
-
 def draw(rows: list[Row], file: Path) -> None:
     names = {
         "n_layer": "layers", "n_embd": "width", "n_prompts": "prompts",
@@ -308,7 +250,6 @@ PARTS = {
     "compiled": (compiled, False),
     "peers": (against_peers, False),
     "growth": (growth, False),
-    "gpu": (gpu, False),
 }
 
 if __name__ == "__main__":
