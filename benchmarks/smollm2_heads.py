@@ -6,7 +6,8 @@
 
 ``facts`` reads the files of ``benchmarks/head_map.py``: how the energy is spread, where the strong
 pairs lie, which of them hold on other prompts and with zero ablation, and what single ablations
-would have said. ``searches`` and ``rivals`` run the model anew. Recall is the share of the true
+would have said. ``sink`` and ``roles`` look at attention, ``sets`` ablates many heads together,
+``searches`` and ``rivals`` run the model anew. Recall is the share of the true
 strongest pairs that were measured; of a rival, of those that are among as many predictions as the
 budget could measure. Writes ``results/smollm2_heads.json`` and ``pictures/smollm2_heads.png``.
 """
@@ -97,6 +98,66 @@ def sink(options: Options) -> Iterator[Row]:
             row: Row = {"task": task, "what": "sink", "ablated": " and ".join(ablated)}
             halves = {"even": np.mean(shares[::2]), "odd": np.mean(shares[1::2])}
             yield row | {"mean": float(np.mean(shares))} | {k: float(v) for k, v in halves.items()}
+
+
+def roles(options: Options) -> Iterator[Row]:
+    """Of indirect object identification: where the heads look that matter most or are in the
+    strongest pairs. IO is the name to be told, S the one that stands twice. Means over prompts of
+    the share of attention: of the last token on IO and on S, of the second S on the first and on
+    the token after it, of all tokens on the one before and on the first."""
+    if options.quick or not file_of("ioi").exists():
+        return
+    found = sm.Interactions.load(file_of("ioi"))
+    model = sm.load_model(sm.models.SMOLLM2)
+    game = sm.ModelGame(model, map_task("ioi", model), "heads")
+    by_size = np.argsort(-abs(found.main_effects), kind="stable")
+    top = found.top(100).units[:, :2]
+    heads = [*dict.fromkeys([*by_size[:20].tolist(), *top[:30].ravel().tolist()])]
+    labels = [game.labels[unit] for unit in heads]
+    looks = [looks_of(game, labels, prompt) for prompt in range(len(game.prompts))]
+    for at, (unit, label) in enumerate(zip(heads, labels, strict=True)):
+        row: Row = {"task": "ioi", "what": "role", "head": label}
+        row |= {"alone": float(found.main_effects[unit]), "pairs": int((top == unit).sum())}
+        row["rank"] = int(np.flatnonzero(by_size == unit)[0]) + 1
+        yield row | {key: float(np.mean([look[key][at] for look in looks])) for key in looks[0]}
+
+
+def looks_of(game: sm.ModelGame, heads: list[str], prompt: int) -> dict[str, np.ndarray]:
+    """Shares of attention ``[head]`` on one prompt."""
+    prompts = game.task.prompts
+    tokens, real = prompts.tokens[prompt].cpu().numpy(), prompts.real[prompt].cpu().numpy()
+    assert prompts.answers is not None and prompts.wrong_answers is not None
+    (io,) = np.flatnonzero(tokens == int(prompts.answers[prompt]))
+    first, second = np.flatnonzero(tokens == int(prompts.wrong_answers[prompt]))
+    read = np.flatnonzero(real)
+    seen, last = game.attention_patterns(heads, prompt), read[-1]
+    return {
+        "io": seen[:, last, io], "s": seen[:, last, first] + seen[:, last, second],
+        "duplicate": seen[:, second, first], "induction": seen[:, second, first + 1],
+        "previous": seen[:, read[1:], read[:-1]].mean(1), "first": seen[:, read[1:], 0].mean(1),
+    }  # fmt: skip
+
+
+def sets(options: Options) -> Iterator[Row]:
+    """What many heads do together, against the sum of what each does alone, and that with all
+    pairs: the heads of the largest single effects, and drawn ones."""
+    model = None if options.quick else sm.load_model(sm.models.SMOLLM2)
+    rng = np.random.default_rng(0)
+    for task in tasks() if model is not None else ():
+        found = sm.Interactions.load(file_of(task))
+        game = sm.ModelGame(model, map_task(task, model), "heads")
+        pairs = found.matrix()
+        strong = np.argsort(-abs(found.main_effects), kind="stable")
+        for size in (5, 10, 20, 40):
+            drawn = [rng.choice(len(game), size, replace=False) for _ in range(10)]
+            chosen = [("strongest", strong[:size]), *(("drawn", units) for units in drawn)]
+            lost = np.stack([units for _, units in chosen])
+            joint = game.ablating(lost).numpy().mean(1) - found.intact
+            for (how, units), together in zip(chosen, joint, strict=True):
+                alone = found.main_effects[units].sum()
+                two = np.triu(pairs[np.ix_(units, units)], 1).sum()
+                row: Row = {"task": task, "what": "set", "size": size, "heads": how}
+                yield row | {"together": together, "alone": alone, "with_pairs": alone + two}
 
 
 def spread(found: sm.Interactions) -> Row:
@@ -229,6 +290,8 @@ def draw(rows: list[Row], file: Path) -> None:
 PARTS = {
     "facts": (facts, False),
     "sink": (sink, False),
+    "roles": (roles, False),
+    "sets": (sets, False),
     "searches": (searches, False),
     "rivals": (rivals, False),
 }

@@ -33,6 +33,12 @@ def _of(mine: Rows, ran: Rows) -> Stated:
             whole["mean_size_within_a_layer"] / whole["mean_size_across_layers"], 1
         ),
         "apart": [_apart(row, mine) for row in mine.where(what="apart")],
+        "roles": [_role(row) for row in _told_by_attention(mine)],
+        "sets": [
+            _set(size, mine.where(what="set", size=size))
+            for size in _SIZES
+            if mine.where(what="set", size=size)
+        ],
         "again": [_again(name, mine) for name in _AGAIN if mine.where(what=name)],
         "strongest": [_pair(row) for row in mine.where(what="pair")],
         "searches": [row for method in _METHODS if (row := _recalls(method, ran))],
@@ -69,6 +75,33 @@ def _apart(row: Row, mine: Rows) -> list[str]:
     sink = mine.the(what="sink", ablated=row["ablated"])
     values = [f"{row[key]:.1f}" for key in ("even", "odd")]
     return [row["ablated"] or "nothing", *values, *(text(sink[key]) for key in ("even", "odd"))]
+
+
+_SIZES = (5, 10, 20, 40)
+_LOOKS = ("io", "s", "duplicate", "induction", "previous")
+
+
+def _told_by_attention(mine: Rows) -> list[Row]:
+    """The heads one of whose shares is over a half, largest single effect first."""
+    rows = [row for row in mine.where(what="role") if max(row[key] for key in _LOOKS) > 0.5]
+    return sorted(rows, key=lambda row: row["rank"])
+
+
+def _role(row: Row) -> list[str]:
+    shares = [f"**{row[key]:.2f}**" if row[key] > 0.5 else f"{row[key]:.2f}" for key in _LOOKS]
+    return [row["head"], f"{row['alone']:+.2f}", str(row["rank"]), str(row["pairs"]), *shares]
+
+
+def _set(size: int, mine: Rows) -> list[str]:
+    """Together, alone and with pairs of the strongest; mean errors of drawn ones."""
+    strong, drawn = mine.the(heads="strongest"), mine.where(heads="drawn")
+    shown = [f"{strong[key]:+.1f}" for key in ("together", "alone", "with_pairs")]
+    size_of = sum(abs(row["together"]) for row in drawn) / len(drawn)
+    errors = [
+        sum(abs(row[key] - row["together"]) for row in drawn) / len(drawn)
+        for key in ("alone", "with_pairs")
+    ]
+    return [str(size), *shown, *(text(x) for x in (size_of, *errors))]
 
 
 def _pair(row: Row) -> list[str]:
