@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxtyping import install_import_hook
 
-install_import_hook("spex_mech", "beartype.beartype")
+from tests import checked
+
+checked.install()
 
 import torch  # noqa: E402
 

@@ -310,3 +310,12 @@ def test_every_exception_is_still_needed() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_every_file_says_what_it_is(file: Path) -> None:
     assert ast.get_docstring(tree(file)), file.name
+
+
+def test_types_and_shapes_are_checked_while_tests_run() -> None:
+    from spex_mech.engine.device import first_numbers, on
+
+    with pytest.raises(Exception, match="first_numbers"):
+        first_numbers("three")  # type: ignore[arg-type]
+    with pytest.raises(Exception, match="on"):
+        on("numbers", first_numbers(3))  # type: ignore[arg-type]
