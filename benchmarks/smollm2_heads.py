@@ -273,14 +273,18 @@ def draw(rows: list[Row], file: Path) -> None:
     n_panels = max(1, len(names))
     with panels(file, 1, n_panels, (5.5 * n_panels, 4.2)) as axes:
         for ax, task in zip(axes, names, strict=False):
-            for method, mark in marks.items():
-                mine = rows_of(ran, game=task, method=method)
+            for number, (method, mark) in enumerate(marks.items()):
+                mine = [
+                    row
+                    for row in rows_of(ran, game=task, method=method)
+                    if method not in RIVALS or row["n_pairs"]
+                ]
                 budgets = sorted({row["budget"] for row in mine})
                 shares = [
                     np.mean([row["recall@100"] for row in rows_of(mine, budget=b)]) for b in budgets
                 ]
                 if budgets:
-                    ax.plot(budgets, shares, mark, label=method)
+                    ax.plot(budgets, shares, mark, color=f"C{number}", label=method)
             ax.set(xlabel="evaluations (all pairs: 36,586)", ylim=(-0.02, 1.02), xscale="log")
             ax.set_title(f"SmolLM2-135M, 270 heads, {task}")
             ax.grid(alpha=0.3)

@@ -561,9 +561,10 @@ def _result(
         described = {**described, "resolution": rounding.precision}
     n_sets = max(len(findings.units), sum(search.chosen_from().values()))
     differ = search.largest_difference()
-    varies = differ > floor / 2  # a pair has four values, a difference two
+    # A pair has four values, a difference two. What rounding of this type makes is no variation.
+    varies = differ > max(floor, rounding.floor()) / 2
     again = {"masks": search.n_again, "largest_difference": differ, "varies": varies}
-    if varies:
+    if differ > floor / 2:
         floor = max(floor, search.floor(n_sets))
     found = Interactions(
         labels=game.labels,

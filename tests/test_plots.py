@@ -354,3 +354,26 @@ def test_long_labels_are_cut_in_the_middle_and_stay_in_the_picture() -> None:
         assert box.x0 >= 0 and box.y0 >= 0
     texts = [text.get_text() for text in sm.plot_network(found).axes[0].texts]
     assert sorted(texts) == names[:2]
+
+
+def test_what_was_not_measured_is_grey_in_a_map_and_nothing_else_is() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    labels = ["L0H0", "L0H1", "L1H0"]
+    game = lambda m: 1.0 * (m[:, 0] & m[:, 1]) + 0.5 * (m[:, 0] & m[:, 2])  # noqa: E731
+    found = sm.discover(game, n=3, labels=labels, progress=False)
+    figure = sm.plot_map(found.take(np.flatnonzero(found.units[:, 0] == 0)))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axes, pixels = figure.axes[0], np.asarray(canvas.buffer_rgba())[::-1, :, :3].astype(int)
+
+    def colour(column: float, row: float) -> tuple[int, ...]:
+        x, y = axes.transData.transform((column, row)).astype(int)
+        return tuple(pixels[y, x])
+
+    for column, row in ((1, 2), (2, 1)):
+        assert colour(column + 0.3, row + 0.1) == (0xCC, 0xCC, 0xCC)
+    for column, row in ((0, 1), (1, 0), (0, 2), (2, 0)):
+        red, green, blue = colour(column + 0.3, row + 0.3)
+        assert max(red, green, blue) - min(red, green, blue) > 40
+    assert colour(1.3, 1.1) == (255, 255, 255)  # a unit with itself

@@ -206,9 +206,12 @@ def _heat(
     roomy = n_names <= _ROOMY
     largest = np.nan_to_num(abs(values)).max() or 1.0
     opacity = np.where(pale, style.PALE_OPACITY, 1.0)
-    opacity = np.where(pale, style.PALE_OPACITY, 1.0)
     cmap = "RdBu" if found.less_is_better else "RdBu_r"
     image = axes.imshow(values, cmap=cmap, vmin=-largest, vmax=largest, alpha=opacity)
+    # Under it, white where a value is seen through, and grey where there is none.
+    under = np.ones((*values.shape, 3))
+    under[_unmeasured(values)] = np.array(style.rgb(style.UNMEASURED)) / 255
+    axes.imshow(under, zorder=-1)
     size = 9 if roomy else 7
     short = [shortened(name) for name in names]
     axes.set_xticks(range(n_names), short, rotation=90, fontsize=size)
@@ -228,10 +231,14 @@ def _heat(
     _explain(axes, values, pale)
 
 
+def _unmeasured(values: Float[np.ndarray, "row row"]) -> Bool[np.ndarray, "row row"]:
+    """Pairs without a value; the diagonal holds no pairs."""
+    return np.isnan(values) & ~np.eye(len(values), dtype=bool)
+
+
 def _explain(axes: Any, values: np.ndarray, pale: np.ndarray) -> None:
     """Says under the map what is grey and what is pale, where there is any of it."""
-    off_diagonal = np.isnan(values) & ~np.eye(len(values), dtype=bool)
-    words = ["grey: not measured"] if off_diagonal.any() else []
+    words = ["grey: not measured"] if _unmeasured(values).any() else []
     words += (
         [" ".join(PALE).replace("pale:", "pale, without a sign:")]
         if (pale & ~np.isnan(values)).any()

@@ -115,7 +115,7 @@ def _stated(
         recall_low=recall.low,
         recall_high=recall.high,
         recall_by_tests=recall.low,
-        cannot_tell=nothing or recall.high - recall.low > _WIDEST,
+        cannot_tell=nothing or recall.high - recall.low >= _WIDEST,
         tests_needed=tests_needed(recall, drawn),
         nothing_found=nothing,
         largest_tested=float(abs(drawn.values).max()),
