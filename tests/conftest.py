@@ -16,6 +16,9 @@ checked.install()
 
 import torch  # noqa: E402
 
+# It switches pretended GPUs on for its whole process (test_pretended_gpus starts one).
+collect_ignore = ["on_pretended_gpus.py"]
+
 _DATA = Path(os.environ.get("SPEX_MECH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 MEMORY = 80 * 2**30  # bytes of each pretended GPU
 COMPILER = "g++"
+_LOADED: list[Path] = []
 
 
 def why_not() -> str:
@@ -44,6 +45,7 @@ def load(folder: Path) -> None:
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(torch_folder / "lib" / name), mode=os.RTLD_GLOBAL)
     ctypes.CDLL(str(made), mode=os.RTLD_GLOBAL)
+    _LOADED.append(made)
 
 
 def devices() -> "tuple[type, Counter[str]]":
@@ -52,6 +54,8 @@ def devices() -> "tuple[type, Counter[str]]":
     Returns:
         the class of their tensors, and how often the host waited, by operation.
     """
+    if not _LOADED:
+        raise RuntimeError("the guard of the devices is not loaded, and torch would be broken here")
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
     from torch.utils._pytree import tree_flatten, tree_map
