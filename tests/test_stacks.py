@@ -230,7 +230,7 @@ def test_a_task_says_what_is_read() -> None:
     task = sm.Task(images, "log_prob", name="images", decode=lambda ids: [str(i) for i in ids])
     assert repr(task) == ("Task 'images': 8 prompts of pixel_values [3 16 16], metric log_prob")
     both = sm.Prompts([[3, 4]], inputs={"decoder_input_ids": [[5, 6, 7]]}, answers=[1])
-    assert "1 prompts of 2 tokens and decoder_input_ids [3]" in repr(sm.Task(both, "log_prob"))
+    assert "1 prompt of 2 tokens and decoder_input_ids [3]" in repr(sm.Task(both, "log_prob"))
 
 
 def test_a_report_shows_prompts_of_images_whatever_type_the_model_computes_in(

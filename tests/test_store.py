@@ -353,7 +353,7 @@ def test_games_of_each_lens_are_told_apart_by_what_fixes_their_values() -> None:
     scale += 1
     assert before["metric_sha256"] != identity_of(own)["metric_sha256"]
     reference = sm.load_task("induction", model, n_prompts=4, seed=1).prompts
-    assert differ(of(task), of(task, reference=reference)) == {"reference_sha256"}
+    assert differ(of(task), of(task, reference=reference)) == {"reference", "reference_sha256"}
     given = {name: torch.zeros(64) for name in of(task).hook_points}
     ones = {name: torch.ones(64) for name in of(task).hook_points}
     assert differ(of(task, ablation=given), of(task, ablation=ones)) == {"reference_sha256"}

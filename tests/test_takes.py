@@ -267,6 +267,10 @@ def test_a_file_is_read_by_what_it_holds(
     with pytest.raises(ValueError, match="is the store of a search; discover"):
         sm.load(tmp_path / "c")
     held = json.loads((tmp_path / "b").read_text())
+    (tmp_path / "e").write_text(json.dumps(held | {"format": 0}))
+    with pytest.raises(ValueError, match="it is damaged or was edited"):
+        sm.load(tmp_path / "e")
+    del held["sha256"]  # as in files of an earlier version
     for other, told in (({"n_promptq": 3}, "'n_promptq' is unknown"), ({}, "'about' is missing")):
         changed = {key: value for key, value in held.items() if key != "about" or other} | other
         (tmp_path / "f").write_text(json.dumps(changed))
