@@ -12,12 +12,12 @@
 
 Each row says what share of the measured rate of matrix products was used at most, counting only
 what had to be done, and for what share of the time the device waited. Writes ``results/gpu.json``.
+As every benchmark it takes ``--only``, and ``--quick``, which ``--small`` is called there.
 """
 
-import argparse
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,10 @@ import transformers as tf
 from torch.utils.flop_counter import FlopCounterMode
 
 import spex_mech as sm
-from benchmarks.frame import HERE, Options, Row, provenance, show, timed
+from benchmarks.frame import Options, Row, script, timed
 from benchmarks.throughput import drawn_pairs, gpt2, in_turn, plain_seconds, random_task, seconds_of
-from tests.families import D_VOCAB, N_HEADS, N_LAYERS, build, logits, modules_of
+from tests.by_hand import ByHand, take_at_most
+from tests.families import D_VOCAB, N_HEADS, N_LAYERS, build, modules_of
 
 FAMILIES = ("gpt2", "llama", "gemma2", "gpt_neox", "opt", "phi")
 LONGEST = 30.0  # seconds that one run of a measurement may take
@@ -65,33 +66,26 @@ class Sizes:
 def answers_of(prompts: sm.Prompts) -> torch.Tensor:
     """``[prompt 2]``: the right and the wrong answer."""
     assert prompts.answers is not None and prompts.wrong_answers is not None
-    both = (prompts.answers, prompts.wrong_answers)
-    return torch.stack([x.reshape(len(prompts), -1)[:, 0] for x in both], dim=1)
+    return torch.stack([prompts.answers[:, 0], prompts.wrong_answers[:, 0]], dim=1)
 
 
+@torch.no_grad()
 def by_hand(family: str, model: Any, one: sm.Task, lost: np.ndarray) -> np.ndarray:
     """Logit differences with these heads ablated to zero: a forward pass for each mask."""
-    places = [modules_of(family, model)["head", layer] for layer in range(N_LAYERS)]
-    prompts, both, gone = one.prompts, answers_of(one.prompts), [set()]
-
-    def hook_for(layer: int) -> Callable[..., Any]:
-        def hook(module: Any, args: Any) -> Any:
-            act = args[0].unflatten(-1, (N_HEADS, -1)).clone()
-            for unit in gone[0]:
-                if unit // N_HEADS == layer:
-                    act[..., unit % N_HEADS, :] = 0
-            return (act.flatten(-2), *args[1:])
-
-        return hook
-
-    handles = [m.register_forward_pre_hook(hook_for(i)) for i, m in enumerate(places)]
+    places = {key: (module, 0) for key, module in modules_of(family, model).items()
+              if key[0] == "head"}  # fmt: skip
+    hand, both = ByHand(model, one.prompts, lambda: places), answers_of(one.prompts)
     values = []
     for mask in lost:
-        gone[0] = {int(unit) for unit in mask if unit >= 0}
-        last = logits(family, model, prompts.tokens)[:, -1].float()
+        gone = {divmod(int(unit), N_HEADS) for unit in mask}
+
+        def without(kind: str, layer: int, act: torch.Tensor, gone: Any = gone) -> torch.Tensor:
+            heads = act.unflatten(-1, (N_HEADS, -1)).clone()
+            heads[..., [head for at, head in gone if at == layer], :] = 0
+            return heads.flatten(-2)
+
+        last = hand.logits(one.prompts, without)[:, -1].float()
         values.append(last.gather(1, both[:, :1])[:, 0] - last.gather(1, both[:, 1:])[:, 0])
-    for handle in handles:
-        handle.remove()
     return torch.stack(values).double().cpu().numpy()
 
 
@@ -141,7 +135,7 @@ def out_of_memory(sizes: Sizes) -> Row:
     want = sm.discover(sm.ModelGame(model, one, batch_size=16), "exhaustive", progress=False)
     handle = None
     if sizes.device == "cpu":
-        handle = model.model.layers[1].mlp.register_forward_pre_hook(_at_most(32))
+        handle = take_at_most(model.model.layers[1].mlp, 32)
     game = sm.ModelGame(model, one, batch_size=2**16)
     if sizes.device != "cpu":
         total = torch.cuda.mem_get_info()[1]
@@ -154,14 +148,6 @@ def out_of_memory(sizes: Sizes) -> Row:
         torch.cuda.set_per_process_memory_fraction(1.0)
     error = abs(found.values - want.values).max() / abs(want.values).max()
     return {"what": "out of memory", "largest_error": error, "rows": game.batch_size}
-
-
-def _at_most(rows: int) -> Callable[..., None]:
-    def refuse(module: Any, args: Any) -> None:
-        if len(args[0]) > rows:
-            raise torch.OutOfMemoryError("out of memory, as asked for")
-
-    return refuse
 
 
 def twice(sizes: Sizes) -> Row:
@@ -314,38 +300,26 @@ def checks(sizes: Sizes) -> Iterator[Row]:
     yield twice(sizes)
 
 
-PARTS = {"right": checks, "heads": heads, "large": large}
+def measured_by(part: Callable[[Sizes], Iterator[Row]]) -> Callable[[Options], Iterator[Row]]:
+    """As a part of a benchmark: one that fails takes nothing from the others."""
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="tiny models, on a CPU")
-    parser.add_argument("--out", type=Path, help="where results/ goes (default: here; small: out/)")
-    parser.add_argument("--only", choices=PARTS, action="append", help="this part (repeatable)")
-    asked = parser.parse_args()
-    if not asked.small and not torch.cuda.is_available():
-        parser.error("there is no GPU here; --small runs the same on a CPU with tiny models")
-    sizes = Sizes("cpu" if asked.small else "cuda:0", asked.small)
-    elsewhere = HERE.parent / "out" / "benchmarks"
-    options = Options(out=asked.out or (elsewhere if asked.small else HERE))
-    out: dict[str, Any] = {"parts": {}, "rows": []}
-    for part in asked.only or PARTS:
-        out["parts"][part] = provenance()
+    def measure(options: Options) -> Iterator[Row]:
         try:
-            for row in PARTS[part](sizes):
-                show(row)
-                out["rows"].append({"part": part, **row})
-                options.keep("gpu", out)
-        except Exception as error:  # one part that fails takes nothing from the others
-            failure = f"{type(error).__name__}: {str(error)[:300]}"
-            out["rows"].append({"part": part, "failure": failure})
-            print(f"{part} failed: {failure}", flush=True)
-        options.keep("gpu", out)
-    if any(row.get("failure") and "method" not in row for row in out["rows"]):
-        raise SystemExit("gpu: a part failed")
+            yield from part(Sizes("cpu" if options.quick else "cuda:0", options.quick))
+        except Exception as error:
+            yield {"failure": f"{type(error).__name__}: {str(error)[:300]}"}
 
+    return measure
+
+
+PARTS = {
+    name: (measured_by(part), False)
+    for name, part in {"right": checks, "heads": heads, "large": large}.items()
+}
 
 if __name__ == "__main__":
-    main()
+    if "--quick" not in sys.argv and not torch.cuda.is_available():
+        sys.exit("gpu: there is no GPU here; --small runs the same on a CPU with tiny models")
+    rows = script(__doc__, "gpu", PARTS)["rows"]
+    if any("failure" in row and "method" not in row for row in rows):
+        sys.exit("gpu: a part failed")

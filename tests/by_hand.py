@@ -147,6 +147,16 @@ def in_eval(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def take_at_most(module: nn.Module, rows: int) -> Any:
+    """Let a module run out of memory at more rows; returns the handle that ends it."""
+
+    def refuse(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if len(args[0]) > rows:
+            raise torch.OutOfMemoryError("out of memory, as asked for")
+
+    return module.register_forward_pre_hook(refuse)
+
+
 # -- metrics, of logits [row pos d_vocab] ---------------------------------------------------------
 
 

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import spex_mech as sm
+from tests.by_hand import take_at_most
 from tests.families import D_VOCAB, build
 from tests.pretended_gpu import devices, moved
 from tests.test_experts import build as of_experts
@@ -219,13 +220,7 @@ def test_running_out_of_memory_makes_smaller_passes(replay: bool) -> None:
     def ask(model: nn.Module, device: str) -> Any:
         game = sm.ModelGame(model, task(device), replay=replay, batch_size=48)
         if device != "cpu":
-
-            def refuse(module: Any, args: tuple[Tensor, ...]) -> None:
-                if len(args[0]) > 7:
-                    raise torch.OutOfMemoryError("CUDA out of memory.")
-
-            projection = model.model.layers[1].mlp.down_proj
-            projection.register_forward_pre_hook(refuse)
+            take_at_most(model.model.layers[1].mlp.down_proj, 7)
             game = sm.ModelGame(model, task(device), replay=replay, batch_size=48)
         found = sm.discover(game, "exhaustive", progress=False)
         assert device == "cpu" or game.batch_size is None or game.batch_size <= 7

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import spex_mech as sm
+from tests.by_hand import take_at_most
 from tests.families import D_VOCAB, build
 from tests.test_experts import build as of_experts
 
@@ -20,12 +20,7 @@ def made(family: str) -> Any:
 
 def short_of_memory(family: str) -> Any:
     model = made(family)
-
-    def refuse(module: Any, args: tuple[Tensor, ...]) -> None:
-        if len(args[0]) > MOST:
-            raise torch.OutOfMemoryError("out of memory, as asked for")
-
-    model.get_submodule("model.layers.1.mlp").register_forward_pre_hook(refuse)
+    take_at_most(model.get_submodule("model.layers.1.mlp"), MOST)
     return model
 
 

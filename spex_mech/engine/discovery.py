@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from spex_mech.engine.examples import Example
 from spex_mech.engine.experts import Routed, n_experts_of, why_no_mixture
 from spex_mech.engine.products import Products, heads_back, heads_last
-from spex_mech.engine.running import evaluating, is_ours, ours
+from spex_mech.engine.running import evaluating, is_float, is_ours, ours
 
 _LEAST, _ROUNDINGS = 1e-6, 8  # what shows noise: relative to the largest number, in roundings
 _SPARSE = 8  # one in so many outputs of an up projection gets noise
@@ -260,11 +260,11 @@ class _Watching:
         if threading.get_ident() != self.thread:
             return None
         self.time += 1
-        key = None if args else next((k for k, v in kwargs.items() if _is_float(v)), None)
+        key = None if args else next((k for k, v in kwargs.items() if is_float(v)), None)
         given = args[0] if args else kwargs.get(key or "")
         call = self.calls.get(module, 0)
         self.calls[module] = call + 1
-        if not _is_float(given):
+        if not is_float(given):
             return None
         new = self.read(_Read(self.time, self.names[module], module, call, given))
         if new is None:
@@ -272,7 +272,7 @@ class _Watching:
         return ((new, *args[1:]), kwargs) if key is None else (args, kwargs | {key: new})
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if threading.get_ident() != self.thread or not _is_float(output):
+        if threading.get_ident() != self.thread or not is_float(output):
             return None
         if (routed := Routed.of(args, kwargs)) is not None:
             self.mixed(module, routed, output)
@@ -287,7 +287,7 @@ class _Watching:
         finally:
             self.inside = False
         out = result[0] if isinstance(result, tuple) else result
-        if not _is_float(out) or out.ndim != 4 or self.alone == "products":
+        if not is_float(out) or out.ndim != 4 or self.alone == "products":
             return result
         self.by_library = True
         key = args[2] if len(args) > 2 else kwargs.get("key")
@@ -747,10 +747,6 @@ def _mlps_of(first: _Look, attention: list[_Attention]) -> list[_Mlp]:
 
 
 # -- small facts ----------------------------------------------------------------------------------
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _chain(inner: _Read, same: list[_Read]) -> list[_Read]:

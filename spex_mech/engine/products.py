@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from spex_mech.engine.examples import N_POS
+from spex_mech.engine.running import is_float
 
 _SOFTMAX = 1e-3  # by which attention weights may miss the sum of 1
 _PRODUCTS = frozenset(("matmul", "bmm", "__matmul__"))
@@ -44,7 +45,7 @@ class Products(TorchFunctionMode):
             if name == "multi_head_attention_forward":
                 self.projects_itself = True
             return out
-        if self._is_off() or not _is_float(out):
+        if self._is_off() or not is_float(out):
             return out
         if name == "einsum":
             return self._of_einsum(out, *args)
@@ -119,13 +120,9 @@ def heads_back(new: Float[Tensor, "row pos head d_head"], like: Tensor, heads_at
     return new.transpose(1, 2).reshape(like.shape).contiguous()
 
 
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
 def _are_weights(a: Any, b: Any) -> bool:
     """Whether rows of the first sum to 1, none of it negative: weights of positions."""
-    if not (_is_float(a) and _is_float(b)) or a.ndim < 3 or a.ndim != b.ndim:
+    if not (is_float(a) and is_float(b)) or a.ndim < 3 or a.ndim != b.ndim:
         return False
     if a.shape[-1] < N_POS or bool((a < 0).any()):
         return False

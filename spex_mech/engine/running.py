@@ -88,3 +88,8 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for value in output:
             yield from tensors_in(value)
+
+
+def is_float(value: Any) -> bool:
+    """Whether it is a tensor of floating numbers."""
+    return isinstance(value, Tensor) and value.is_floating_point()
