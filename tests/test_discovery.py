@@ -289,12 +289,12 @@ def test_a_model_is_run_once_for_all_games_and_anew_when_it_changed() -> None:
     runs: list[int] = []
     model.model.embed_tokens.register_forward_hook(lambda *_: runs.append(1))
     sm.Components.heads(model)
-    assert len(runs) == 4
+    assert len(runs) == 3
     sm.Components.neurons(model)
-    assert len(runs) == 4
+    assert len(runs) == 3
     model.model.layers = model.model.layers[:1]
     assert len(sm.Components.heads(model)) == 4
-    assert len(runs) == 8
+    assert len(runs) == 6
 
 
 class Beside(nn.Module):

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from spex_mech.arguments import shown
-from spex_mech.engine.architectures import Architecture, Kind, architecture_of
+from spex_mech.engine.architectures import KINDS, Architecture, Kind, architecture_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.notebook import facts_html, listed, units_text
 from spex_mech.units import Unit, Units
@@ -415,17 +415,21 @@ class Components(Sequence[Component | Group]):
 
     def sites(self) -> list[Site]:
         """The plan for the engine: one entry per hook point, in the order of the forward pass."""
-        unit_of = {s: u for u, unit in enumerate(self.units) for s in self._slots(unit)}
+        slots: dict[tuple[int, Kind], list[tuple[int, int]]] = {}  # each slot, and its unit
+        for number, unit in enumerate(self.units):
+            for slot in self._slots(unit):
+                slots.setdefault((slot.layer, slot.kind), []).append((slot.index, number))
         sites = []
         for layer in range(self.architecture.n_layers):
-            for kind in ("head", "neuron", "expert"):
-                if not any(s.layer == layer and s.kind == kind for s in unit_of):
+            for kind in KINDS:
+                if (layer, kind) not in slots:
                     continue
-                n_slots = self.architecture.count(kind, layer)
-                slot_unit = [
-                    unit_of.get(Component(kind, layer, s), len(self)) for s in range(n_slots)
-                ]
-                sites.append(Site(layer, kind, torch.tensor(slot_unit, device="cpu")))
+                unit_of = torch.full(
+                    (self.architecture.count(kind, layer),), len(self), device="cpu"
+                )
+                at, units = torch.tensor(slots[layer, kind], device="cpu").unbind(1)
+                unit_of[at] = units
+                sites.append(Site(layer, kind, unit_of))
         return sites
 
     def _slots(self, unit: Component | Group) -> Iterator[Component]:

@@ -26,6 +26,7 @@ these passes alone, and act in this thread alone.
 import re
 import sys
 import threading
+from bisect import bisect, bisect_left
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from spex_mech.engine.experts import Routed, n_experts_of, why_no_mixture
 from spex_mech.engine.products import Products, heads_back, heads_last
 from spex_mech.engine.running import evaluating, is_float, is_ours, ours
 
+_HANDED_OUT, _PRODUCTS, _NOTHING = "handed out", "products", "nothing"  # attention
 _LEAST, _ROUNDINGS = 1e-6, 8  # what shows noise: relative to the largest number, in roundings
 _SPARSE = 8  # one in so many outputs of an up projection gets noise
 N_NOISY, N_OTHERS = 4, 2  # rows of the pass that proves neurons
@@ -99,9 +101,10 @@ class Seen:
 
 @dataclass
 class _Attention:
-    """One call of an attention function: ``out[row, pos, head, d_head]``."""
+    """One call of an attention function: ``out[row, pos, head, d_head]``; its time lies between
+    those of the modules read before and after it."""
 
-    time: int
+    time: float
     out: Float[Tensor, "row pos head d_head"]
     n_kv: int | None
     handed_out: bool
@@ -134,9 +137,10 @@ def look(model: nn.Module, inputs: Example) -> Seen:
     Raises:
         NotFound: it does not run on these inputs.
     """
-    with _TURN, torch.no_grad(), evaluating(model), _same_chance(model):
+    with _TURN, torch.no_grad(), evaluating(model), _same_chance(model), ExitStack() as stack:
+        hooks = stack.enter_context(_Hooks(model).standing())
         first = _Look(model)
-        _run(first, inputs(first.n_rows, 0))
+        hooks.run(first, inputs(first.n_rows, 0))
         plan = _Plan.of(first)
         found = Seen(n_attention=len(plan.attention), experts=first.experts)
         found.no_experts = first.no_experts
@@ -145,7 +149,7 @@ def look(model: nn.Module, inputs: Example) -> Seen:
         around = _Around(plan.around_heads)
         for _ in range(_TRIES if plan.attention else 0):
             heads = _HeadProof(model, plan, failed, around)
-            _run(heads, inputs(heads.n_rows, 0))
+            hooks.run(heads, inputs(heads.n_rows, 0))
             heads.end()
             found.heads = list(heads.places.values())
             found.no_heads = [*own, *failed.values(), *heads.failed.values()]
@@ -157,21 +161,23 @@ def look(model: nn.Module, inputs: Example) -> Seen:
                 failed[first_failed] = heads.failed[first_failed]
         if plan.mlps:
             mlps, around = dict(enumerate(plan.mlps)), _Around([mlp.around for mlp in plan.mlps])
-            neurons = _NeuronProof(model, mlps, found.heads, around)
-            _run(neurons, inputs(neurons.n_rows, N_OTHERS))
+            neurons = _NeuronProof(model, mlps, found.heads, around, plan.is_steady)
+            hooks.run(neurons, inputs(neurons.n_rows, N_OTHERS))
             found.neurons = list(neurons.places.values())
-            found.no_neurons = failed_first = list(neurons.failed.values())
-            mlps = {number: mlps[number] for number in neurons.places}
-            for _ in range(_TRIES if mlps and plan.is_steady else 0):
-                # No noise but that of these: what shows of it later went around a place.
-                neurons = _NeuronProof(model, mlps, found.heads, around, alone=True)
-                _run(neurons, inputs(neurons.n_rows, N_OTHERS))
+            found.no_neurons = list(neurons.failed.values())
+            # Noise of what was not proven may show anywhere: then without it, those again.
+            failed = {k: why for k, why in neurons.failed.items() if k not in neurons.leaks}
+            mlps = {number: mlps[number] for number in mlps if number not in failed}
+            is_open = bool(neurons.failed) and plan.is_steady
+            for _ in range(_TRIES if is_open and mlps else 0):
+                neurons = _NeuronProof(model, mlps, found.heads, around)
+                hooks.run(neurons, inputs(neurons.n_rows, N_OTHERS))
                 found.neurons = list(neurons.places.values())
-                found.no_neurons = [*failed_first, *neurons.failed.values()]
+                found.no_neurons = [*failed.values(), *neurons.failed.values()]
                 if not neurons.leaks:
                     break
                 if not around.wider(leak := min(neurons.leaks)):
-                    failed_first.append(neurons.failed[leak])
+                    failed[leak] = neurons.failed[leak]
                     del mlps[leak]
         return found
 
@@ -205,13 +211,47 @@ class _Around:
         return True
 
 
-def _run(watching: "_Watching", inputs: dict[str, Any]) -> None:
-    """A pass that is watched."""
-    try:
-        with watching.standing():
-            watching.model(**inputs)
-    except Exception as error:
-        raise NotFound(_one_line(error)) from error
+class _Hooks:
+    """Hooks on every module, for all passes; each pass has its own watcher."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.watching: _Watching | None = None
+
+    @contextmanager
+    def standing(self) -> Iterator["_Hooks"]:
+        def before(*given: Any) -> Any:
+            return None if self.watching is None else self.watching.before(*given)
+
+        def after(*given: Any) -> Any:
+            return None if self.watching is None else self.watching.after(*given)
+
+        handles = []
+        try:
+            for module in self.model.modules():
+                handles += [
+                    module.register_forward_pre_hook(ours(before), with_kwargs=True),
+                    module.register_forward_hook(ours(after), with_kwargs=True),
+                ]
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def run(self, watching: "_Watching", inputs: dict[str, Any]) -> None:
+        """A pass that is watched.
+
+        Raises:
+            NotFound: the model does not run on these inputs.
+        """
+        self.watching = watching
+        try:
+            with watching.attention_watched():
+                self.model(**inputs)
+        except Exception as error:
+            raise NotFound(_one_line(error)) from error
+        finally:
+            self.watching = None
 
 
 @contextmanager
@@ -223,12 +263,12 @@ def _same_chance(model: nn.Module) -> Iterator[None]:
 
 
 class _Watching:
-    """Hooks on every module and on attention functions; they act in this thread alone."""
+    """What is seen of a pass, of every module and attention function, in this thread alone."""
 
     n_rows: int
 
     def __init__(self, model: nn.Module, alone: str = "") -> None:
-        self.alone = alone  # of attention functions that are "handed out", and "products"
+        self.alone = alone  # which attention is looked at; empty: any
         self.by_library = False  # whether the attention function that ran was handed out
         self.model = model
         self.names = {module: name for name, module in model.named_modules()}
@@ -239,24 +279,17 @@ class _Watching:
         self.projects_itself = False  # torch's attention with a projection of its own ran
 
     @contextmanager
-    def standing(self) -> Iterator[None]:
-        handles = []
-        try:
-            for module in self.names:
-                before = ours(lambda *given: self._before(*given))
-                after = ours(lambda *given: self._after(*given))
-                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                handles.append(module.register_forward_hook(after, with_kwargs=True))
-            with ExitStack() as stack:
+    def attention_watched(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            products = None
+            if self.alone != _NOTHING:
                 stack.enter_context(handed_out(self._attention))
+            if self.alone in ("", _PRODUCTS):
                 products = stack.enter_context(Products(self.product, self._is_off))
-                yield
-                self.projects_itself = products.projects_itself
-        finally:
-            for handle in handles:
-                handle.remove()
+            yield
+            self.projects_itself = products is not None and products.projects_itself
 
-    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self.thread:
             return None
         self.time += 1
@@ -271,7 +304,7 @@ class _Watching:
             return None
         return ((new, *args[1:]), kwargs) if key is None else (args, kwargs | {key: new})
 
-    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if threading.get_ident() != self.thread or not is_float(output):
             return None
         if (routed := Routed.of(args, kwargs)) is not None:
@@ -287,7 +320,7 @@ class _Watching:
         finally:
             self.inside = False
         out = result[0] if isinstance(result, tuple) else result
-        if not is_float(out) or out.ndim != 4 or self.alone == "products":
+        if not is_float(out) or out.ndim != 4 or self.alone == _PRODUCTS:
             return result
         self.by_library = True
         key = args[2] if len(args) > 2 else kwargs.get("key")
@@ -304,7 +337,7 @@ class _Watching:
         one axis."""
         self.by_library = False
         turned = heads_last(out, self.n_rows, heads_at)
-        if turned is None or self.alone == "handed out":
+        if turned is None:
             return out
         new = self.attended(turned, key if out.ndim < 5 else None)
         return out if new is None else heads_back(new, out, heads_at)
@@ -320,7 +353,7 @@ class _Watching:
         raise NotImplementedError
 
     def attended(self, out: Tensor, key: Tensor | None) -> Tensor | None:
-        raise NotImplementedError
+        return None
 
     def mixed(self, module: nn.Module, routed: Routed, output: Tensor) -> None:
         """A mixture of experts ran."""
@@ -351,10 +384,9 @@ class _Look(_Watching):
             self._last[module].made = output
 
     def attended(self, out: Tensor, key: Tensor | None) -> None:
-        self.time += 1
         n_keys = out.shape[1] if key is None or key.ndim < 3 else key.shape[-2]
         is_across = n_keys * (1 if key is None else len(key)) != out.shape[1] * len(out)
-        one = _Attention(self.time, out, _kv_groups(key), self.by_library, is_across)
+        one = _Attention(self.time + 0.5, out, _kv_groups(key), self.by_library, is_across)
         self.attention.append(one)
 
     def mixed(self, module: nn.Module, routed: Routed, output: Tensor) -> None:
@@ -398,7 +430,7 @@ class _Plan:
     @property
     def alone(self) -> str:
         """What is attention in this model: functions that are handed out, where there are any."""
-        return "handed out" if self.attention and self.attention[0].handed_out else "products"
+        return _HANDED_OUT if self.attention and self.attention[0].handed_out else _PRODUCTS
 
     @property
     def around_heads(self) -> list[list[_Read]]:
@@ -416,14 +448,14 @@ class _Plan:
 
     @staticmethod
     def of(first: _Look) -> "_Plan":
-        equal = []
+        equal, times = [], [r.time for r in first.reads]
         handed_out = [one for one in first.attention if one.handed_out]
         attention = handed_out or first.attention
         for number, one in enumerate(attention):
             later = attention[number + 1 :]
             until = later[0].time if later else first.time + 1
             flat = one.out.flatten(2)
-            reads = [r for r in first.reads if one.time < r.time < until]
+            reads = first.reads[bisect(times, one.time) : bisect_left(times, until)]
             equal.append([r for r in reads if _same(r.given, flat)])
         return _Plan(attention, equal, _mlps_of(first, attention), first.is_steady)
 
@@ -511,7 +543,6 @@ class _HeadProof(_Proof):
         self._norm: tuple[_Read, Tensor | None] | None = None
 
     def attended(self, out: Tensor, key: Tensor | None) -> Tensor | None:
-        self.time += 1
         self._give_up(_NO_LINEAR)
         self._closed = None
         number, self._n_asked = self._n_asked, self._n_asked + 1
@@ -603,7 +634,7 @@ class _NeuronProof(_Proof):
         mlps: to be proven, by number.
         heads: places of heads, which keep their rows apart.
         around: which module is taken.
-        alone: these MLPs were proven, and what reads their neurons elsewhere is looked for.
+        is_steady: equal rows stay equal, so that what reads neurons elsewhere can be told.
     """
 
     def __init__(
@@ -612,10 +643,11 @@ class _NeuronProof(_Proof):
         mlps: dict[int, _Mlp],
         heads: list[Place],
         around: _Around,
-        alone: bool = False,
+        is_steady: bool = True,
     ) -> None:
-        super().__init__(model, "neurons", N_NOISY + 1 + N_OTHERS, N_NOISY + 1, around)
-        self.is_alone = alone
+        n_same = N_NOISY + 1
+        super().__init__(model, "neurons", n_same + N_OTHERS, n_same, around, _NOTHING)
+        self.is_steady = is_steady
         self._heads = {(p.name, p.call) for p in heads}
         self._downs = {
             around.taken(number) or (mlp.down.name, mlp.down.call): (number, mlp)
@@ -625,9 +657,6 @@ class _NeuronProof(_Proof):
         self._norms = {(norm.name, norm.call): m for norm, m in norms if norm is not None}
         self._ups = {(up.name, up.call) for m in mlps.values() for up in m.ups}
         self._at_norm: dict[int, Bool[Tensor, "row pos width"]] = {}
-
-    def attended(self, out: Tensor, key: Tensor | None) -> None:
-        self.time += 1
 
     def gave(self, module: nn.Module, output: Tensor) -> Tensor | None:
         if (self.names[module], self.calls[module] - 1) not in self._ups:
@@ -671,7 +700,7 @@ class _NeuronProof(_Proof):
         how = f"each number that it reads depends on that of {ups} alone"
         width = changed.shape[2]
         self.places[number] = Place(place.name, place.call, place.time, width, 1, how)
-        if self.is_alone:
+        if self.is_steady:
             self._closed = _Closed(number, self.places[number], one.given)
 
     def _why_not(self, changed: Bool[Tensor, "row pos width"], mlp: _Mlp) -> str:
@@ -711,7 +740,10 @@ def _mlps_of(first: _Look, attention: list[_Attention]) -> list[_Mlp]:
     what those give is as wide as what it reads, or twice, and they read what is as wide as what it
     gives."""
     found: list[_Mlp] = []
-    attended = [one.time for one in attention]
+    attended, times = [one.time for one in attention], [r.time for r in first.reads]
+    same: dict[int, list[_Read]] = {}  # reads of one tensor
+    for one in first.reads:
+        same.setdefault(id(one.given), []).append(one)
     linear = [r for r in first.reads if is_linear(r.module) and r.made is not None]
     wrappers = _wrappers(first.model)
     ran = {r.name: r for r in reversed(first.reads)}
@@ -726,7 +758,7 @@ def _mlps_of(first: _Look, attention: list[_Attention]) -> list[_Mlp]:
         for up in reversed(linear[:number]):
             if up.made is None or not _same_block(up.name, down.name):
                 break
-            if any(up.time < time < down.time for time in attended):
+            if bisect(attended, up.time) < bisect(attended, down.time):
                 break
             if up.given is down.given:  # beside it, not before it
                 continue
@@ -738,11 +770,10 @@ def _mlps_of(first: _Look, attention: list[_Attention]) -> list[_Mlp]:
                     continue
                 ups.append(up)
         if ups and width > 1:
-            between = (r for r in first.reads if ups[0].time < r.time < down.time)
+            between = first.reads[bisect(times, ups[0].time) : bisect_left(times, down.time)]
             norms = [r for r in between if _is_leaf(r.module) and not is_linear(r.module)]
             norm = next((r for r in reversed(norms) if r.made is down.given), None)
-            same = [r for r in first.reads if r.given is down.given]
-            found.append(_Mlp(down, ups, norm, _chain(down, same)))
+            found.append(_Mlp(down, ups, norm, _chain(down, same[id(down.given)])))
     return found
 
 

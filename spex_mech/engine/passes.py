@@ -217,10 +217,10 @@ def raw_hooks(
 
         return run
 
-    handles = []
+    handles, hooked = [], is_hooked(model)
     try:
         for name in names:
-            if is_hooked(model):
+            if hooked:
                 hook = ours(hook_point(name))
                 handles.append(model.hook_dict[name].register_forward_hook(hook))
             else:
