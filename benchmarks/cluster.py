@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ import numpy as np
 
 import spex_mech as sm
 from benchmarks.frame import Options, Row, alone, memory_mb, most_memory_mb, script, timed
+from benchmarks.pair_games import PairGame, drive, pair_game, truth_of
 from spex_mech.game import Answer, Game
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import opened
 from spex_mech.runs.workers import RemoteGame, started
+from spex_mech.search.adaptive import Adaptive
+from spex_mech.search.contract import cost_of_mask
+from spex_mech.search.settings import DEFAULTS
+from spex_mech.search.spex import Spex
 from spex_mech.units import Units
 
 
@@ -50,7 +56,7 @@ class Sleeping(Game):
 class Threads:
     """Simulated workers, which share one game."""
 
-    def __init__(self, game: Sleeping, n_workers: int) -> None:
+    def __init__(self, game: Game, n_workers: int) -> None:
         self.game, self.n_workers = game, n_workers
         self.executor = ThreadPoolExecutor(n_workers)
         self.busy = 0.0
@@ -73,6 +79,56 @@ def pace(options: Options) -> Iterator[Row]:
         rate = found.cost["evaluations"] / masks / seconds
         about = {"workers": n_workers, "masks_per_batch": masks, "batches_per_second": rate}
         yield about | {"share": rate / (n_workers / game.seconds)}
+
+
+class SleepingPairs(Game):
+    """A game of pairs with slopes that takes its time: ``seconds`` an evaluation."""
+
+    def __init__(self, pairs: PairGame, seconds: float) -> None:
+        self.pairs, self.seconds, self.busy = pairs, seconds, 0.0
+
+    @property
+    def units(self) -> Units:
+        return Units.of_labels([str(unit) for unit in range(len(self.pairs.main))])
+
+    @property
+    def has_slopes(self) -> bool:
+        return True
+
+    @property
+    def masks_per_batch(self) -> int:
+        return 512
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = None) -> Answer:
+        time.sleep(self.seconds * len(masks) * cost_of_mask(slopes))
+        values = self.pairs.values(masks.ablated)
+        return Answer(values, self.pairs.gradients(masks.ablated) if slopes else None)
+
+    def identity(self) -> dict[str, Any]:
+        return {"sleeping pairs": len(self.units)}
+
+
+def wide(options: Options) -> Iterator[Row]:
+    """How many workers a search with gradients uses, and its recall with rows in few questions and
+    in many."""
+    n = 300 if options.quick else 3108
+    pairs = pair_game("hubs", n, 0, "off")
+    for n_workers in (8, 64):
+        game = SleepingPairs(pairs, 0.05)
+        remote = RemoteGame(Threads(game, n_workers))
+        found, seconds = timed(lambda remote=remote: sm.discover(remote, "spex", progress=False))
+        spent = found.cost["evaluations"]
+        share = spent * game.seconds / (n_workers * seconds)
+        yield {"workers": n_workers, "n": n, "evaluations": spent, "share": share}
+    for kind in ("sparse", "hubs", "low rank, main effects"):
+        recalls: dict[str, list[float]] = {"few": [], "many": []}
+        for seed in options.seeds:
+            pairs = pair_game(kind, n, seed, "off")
+            for how, rounds in (("few", DEFAULTS.row_rounds), ("many", n)):
+                settings = replace(DEFAULTS, row_rounds=rounds)
+                search = Adaptive(Spex(gradients=True), n, budget=n, seed=seed, settings=settings)
+                recalls[how].append(truth_of(pairs, drive(search, pairs), 100)[0])
+        yield {"game": kind, "n": n, **{f"recall_{how}": np.mean(r) for how, r in recalls.items()}}
 
 
 def sleeping_second() -> Sleeping:
@@ -121,6 +177,7 @@ def memory(options: Options) -> Iterator[Row]:
 
 PARTS = {
     "pace": (pace, False),
+    "wide": (wide, False),
     "overhead": (overhead, False),
     "load": (load, False),
     "memory": (memory, False),

@@ -13,11 +13,13 @@ import numpy as np
 from benchmarks.frame import Options, Row, plain, rows_of
 from spex_mech.search import exhaustive, ledger
 from spex_mech.search.contract import GRADIENT_COST
+from spex_mech.search.gradient_rows import rows_at_once
 from spex_mech.search.settings import DEFAULTS
 
 FIXED, MANY = "100 pairs", "n / 100 pairs"
 LINES = ((FIXED, "spex"), (MANY, "spex"), (FIXED, "proxyspex"))
 PER_BATCH = 64  # masks a batch, where workers are counted
+Asked = tuple[int, int]  # masks of a question, and the evaluations that each costs
 BLOCKS = 8  # of prompts, whose slopes are told apart
 GPUS = (1, 8, 64)
 EXHAUSTIVE, LEAST, DEFAULT = "all pairs", "SPEX, 1 a unit", "SPEX, 4 a unit"
@@ -76,38 +78,40 @@ def fits(measured: Sequence[Row]) -> list[Row]:
 # -- how many workers a search can use -------------------------------------------------------------
 
 
-def share_busy(questions: list[list[int]], workers: int) -> float:
-    """Of so many workers' time, where each question waits for the one before: batches are dealt to
-    the worker that is free first, and a batch takes as long as it has evaluations."""
+def share_busy(questions: Sequence[Asked], workers: int) -> float:
+    """Of so many workers' time, where each question waits for the one before: each worker has its
+    part of a question, in batches of at most ``PER_BATCH`` masks that are dealt to the worker that
+    is free first, and a batch takes as long as it has evaluations."""
     total = elapsed = 0.0
-    for batches in questions:
+    for masks, each in questions:
         free = np.zeros(workers)
-        for cost in batches:
-            free[int(free.argmin())] += cost
-        total += sum(batches)
+        for part in chunks(masks, min(PER_BATCH, ceil(masks / workers))):
+            free[int(free.argmin())] += len(part) * each
+        total += masks * each
         elapsed += float(free.max())
     return total / (workers * elapsed)
 
 
-def questions_of(n: int, budget: int, per_batch: int = PER_BATCH) -> list[list[int]]:
-    """The batches by question of a search by gradient rows, as its code has them: the intact model,
-    random masks, rows sixteen at a time, rounds of pairs."""
+def questions_of(n: int, budget: int) -> list[Asked]:
+    """The questions of a search by gradient rows, as its code has them: the intact model, random
+    masks, rows, rounds of pairs."""
     rows = n_rows(n, budget)
     deep = n_deep(budget)
-    sizes = [(1, GRADIENT_COST), (deep, GRADIENT_COST)]
-    sizes += [(len(part), GRADIENT_COST) for part in chunks(rows, DEFAULTS.rows_at_once)]
+    at_once = rows_at_once(rows, DEFAULTS)
+    sizes: list[Asked] = [(1, GRADIENT_COST), (deep, GRADIENT_COST)]
+    sizes += [(len(part), GRADIENT_COST) for part in chunks(rows, at_once)]
     left = budget - GRADIENT_COST * (1 + deep + rows)
     each = max(1, ceil(left / DEFAULTS.n_rounds))
     for rest in range(left, 0, -each):
         sizes += [(len(part), 1) for part in chunks(min(each, rest), ledger.MASKS_PER_QUESTION)]
-    return [[len(part) * cost for part in chunks(masks, per_batch)] for masks, cost in sizes]
+    return sizes
 
 
-def questions_of_all(n: int) -> list[list[int]]:
+def questions_of_all(n: int) -> list[Asked]:
     """The same of all pairs; of very many, as many as tell the share."""
     sets = min(n + n * (n - 1) // 2, 4_000_000)
     parts = chunks(sets, exhaustive.MASKS_PER_QUESTION)
-    return [[1]] + [[len(part) for part in chunks(len(of), PER_BATCH)] for of in parts]
+    return [(1, 1), *((len(part), 1) for part in parts)]
 
 
 def chunks(count: int, size: int) -> list[range]:

@@ -139,15 +139,16 @@ class Batches(Around):
 
     def __init__(self, game: Any) -> None:
         super().__init__(game)
-        self.questions: list[list[int]] = []  # evaluations of each batch
+        self.questions: list[tuple[int, int]] = []  # masks of each, and what one costs
         self._sent: list[tuple[MaskBatch, bool]] = []
         self._open = False
 
     def start(self, masks: MaskBatch, slopes: bool, tick: Any) -> "Batches":
         if not self._open:
-            self.questions.append([])
+            self.questions.append((0, GRADIENT_COST if slopes else 1))
         self._open = True
-        self.questions[-1].append(len(masks) * (GRADIENT_COST if slopes else 1))
+        asked, each = self.questions[-1]
+        self.questions[-1] = (asked + len(masks), each)
         self._sent.append((masks, slopes))
         return self
 

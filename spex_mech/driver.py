@@ -1,9 +1,10 @@
 """The driver: the only loop that carries a search's questions to a game and the answers back.
 
 1. The search asks. Its masks are cut into batches of a fixed size, so that which masks share a
-   batch depends neither on how fast the machine is nor on how many workers there are. With a store
-   they begin with one mask and grow until one takes long enough, as a kill costs a batch; the
-   store's log says how many masks each had, so that a search that goes on asks as it did.
+   batch does not depend on how fast the machine is. Of workers each gets its part of a question,
+   unless ``masks_per_batch`` says how large a batch is. With a store batches begin with one mask
+   and grow until one takes long enough, as a kill costs a batch; the store's log says how many
+   masks each had, so that a search that goes on asks as it did.
 2. Of each batch, what the store holds is taken from there; the game is asked for the rest. A game
    of workers gets some batches ahead (``Game.n_ahead``).
 3. A store commits a batch before its answer is passed on.
@@ -41,8 +42,9 @@ class Kept(Protocol):
     checks: int  # evaluations that each opening of the store costs
     seconds: float  # of all sittings
 
-    def next_size(self, left: int, slopes: bool) -> int:
-        """How many masks the next batch holds, of those that are left of a question."""
+    def next_size(self, left: int, slopes: bool, most: int | None = None) -> int:
+        """How many masks the next batch holds, of those that are left of a question, and at most
+        so many."""
         ...
 
     def look(self, masks: MaskBatch, slopes: bool) -> Any:
@@ -210,7 +212,7 @@ def drive(
         watcher: hears what happens.
         unchanged: since when what the game is made from may not have changed; default: since now.
         masks_per_batch: how many masks a batch holds without ``run``, which says so itself; None:
-            as many as the game wants.
+            as many as the game wants, and of workers the part of each.
 
     Returns:
         what it cost: evaluations, gradients, seconds; with a store, what was reused of others
@@ -223,9 +225,12 @@ def drive(
     started, cost = time.perf_counter(), {"evaluations": 0, "gradients": 0}
     size = whole("masks_per_batch", masks_per_batch or game.masks_per_batch, 1)
 
-    def next_size(left: int, slopes: bool) -> int:
+    def next_size(question: Question, left: int) -> int:
         # A fixed size: which masks share a batch must not depend on how fast the machine is.
-        return min(size, left) if run is None else run.next_size(left, slopes)
+        most = None if masks_per_batch else share(len(question), game.n_workers)
+        if run is not None:
+            return run.next_size(left, question.gradient, most)
+        return min(size, left) if most is None else min(size, most, left)
 
     with Bar(search.planned, progress) as bar:
         heard = Watchers((bar,) if watcher is None else (bar, watcher))
@@ -249,10 +254,15 @@ def drive(
     return {**cost, "seconds": round(time.perf_counter() - started, 3)}
 
 
+def share(n_masks: int, n_workers: int | None) -> int | None:
+    """How many of a question's masks each worker gets; None: there are no workers."""
+    return -(-n_masks // n_workers) if n_workers else None
+
+
 def _answers(
     game: Game,
     question: Question,
-    next_size: Callable[[int, bool], int],
+    next_size: Callable[[Question, int], int],
     run: Kept | None,
     watcher: Watcher,
     unchanged: "Unchanged",
@@ -263,7 +273,7 @@ def _answers(
     begun: deque[tuple[MaskBatch, Any, MaskBatch, Any]] = deque()
     while at < len(masks) or begun:
         while at < len(masks) and len(begun) < game.n_ahead:
-            new = masks.part(at, at + next_size(len(masks) - at, slopes))
+            new = masks.part(at, at + next_size(question, len(masks) - at))
             at += len(new)
             looked = None if run is None else run.look(new, slopes)
             rest = new if looked is None else new.rows(looked.missing)

@@ -49,21 +49,21 @@ class Stage:
         name: what the progress bar calls it.
         evaluations: in all; a gradient counts as three.
         gradients: masks that are asked with slopes.
-        batches: the sizes of its batches, of each question one list.
+        questions: the masks of each of its questions.
         seconds: on one process.
     """
 
     name: str
     evaluations: int
     gradients: int
-    batches: tuple[tuple[int, ...], ...]
+    questions: tuple[int, ...]
     seconds: float
 
     def seconds_with(self, workers: int) -> float:
-        """The same with so many processes at work, each as fast as this one: a question ends when
-        its last batch does."""
-        masks = sum(map(sum, self.batches))
-        rounds = sum(sum(sorted(sizes, reverse=True)[::workers]) for sizes in self.batches if sizes)
+        """The same with so many processes at work, each as fast as this one: each has its part of
+        every question."""
+        masks = sum(self.questions)
+        rounds = sum(-(-asked // workers) for asked in self.questions)
         return self.seconds * rounds / masks if masks else 0.0
 
 
@@ -271,7 +271,7 @@ def _timed(game: Game, questions: list[Question]) -> tuple[Stage, ...]:
             f"{name}, with gradients" if slopes else name,
             sum(question.cost for question in timing.asked),
             timing.n_masks if slopes else 0,
-            tuple(_sizes(len(question), size) for question in timing.asked),
+            tuple(map(len, timing.asked)),
             timing.seconds,
         )
         for (name, slopes), timing in stages.items()

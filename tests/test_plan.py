@@ -96,12 +96,12 @@ def test_it_costs_a_small_part_of_the_search() -> None:
 
 
 def test_workers_share_the_batches_of_a_question() -> None:
-    stage = Stage("pairs", 600, 0, ((256, 256, 88),), 60.0)
+    stage = Stage("pairs", 600, 0, (600,), 60.0)
     assert stage.seconds_with(1) == pytest.approx(60)
-    assert stage.seconds_with(2) == pytest.approx(60 * (256 + 88) / 600)
-    assert stage.seconds_with(8) == pytest.approx(60 * 256 / 600)
-    two = Stage("rounds", 600, 0, ((150, 150), (150, 150)), 60.0)
-    assert two.seconds_with(2) == pytest.approx(30)  # a round waits for the one before
+    assert stage.seconds_with(2) == pytest.approx(30)
+    assert stage.seconds_with(7) == pytest.approx(60 * 86 / 600)
+    two = Stage("rounds", 6, 0, (3, 3), 60.0)
+    assert two.seconds_with(2) == pytest.approx(40)  # a round waits for the one before
 
 
 def test_it_is_a_table() -> None:

@@ -118,9 +118,10 @@ def test_the_counting_game_is_the_planted_game() -> None:
 
 def test_workers_wait_at_the_end_of_a_question() -> None:
     # Three batches on two workers take two turns; a batch alone leaves one idle.
-    assert large.share_busy([[64, 64, 64]], 2) == 0.75
-    assert large.share_busy([[64, 64], [64]], 2) == 0.75
-    assert large.share_busy([[3], [3], [3]], 4) == 0.25
+    assert large.share_busy([(3 * 64, 1)], 2) == 0.75
+    assert large.share_busy([(64, 1)], 2) == 1.0  # each has a half
+    assert large.share_busy([(1, 3), (1, 3), (1, 3)], 4) == 0.25
+    assert large.share_busy([(9, 3)], 8) == 9 / 16
 
 
 def test_units_that_are_alike_take_one_block() -> None:

@@ -519,9 +519,9 @@ class Run:
         with explained(store.path):
             self._logged: int = self._one(count, number)
 
-    def next_size(self, left: int, slopes: bool) -> int:
+    def next_size(self, left: int, slopes: bool, most: int | None = None) -> int:
         """How many masks the next batch holds, of those that are left of a question."""
-        return self._sizes.next(left, cost_of_mask(slopes))
+        return self._sizes.next(left, cost_of_mask(slopes), most)
 
     def look(self, masks: MaskBatch, slopes: bool) -> Looked:
         """What of a batch is in the store, for :meth:`answer` later; batches that are looked up

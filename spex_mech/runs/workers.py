@@ -1,11 +1,13 @@
 """The same search on several workers: processes of this machine, or Ray actors of many machines.
 
 Every worker makes its own game from a factory, one worker a GPU (or, without GPUs, one a CPU core
-with one thread). A question's batches are those that one worker alone would get: each is computed
-as a whole by one worker, and answers are taken, and committed to a store, in the order of the
-questions. So the result does not depend on how many workers there are. A few batches per worker are
-on their way at a time, and the rest wait. A worker that is lost is replaced, and what it was
-computing is asked again (``runs.pools``). Workers end with the process that started them.
+with one thread). Of each question every worker gets a part, as a batch, and answers are taken, and
+committed to a store, in the order of the questions. So the result does not depend on which worker
+is how fast. It is the same for any number of workers where a mask's value does not depend on the
+masks beside it; a model's depends on them by rounding, and with ``masks_per_batch`` not at all. A
+few batches per worker are on their way at a time, and the rest wait. A worker that is lost is
+replaced, and what it was computing is asked again (``runs.pools``). Workers end with the process
+that started them.
 
 Ray's own documentation tells how to start a cluster (``ray start --head``, then ``ray start
 --address=...`` on every other machine); ``discover(factory, address="auto")`` on the head joins it.
@@ -130,7 +132,8 @@ class RemoteGame(Game):
 
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
         """The same, by all workers: in batches as a driver would ask them."""
-        parts, way = list(masks.split(self.masks_per_batch)), self._way
+        size = min(self.masks_per_batch, -(-len(masks) // self.n_workers) or 1)
+        parts, way = list(masks.split(size)), self._way
         return joined(self._gathered(answer_of, [(part, slopes, way) for part in parts]))
 
     def __call__(self, masks: Any) -> Float[Tensor, "mask prompt"]:

@@ -53,8 +53,9 @@ def gradient_rows(
     n_rows = max(_LEAST_ROWS, int(settings.row_share * room) // GRADIENT_COST)
     fitting = settings.memory_bytes // (_BYTES_PER_ENTRY * n * rows.n_blocks)
     n_rows = min(n, n_rows, max(_LEAST_ROWS, fitting))
+    at_once = rows_at_once(n_rows, settings)
     while len(rows.asked) < n_rows:
-        units = rows.next_rows(min(settings.rows_at_once, n_rows - len(rows.asked)))
+        units = rows.next_rows(min(at_once, n_rows - len(rows.asked)))
         question = Question(
             MaskBatch.of_sets([(u,) for u in units], n), True, "gradients without one unit"
         )
@@ -64,6 +65,11 @@ def gradient_rows(
             ledger.value[(unit,)] = value
             rows.add(unit, gradient)
     return rows
+
+
+def rows_at_once(n_rows: int, settings: SearchSettings) -> int:
+    """How many of so many rows one question asks for."""
+    return max(settings.rows_at_once, -(-n_rows // settings.row_rounds))
 
 
 def _deep_gradients(context: Context, room: int, fraction: float) -> Asking[GradientRows]:

@@ -99,7 +99,8 @@ class Ledger:
                 continue  # a later one may need fewer singles
             needed |= new
             affordable.append(s)
-        yield from self.values_of(sorted(needed, key=len), stage)
+        # Singles first, then neighbours that share a unit, which a worker gets together.
+        yield from self.values_of(sorted(needed, key=lambda s: (len(s), s)), stage)
         for s in affordable:
             for part in subsets(s, 2):
                 if part not in self.interaction:

@@ -25,8 +25,9 @@ class SearchSettings:
         min_deep, max_deep: gradients at random masks, whatever the share says. Tried there.
         deep_fraction: of the units, ablated by each of those masks. Tried there.
         row_share: of the budget, for gradient rows. Tried.
-        rows_at_once: rows in one question; more rows keep more workers busy, and are chosen with
-            less known. A compromise.
+        rows_at_once: rows in one question, at least; more rows keep more workers busy, and are
+            chosen with less known. A compromise.
+        row_rounds: questions in which rows are asked where there are many. A compromise.
         block_weight: of the root mean square over blocks of prompts, beside the mean, in a slope's
             size. Fitted to the 260K story model (0.92 of its top 100 without, 0.95 with).
         factor_prior: median predictions by which a unit's correction factor is shrunk. Tried.
@@ -103,6 +104,7 @@ class SearchSettings:
     deep_fraction: float = 0.3
     row_share: float = 0.25
     rows_at_once: int = 16
+    row_rounds: int = 8
     block_weight: float = 0.3
     factor_prior: float = 30.0
     strength_prior: float = 10.0
