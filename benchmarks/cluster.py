@@ -85,11 +85,12 @@ class SleepingPairs(Game):
     """A game of pairs with slopes that takes its time: ``seconds`` an evaluation."""
 
     def __init__(self, pairs: PairGame, seconds: float) -> None:
-        self.pairs, self.seconds, self.busy = pairs, seconds, 0.0
+        self.pairs, self.seconds = pairs, seconds
+        self._units = Units.of_labels([str(unit) for unit in range(len(pairs.main))])
 
     @property
     def units(self) -> Units:
-        return Units.of_labels([str(unit) for unit in range(len(self.pairs.main))])
+        return self._units
 
     @property
     def has_slopes(self) -> bool:

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from spex_mech.masks import Set
 from spex_mech.pairs.largest import largest_pairs
 
+_MORE = 8  # strongest pairs are kept for so many parts of them more
+
 
 class GradientRows:
     """Predicted interactions for the units whose gradient row was asked for.
@@ -38,6 +40,7 @@ class GradientRows:
         self._sizes = np.empty((16, self.n), dtype=np.float32)
         self._squares = np.zeros(self.n)
         self._place = np.full(self.n, -1)
+        self._strongest: tuple[int, np.ndarray] | None = None  # how many were asked for, and found
 
     def magnitude(
         self, by_block: Float[np.ndarray, "... block unit"]
@@ -59,6 +62,7 @@ class GradientRows:
         self._slopes[place], self._sizes[place] = row, self.magnitude(row)
         self._squares += self._sizes[place].astype(np.float64) ** 2
         self.asked.append(unit)
+        self._strongest = None
 
     def matrix(self) -> Float[np.ndarray, "row unit"]:
         """The predicted sizes, in the order in which the rows were asked for."""
@@ -110,13 +114,15 @@ class GradientRows:
 
     def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
         """The pairs of largest predicted size, strongest first, without an n x n matrix."""
+        if self._strongest is None or self._strongest[0] < count:
+            some_more = count + count // _MORE  # as each round of a search asks for some more
+            self._strongest = some_more, largest_pairs(self._by_row(), self.n, some_more)
+        return self._strongest[1][:count]
+
+    def _by_row(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         others = np.arange(self.n)
-
-        def by_row() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-            for unit, row in zip(self.asked, self.matrix(), strict=True):
-                yield np.full(self.n, unit), others, np.where(others == unit, -1.0, row)
-
-        return largest_pairs(by_row(), self.n, count)
+        for unit, row in zip(self.asked, self.matrix(), strict=True):
+            yield np.full(self.n, unit), others, np.where(others == unit, -1.0, row)
 
 
 def _relative(sizes: Float[np.ndarray, " unit"], to: list[int]) -> Float[np.ndarray, " unit"]:

@@ -245,9 +245,13 @@ def _pool(ledger: Ledger, ranker: PairRanker, count: int) -> Int[np.ndarray, "pa
     strong = np.sort(np.argsort(-main, kind="stable")[:n_strong])
     among = strong[np.stack(np.triu_indices(len(strong), 1), axis=1)]
     pool = np.concatenate([ranker.strongest(count), among])
-    keys = np.unique(pool[:, 0].astype(np.int64) * n + pool[:, 1])
-    known = [a * n + b for a, b in (s for s in ledger.interaction if len(s) == 2)]
-    keys = np.setdiff1d(keys, np.array(known, dtype=np.int64))
+    keys = np.sort(pool[:, 0].astype(np.int64) * n + pool[:, 1])  # faster than np.unique
+    keys = keys[np.append(True, np.diff(keys) > 0)]
+    known = np.array([s[0] * n + s[1] for s in ledger.interaction if len(s) == 2], dtype=np.int64)
+    at = np.searchsorted(keys, known)
+    there = at < len(keys)
+    there[there] = keys[at[there]] == known[there]
+    keys = np.delete(keys, at[there])
     return np.stack([keys // n, keys % n], axis=1)
 
 

@@ -100,6 +100,7 @@ class RowRanker:
     def __init__(self, rows: GradientRows, settings: SearchSettings = DEFAULTS) -> None:
         self.rows, self._settings = rows, settings
         self._factors = np.ones((rows.n, rows.n_blocks))
+        self._sizes: dict[Set, Float[np.ndarray, " block"]] = {}  # of measured pairs
         self._floor = 1e-6 * float(rows.matrix().max(initial=0.0)) or float(np.finfo(float).tiny)
 
     def strongest(self, count: int) -> Int[np.ndarray, "pair 2"]:
@@ -118,17 +119,12 @@ class RowRanker:
     def fit(self, ledger: Ledger) -> None:
         """A factor for each unit and block of prompts: how much larger its measured pairs are than
         predicted, shrunk towards that of all pairs."""
-        sets = [s for s in ledger.interaction if len(s) == 2]
-        pairs = np.array(sets, dtype=np.int64).reshape(-1, 2)
+        pairs, sizes = self._measured(ledger)
         predicted = abs(self.rows.predict(pairs))
         known = np.isfinite(predicted).all(axis=1)
         if not known.any() or not predicted[known].any():
             return
-        n_blocks = self.rows.n_blocks
-        values = np.array([ledger.effect(sets[row]) for row in np.flatnonzero(known)])
-        block = np.arange(values.shape[1]) * n_blocks // values.shape[1]
-        sizes = abs(np.stack([values[:, block == b].mean(1) for b in range(n_blocks)], axis=1))
-        pairs, predicted = pairs[known], predicted[known]
+        pairs, predicted, sizes = pairs[known], predicted[known], sizes[known]
         overall = sizes.sum() / predicted.sum()
         prior = self._settings.factor_prior * np.median(predicted[predicted > 0])
         observed, expected = np.zeros_like(self._factors), np.zeros_like(self._factors)
@@ -136,6 +132,22 @@ class RowRanker:
             np.add.at(observed, unit, sizes)
             np.add.at(expected, unit, predicted)
         self._factors = (observed / (overall or 1.0) + prior) / (expected + prior)
+
+    def _measured(
+        self, ledger: Ledger
+    ) -> tuple[Int[np.ndarray, "pair 2"], Float[np.ndarray, "pair block"]]:
+        """The pairs that were measured, and their sizes in each block of prompts; those of earlier
+        rounds are kept."""
+        n_blocks = self.rows.n_blocks
+        new = [s for s in ledger.interaction if len(s) == 2 and s not in self._sizes]
+        if new:
+            values = np.array([ledger.effect(s) for s in new])
+            block = np.arange(values.shape[1]) * n_blocks // values.shape[1]
+            sizes = abs(np.stack([values[:, block == b].mean(1) for b in range(n_blocks)], axis=1))
+            self._sizes.update(zip(new, sizes, strict=True))
+        if not self._sizes:
+            return np.empty((0, 2), dtype=np.int64), np.empty((0, n_blocks))
+        return np.array(list(self._sizes)), np.array(list(self._sizes.values()))
 
     def score(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
         """Predicted log-size, up to a constant."""
