@@ -15,7 +15,9 @@ from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.scores import Score, SubsetScore
 from spex_mech.engine.prompts import tokens_sha256
+from spex_mech.report.network import network
 from spex_mech.report.reproduce import code_of
+from spex_mech.report.tables import tiles
 from spex_mech.report.words import summary
 from spex_mech.results.confirmation import confirmation
 from spex_mech.units import Unit, Units
@@ -78,16 +80,18 @@ def page(found: sm.Interactions, tmp_path: Path, **options: Any) -> str:
 # -- words ----------------------------------------------------------------------------------------
 
 
-def said(found: sm.Interactions, *labels: str, whole: bool = False) -> str:
+def said(found: sm.Interactions, *labels: str, whole: bool = False, alone: bool = False) -> str:
     """The value of a pair as a report states it, with half of its interval."""
     top = found if whole else found.top(len(found))
     row = top.names.index(labels)
+    if alone:
+        top, row = top.take(np.array([row])), 0
     half = top.intervals()[row, 1] - top.mean[row]
     return f"{top.mean[row]:+.3g}".replace("-", "\u2212") + f" \u00b1 {half:.2g}"
 
 
 def test_summary_says_what_was_found() -> None:
-    found = a_result()
+    found, first, second = a_result(), ("L0H0", "L1H0"), ("L0H1", "L1H0")
     words = dict(summary(found))
     assert words["What was asked"] == (
         "Which of 4 units of tiny interact on the task ioi, ablated by their mean? The metric "
@@ -95,9 +99,10 @@ def test_summary_says_what_was_found() -> None:
     )
     assert words["What was found"] == (
         "3 of 4 interactions are significant over 12 prompts (q of 0.05 or less). "
-        f"The strongest AND-like pair is L0H0 x L1H0, {said(found, 'L0H0', 'L1H0')} (logit "
+        f"The strongest AND-like pair is L0H0 x L1H0, {said(found, *first, alone=True)} (logit "
         "difference); their damage overlaps: they work in series. The strongest OR-like pair is "
-        f"L0H1 x L1H0, {said(found, 'L0H1', 'L1H0')} (logit difference); their damage compounds: "
+        f"L0H1 x L1H0, {said(found, *second, alone=True)} (logit difference); their damage "
+        "compounds: "
         "either suffices, and one backs the other up. "
         "By their signs they are 1 AND-like, 1 OR-like, 1 mixed. "
         "None was measured again on other prompts."
@@ -112,6 +117,39 @@ def test_summary_says_what_was_found() -> None:
     assert words["What was missed"] == (
         "It is not known: 2 pairs were not measured, and none of them was audited."
     )
+
+
+def test_the_strongest_pair_has_one_interval_on_the_page() -> None:
+    found = replace(a_result(), chosen_from={2: 1000})
+    note = tiles(found)[0]["note"].removesuffix(", AND-like")
+    assert note == said(found, "L0H0", "L1H0", alone=True)
+    assert f"L0H0 x L1H0, {note} (" in dict(summary(found))["What was found"]
+
+
+def test_every_line_of_the_network_is_on_the_picture() -> None:
+    """Arcs within a layer that go to the left, and lines across many layers, were cut off."""
+    labels = [*(f"L0H{i}" for i in range(12)), *(f"L{i}H0" for i in range(1, 20))]
+    units = np.array([[0, 11], [1, 10], [0, 30], *([i, i + 1] for i in range(11, 30))])
+    found = sm.Interactions(
+        labels, units, np.full((len(units), 1), -1.0), -np.ones((len(labels), 1)), np.ones(1)
+    )
+    drawn = network(found)
+    for edge in drawn["edges"]:
+        numbers = [float(x) for x in re.findall(r"-?[\d.]+", edge["path"])]
+        start, control, end = np.array(numbers).reshape(3, 2)
+        middle = (start + 2 * control + end) / 4
+        for x, y in (start, middle, end):
+            assert drawn["left"] + 7 <= x <= drawn["left"] + drawn["width"] - 7
+            assert drawn["top"] + 20 <= y <= drawn["top"] + drawn["height"] - 7
+
+
+def test_each_map_says_what_is_hatched(tmp_path: Path) -> None:
+    labels = ["L0H0", "L0N1", "L1H0", "L1N1"]
+    found = replace(a_result(labels), unit_table=Units.of_labels(labels))
+    text = page(found, tmp_path)
+    for title, hatched in (("Unit by unit", 1), ("Energy by layer", 1), ("Neurons, folded", 1)):
+        figure = text.split(f"<h3>{title}")[1].split("</figure>")[0]
+        assert figure.count("hatched: not measured") == hatched, title
 
 
 @pytest.mark.parametrize(
@@ -647,6 +685,23 @@ def test_no_sideways_scrolling_on_a_phone(opened: Open, tmp_path: Path, scheme: 
     assert at.page.evaluate("document.documentElement.scrollWidth") <= 360
     assert at.page.evaluate("document.querySelector('.map').scrollWidth") > 360
     assert at.wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [420, 1400])
+def test_bars_start_where_their_column_starts(opened: Open, tmp_path: Path, width: int) -> None:
+    """They ended in the middle of it."""
+    at = opened(sm.write_report(a_result(), tmp_path / "r.html"), width)
+    at.page.locator("#filter-noise").uncheck()
+    starts = """(table) => [...table.querySelectorAll('.bar')].map((bar) => {
+      const cell = bar.closest('td'), head = cell.closest('table').rows[0].cells[cell.cellIndex];
+      const word = document.createRange(); word.selectNodeContents(head.querySelector('button'));
+      const left = bar.getBoundingClientRect().left;
+      return [left - cell.getBoundingClientRect().left, left - word.getBoundingClientRect().left];
+    })"""
+    for table in ("#pairs-table", "#mains table"):
+        for from_cell, from_word in at.page.locator(table).evaluate(starts):
+            assert 0 <= from_cell < 16 and abs(from_word) < 2, table
 
 
 @pytest.mark.slow

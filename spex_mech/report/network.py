@@ -29,9 +29,12 @@ def network(found: Interactions) -> dict[str, Any]:
     layered = any(node.layer >= 0 for node in numbers.nodes)
     columns = sorted({(node.x, node.said) for node in numbers.nodes}) if layered else []
     readings = {edge.reading for edge in numbers.edges}
+    (left, top), (right, bottom) = _frame(edges, shown)
     return {
-        "width": round(max([n["x"] + 75 for n in shown] + [e["x"] + 15 for e in edges])),
-        "height": round(max(node["y"] for node in shown) + 45),
+        "left": left,
+        "top": top,
+        "width": right - left,
+        "height": bottom - top,
         "edges": edges,
         "nodes": shown,
         "layers": [{"x": at((place, 0.0))[0], "text": text} for place, text in columns],
@@ -45,6 +48,21 @@ def network(found: Interactions) -> dict[str, Any]:
 
 
 Point = tuple[float, float]
+
+
+def _frame(
+    edges: list[dict[str, Any]], nodes: list[dict[str, Any]]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The corners of what holds every node with its name, and every curve with its badge."""
+    curves = np.concatenate([edge["points"] for edge in edges])
+    low, high = (curves.min(axis=0) - 15).round(), (curves.max(axis=0) + 15).round()
+    right, bottom = (max(node[at] for node in nodes) for at in ("x", "y"))
+    # Over the nodes is a line with the names of their layers.
+    top = min(0, int(low[1]) - 15 if low[1] < 15 else 0)
+    return (min(0, int(low[0])), top), (
+        max(round(right + 75), int(high[0])),
+        max(round(bottom + 45), int(high[1])),
+    )
 
 
 def _scaled(numbers: Network) -> Callable[[Point], Point]:
@@ -66,7 +84,10 @@ def _edge(
     edge: Edge, nodes: dict[str, Node], at: Callable[[Point], Point], largest: float
 ) -> dict[str, Any]:
     start, control, end = map(at, edge_curve(nodes[edge.a], nodes[edge.b], edge.overlaps))
+    t = np.linspace(0, 1, 25)[:, None]
+    points = (1 - t) ** 2 * [start] + 2 * t * (1 - t) * [control] + t**2 * [end]
     return {
+        "points": points,
         "tip": f"{edge.a} x {edge.b}\n{value_text(edge.value, edge.half)}\n{edge.reading}"
         f"{confirmed_text(edge.confirmed)}",
         "filter": f"{edge.a} {edge.b}",

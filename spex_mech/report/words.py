@@ -74,7 +74,9 @@ def _found(found: Interactions) -> str:
         rows = np.flatnonzero(verdicts == reading)
         if len(rows):
             first = int(rows[0])
-            value = value_text(float(shown.mean[first]), float(halves(shown)[first]))
+            # One that was chosen among all, as the tile at the head says it.
+            half = float(halves(shown.take(rows[:1]))[0])
+            value = value_text(float(shown.mean[first]), half)
             lines.append(
                 f"The strongest {reading} pair is {names_text(shown, first)}, {value} "
                 f"({metric_unit(found)}); {relation(shown, first)}."
