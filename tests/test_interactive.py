@@ -68,7 +68,8 @@ WANTED = {
     "OR-like (1)": {("L0H0", "L1H2")},
     "not significant (3)": {("L0H0", "L0N5"), ("L0N6", "L1N8"), ("L0N6", "L1H2")},
     "above the noise floor (5)": set(VALUES) - {("L0N5", "L0N6")},
-    "q at most 0.05 (2)": CLEAR,
+    **{f"q at most {q} (2)": CLEAR for q in (0.001, 0.01, 0.05)},
+    "q at most 0.2 (5)": set(VALUES) - {("L0N5", "L0N6")},
     "heads x heads (1)": {("L0H0", "L1H2")},
     "heads x neurons (2)": {("L0H0", "L0N5"), ("L0N6", "L1H2")},
     "neurons x neurons (3)": {("L0N6", "L1N8"), ("L1N7", "L1N8"), ("L0N5", "L0N6")},
@@ -96,6 +97,16 @@ def test_filters_that_would_show_nothing_are_left_out() -> None:
     assert "above the noise floor" not in pair_filters(a_result(noise_floor=9.0))
     words = replace(a_result(), labels=["HN", "N", "c", "d", "e", "f"])
     assert not any(" x " in name for name in [*pair_filters(words), *layer_filters(words)])
+
+
+def test_filters_by_q_count_what_has_such_a_q() -> None:
+    found = a_result()
+    qs = np.array([0.0005, 0.004, 0.03, 0.15, 0.3, 0.15])  # the last lies under the noise floor
+    vars(found)["q_value"] = qs
+    shown = {name: int(rows.sum()) for name, rows in pair_filters(found).items() if "q at" in name}
+    assert shown == {f"q at most {q}": n + 1 for n, q in enumerate((0.001, 0.01, 0.05, 0.2))}
+    vars(found)["q_value"] = np.ones(6)
+    assert [name for name in pair_filters(found) if "q at" in name] == ["q at most 0.05"]
 
 
 def test_filters_of_layers() -> None:
@@ -132,12 +143,45 @@ def test_a_choice_shows_its_cells_of_a_map() -> None:
     shown = {name: names_in(new["z"][0], numbers.names) for name, new in menu(figure).items()}
     assert shown == WANTED
     whole = np.array(menu(figure)["all pairs (6)"]["z"][0], dtype=float)
-    np.testing.assert_array_equal(whole, numbers.values)
+    rounded = np.vectorize(lambda value: float(f"{value:.3g}"))(numbers.values)
+    np.testing.assert_array_equal(whole, rounded)
     values = np.array(menu(figure)["OR-like (1)"]["z"][0], dtype=float)
-    np.testing.assert_array_equal(values, np.where(numbers.values < -3, numbers.values, NAN))
+    np.testing.assert_array_equal(values, np.where(rounded < -3, rounded, NAN))
     # A cell that is hidden does not tell its value all the same.
     gaps = {name: new["hoverongaps"] for name, new in menu(figure).items()}
     assert gaps == {name: [name == "all pairs (6)", False] for name in WANTED}
+
+
+def test_what_is_significant_bears_its_sign_in_a_map() -> None:
+    """A weak pair that is significant was as pale as one that is not."""
+    found = a_result()
+    figure = sm.plot_map(found, backend="plotly")
+    signs = {
+        (UNITS[row], UNITS[column]): sign
+        for row, line in enumerate(figure.data[0].text)
+        for column, sign in enumerate(line)
+        if sign and row < column
+    }
+    assert signs == {("L0H0", "L1H2"): "\u2212", ("L1N7", "L1N8"): "+"}
+    # A cell of several pairs has the sign of those that are chosen.
+    by_layer = menu(sm.plot_map(found, by="layer", backend="plotly"))
+    texts = {name: new["text"][0] for name, new in by_layer.items()}
+    assert texts["OR-like (1)"] == [["", "\u2212"], ["\u2212"]]  # to the last sign of a row
+    assert texts["AND-like (1)"] == [[], ["", "+"]]
+    assert texts["not significant (3)"] == [[], []]
+
+
+def test_a_heading_says_what_is_in_the_picture_and_nothing_else() -> None:
+    def heading(name: str) -> str:
+        return getattr(sm, f"plot_{name}")(a_result(), backend="plotly").layout.title.text
+
+    for name in ("map", "neurons"):
+        assert "grey: not measured, or left out by the menu" in heading(name), name
+        assert "pale, without a sign: not significant" in heading(name), name
+    assert "grey" not in heading("network") and "pale: not significant" in heading("network")
+    # Its colours are greys: pale is little energy there.
+    assert "blue-grey: no pair was measured" in heading("layers")
+    assert "pale" not in heading("layers") and ">grey" not in heading("layers")
 
 
 def test_a_choice_goes_to_the_pairs_of_two_layers() -> None:
@@ -154,7 +198,7 @@ def test_a_choice_adds_up_its_pairs_of_a_layer_map() -> None:
     np.testing.assert_allclose(np.array(by_layer["z"][0], float), [[NAN, across], [across, NAN]])
     heat = sm.plot_map(found, by="layer", backend="plotly").data[0]
     assert heat.hovertext[0][1] == "L0 x L1<br>energy, signed by the sum: "
-    assert heat.text[0][1] == "-4.5" and by_layer["text"][0][0][1] == "-4"
+    assert heat.customdata[0][1] == "-4.5" and by_layer["customdata"][0][0][1] == "-4"
     energy = menu(sm.plot_layers(found, backend="plotly"))["OR-like (1)"]
     share = 100 * 16 / layer_energy(found).total
     np.testing.assert_allclose(np.array(energy["z"][0], float), [[NAN, share], [share, NAN]])
@@ -287,6 +331,22 @@ def test_a_page_is_small_and_plotly_lies_beside_it(name: str, tmp_path: Path) ->
     assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
     figure.write_html(str(tmp_path / "alone.html"), include_plotlyjs=True)
     assert (tmp_path / "alone.html").stat().st_size > 1_000_000
+
+
+def test_a_page_of_many_units_and_choices_is_small(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    letters, units = "HNE", 64
+    labels = [f"L{i // 8}{letters[i % 3]}{i}" for i in range(units)]
+    pairs = np.array([(i, j) for i in range(units) for j in range(i + 1, units)])
+    values = rng.standard_normal((len(pairs), N_PROMPTS))
+    values += 0.3 * rng.standard_normal((len(pairs), 1))  # some are significant, most are not
+    found = sm.Interactions(
+        labels, pairs, values, rng.standard_normal((units, N_PROMPTS)), np.ones(N_PROMPTS)
+    )
+    figure = sm.plot_map(found, backend="plotly")
+    figure.write_html(tmp_path / "map.html")
+    assert len(menu(figure)) > 14
+    assert (tmp_path / "map.html").stat().st_size < 1_000_000
 
 
 def test_layers_and_kinds_are_those_of_the_table_not_of_the_names() -> None:

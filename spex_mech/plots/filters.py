@@ -14,18 +14,22 @@ from spex_mech.results.verdicts import SIGNIFICANT
 _PLURAL = defaultdict(
     lambda: "units", head="heads", neuron="neurons", kv_group="key-value groups", group="groups"
 )
+_LEVELS = (0.001, 0.01, SIGNIFICANT, 0.2)  # of q
 _BY_Q = f"q at most {SIGNIFICANT}"
 
 
 def pair_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
     """Which pairs each choice of an interactive picture shows: all, those of each reading, those
-    above the noise floor, those with a q-value of 0.05 at most, those confirmed on other prompts,
-    and, where there are units of several kinds, those of each two kinds. Choices that would show
-    nothing are left out, but for that by q: that there is none is worth knowing."""
+    above the noise floor, of these those up to each of some q-values, those confirmed on other
+    prompts, and, where there are units of several kinds, those of each two kinds. Choices that
+    would show nothing are left out, but for that by a q of 0.05: that there is none is worth
+    knowing."""
     readings = np.array(pairs.verdicts, dtype=object)
     chosen = {"all pairs": np.ones(len(pairs), dtype=bool)}
     chosen |= {reading: readings == reading for reading in sorted({*readings} - {"noise"})}
     chosen["above the noise floor"] = ~pairs.is_noise
+    if pairs.values.shape[1] > 1:
+        chosen |= {f"q at most {q:g}": ~pairs.is_noise & (pairs.q_value <= q) for q in _LEVELS}
     chosen["confirmed"] = pairs.confirmed == 1
     kinds = sorted({*pairs.unit_table.kinds})
     if len(kinds) > 1:
@@ -33,8 +37,7 @@ def pair_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:
         of_pair = np.sort(of_unit[pairs.units[:, :2]], axis=1)
         for a, b in combinations_with_replacement(range(len(kinds)), 2):
             chosen[f"{_PLURAL[kinds[a]]} x {_PLURAL[kinds[b]]}"] = (of_pair == (a, b)).all(axis=1)
-    shown = {name: rows for name, rows in chosen.items() if rows.any()}
-    return shown if pairs.values.shape[1] < 2 else shown | {_BY_Q: pairs.is_significant}
+    return {name: rows for name, rows in chosen.items() if rows.any() or name == _BY_Q}
 
 
 def layer_filters(pairs: Interactions) -> dict[str, Bool[np.ndarray, " pair"]]:

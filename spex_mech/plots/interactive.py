@@ -29,12 +29,20 @@ from spex_mech.plots.numbers import (
     LayerEnergy,
     MapNumbers,
     folded_numbers,
+    is_marked,
     layer_energy,
     map_numbers,
     metric_unit,
     pale_cells,
 )
-from spex_mech.plots.words import MEANING, PALE, heading, strongest_text, with_error
+from spex_mech.plots.words import (
+    MEANING,
+    PALE,
+    PALE_UNSIGNED,
+    heading,
+    strongest_text,
+    with_error,
+)
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import confirmed_text
 
@@ -43,11 +51,12 @@ if TYPE_CHECKING:
 
 _DASHES = {"solid": "solid", "dashed": "dash", "dotted": "dot"}
 _STRONG = 0.5  # of the strongest pair: from there on the legend calls a pair strong
+_DIGITS = 3  # of a value that is a colour; more would make a page of many choices large
 _MANY = 40  # units: a map of more shows some of the names, and more of them when one zooms in
 # Pixels: for the colours above a map, from one menu to the next, for the names beside a map at
 # least, and under it for what a click opens.
 _COLOURS, _LINE, _NAMES, _LIST = 55, 38, 70, 190
-_GREY = "grey: not measured"
+_GREY, _BLUE_GREY = "grey: not measured", "blue-grey: no pair was measured"
 
 
 def draw_map(found: Interactions, by: str, most: int) -> "Figure":
@@ -57,11 +66,16 @@ def draw_map(found: Interactions, by: str, most: int) -> "Figure":
     for border in numbers.borders:
         figure.add_hline(border - 0.5, line={"color": "black", "width": 0.7})
         figure.add_vline(border - 0.5, line={"color": "black", "width": 0.7})
+    notes = (*PALE_UNSIGNED, *_hidden(figure, _GREY))
     if by == "layer":
-        return _headed(figure, found, "By layer: click a cell for its pairs")
+        return _headed(figure, found, "By layer: click a cell for its pairs", notes)
     _add_zoom(figure, found, numbers)
     n, n_all = len(numbers.names), len(found.labels)
-    return _headed(figure, found, f"the {n} strongest of {n_all:,} units" if n < n_all else "")
+    # Through the cells of a unit with itself, as in the still picture.
+    ends = {"x0": -0.5, "y0": -0.5, "x1": n - 0.5, "y1": n - 0.5}
+    figure.add_shape(type="line", line={"color": "#999999", "width": 0.5}, **ends)
+    cut = f"the {n} strongest of {n_all:,} units" if n < n_all else ""
+    return _headed(figure, found, cut, notes)
 
 
 def draw_layers(found: Interactions) -> "Figure":
@@ -86,7 +100,7 @@ def draw_layers(found: Interactions) -> "Figure":
     _add_clicks(figure, pairs_by_cell(numbers.row_of, pairs), numbers.names)
     what = f"{100 * numbers.share_within:.0f} % within layers. Click a cell for its pairs"
     figure.update_layout(plot_bgcolor=style.UNMEASURED_IN_GREYS)
-    return _headed(figure, found, what, "Energy by layer")
+    return _headed(figure, found, what, _hidden(figure, _BLUE_GREY), "Energy by layer")
 
 
 def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
@@ -95,7 +109,7 @@ def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
     figure = _map(found, numbers)
     what = f"Rows of their own hold {100 * numbers.kept:.0f} % of the neurons' energy"
     click = ". Click a folded cell for its pairs" if numbers.is_block.any() else ""
-    return _headed(figure, found, what + click)
+    return _headed(figure, found, what + click, (*PALE_UNSIGNED, *_hidden(figure, _GREY)))
 
 
 def draw_network(found: Interactions, k: int) -> "Figure":
@@ -122,7 +136,7 @@ def draw_network(found: Interactions, k: int) -> "Figure":
         legend={"orientation": "h", "y": -0.02, "yanchor": "top"},
         margin={"l": 20, "r": 20, "b": 20},
     )
-    return _headed(figure, found, strongest_text(len(numbers.edges)))
+    return _headed(figure, found, strongest_text(len(numbers.edges)), PALE)
 
 
 def _most_in_column(numbers: Network) -> int:
@@ -258,8 +272,10 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
         zmin=-largest,
         zmax=largest,
         hovertext=_cell_texts(numbers.names, cells, many),
-        text=_sums(numbers.values, many),
-        hovertemplate="%{hovertext}%{text}<extra></extra>",
+        text=_signs(numbers.values, numbers.pale, found),
+        texttemplate="%{text}",
+        customdata=_sums(numbers.values, many),
+        hovertemplate="%{hovertext}%{customdata}<extra></extra>",
         colorbar=_colour_bar(metric_unit(found)),
     )
     figure = _square(_figure([heat, _veil(numbers.pale, numbers.values, one_unit)]), numbers.names)
@@ -267,11 +283,13 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
     for name, shown in pair_filters(pairs).items():
         values = filtered_values(numbers, pairs, shown)
         # What is not measured says so; what a choice hides says nothing.
-        over = _veil(pale_cells(numbers.row_of, pairs, len(numbers.names), shown), values, one_unit)
-        new: dict[str, Any] = {"z": [_plain(values), _plain(np.array(over.z, dtype=float))]}
+        pale = pale_cells(numbers.row_of, pairs, len(numbers.names), shown)
+        over = _veil(pale, values, one_unit)
+        new: dict[str, Any] = {"z": [_plain(values, _DIGITS), over.z]}
         new["hoverongaps"] = [bool(shown.all()), False]
+        new["text"] = [_signs(values, pale, found), ""]
         if many:
-            new["text"] = [_sums(values, many), ""]
+            new["customdata"] = [_sums(values, many), None]
         choices[f"{name} ({int(shown.sum()):,})"] = [new]
     _add_menu(figure, choices, "restyle")
     _add_clicks(figure, many, numbers.names)
@@ -285,13 +303,14 @@ def _veil(
 ) -> Any:
     """A white veil over the cells of which no pair is significant, and white over those of a unit
     with itself, which are no pairs and not to be taken for unmeasured ones."""
-    veiled = np.where(pale & ~np.isnan(values), 1.0, np.nan)
+    veiled = np.where(pale & ~np.isnan(values), 1, 2)
     itself = np.diag(one_unit) & np.isnan(values)
+    clear = "rgba(255,255,255,0)"  # a digit, which is shorter in a page than that there is none
     return _plotly().Heatmap(
-        z=np.where(itself, 0.0, veiled),
+        z=np.where(itself, 0, veiled).tolist(),
         zmin=0,
-        zmax=1,
-        colorscale=[[0, "white"], [1, f"rgba(255,255,255,{1 - style.PALE_OPACITY})"]],
+        zmax=2,
+        colorscale=[[0, "white"], [0.5, f"rgba(255,255,255,{1 - style.PALE_OPACITY})"], [1, clear]],
         showscale=False,
         hoverinfo="skip",
         hoverongaps=False,
@@ -331,6 +350,19 @@ def _sums(values: Float[np.ndarray, "row row"], many: Cells) -> list[list[str]]:
     ]
 
 
+def _signs(
+    values: Float[np.ndarray, "row row"],
+    pale: Bool[np.ndarray, "row row"],
+    found: Interactions,
+) -> list[list[str]]:
+    """The signs in the cells of a map, as in the still picture; each row up to its last one."""
+    marked = is_marked(values, pale, found.values.shape[1])
+    return [
+        [style.sign_of(values[row, column]) if shown else "" for column, shown in enumerate(line)]
+        for row, line in enumerate(np.trim_zeros(cells, "b").tolist() for cells in marked)
+    ]
+
+
 def _energy(numbers: LayerEnergy, total: float) -> dict[str, Any]:
     """Per cent of a total, and what hovering tells."""
     share = np.where(numbers.n_pairs > 0, 100 * numbers.energy / (total or 1.0), np.nan)
@@ -355,9 +387,12 @@ def _part(
     return replace(numbers, energy=nothing, n_pairs=nothing.astype(int))
 
 
-def _plain(values: Float[np.ndarray, "row row"]) -> list[list[float | None]]:
+def _plain(values: Float[np.ndarray, "row row"], digits: int = 17) -> list[list[float | None]]:
     """For JSON, which has no NaN; a menu's numbers are not converted by plotly."""
-    return [[None if np.isnan(value) else value for value in row] for row in values.tolist()]
+    return [
+        [None if np.isnan(value) else float(f"{value:.{digits}g}") for value in row]
+        for row in values.tolist()
+    ]
 
 
 def _add_menu(figure: Any, choices: dict[str, list[Any]], method: str) -> None:
@@ -446,13 +481,23 @@ def _room(names: list[str]) -> int:
     return min(max(_NAMES, 20 + letter * max(map(len, names), default=0)), 3 * _NAMES)
 
 
+def _hidden(figure: Any, grey: str) -> tuple[str]:
+    """What is grey in a map: also what its first menu, where it has one, leaves out."""
+    menus = figure.layout.updatemenus
+    return (f"{grey}, or left out by the menu" if menus else grey,)
+
+
 def _headed(
-    figure: Any, found: Interactions, what: str, subject: str = "Pair interactions"
+    figure: Any,
+    found: Interactions,
+    what: str,
+    notes: tuple[str, ...],
+    subject: str = "Pair interactions",
 ) -> "Figure":
-    """With a heading, under it what is pale or grey in the picture, then the menus and colours."""
+    """With a heading, under it ``notes`` on what is pale or grey, then the menus and colours."""
     lines = [escape(line) for line in heading(found, what, subject).split("\n")]
     lines = [f"<b>{lines[0]}</b>", *lines[1:]]
-    lines += [f"<span style='font-size:11px'>{escape(line)}</span>" for line in (*PALE, _GREY)]
+    lines += [f"<span style='font-size:11px'>{escape(line)}</span>" for line in notes]
     menus = [menu.to_plotly_json() for menu in figure.layout.updatemenus]
     room = _COLOURS if any(trace.type == "heatmap" for trace in figure.data) else 10
     for line, menu in enumerate(reversed(menus)):

@@ -14,6 +14,7 @@ from spex_mech.results.interactions import Interactions
 from spex_mech.units import Blocks, Units
 
 _MOST_HEADS = 40  # of a folded map
+STRONG = 0.25  # of the largest value of a map: what has its number in its cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,6 +257,15 @@ def pale_cells(
     a, b = places[clear if shown is None else clear & shown].T
     cells[a, b] = cells[b, a] = False
     return cells
+
+
+def is_marked(
+    values: Float[np.ndarray, "row row"], pale: Bool[np.ndarray, "row row"], n_prompts: int
+) -> Bool[np.ndarray, "row row"]:
+    """True for the cells of a map that bear their sign: over several prompts what is significant,
+    of one prompt what is strong, which is a quarter of the largest and more."""
+    largest = np.nan_to_num(abs(values)).max(initial=0.0) or 1.0
+    return (abs(values) > (0.0 if n_prompts > 1 else STRONG * largest)) & ~pale
 
 
 def pairs_of(

@@ -15,15 +15,17 @@ from jaxtyping import Bool, Float
 from spex_mech.plots import style
 from spex_mech.plots.network import Edge, Network, Node, edge_curve, network_numbers
 from spex_mech.plots.numbers import (
+    STRONG,
     LayerEnergy,
     Mark,
     folded_numbers,
+    is_marked,
     layer_energy,
     layer_marks,
     map_numbers,
     metric_unit,
 )
-from spex_mech.plots.words import MEANING, PALE, heading, shortened, strongest_text
+from spex_mech.plots.words import MEANING, PALE_UNSIGNED, heading, shortened, strongest_text
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
@@ -200,8 +202,7 @@ def _heat(
     label: str,
     found: Interactions,
 ) -> None:
-    """A diverging map. Over several prompts, what is significant has a plus or a minus in its cell;
-    of one prompt, what is strong."""
+    """A diverging map, with signs in the cells of :func:`numbers.is_marked`."""
     n_names = len(names)
     roomy = n_names <= _ROOMY
     largest = np.nan_to_num(abs(values)).max() or 1.0
@@ -217,9 +218,8 @@ def _heat(
     axes.set_xticks(range(n_names), short, rotation=90, fontsize=size)
     axes.set_yticks(range(n_names), short, fontsize=size)
     digits = max(0, 1 - int(np.floor(np.log10(largest))))
-    strong = 0.25 * largest
-    marked = 0.0 if found.values.shape[1] > 1 else strong
-    for row, column in np.argwhere((abs(values) > marked) & ~pale):
+    strong = STRONG * largest
+    for row, column in np.argwhere(is_marked(values, pale, found.values.shape[1])):
         value = float(values[row, column])
         sign = style.sign_of(value)
         number = f"{abs(value):.{digits}f}" if abs(value) > strong and roomy and digits < 4 else ""
@@ -239,11 +239,7 @@ def _unmeasured(values: Float[np.ndarray, "row row"]) -> Bool[np.ndarray, "row r
 def _explain(axes: Any, values: np.ndarray, pale: np.ndarray) -> None:
     """Says under the map what is grey and what is pale, where there is any of it."""
     words = ["grey: not measured"] if _unmeasured(values).any() else []
-    words += (
-        [" ".join(PALE).replace("pale:", "pale, without a sign:")]
-        if (pale & ~np.isnan(values)).any()
-        else []
-    )
+    words += [" ".join(PALE_UNSIGNED)] if (pale & ~np.isnan(values)).any() else []
     axes.set_xlabel("; ".join(words), fontsize=8, color="#555555")
 
 

@@ -6,6 +6,8 @@ from spex_mech.results.interactions import Interactions
 from spex_mech.results.verdicts import SIGNIFICANT
 
 PALE = (f"pale: not significant (q above {SIGNIFICANT})", "or under the noise floor")
+# Where what is clear is marked by its sign.
+PALE_UNSIGNED = (PALE[0].replace("pale:", "pale, without a sign:"), PALE[1])
 _IN_DISTANCE = {
     "AND-like": "their damage overlaps: they move the output against one another in part",
     "OR-like": "their damage compounds: they move the output the same way in part",
