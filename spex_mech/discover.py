@@ -19,7 +19,7 @@ from torch import nn
 from spex_mech.arguments import one_of, share, shown, switch, whole
 from spex_mech.driver import SMALLEST, Rounding
 from spex_mech.engine.task import Task
-from spex_mech.fingerprints import versions
+from spex_mech.fingerprints import other_metric, versions
 from spex_mech.game import FunctionGame as CallableGame
 from spex_mech.game import Game, as_game, is_game
 from spex_mech.games.model_game import ModelGame
@@ -505,11 +505,10 @@ def confirm(
     names = None if how.far or is_game(game) else found.labels
     measured = measure(game, top.names, labels=names, **asdict(how))
     again = confirmation(top, measured)
-    before, now = found.about.get("metric"), measured.about.get("metric")
-    if None not in (before, now) and before != now:
+    if differ := other_metric(found.about, measured.about):
         warn(
-            f"the search measured {before} and this game measures {now}: their values are of two "
-            "metrics, so that whether they agree means nothing; give a game with the same metric"
+            f"the search and this game measure {differ}: where their values are of two metrics, "
+            "whether they agree means nothing; give a game with the same metric"
         )
     if again.n_shared:
         warn(

@@ -2,8 +2,11 @@
 what they send on: networkx, GraphML, Neuronpedia's JSON, shapiq's games, files of either kind."""
 
 import json
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import spex_mech as sm
+from spex_mech.engine.metrics import METRICS
+from spex_mech.fingerprints import other_metric
 from tests.prompt_files import word_tokenizer
 from tests.wrong import pair
 
@@ -424,9 +429,72 @@ def test_few_other_prompts_are_said(demo: Any, found: sm.Interactions) -> None:
 
 def test_two_metrics_confirm_nothing(demo: Any, task: sm.Task, found: sm.Interactions) -> None:
     prompts = sm.load_task("induction", demo, 8, seed=1).prompts
-    with pytest.warns(UserWarning, match="measured log_prob and this game measures loss"):
+    with pytest.warns(UserWarning, match="search and this game measure 'log_prob' and 'loss'"):
         sm.confirm(found, sm.ModelGame(demo, sm.Task(prompts, "loss")), k=1, progress=False)
     sm.confirm(found, sm.ModelGame(demo, sm.Task(prompts, "log_prob")), k=1, progress=False)
+
+
+def halved(logits: torch.Tensor, prompts: sm.Prompts) -> torch.Tensor:
+    return METRICS["log_prob"](logits, prompts) / 2
+
+
+def doubled(logits: torch.Tensor, prompts: sm.Prompts) -> torch.Tensor:
+    return METRICS["log_prob"](logits, prompts) * 2
+
+
+def called(function: Any, name: str) -> Any:
+    """The function as one that has this name."""
+    named = FunctionType(function.__code__, function.__globals__, name)
+    assert named.__name__ == name
+    return named
+
+
+TWO_METRICS = {
+    "own one is called as the built-in": (
+        (called(halved, "log_prob"), "log_prob"),
+        "a function of your own called 'log_prob' and the built-in 'log_prob'",
+    ),
+    "built-in and own one of its name": (
+        ("log_prob", called(halved, "log_prob")),
+        "the built-in 'log_prob' and a function of your own called 'log_prob'",
+    ),
+    "two of one name": ((halved, called(doubled, "halved")), "two functions called 'halved'"),
+    "two of a built-in name": (
+        (called(halved, "loss"), called(doubled, "loss")), "two functions called 'loss'",
+    ),
+    "the same": ((halved, called(halved, "halved")), ""),
+    "the built-in itself": (("log_prob", METRICS["log_prob"]), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TWO_METRICS)
+def test_metrics_are_told_by_what_they_are(demo: Any, case: str, tmp_path: Path) -> None:
+    """A function called like a built-in metric was taken for it, and one of the same name too."""
+    metrics, text = TWO_METRICS[case]
+    first, second = (
+        sm.ModelGame(demo, sm.Task(sm.load_task("induction", demo, 8, seed=seed).prompts, metric))
+        for seed, metric in enumerate(metrics)
+    )
+    found = sm.discover(first, budget=40, progress=False)
+    # What a file of the result keeps is enough.
+    found = sm.Interactions.load(found.save(tmp_path / "found.npz"))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        sm.confirm(found, second, k=1, progress=False)
+        sm.find_circuit(first, found, held_out=second, budget=40, progress=False)
+    told = [str(one.message) for one in said]
+    assert ("search and this game measure" in "".join(told)) == bool(text)
+    assert sum(text in line for line in told if text) == 2 * bool(text), told
+
+
+def test_a_word_game_tells_metrics_by_what_they_are() -> None:
+    classifier = sm.load_model("sentiment")
+    text = sm.text_task(classifier, "The film was not good.", "negative")
+    about = [
+        sm.TokenGame(classifier, replace(text, metric=metric)).provenance()
+        for metric in (halved, called(doubled, "halved"))
+    ]
+    assert "two functions called 'halved'" in other_metric(*about)
 
 
 @pytest.mark.parametrize("metric", [lambda logits: logits[:, -1, 0], lambda: 0])

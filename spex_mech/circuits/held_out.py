@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from spex_mech.circuits.span import Span
+from spex_mech.fingerprints import other_metric
 from spex_mech.notices import warn
 
 # What two games of one circuit should have in common, and what a description calls it.
-_SAME = {"metric": "metric", "ablation": "ablation", "weights_sha256": "weights", "task": "task"}
+_SAME = {"ablation": "ablation", "weights_sha256": "weights", "task": "task"}
 _NEAR = 1e-5  # of the spread over prompts: values of one prompt in two runs of the model
 
 
@@ -31,7 +32,8 @@ def measured_on(
             metric, ablation or model.
     """
     ours, theirs = described
-    differs = [
+    differs = [f"metric {metrics}"] if (metrics := other_metric(ours, theirs)) else []
+    differs += [
         f"{name} {ours[key]!r} and {theirs[key]!r}" if key != "weights_sha256" else name
         for key, name in _SAME.items()
         if key in ours and key in theirs and ours[key] != theirs[key]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from spex_mech.engine.architectures import text_config
 from spex_mech.engine.metrics import METRICS, Metric, check_takes_two, name_of_metric
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.tokens import texts_of
+from spex_mech.fingerprints import metric_recorded
 from spex_mech.notebook import facts_html
 from spex_mech.notices import warn
 
@@ -67,10 +68,18 @@ class Task:
         return self.metric if isinstance(self.metric, str) else name_of_metric(self.metric)
 
     def metric_told(self) -> dict[str, Any]:
-        """What results say of the metric: its name, and whether a function of one's own is called
-        like a built-in one."""
-        own = callable(self.metric) and self.metric_name in {*METRICS, "kl"}
-        return {"metric": self.metric_name} | ({"own_metric": True} if own else {})
+        """What results say of the metric: its name; of a function of one's own a hash, and whether
+        it is called like a built-in one."""
+        told: dict[str, Any] = {"metric": self.metric_name}
+        if isinstance(self.metric, str) or self.metric is METRICS.get(self.metric_name):
+            return told
+        told |= self._metric_recorded
+        return told | ({"own_metric": True} if self.metric_name in {*METRICS, "kl"} else {})
+
+    @cached_property
+    def _metric_recorded(self) -> dict[str, str]:
+        # Once: a metric may hold a model, whose weights are hashed.
+        return metric_recorded(self.metric)
 
     def __repr__(self) -> str:
         """What is asked, with the first prompt."""

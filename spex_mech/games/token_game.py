@@ -230,7 +230,7 @@ class TokenGame(Game):
         return {
             "lens": "tokens",
             "task": self.task.name,
-            "metric": self.task.metric_name,
+            **self.task.metric_told(),
             **({"score": self.task.score} if isinstance(self.task, TextTask) else {}),
             "masking": self.masking,
             "mask_id": self.mask_id if self.masking == "token" else None,
