@@ -10,6 +10,8 @@ import json
 import os
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +83,50 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
         return (_as_bridge(loaded) if bridge else loaded).to(device).eval()
     if str(model) == SMOLLM2:
         return _smollm2_from_hub(device, bridge)
-    folder = Path(model).expanduser()
-    _check_name(str(model))
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} holds no model: it has no config.json; give a folder that "
-            "save_pretrained wrote"
-        )
-    # A relative path such as "out/model" looks like a hub name, "owner/model": the folder wins.
-    if not folder.is_dir() and (folder.is_absolute() or str(model).count("/") > 1):
-        raise ValueError(f"no folder {folder} ({_CURE})")
+    folder = _folder_named(str(model))
     if bridge and not folder.is_dir():
         from transformer_lens.model_bridge import TransformerBridge
 
         return _or_explain(str(model), TransformerBridge.boot_transformers, device=device).eval()
     loaded = _or_explain(str(model), lambda name: _class_of(folder).from_pretrained(name))
     return (_as_bridge(loaded) if bridge else loaded).to(device).eval()
+
+
+def check_model(name: str | Path) -> None:
+    """Whether a name is that of a model that can be had, without loading it.
+
+    Raises:
+        ValueError, ImportError: as :func:`load_model`.
+    """
+    _check_path(name)
+    if str(name) in BUNDLED:
+        return
+    if _gguf_file(name) is not None:
+        _check_reads_gguf(str(name))
+    elif str(name) == SMOLLM2:
+        with _smollm2_explained():
+            _check_hub(_SMOLLM2_HUB)
+    elif not _folder_named(str(name)).is_dir():
+        _check_hub(str(name))
+
+
+def _folder_named(name: str) -> Path:
+    """A model's folder, or where it would be if its name is none of the hub.
+
+    Raises:
+        ValueError: it holds no model, or it can be none of either.
+    """
+    folder = Path(name).expanduser()
+    _check_name(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} holds no model: it has no config.json; give a folder that "
+            "save_pretrained wrote"
+        )
+    # A relative path such as "out/model" looks like a hub name, "owner/model": the folder wins.
+    if not folder.is_dir() and (folder.is_absolute() or name.count("/") > 1):
+        raise ValueError(f"no folder {folder} ({_CURE})")
+    return folder
 
 
 def load_tokenizer(model: Any) -> Any:
@@ -317,8 +347,14 @@ def _check_all_read(file: Path, loaded: Any, missing: list[str]) -> None:
 
 
 def _smollm2_from_hub(device: str, bridge: bool) -> Any:
-    try:
+    with _smollm2_explained():
         return load_model(_SMOLLM2_HUB, device=device, bridge=bridge)
+
+
+@contextmanager
+def _smollm2_explained() -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise ValueError(
             f"smollm2 is not on this machine, and the hub cannot be reached; get it once: "

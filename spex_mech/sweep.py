@@ -187,9 +187,9 @@ def sweep(
         ``status`` of the folder: a row per cell, other sweeps' cells included.
 
     Raises:
-        ValueError: a cell cannot be what it says (before anything runs), a cell that is done was
-            done with other files than there are now or has other values now, or with
-            ``resume=False`` a cell is running.
+        ValueError: a cell cannot be what it says, or its model is not to be had (before anything
+            runs), a cell that is done was done with other files than there are now or has other
+            values now, or with ``resume=False`` a cell is running.
     """
     from spex_mech.report.folder import check_folder
     from spex_mech.runs.session import RunSettings
@@ -202,6 +202,7 @@ def sweep(
     _check_inputs(cells, root, resume)
     waiting = [cell for cell in cells if not (resume and _is_done(root / cell.name, cell))]
     if address is None:  # what a cluster's machines hold is not known here
+        _check_models(waiting)
         _check_tokenizers(waiting)
     if resume:
         _check_values(cells, root, how)
@@ -215,6 +216,8 @@ def sweep(
                     (place / name).unlink(missing_ok=True)
             if held and not _is_done(place, cell):
                 _write(place, cell, _WAITING)
+            elif held:  # nothing of it is run now
+                _all_reused(place)
     waiting = [cell for cell in cells if not _is_done(root / cell.name, cell)]
     for number, cell in enumerate(_in_turn(waiting, root), start=1):
         if progress:
@@ -309,6 +312,24 @@ def _check(cell: Cell) -> None:
         raise ValueError(f"no text file {game.file}")
 
 
+def _check_models(cells: Sequence[Cell]) -> None:
+    """Raises:
+    ValueError: models that are not to be had, each of which would fail in each of its cells; each
+        is looked for once.
+    """
+    from spex_mech.models import check_model
+
+    lacking = []
+    for model in dict.fromkeys(cell.game.model for cell in cells):
+        try:
+            check_model(model)
+        except (ImportError, ValueError) as error:
+            n = sum(cell.game.model == model for cell in cells)
+            lacking.append(f"{error} [{n} cell{'s' * (n > 1)}]")
+    if lacking:
+        raise ValueError(f"nothing was run: {'; '.join(lacking)}")
+
+
 def _check_tokenizers(cells: Sequence[Cell]) -> None:
     """Raises:
     ValueError: a task of words is asked of a model without a tokenizer, or of one that is not to be
@@ -387,7 +408,9 @@ def _file_sha256(file: Path) -> str:
 
 def status(folder: str | Path) -> "pd.DataFrame":
     """A row per cell: its state ("done", "running", "killed", "interrupted", "failed", "waiting"),
-    its folder, what it cost, its strongest interaction, and the error if it failed.
+    its folder, what it cost, its strongest interaction, and the error if it failed. Of its
+    ``evaluations``, ``reused`` were in its store when the last sweep came to it: all of a cell that
+    was done by then.
 
     Raises:
         ValueError: the folder holds no sweep.
@@ -419,6 +442,7 @@ def _run(cell: Cell, place: Path, how: "RunSettings") -> None:
     from spex_mech.report.folder import write_all
 
     inputs = _inputs_of(cell)  # before they are read
+    kept = _kept(place)
     _write(place, cell, _RUNNING, pid=os.getpid(), host=socket.gethostname())
     _log(place, f"started, process {os.getpid()}")
     try:
@@ -452,7 +476,18 @@ def _run(cell: Cell, place: Path, how: "RunSettings") -> None:
         "stderr": float(best.stderr[0]) if labels else None,
     }
     counts = {"n_units": len(found.labels), "n_interactions": len(found)}
-    _write(place, cell, _DONE, inputs=inputs, **counts, **found.cost, **strongest)
+    # Its store is its own: none of another search is in it, and what was in it is of this one.
+    cost = {**found.cost, "reused": min(kept, int(found.cost["evaluations"]))}
+    _write(place, cell, _DONE, inputs=inputs, **counts, **cost, **strongest)
+
+
+def _kept(place: Path) -> int:
+    """The evaluations that a cell's store holds already."""
+    from spex_mech.runs.contents import evaluations_in
+
+    with suppress(OSError, ValueError):  # the search says what is the matter with it
+        return evaluations_in(place / "run.sqlite")
+    return 0
 
 
 def _row(state: dict[str, Any], place: Path) -> dict[str, Any]:
@@ -475,10 +510,20 @@ def _read(place: Path) -> dict[str, Any]:
 
 
 def _write(place: Path, cell: Cell, state: str, **more: Any) -> None:
-    text = json.dumps({"state": state, "cell": cell.row(), **more}, indent=1, default=str)
+    _write_text(place, {"state": state, "cell": cell.row(), **more})
+
+
+def _write_text(place: Path, state: dict[str, Any]) -> None:
+    text = json.dumps(state, indent=1, default=str)
     new = place / "cell.json.new"
     new.write_text(text + "\n", encoding="utf-8")
     new.replace(place / "cell.json")  # the old one or the new one, whenever it is killed
+
+
+def _all_reused(place: Path) -> None:
+    """Say of a cell that is done that none of it is run this time."""
+    state = _read(place)
+    _write_text(place, {**state, "reused": state.get("evaluations", 0)})
 
 
 def _log(place: Path, text: str) -> None:

@@ -437,6 +437,28 @@ def demo_game(seed: int = 0, n: int = 8, **options: Any) -> Any:
     )
 
 
+def test_another_member_that_is_smaller_on_held_out_prompts_is_named() -> None:
+    """What is printed as the least was then not the least, and nothing said so."""
+    on_selection = torch.tensor([[1.0, 1.1], [0.7, 0.6], [0.0, 0.01]]).double()
+    on_others = torch.tensor([[0.5, 0.6], [1.0, 1.2], [0.0, 0.01]]).double()
+    game, other, like = (
+        game_of(lambda m, w=w: m.double() @ w, "abc")
+        for w in (on_selection, on_others, on_selection * 1.01)
+    )
+    found = sm.discover(game)
+    circuit = sm.find_circuit(game, found, size=2, held_out=other)
+    value = {row.unit: row.minimality for row in circuit.frame().itertuples()}
+    assert circuit.units == ["a", "b"] and circuit.minimality.value == value["b"] > value["a"]
+    share = float(on_others[0].mean() / on_others.sum(dim=0).mean())
+    assert value["a"] == pytest.approx(share)
+    assert f"(of b, the least on the prompts of the selection; on these a has {share:.3g} +-" in (
+        repr(circuit)
+    )
+    for same in (None, like):
+        told = repr(sm.find_circuit(game, found, size=2, held_out=same))
+        assert "least minimality" in told and "on these" not in told
+
+
 def test_the_same_prompts_are_not_held_out() -> None:
     game, same = demo_game(), demo_game()
     found = sm.discover(game, progress=False)

@@ -1,8 +1,10 @@
 """Sweeps: what is run, what is left out, what fails, what a killed one goes on from."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,14 @@ from spex_mech.sweep import Cell, cells_from_toml, cells_of, status, sweep
 def some_cells(**more: Any) -> list[Cell]:
     axes = {"models": ["demo"], "ablations": ["mean", "zero"], "methods": ["exhaustive"]}
     return cells_of(axes, n_prompts=4, **more)
+
+
+def a_broken_model(tmp_path: Path) -> str:
+    """A folder that looks like one of a model, and fails when it is loaded."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    return str(folder)
 
 
 def test_every_cell_has_its_folder_and_the_result_of_the_functions(tmp_path: Path) -> None:
@@ -36,6 +46,7 @@ def test_every_cell_has_its_folder_and_the_result_of_the_functions(tmp_path: Pat
         best = want.top(1)
         assert row.strongest == " x ".join(want.labels[u] for u in best.units[0])
         assert row.value == pytest.approx(best.mean[0], abs=1e-5) and row.evaluations == 37 + 8
+        assert row.reused == 0
     summary = pd.read_csv(tmp_path / "summary.csv")
     assert summary.strongest.tolist() == table.strongest.tolist()
 
@@ -78,12 +89,37 @@ def test_a_task_of_words_is_asked_of_models_with_a_tokenizer(
 
 
 def test_a_failing_cell_does_not_end_the_sweep(tmp_path: Path) -> None:
-    cells = cells_of({"models": ["nosuch/model/here", "demo"]}, n_prompts=2)
-    table = sweep(cells, tmp_path, progress=False).set_index("model")
-    assert table.state["nosuch/model/here"] == "failed" and table.state["demo"] == "done"
-    assert "no folder nosuch/model/here" in table.error["nosuch/model/here"]
-    log = (tmp_path / cells[0].name / "log.txt").read_text()
-    assert "Traceback" in log and "no folder nosuch" in log
+    broken = a_broken_model(tmp_path)
+    cells = cells_of({"models": [broken, "demo"]}, n_prompts=2)
+    table = sweep(cells, tmp_path / "out", progress=False).set_index("model")
+    assert table.state[broken] == "failed" and table.state["demo"] == "done"
+    assert f"could not load '{broken}'" in table.error[broken]
+    log = (tmp_path / "out" / cells[0].name / "log.txt").read_text()
+    assert "Traceback" in log and "could not load" in log
+
+
+def test_unknown_models_are_said_once_and_nothing_is_run(tmp_path: Path) -> None:
+    """Each failed in each of its cells, one after the other."""
+    names = ["demo", "nosuch/model/here", "demmo", str(tmp_path / "gone.gguf")]
+    cells = cells_of({"models": names, "ablations": ["mean", "zero"]}, n_prompts=2)
+    with pytest.raises(ValueError, match="nothing was run: ") as said:
+        sweep(cells, tmp_path / "out", progress=False)
+    told = str(said.value)
+    assert told.count("no folder nosuch/model/here") == 1 and told.count("no model 'demmo'") == 1
+    assert told.count("gone.gguf") == 1 and told.count("[2 cells]") == 3
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["demo", "sentiment", "nosuch/a/b", "", "demmo", "no.gguf", "."])
+def test_a_name_is_checked_as_it_is_loaded(name: str) -> None:
+    def error_of(function: Any) -> str:
+        try:
+            function(name)
+        except (ImportError, ValueError) as error:
+            return str(error)
+        return ""
+
+    assert error_of(models.check_model) == error_of(models.load_model)
 
 
 KILLED = """
@@ -107,6 +143,9 @@ def test_a_killed_sweep_says_so_and_goes_on(
     run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert run.returncode == -9
     assert status(tmp_path).state.tolist() == ["killed"]
+    (store,) = tmp_path.glob("*/run.sqlite")
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as file:
+        ((kept,),) = file.execute("SELECT count(*) FROM evaluations").fetchall()
     asked: list[int] = []
     ablating = sm.ModelGame.ablating
 
@@ -122,6 +161,9 @@ def test_a_killed_sweep_says_so_and_goes_on(
     # Batches of 1, 1 and 2 masks were committed; self-tests and the opening ask some besides, and
     # 8 masks are asked again.
     assert sum(asked) <= 37 + 8 - 4 + 24
+    assert table.reused.tolist() == [kept] and 3 <= kept < 37
+    assert sweep(cells, tmp_path, progress=False).reused.tolist() == [37 + 8]
+    assert status(tmp_path).reused.tolist() == [37 + 8]
 
 
 def in_another_process(tmp_path: Path, code: str) -> subprocess.Popen[str]:
@@ -274,7 +316,8 @@ def test_names_that_are_too_long_are_cut(axis: str, tmp_path: Path) -> None:
 
 def test_a_failed_cell_of_an_older_sweep_does_not_count(tmp_path: Path, capsys: Any) -> None:
     out = ["--n-prompts", "2", "--out", str(tmp_path)]
-    assert cli.main(["sweep", "--models", "nosuch/a/b", *out]) == 2
+    broken = a_broken_model(tmp_path)
+    assert cli.main(["sweep", "--models", broken, *out]) == 2
     assert cli.main(["sweep", "--models", "demo", *out]) == 0
     assert "1 of 1 cells failed" in capsys.readouterr().err
 
@@ -315,7 +358,8 @@ def test_a_toml_file_and_the_command_line(tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["status", str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("done") == 4 and "L0H3 x L1H0" in printed
-    given = ["--models", "demo", "nosuch/a/b", "--n-prompts", "2", "--out", str(tmp_path / "two")]
+    broken = a_broken_model(tmp_path)
+    given = ["--models", "demo", broken, "--n-prompts", "2", "--out", str(tmp_path / "two")]
     assert cli.main(["sweep", *given]) == 2
     assert "1 of 2 cells failed" in capsys.readouterr().err
     assert cli.main(["sweep", str(file), "--models", "demo"]) == 2

@@ -103,8 +103,11 @@ class Circuit:
         completeness: the largest incompleteness of the parts K that were tried; 0 is complete. On
             held-out prompts: of the K that was the worst on those of the selection, so that it
             does not profit from the choice; where another is worse there, it is called a bound.
-        minimality: the smallest over members of its largest score; far from 0 is minimal. On
-            held-out prompts the member and its K are those of the selection as well.
+        minimality: the smallest over members of its largest score; far from 0 is minimal. Which
+            member is the least, and with which K gone, is decided on the prompts of the selection;
+            on held-out ones that member with that K is measured, so that the figure does not profit
+            from the choice. Another member may be smaller there: ``print`` then names it, and
+            ``frame()`` has the figure of every member.
         intact: F(M) and
         empty: F(nothing kept), averaged over the prompts that were measured on.
         n_prompts: how many those are. Where prompts have clusters, or repeat each other: how many
@@ -325,7 +328,8 @@ def _words(circuit: Circuit) -> list[str]:
     where = where.replace("prompts", "prompt", 1) if circuit.n_prompts == 1 else where
     lines += [
         f"  on {circuit.n_prompts} {where}: faithfulness {circuit.faithfulness}, largest "
-        f"incompleteness {circuit.completeness}, least minimality {circuit.minimality}",
+        f"incompleteness {circuit.completeness}, least minimality {circuit.minimality}"
+        f"{_smaller_text(circuit.minimality)}",
         f"  shares of {Span(circuit.span, circuit.span_stderr)}, which all units do together",
     ]
     if circuit.about.get("selected"):
@@ -341,6 +345,18 @@ def _words(circuit: Circuit) -> list[str]:
             f"{again}"
         )
     return lines + [f"  {group}" for group in circuit.groups[:8]]
+
+
+def _smaller_text(minimality: Score) -> str:
+    """The member that is the least on these prompts, where the selection's was another one."""
+    least = min(minimality.by_subset, key=lambda part: part.value, default=None)
+    named = [part.units[0] for part in minimality.by_subset if part.value == minimality.value]
+    if least is None or not named or least.value >= minimality.value * (1 - 1e-9):
+        return ""
+    return (
+        f" (of {named[0]}, the least on the prompts of the selection; on these "
+        f"{least.units[0]} has {Score(least.value, least.stderr)})"
+    )
 
 
 def _unit_nodes(read: Mapping[str, Any], members: Mapping[str, bool]) -> list[dict[str, Any]]:

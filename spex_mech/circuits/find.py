@@ -78,6 +78,10 @@ def find_circuit(
         size: instead: the best circuit of so many units.
         held_out: the same units on other prompts, to score on. Without one the scores are over
             the prompts of the selection, as ``circuit.about["measured_on"]`` says, and too good.
+            What the scores compare (the part K of completeness; of minimality the member and its K)
+            is chosen on the prompts of the selection all the same, and only measured on these: so
+            the least minimality is that of the member that was the least on the selection, and
+            another one may be smaller here (``circuit.frame()``, and ``print`` names it).
         aim: "match": the metric of the intact model, no less and no more; "recover": as much of it
             as possible, so that units which hold the metric down are left out.
         budget: evaluations of the selection, at most; default 20 per unit and 50, or

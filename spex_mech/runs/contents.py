@@ -91,6 +91,23 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
     return len(rows)
 
 
+def evaluations_in(path: str | os.PathLike[str]) -> int:
+    """How many evaluations a store holds, of which a gradient is three; 0 where there is none.
+
+    Raises:
+        ValueError: it is no store, or is damaged.
+    """
+    path = Path(os.path.abspath(path))
+    if not os.path.isfile(path):
+        return 0
+    with _opened(path) as file:
+        counts = {
+            slopes: file.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table, slopes in (("evaluations", False), ("gradients", True))
+        }
+    return sum(cost_of_mask(slopes) * count for slopes, count in counts.items())
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The file as it is, or with what is beside it a copy of both."""
