@@ -278,30 +278,39 @@ def test_a_module_that_two_blocks_share_is_a_part_of_each(shared: str) -> None:
 # -- what is wrapped around, and where weights wait -----------------------------------------------
 
 
+def after_a_pass(model: Any) -> Any:
+    """Compiled by now: hooks that come after this may be ignored."""
+    with torch.no_grad():
+        model(torch.zeros(1, 3, dtype=torch.long))
+    return model
+
+
 def compiled(model: Any) -> Any:
-    return torch.compile(model, backend="eager")
+    return after_a_pass(torch.compile(model, backend="eager"))
 
 
 def compiled_in_place(model: Any) -> Any:
     model.compile(backend="eager")
-    return model
+    return after_a_pass(model)
+
+
+def with_blocks_compiled_in_place(model: Any) -> Any:
+    for block in model.transformer.h:
+        block.compile(backend="eager")
+    return after_a_pass(model)
 
 
 def compiled_block_by_block(model: Any) -> Any:
     blocks = model.transformer.h
     for number, block in enumerate(blocks):
         blocks[number] = torch.compile(block, backend="eager")
-    with torch.no_grad():
-        model(torch.zeros(1, 3, dtype=torch.long))  # hooks that come after this are ignored
-    return model
+    return after_a_pass(model)
 
 
 def with_compiled_forwards(model: Any) -> Any:
     for block in model.transformer.h:
         block.attn.forward = torch.compile(block.attn.forward, backend="eager")
-    with torch.no_grad():
-        model(torch.zeros(1, 3, dtype=torch.long))
-    return model
+    return after_a_pass(model)
 
 
 def by_nnsight(model: Any) -> Any:
@@ -345,6 +354,7 @@ def with_lora_of_no_task(model: Any) -> Any:
 WRAPPERS = (
     compiled,
     compiled_in_place,
+    with_blocks_compiled_in_place,
     compiled_block_by_block,
     with_compiled_forwards,
     by_nnsight,

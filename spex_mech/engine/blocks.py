@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spex_mech.engine.architectures import KINDS, Architecture, is_hooked
+from spex_mech.engine.called import CannotReplay, check_called, grows, joined, rows_of
 from spex_mech.engine.components import Site
 from spex_mech.engine.passes import Hook, Pass, Taps, call
 from spex_mech.engine.prompts import Prompts
@@ -29,10 +30,6 @@ from spex_mech.engine.running import first_tensor, ours
 
 Residual = Float[Tensor, "row pos d_model"]
 _ADDS, _ADDS_IN_HALF = 1e-3, 0.05  # relative difference up to which a projection only adds
-
-
-class CannotReplay(Exception):
-    """The model cannot be cut at its blocks; the text says why."""
 
 
 @dataclass
@@ -108,6 +105,7 @@ class Blocks:
         if len({layer.block for layer in self.layers}) < len(self.layers):
             raise CannotReplay("some of its layers are one block that runs several times")
         self.unembedding = unembedding_of(self.model)
+        self._known: list[Any] | None = None  # what blocks are called with for a few rows
         self._compiled = _compiled(self.model) if compiled else {}
         # Models leave out an attention mask in which nothing is padding: with the most padded
         # prompt in every intact run, all runs have the same arguments.
@@ -166,6 +164,9 @@ class Blocks:
             raise CannotReplay(f"its blocks pass on {shapes}, not [row pos width]")
         if len(shapes := dict.fromkeys(str(list(x.shape)) for x in streams)) > 1:
             raise CannotReplay(f"its blocks pass on different shapes, {' and '.join(shapes)}")
+        if self._known is not None:
+            for known, now, varies in zip(self._known, calls, self.varies, strict=True):
+                check_called(known, now, varies, len(prompts))
         return Intact(streams, seen, calls)
 
     def step(
@@ -187,7 +188,7 @@ class Blocks:
             z: what the heads give, so that attention is not run.
             seen: filled with the activations at the block's sites, before they are replaced.
         """
-        args, kwargs = _at(arguments, of_prompt, self.varies[layer])
+        args, kwargs = rows_of(arguments, of_prompt, self.varies[layer])
         args, kwargs = _with_stream(args, kwargs, stream)
         one = BlockPass(len(stream), replace or {}, seen, z=z)
         with self.taps.passing(one):
@@ -254,7 +255,8 @@ class Blocks:
         """Which of a block's arguments have a row per prompt: those that grow with the prompts."""
         one = prompts[:1] if self._padded is None else self._padded
         two, three = self._record(one[[0, 0]]), self._record(one[[0, 0, 0]])
-        self.varies = [_grows(a, b) for a, b in zip(two.calls, three.calls, strict=True)]
+        self.varies = [grows(a, b) for a, b in zip(two.calls, three.calls, strict=True)]
+        self._known = two.calls
         stream = two.streams[0]
         self.bytes_per_position = stream.shape[-1] * stream.element_size()
 
@@ -409,7 +411,7 @@ class Intact:
         return Intact(
             [stream[part] for stream in self.streams],
             {site: act[part] for site, act in self.seen.items()},
-            [_at(nest, part, v) for nest, v in zip(self.calls, varies, strict=True)],
+            [rows_of(nest, part, v) for nest, v in zip(self.calls, varies, strict=True)],
         )
 
     @staticmethod
@@ -421,7 +423,7 @@ class Intact:
             [torch.cat(streams) for streams in zip(*(p.streams for p in parts), strict=True)],
             {site: torch.cat([p.seen[site] for p in parts]) for site in parts[0].seen},
             [
-                _joined(list(nests), v)
+                joined(list(nests), v)
                 for *nests, v in zip(*(p.calls for p in parts), varies, strict=True)
             ],
         )
@@ -527,40 +529,6 @@ def _with_stream(args: Any, kwargs: Any, stream: Tensor) -> tuple[Any, Any]:
     if args:
         return (stream, *args[1:]), kwargs
     return (), kwargs | {_stream_name(kwargs): stream}
-
-
-def _grows(two: Any, three: Any) -> Any:
-    """The same nest of arguments, True where a tensor has a row per prompt."""
-    if isinstance(two, Tensor):
-        return two.ndim > 0 and (len(two), len(three)) == (2, 3)
-    if isinstance(two, tuple | list):
-        return [_grows(a, b) for a, b in zip(two, three, strict=True)]
-    if isinstance(two, Mapping):
-        return {key: _grows(two[key], three[key]) for key in two}
-    return False
-
-
-def _at(nest: Any, rows: Int[Tensor, " row"] | slice, varies: Any) -> Any:
-    """Some rows of every tensor that has a row per prompt."""
-    if varies is True:
-        return nest[rows if isinstance(rows, slice) else rows.to(nest.device)]
-    if isinstance(nest, tuple | list):
-        return type(nest)(_at(a, rows, v) for a, v in zip(nest, varies, strict=True))
-    if isinstance(nest, Mapping):
-        return {key: _at(value, rows, varies[key]) for key, value in nest.items()}
-    return nest
-
-
-def _joined(nests: list[Any], varies: Any) -> Any:
-    first = nests[0]
-    if varies is True:
-        return torch.cat(nests)
-    if isinstance(first, tuple | list):
-        columns = zip(*nests, strict=True)
-        return type(first)(_joined(list(c), v) for c, v in zip(columns, varies, strict=True))
-    if isinstance(first, Mapping):
-        return {key: _joined([nest[key] for nest in nests], varies[key]) for key in first}
-    return first
 
 
 def _weight(

@@ -17,11 +17,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spex_mech.engine.architectures import Architecture
-from spex_mech.engine.blocks import Blocks, CannotReplay, block_name, with_rounded_stream
+from spex_mech.engine.architectures import Architecture, is_hooked
+from spex_mech.engine.blocks import Blocks, block_name, with_rounded_stream
+from spex_mech.engine.called import CannotReplay
 from spex_mech.engine.device import MemoryPlan, is_out_of_memory
+from spex_mech.engine.facts import takes
 from spex_mech.engine.metrics import KL, ReadingMetric, logits_of
-from spex_mech.engine.passes import Taps
+from spex_mech.engine.passes import Taps, call
 from spex_mech.engine.plain import Engine, PlainEngine, Setup
 from spex_mech.engine.plan import Parts
 from spex_mech.engine.prompts import Prompts
@@ -30,6 +32,7 @@ from spex_mech.engine.replay import Replay
 from spex_mech.engine.running import first_tensor, ours, tensors_in
 from spex_mech.engine.sites import another_prompt
 from spex_mech.masks import MaskBatch
+from spex_mech.notices import warn
 
 _COMPARED = 2  # prompts on which a replay is compared with plain passes
 _ROUNDINGS = 500  # by which outputs may differ, of their size; not in half precision
@@ -39,6 +42,8 @@ _OF_NOISE = 4
 _OF_FULL_NOISE = 50  # the same of differences in full precision, in which both are tiny
 # By which a prompt's value may differ beside another: of its size, and in roundings of the output.
 _SAME_ALONE, ROUNDINGS_ALONE = 0.01, 30
+# By which outputs with and without a cache may differ, of the largest; in half precision.
+_CACHED, _CACHED_IN_HALF = 1e-3, 0.05
 _EPS = {"float32": 0.0, "tf32": 2**-11, "bfloat16": 2**-8}
 _FLOOR_MASKS, _FLOOR_ROUNDINGS, _FLOOR_SIGMAS = 24, 4, 3
 
@@ -104,6 +109,50 @@ def check_rows_alone(setup: Setup) -> None:
                 "(of logits_per_image the diagonal, of a list of yours held[prompts.index]), or, "
                 "where the model compares rows, give batch_size=1"
             )
+
+
+@torch.no_grad()
+def check_cache(model: Any, prompts: Prompts, rows: int) -> None:
+    """Whether a model that keeps keys and values by itself, where a game has it keep none, gives
+    the same for it.
+
+    Args:
+        rows: how many prompts are run at once.
+
+    Warns:
+        UserWarning: it does not.
+    """
+
+    if is_hooked(model) or not takes(model, "use_cache"):
+        return
+
+    def of(part: Prompts, by_default: bool = False) -> Tensor:
+        output = first_tensor(call(model, part, by_default=by_default))
+        real = part.decoded_real.to(output.device)
+        return output[real] if output.shape[:2] == real.shape else output
+
+    def differ(one: Tensor, other: Tensor) -> bool:
+        most = _CACHED if one.dtype.itemsize > 2 else _CACHED_IN_HALF
+        return not bool((one - other).abs().max() <= most * one.abs().max())
+
+    for start in range(0, len(prompts), rows):
+        part = prompts[start : start + rows]
+        without = of(part)
+        try:
+            with_one = of(part, by_default=True)
+        except Exception:  # it keeps none that can be had
+            return
+        if without.shape != with_one.shape:
+            return
+        if differ(without, with_one) and not differ(without, of(part)):
+            warn(
+                f"the {type(model).__name__} gives another output where it keeps a cache of keys "
+                "and values, as when it is simply called, than without one, as games run it "
+                "(use_cache=False): blocks that share a module share its cache, and position_ids "
+                "with gaps are several texts without one, unless an attention_mask is given (ones "
+                "will do)"
+            )
+            return
 
 
 def check_replay(make: "MakeReplay", plain: PlainEngine, blocks: Blocks, by_position: bool) -> None:

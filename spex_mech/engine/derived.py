@@ -19,10 +19,12 @@ from torch import Tensor
 from spex_mech.engine import references as references_by
 from spex_mech.engine.accuracy import Accuracy, accuracy_of
 from spex_mech.engine.architectures import KINDS, Architecture, Kind, architecture_of, is_hooked
-from spex_mech.engine.blocks import Blocks, CannotReplay
+from spex_mech.engine.blocks import Blocks
+from spex_mech.engine.called import CannotReplay
 from spex_mech.engine.checks import (
     ROUNDINGS_ALONE,
     MakeReplay,
+    check_cache,
     check_replay,
     check_rows_alone,
     eps_of,
@@ -152,12 +154,18 @@ def _n_positions(taps: Taps, prompts: Prompts) -> dict[int, int]:
     return {index: act.shape[1] for index, act in seen.items()}
 
 
-def _rows_at_once(prompts: Prompts, taps: Taps, rows: Rows) -> int:
+def _rows_at_once(model: Any, prompts: Prompts, places: Sequence[Place], rows: Rows) -> int:
     """Of prompts, in a pass that the game itself makes."""
-    n_outputs = answers_of(taps.model) or _UNKNOWN_OUTPUTS
+    n_outputs = answers_of(model) or _UNKNOWN_OUTPUTS
     size = rows_on_cpu(prompts.tokens.shape[1], n_outputs)
-    size = max(1, size // max([1, *(place.n_experts for place in taps.places)]))
+    size = max(1, size // max([1, *(place.n_experts for place in places)]))
     return min(size, rows.limit or size)
+
+
+def _compare_with_cache(asked: Asked, prompts: Prompts, places: Sequence[Place]) -> None:
+    """A cache changes nothing of tokens alone, in blocks that share no module."""
+    if prompts.inputs or any(place.call for place in places):
+        check_cache(asked.model, prompts, _rows_at_once(asked.model, prompts, [], asked.rows))
 
 
 def _real_of(prompts: Prompts, taps: Taps) -> Callable[[Prompts], Any]:
@@ -186,6 +194,8 @@ class Derived:
         check_precision(self.device, asked.precision)
         self.prompts = self._prompts()
         self.places = self._find_places()
+        with self._running():
+            _compare_with_cache(asked, self.prompts, [*self.places.values()])
         self.watch = Watch(model, self.prompts, self._running)
         self_test(self._taps(list(self.places.values())), self.prompts[:_SELF_TEST_ROWS])
         self.taps = self._taps([self.places[s.kind, s.layer] for s in self.sites])
@@ -246,7 +256,9 @@ class Derived:
         first_name = {id(module): name for name, module in reversed(modules.items())}
         if self.asked.architecture is not None and not hooked:
             with torch.no_grad(), self._running():
-                check_read_by_one(self.model, list(first_name.values()), lambda: self._call(one))
+                check_read_by_one(
+                    self.model, list(first_name.values()), lambda: call(self.model, one)
+                )
         alone, both, three = (
             self._seen(part, list(first_name.values()))
             for part in (one, another_prompt(self.prompts), self.prompts[[0, 0, 0]])
@@ -268,9 +280,6 @@ class Derived:
             n_experts = arch.count(*key) if key[0] == "expert" else 0
             places[key] = Place(first, number, layout, n_experts)
         return places
-
-    def _call(self, prompts: Prompts) -> None:
-        call(self.model, prompts)
 
     def _seen(self, prompts: Prompts, names: Sequence[str]) -> dict[str, Calls]:
         with torch.no_grad(), self._running():
@@ -312,7 +321,7 @@ class Derived:
 
     def _in_parts(self, prompts: Prompts, run: Callable[[Prompts], T]) -> Iterator[T]:
         """Of all prompts, in as many passes as they take."""
-        size = _rows_at_once(prompts, self.taps, self.asked.rows)
+        size = _rows_at_once(self.model, prompts, self.taps.places, self.asked.rows)
         for _, made in batches(len(prompts), size, lambda part: run(prompts[part])):
             yield made
 
@@ -376,7 +385,7 @@ class Derived:
         make = MakeReplay(blocks, setup, MemoryPlan.of(self.device))
         check_replay(make, self.plain, blocks, self.by_position)
         readout = Readout.of(blocks, self.prompts, self.metric, setup.measure, self.by_position)
-        return ReplayEngine(make(self.prompts, readout), setup)
+        return ReplayEngine(make(self.prompts, readout).looked_at(), setup)
 
     def values(self, ablated: Ablated, tick: Tick) -> Float[np.ndarray, "mask prompt"]:
         """The metric of each mask on each prompt.
@@ -467,6 +476,16 @@ class Derived:
         return weights_sha256(self.model)
 
 
+@contextmanager
+def _told_to_run_plain(model: Any) -> Iterator[None]:
+    """Where memory is short, prompts are run in other parts than they were looked at in."""
+    try:
+        yield
+    except CannotReplay as error:
+        name = type(model).__name__
+        raise ValueError(f"{name} cannot be replayed: {error}; give replay=False") from error
+
+
 def _infinite(slopes: Float[Tensor, "mask block unit"], labels: Sequence[str]) -> str:
     unit = int((~slopes.isfinite()).flatten(0, -2).any(dim=0).nonzero()[0])
     return (
@@ -491,7 +510,8 @@ class ReplayEngine(Engine):
         Raises:
             ValueError: a value that is not finite, or not one per row.
         """
-        values = self.replay.values(ablated, tick)
+        with _told_to_run_plain(self.setup.taps.model):
+            values = self.replay.values(ablated, tick)
         if not np.isfinite(values).all():
             mask, prompt = np.argwhere(~np.isfinite(values))[0].tolist()
             units = [u for u in ablated[mask].tolist() if u >= 0]
@@ -502,7 +522,8 @@ class ReplayEngine(Engine):
         """Values, and their slopes by each gate, by block of prompts."""
         rows = rows_with_gradients(self.setup.rows.limit or 1, self.setup.device)
         n_blocks = min(len(self.setup.prompts), MOST_BLOCKS)
-        return Gradients(self.replay, self.setup, rows, n_blocks)(gates)
+        with _told_to_run_plain(self.setup.taps.model):
+            return Gradients(self.replay, self.setup, rows, n_blocks)(gates)
 
 
 class Current:

@@ -92,10 +92,15 @@ def example_of(model: nn.Module, prompts: Prompts) -> Example:
     row |= one.inputs
     decoder = {name: x for name, x in one.inputs.items() if name.startswith("decoder")}
     lengths = {x.shape[1] for name, x in row.items() if name not in decoder and x.ndim > 1}
-    if any(x.shape[1] in lengths and x.shape[1] > 1 for x in decoder.values()):
+    if any(x.shape[1] in lengths for x in decoder.values()):
         # Attention to an encoder's positions is told by their number.
-        row |= {name: x[:, :-1] for name, x in decoder.items()}
+        row |= {name: _of_another_length(x) for name, x in decoder.items()}
     return Example(row, _without_cache(taken))
+
+
+def _of_another_length(row: Tensor) -> Tensor:
+    """One position less, or where there is one alone, the same twice."""
+    return row[:, :-1] if row.shape[1] > 1 else torch.cat([row, row], dim=1)
 
 
 def check_decoder(model: nn.Module, prompts: Prompts, on: Callable[[Example], Example]) -> None:

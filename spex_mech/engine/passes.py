@@ -269,8 +269,12 @@ def turn_of(model: nn.Module, architecture: Architecture | None = None) -> threa
         return _TURNS.setdefault(shared, threading.RLock())
 
 
-def call(model: Any, prompts: Prompts) -> Any:
-    """One pass as it is: no hooks, no change of mode."""
+def call(model: Any, prompts: Prompts, by_default: bool = False) -> Any:
+    """One pass as it is: no hooks, no change of mode.
+
+    Args:
+        by_default: a cache of keys and values is kept where the model does so by itself.
+    """
     if is_hooked(model):
         if prompts.inputs:
             raise ValueError(
@@ -302,7 +306,7 @@ def call(model: Any, prompts: Prompts) -> Any:
                 "inputs"
             )
         given[name] = value
-    if takes(model, "use_cache"):
+    if takes(model, "use_cache") and not by_default:
         given["use_cache"] = False
     if not prompts.has_tokens:
         return output_of(model, model(**given))

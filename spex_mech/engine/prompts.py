@@ -307,7 +307,11 @@ class Prompts:
             return None
         names = ("tokens", "attention_mask", "token_types", "corrupted")
         own = {name: getattr(self, name) for name in names}
-        return self.replaced(**{k: x if x is None else x[:, :-1] for k, x in own.items()})
+        less = {k: x if x is None else x[:, :-1] for k, x in own.items()}
+        inputs = {
+            k: x[:, :-1] if _is_of_tokens(self.tokens, k, x) else x for k, x in self.inputs.items()
+        }
+        return self.replaced(**less, inputs=inputs)
 
     def as_read(self, device: Any, dtype: torch.dtype) -> "Prompts":
         """The same on a device, with floating inputs in the type that a model computes in."""
@@ -318,6 +322,12 @@ class Prompts:
 
         names = ("inputs", "corrupted_inputs")
         return here.replaced(**{name: _each(getattr(here, name), in_type) for name in names})
+
+
+def _is_of_tokens(tokens: Tensor, name: str, value: Tensor) -> bool:
+    """Whether an input says something of each token, as ``position_ids`` do."""
+    is_whole = not value.is_floating_point() and not name.startswith("decoder")
+    return is_whole and value.shape == tokens.shape
 
 
 def _texts(name: str, given: Any, n: int | None) -> list[str]:

@@ -163,6 +163,21 @@ class Replay:
         self.in_parts(len(final), 1, run, tail=True)
         return torch.cat(parts).to(final.device)
 
+    @torch.no_grad()
+    def looked_at(self) -> "Replay":
+        """Itself, after the intact model was run on every prompt.
+
+        Raises:
+            CannotReplay: its blocks are called otherwise for some of them than for others.
+        """
+        n_prompts, at_once = len(self.prompts), self.shape(1)[1]
+        with self.blocks.installed():
+            for start in range(0, n_prompts, at_once):
+                self.intact(start, min(start + at_once, n_prompts))
+                if self._kept is not None:  # that is of all
+                    break
+        return self
+
     def intact(self, start: int, stop: int) -> Intact:
         """The intact run of some prompts: kept for all where they fit."""
         if self._kept is None:
