@@ -134,6 +134,23 @@ def test_frame() -> None:
     assert frame.reading.tolist() == [found.readings[row] for row in rows]
 
 
+def test_frame_of_single_units() -> None:
+    """Main effects were to be had as an array alone, without labels and errors."""
+    found = a_result()
+    mains = found.main_effects_by_prompt
+    frame = found.frame(order=1)
+    assert list(frame) == ["unit", "value", "stderr"]
+    assert frame.unit.tolist() == LABELS  # by size, and what was not measured comes last
+    np.testing.assert_array_equal(frame.value, MAINS)
+    errors = mains.std(axis=1, ddof=1) / mains.shape[1] ** 0.5
+    np.testing.assert_allclose(frame.stderr, errors)
+    turned = replace(found, main_effects_by_prompt=mains[::-1].copy())
+    assert turned.frame(order=1).unit.tolist() == [*LABELS[:0:-1], LABELS[0]]
+    assert turned.frame(order=1).value.tolist()[:3] == MAINS[:3].tolist()
+    again = confirmation(found.top(2), found)
+    assert again.frame(order=1).equals(found.frame(order=1))
+
+
 def test_frame_of_triples() -> None:
     frame = a_result(triple=True).frame(order=3)
     assert list(frame)[:3] == ["unit_a", "unit_b", "unit_c"]
@@ -152,7 +169,7 @@ def test_a_frame_leaves_no_order_out() -> None:
     assert frame.value.tolist() == sorted(frame.value, key=abs, reverse=True)
 
 
-@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("order", [3, 4])
 def test_frame_of_an_order_not_measured(order: int) -> None:
     with pytest.raises(ValueError, match=f"no interaction of order {order} was measured"):
         a_result().frame(order)

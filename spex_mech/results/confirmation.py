@@ -83,6 +83,8 @@ class Confirmation(Interactions):
         """The table of :meth:`Interactions.frame`, with ``searched searched_stderr same_sign
         within_error holds``."""
         table = super().frame(order)
+        if order == 1:  # of single units a search's values are in its own table
+            return table
         rows = strongest_rows(self.mean, self.order, order)
         table["searched"] = self.searched.mean[rows]
         table["searched_stderr"] = self.searched.stderr[rows]

@@ -78,6 +78,9 @@ class Shown(Stored, Protocol):
     def main_effects(self) -> Float[np.ndarray, " unit"]: ...
 
     @property
+    def clusters(self) -> Int[np.ndarray, " prompt"] | None: ...
+
+    @property
     def is_noise(self) -> Bool[np.ndarray, " interaction"]: ...
 
     @property

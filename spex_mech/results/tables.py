@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spex_mech.results.measured import Shown
+from spex_mech.results.statistics import standard_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +21,8 @@ def as_frame(found: Shown, order: int | None) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    if order == 1:
+        return _mains_frame(found)
     width = int(found.order.max(initial=2)) if order is None else order
     if not 2 <= width <= found.units.shape[1]:
         raise ValueError(f"no interaction of order {order} was measured")
@@ -39,6 +42,20 @@ def as_frame(found: Shown, order: int | None) -> "pd.DataFrame":
         "confirmed": found.confirmed[rows].astype(int),
     }
     return pd.DataFrame(data)
+
+
+def _mains_frame(found: Shown) -> "pd.DataFrame":
+    """What each unit does alone, the largest first; what was not measured comes last."""
+    import pandas as pd
+
+    mains = found.main_effects
+    table = pd.DataFrame({
+        "unit": found.labels,
+        "value": mains,
+        "stderr": standard_errors(found.main_effects_by_prompt, found.clusters),
+    })  # fmt: skip
+    largest = np.argsort(-np.nan_to_num(abs(mains), nan=-1.0), kind="stable")
+    return table.iloc[largest].reset_index(drop=True)
 
 
 def as_matrix(
