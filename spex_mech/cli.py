@@ -328,6 +328,9 @@ def _add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="write a saved result as a web page")
     report.add_argument("result", type=_path, help="an interactions.npz")
     report.add_argument(
+        "beside", nargs="?", type=_path, help="another one, to show beside it: a model, an ablation"
+    )
+    report.add_argument(
         "--out",
         type=_path,
         help="the page; default: report.html beside it, or report-2.html where there is another",
@@ -605,7 +608,8 @@ def _report(options: argparse.Namespace) -> None:
 
     found = _result_of(options)
     circuit = None if options.circuit is None else sm.Circuit.load(options.circuit)
-    page = page_of(found, circuit=circuit, title=options.title)
+    other = None if options.beside is None else sm.Interactions.load(options.beside)
+    page = page_of(found, circuit=circuit, title=options.title, beside=other)
     out = options.out or free_name(options.result.with_name("report.html"), page)
     say(f"written to {write_whole(out, lambda file: file.write(page))}")
 

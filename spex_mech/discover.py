@@ -19,7 +19,7 @@ from torch import nn
 from spex_mech.arguments import one_of, share, shown, switch, whole
 from spex_mech.driver import SMALLEST, Rounding
 from spex_mech.engine.task import Task
-from spex_mech.fingerprints import other_metric, versions
+from spex_mech.fingerprints import versions
 from spex_mech.game import FunctionGame as CallableGame
 from spex_mech.game import Game, as_game, is_game
 from spex_mech.games.model_game import ModelGame
@@ -28,6 +28,7 @@ from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
 from spex_mech.proxy import Proxy, as_proxy, name_of
+from spex_mech.results.cautions import other_metric
 from spex_mech.results.confirmation import Confirmation, confirmation, shared_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs.session import RunSettings

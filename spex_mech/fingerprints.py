@@ -8,7 +8,7 @@ that it closes over or reads from its module. What it does to lists and files is
 import dis
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from inspect import unwrap
@@ -87,28 +87,6 @@ def metric_recorded(metric: Any) -> dict[str, str]:
     """What a result says of a metric that is a function, so that another one of the same name is
     known as such: a hash, and the Python whose code it is hashed in."""
     return {"metric_sha256": function_sha256(metric), "metric_python": _python()}
-
-
-def other_metric(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How the metrics of two results differ, by what they say of them; "" where they do not, or
-    where it is not known."""
-    named = [told.get("metric") for told in (before, now)]
-    if None in named:
-        return ""
-    if named[0] != named[1]:
-        return f"{named[0]!r} and {named[1]!r}"
-    owns = [bool(told.get("own_metric")) for told in (before, now)]
-    if owns[0] != owns[1]:
-        first, second = (
-            f"a function of your own called {named[0]!r}" if own else f"the built-in {named[0]!r}"
-            for own in owns
-        )
-        return f"{first} and {second}"
-    hashes = [told.get("metric_sha256") for told in (before, now)]
-    same_python = before.get("metric_python") == now.get("metric_python")
-    if None in hashes or hashes[0] == hashes[1] or not same_python:
-        return ""
-    return f"two functions called {named[0]!r}, whose code, or what they read, is not the same"
 
 
 def function_sha256(function: Any) -> str:

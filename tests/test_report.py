@@ -15,6 +15,7 @@ from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.scores import Score, SubsetScore
 from spex_mech.engine.prompts import tokens_sha256
+from spex_mech.report.maps import unit_map
 from spex_mech.report.network import network
 from spex_mech.report.reproduce import code_of
 from spex_mech.report.tables import tiles
@@ -141,6 +142,40 @@ def test_every_line_of_the_network_is_on_the_picture() -> None:
         for x, y in (start, middle, end):
             assert drawn["left"] + 7 <= x <= drawn["left"] + drawn["width"] - 7
             assert drawn["top"] + 20 <= y <= drawn["top"] + drawn["height"] - 7
+
+
+def test_two_results_stand_side_by_side(tmp_path: Path) -> None:
+    found = a_result()
+    other = replace(a_result(model="other", ablation="zero"), values=found.values + 1e-7)
+    other.values[0] += 1  # which is over the noise floor, and no other difference is
+    text = page(found, tmp_path, beside=other).split('<section id="beside">')[1].split("</sec")[0]
+    rows = re.findall(r'<tr[^>]*><td class="names">.*?</tr>', text)
+    assert len(rows) == 4 and "1 differ (q of 0.05 or less)." in text
+    assert "L0H0 x L1H0" in rows[0] and 'data-v="1.0' in rows[0] and "noise" not in rows[0]
+    assert all('class="noise"' in row for row in rows[1:])
+    for first, second in (("tiny", "other"), ("mean", "zero")):
+        assert f"<td><bdi>{first}</bdi></td><td><bdi>{second}</bdi></td>" in text
+    assert 'id="other-map"' in text and "This (logit difference)" in text
+    assert 'id="beside"' not in page(found, tmp_path)
+
+
+def test_values_of_two_metrics_are_not_subtracted(tmp_path: Path) -> None:
+    """Of two results in nats, one a loss, and of one that is counted in something else."""
+    for metric in ("loss", "log_prob"):
+        with pytest.warns(UserWarning, match="differences of them and their q-values mean nothing"):
+            text = page(a_result(), tmp_path, beside=a_result(metric=metric))
+        text = text.split('<section id="beside">')[1].split("</section>")[0]
+        assert "no differences are shown" in text and "differ (q" not in text
+        assert ">Difference<" not in text and "The other (nats)" in text
+
+
+def test_a_number_that_is_wider_than_its_cell_is_a_sign() -> None:
+    """+0.0022 reached into the cell beside it."""
+    found = a_result()
+    values = found.values.copy()
+    values[2] *= 0.0044
+    texts = {cell["text"] for cell in unit_map(replace(found, values=values))["cells"]}
+    assert "+" in texts and max(map(len, texts)) <= 6 and "+3" in texts
 
 
 def test_each_map_says_what_is_hatched(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Bootstrap over prompts and the comparison of two results: known cases, exactly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,20 @@ def test_prompts_that_come_twice_are_redrawn_together() -> None:
     doubled = {p: np.repeat(v, 2) for p, v in once.items()}
     a, b = (sm.stability(result(x, "abcdefgh"), 5, 400, 0) for x in (once, doubled))
     assert abs(a.jaccard.mean() - b.jaccard.mean()) < 0.05
+
+
+def test_two_metrics_are_not_compared_in_silence() -> None:
+    """Of log_prob and loss, which is minus it, every difference was called significant."""
+    nats, loss = (replace(result(STEADY), about={"metric": name}) for name in ("log_prob", "loss"))
+    with pytest.warns(UserWarning, match="measure 'log_prob' and 'loss': where"):
+        sm.compare(nats, loss)
+    sm.compare(nats, nats)
+
+
+def test_a_difference_under_the_noise_floor_is_none() -> None:
+    first = replace(result(STEADY), noise_floor=0.01)
+    by = np.array([[1e-3], [0.5], [0.015]])
+    moved = replace(first, values=first.values.astype(np.float64) + by)
+    compared = sm.compare(first, moved)
+    assert (compared.q_value <= 0.05).all() and compared.differs.tolist() == [False, True, False]
+    assert compared.frame().units.tolist()[0] == "a x c" and "1 differ" in repr(compared)

@@ -23,7 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import spex_mech as sm
 from spex_mech.engine.metrics import METRICS
-from spex_mech.fingerprints import other_metric
+from spex_mech.results.cautions import other_metric
 from tests.prompt_files import word_tokenizer
 from tests.wrong import pair
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from spex_mech.circuits.span import Span
-from spex_mech.fingerprints import other_metric
 from spex_mech.notices import warn
+from spex_mech.results.cautions import other_metric
 
 # What two games of one circuit should have in common, and what a description calls it.
 _SAME = {"ablation": "ablation", "weights_sha256": "weights", "task": "task"}

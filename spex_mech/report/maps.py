@@ -24,15 +24,16 @@ from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import confirmed_text, halves
 
 _MOST_UNITS = 40
+_MOST_LETTERS = 6  # of a number in a cell of the largest size
 
 
-def unit_map(found: Interactions) -> dict[str, Any]:
+def unit_map(found: Interactions, id: str = "unit-map") -> dict[str, Any]:
     numbers = map_numbers(found, most=_MOST_UNITS)
     n, n_all = len(numbers.names), len(found.labels)
     which = f"The {n} strongest of {n_all:,} units" if n < n_all else f"All {n} units"
     tips = _pair_tips(found)
     return _heat(
-        "unit-map", numbers.values, numbers.names, numbers.borders, tips, pale=numbers.pale,
+        id, numbers.values, numbers.names, numbers.borders, tips, pale=numbers.pale,
         turned=found.less_is_better, marks=_marks(numbers),
         caption=f"{which}, in their order ({metric_unit(found)}).",
     )  # fmt: skip
@@ -190,7 +191,7 @@ def _cell(
     digits = max(0, 1 - math.floor(math.log10(largest)))
     fits = grid.cell >= 40 and (one_sided or digits < 4)
     number = f"{value:.0f}" if one_sided else f"{value:+.2g}".replace("-", MINUS)
-    text = number if fits else "" if one_sided else sign_of(value)
+    text = number if fits and len(number) <= _MOST_LETTERS else "" if one_sided else sign_of(value)
     energy = f"{pair[0]} x {pair[1]}\nenergy, signed by the sum: {value_text(value)}"
     opacity = abs(value) / largest * (PALE_OPACITY if pale else 1)
     return {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spex_mech.circuits.circuit import Circuit
+from spex_mech.report.beside import compared
 from spex_mech.report.maps import folded_map, layer_map, unit_map
 from spex_mech.report.network import network
 from spex_mech.report.prompts import prompts_shown
@@ -39,6 +40,7 @@ def write_report(
     title: str | None = None,
     command: str | None = None,
     confirmed: Confirmation | None = None,
+    beside: Interactions | None = None,
 ) -> Path:
     """Write a result as one HTML file: what was asked and found, how sure it is, what it cost and
     missed, maps, tables that sort and filter, prompts, and how to reproduce it.
@@ -54,15 +56,21 @@ def write_report(
         command: the command that made the result. Default: Python code, worked out from the
             result.
         confirmed: what ``confirm`` returned: the report then shows what held on other prompts.
+        beside: another result of units of the same names, such as of another model or ablation:
+            the report then has both values of each interaction side by side, and the other's map.
 
     Returns:
         the path.
 
     Raises:
-        ValueError: the task's prompts are not those that the result was measured on.
+        ValueError: the task's prompts are not those that the result was measured on, or ``beside``
+            shares no unit with it.
+
+    Warns:
+        UserWarning: ``beside`` is of another metric; then no differences are shown.
     """
     found = found if confirmed is None else found.confirmed_by(confirmed)
-    page = page_of(found, task, tokenizer, circuit, title, command)
+    page = page_of(found, task, tokenizer, circuit, title, command, beside)
     return write_whole(path, lambda file: file.write(page))
 
 
@@ -73,9 +81,10 @@ def page_of(
     circuit: Circuit | None = None,
     title: str | None = None,
     command: str | None = None,
+    beside: Interactions | None = None,
 ) -> bytes:
     """The page that :func:`write_report` writes."""
-    page = _page(found, task, tokenizer, circuit, title, command)
+    page = _page(found, task, tokenizer, circuit, title, command, beside)
     return page.encode("utf-8", "backslashreplace")
 
 
@@ -86,6 +95,7 @@ def _page(
     circuit: Circuit | None,
     title: str | None,
     command: str | None,
+    beside: Interactions | None,
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -98,11 +108,13 @@ def _page(
     )
     prompts = None if task is None else prompts_shown(found, task, tokenizer)
     shown = circuit_shown(circuit) if circuit is not None else None
+    other = compared(found, beside)
     rows, n_left_out = pair_rows(found)
     mains, mains_left_out = main_rows(found)
     experts, experts_left_out = expert_rows(found)
     sections = {
         "summary": "Summary", "maps": "Maps", "pairs": "Interactions", "mains": "Main effects",
+        "beside": "Beside another result" if other else "",
         "experts": "Experts" if experts else "", "circuit": "Circuit" if shown else "",
         "prompts": "Prompts" if prompts else "",
         "reproduce": "How to reproduce",
@@ -127,6 +139,7 @@ def _page(
         experts_left_out=experts_left_out,
         experts_said=found.about["experts"]["words"] if experts else "",
         circuit=shown,
+        beside=other,
         prompts=prompts,
         command=command or code_of(found),
         command_note=command_note(found, command),

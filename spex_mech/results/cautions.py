@@ -1,5 +1,8 @@
 """What the values of a result say against trusting its errors and q-values."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int
 
@@ -87,3 +90,25 @@ def cautions_of(found: Measured, clusters: Int[np.ndarray, " prompt"] | None) ->
 def _strongest(found: Measured) -> Int[np.ndarray, " row"]:
     sizes = abs(found.values.mean(axis=1, dtype=np.float64))
     return np.argsort(-sizes, kind="stable")[:_LOOKED_AT]
+
+
+def other_metric(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the metrics of two results differ, by what they say of them; "" where they do not, or
+    where it is not known."""
+    named = [told.get("metric") for told in (before, now)]
+    if None in named:
+        return ""
+    if named[0] != named[1]:
+        return f"{named[0]!r} and {named[1]!r}"
+    owns = [bool(told.get("own_metric")) for told in (before, now)]
+    if owns[0] != owns[1]:
+        first, second = (
+            f"a function of your own called {named[0]!r}" if own else f"the built-in {named[0]!r}"
+            for own in owns
+        )
+        return f"{first} and {second}"
+    hashes = [told.get("metric_sha256") for told in (before, now)]
+    same_python = before.get("metric_python") == now.get("metric_python")
+    if None in hashes or hashes[0] == hashes[1] or not same_python:
+        return ""
+    return f"two functions called {named[0]!r}, whose code, or what they read, is not the same"

@@ -236,8 +236,7 @@ class Interactions:
         ``reading`` is what the signs say. ``verdict`` is what may be said (:attr:`verdicts`).
 
         Args:
-            order: only interactions of this many units; default: all of them. 1: what each unit
-                does alone, which is a table ``unit value stderr`` of the main effects.
+            order: only those of so many units; 1: the main effects, as ``unit value stderr``.
 
         Raises:
             ValueError: no interaction of this order was measured.

@@ -9,9 +9,11 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from spex_mech.arguments import whole
+from spex_mech.notices import warn
+from spex_mech.results.cautions import other_metric
 from spex_mech.results.interactions import Interactions
 from spex_mech.results.statistics import n_independent, q_values
 from spex_mech.results.verdicts import SIGNIFICANT
@@ -119,6 +121,7 @@ class Comparison:
         jaccard: how much of the two tops is shared, intersection over union.
         k: how many a top holds.
         n_a, n_b: how many interactions each measured.
+        noise_floor: the size below which a difference may be nothing but the rounding of both.
     """
 
     labels: list[tuple[str, ...]]
@@ -133,6 +136,7 @@ class Comparison:
     k: int
     n_a: int
     n_b: int
+    noise_floor: float = 0.0
 
     @property
     def z(self) -> Float[np.ndarray, " interaction"]:
@@ -140,7 +144,7 @@ class Comparison:
         independent."""
         with np.errstate(divide="ignore", invalid="ignore"):
             z = (self.b - self.a) / np.hypot(self.stderr_a, self.stderr_b)
-        return np.where(self.a == self.b, 0.0 * z, z)
+            return np.where(self.a == self.b, 0.0 * z, z)
 
     @property
     def q_value(self) -> Float[np.ndarray, " interaction"]:
@@ -158,10 +162,15 @@ class Comparison:
             return np.full(len(p), np.nan)
         return q_values(np.where(np.isnan(p), 1.0, p))
 
+    @property
+    def differs(self) -> Bool[np.ndarray, " interaction"]:
+        """True where a difference is over the noise floor and its q is at most 0.05."""
+        return (self.q_value <= SIGNIFICANT) & (abs(self.b - self.a) > self.noise_floor)
+
     def frame(self) -> "pd.DataFrame":
         """A pandas table of what both measured, the surest differences first: ``units value_a
-        stderr_a value_b stderr_b difference z q_value``. Among many, some differ by two standard
-        errors by chance; ``q_value`` counts how many there are."""
+        stderr_a value_b stderr_b difference z q_value differs``. Among many, some differ by two
+        standard errors by chance; ``q_value`` counts how many there are."""
         import pandas as pd
 
         table = pd.DataFrame(
@@ -174,17 +183,18 @@ class Comparison:
                 "difference": self.b - self.a,
                 "z": self.z,
                 "q_value": self.q_value,
+                "differs": self.differs,
             }
         )
         sizes = np.maximum(abs(self.a), abs(self.b))
-        order = np.lexsort((-sizes, np.nan_to_num(self.q_value, nan=1.0)))
+        order = np.lexsort((-sizes, np.nan_to_num(self.q_value, nan=1.0), ~self.differs))
         return table.iloc[order].reset_index(drop=True)
 
     def __repr__(self) -> str:
         return (
             f"{len(self.labels):,} interactions measured in both (of {self.n_a:,} and "
             f"{self.n_b:,}): rank correlation {self.rank_correlation:.2f}; the two top {self.k} "
-            f"share {self.jaccard:.2f} (Jaccard); {int((self.q_value <= SIGNIFICANT).sum()):,} "
+            f"share {self.jaccard:.2f} (Jaccard); {int(self.differs.sum()):,} "
             f"differ (q <= {SIGNIFICANT})"
         )
 
@@ -201,6 +211,9 @@ def compare(found_a: Any, found_b: Any, k: int = 20) -> Any:
     Raises:
         TypeError: they are neither two results nor two circuits.
         ValueError: no label is in both, or k is below 1.
+
+    Warns:
+        UserWarning: the two results are of two metrics.
     """
     raise TypeError(
         f"compare takes two Interactions or two circuits, not {type(found_a).__name__} and "
@@ -218,6 +231,11 @@ def _compare(found_a: Interactions, found_b: Any, k: int = 20) -> Comparison:
     if not set(found_a.labels) & set(found_b.labels):
         raise ValueError(
             f"the two results share no unit: {found_a.labels[:3]}... and {found_b.labels[:3]}..."
+        )
+    if differ := other_metric(found_a.about, found_b.about):
+        warn(
+            f"the two results measure {differ}: where their values are of two metrics, differences "
+            "of them and their q-values mean nothing"
         )
     rows_a, rows_b = _rows(found_a), _rows(found_b)
     shared = [units for units in rows_a if units in rows_b]
@@ -239,6 +257,7 @@ def _compare(found_a: Interactions, found_b: Any, k: int = 20) -> Comparison:
         k=k,
         n_a=len(found_a),
         n_b=len(found_b),
+        noise_floor=found_a.noise_floor + found_b.noise_floor,
     )
 
 
