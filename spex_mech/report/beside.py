@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from spex_mech.plots.numbers import metric_unit
 from spex_mech.report.maps import unit_map
 from spex_mech.report.words import value_text
@@ -24,17 +26,18 @@ def beside_shown(found: Interactions, other: Interactions, comparison: Compariso
     same = not differ and units[0] == units[1]
     table = comparison.frame()
     if not same:  # then the surest differences say nothing: the strongest of this result first
-        table = table.iloc[(-abs(table["value_a"])).argsort(kind="stable")]
+        sizes = abs(table["value_a"].to_numpy(dtype=float))
+        table = table.iloc[np.argsort(-sizes, kind="stable")]
     rows = [
         {
-            "units": row.units,
-            "values": [_cell(row.value_a, row.stderr_a), _cell(row.value_b, row.stderr_b)],
-            "difference": value_text(row.difference),
-            "difference_value": row.difference,
-            "pale": not row.differs,
-            "q_text": "" if math.isnan(row.q_value) else f"{row.q_value:.2g}",
+            "units": row["units"],
+            "values": [_cell(row[f"value_{of}"], row[f"stderr_{of}"]) for of in "ab"],
+            "difference": value_text(row["difference"]),
+            "difference_value": row["difference"],
+            "pale": not row["differs"],
+            "q_text": "" if math.isnan(row["q_value"]) else f"{row['q_value']:.2g}",
         }
-        for row in table.head(_MOST_ROWS).itertuples()
+        for row in table.head(_MOST_ROWS).to_dict("records")
     ]
     told = [[str(result.about.get(name, "")) for name in _TOLD] for result in (found, other)]
     return {
