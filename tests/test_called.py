@@ -97,6 +97,29 @@ def test_blocks_that_are_called_otherwise_for_some_prompts(
             sm.ModelGame(model, task, replay=True, batch_size=batch_size)
 
 
+class TailOfSomeForCausalLM(tf.LlamaForCausalLM):
+    """What comes after its blocks asks whether a token is among those that it read."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **more: Any) -> Any:
+        output = super().forward(input_ids, attention_mask=attention_mask, **more)
+        has = (input_ids == 0).any(dim=1).to(output.logits)
+        output.logits = output.logits * (1 + has[:, None, None])
+        return output
+
+
+def test_what_comes_after_the_blocks_of_some_prompts() -> None:
+    model = TailOfSomeForCausalLM(build("llama").config).eval()
+    prompts = some_prompts(6)
+    prompts.tokens[4, 1] = 0
+    with pytest.warns(UserWarning, match="cannot be replayed: its metric is off on prompt 4"):
+        game = sm.ModelGame(model, sm.Task(prompts, "logit_diff"), ablation="zero")
+    with torch.no_grad():
+        last = model(prompts.tokens).logits[:, -1]
+    assert prompts.answers is not None and prompts.wrong_answers is not None
+    want = last.gather(1, prompts.answers) - last.gather(1, prompts.wrong_answers)
+    torch.testing.assert_close(game([[True] * 8])[0].float(), want[:, 0], **CLOSE)
+
+
 @dataclass
 class Shift:
     """What an own model hands to its blocks: a row for each prompt, in an object."""

@@ -213,6 +213,40 @@ def check_replay(make: "MakeReplay", plain: PlainEngine, blocks: Blocks, by_posi
         raise RuntimeError(f"its metric is off by {off[1]}")
 
 
+def check_every_prompt(replay: Replay, plain: PlainEngine) -> Replay:
+    """The replay, compared on every prompt, intact and with all ablated: what comes after the
+    blocks may read some otherwise.
+
+    Raises:
+        RuntimeError: the replay gives something else.
+    """
+    setup = plain.setup
+    kept = np.repeat([[True], [False]], setup.n_units, axis=1)
+    masks = MaskBatch.of_kept(kept).ablated
+
+    def measured(output: Any, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        return setup.measure(output, setup.some_prompts(rows))
+
+    got, want = torch.from_numpy(replay.values(masks)), plain.numbers(masks, measured)
+    # A metric may be no number somewhere: a call says so. It must be none in both.
+    both = got.isfinite() & want.isfinite()
+    off = torch.where(both, got - want, 0.0).abs()
+    off[got.isfinite() != want.isfinite()] = torch.inf
+    size = torch.where(both, want, 0.0).abs().max()
+    eps = eps_of(setup)
+    allowed = _ROUNDINGS * eps * size
+    if (off > allowed).any():  # noise is large beside values that are small differences
+        with rounded(setup, eps):
+            noise = (plain.numbers(masks, measured) - want).abs().nan_to_num(posinf=0.0)
+        allowed = torch.maximum(allowed, _OF_FULL_NOISE * noise.max())
+    if (off > allowed).any():
+        prompt = int(off.max(dim=0).values.argmax())
+        raise RuntimeError(
+            f"its metric is off on prompt {prompt}, which the model may read otherwise than others"
+        )
+    return replay
+
+
 class MakeReplay:
     """Makes replays of one model that share what was found out about it."""
 

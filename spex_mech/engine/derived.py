@@ -25,6 +25,7 @@ from spex_mech.engine.checks import (
     ROUNDINGS_ALONE,
     MakeReplay,
     check_cache,
+    check_every_prompt,
     check_replay,
     check_rows_alone,
     eps_of,
@@ -385,7 +386,8 @@ class Derived:
         make = MakeReplay(blocks, setup, MemoryPlan.of(self.device))
         check_replay(make, self.plain, blocks, self.by_position)
         readout = Readout.of(blocks, self.prompts, self.metric, setup.measure, self.by_position)
-        return ReplayEngine(make(self.prompts, readout).looked_at(), setup)
+        replay = check_every_prompt(make(self.prompts, readout).looked_at(), self.plain)
+        return ReplayEngine(replay, setup)
 
     def values(self, ablated: Ablated, tick: Tick) -> Float[np.ndarray, "mask prompt"]:
         """The metric of each mask on each prompt.
