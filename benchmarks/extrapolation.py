@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.frame import Options, Row, plain, rows_of
+from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.search import exhaustive, ledger
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.gradient_rows import rows_at_once
@@ -126,7 +127,7 @@ def n_deep(budget: float) -> int:
 
 def n_rows(n: int, budget: float) -> int:
     """Gradient rows, which the driver's memory bounds (``gradient_rows``)."""
-    bounded = max(4, DEFAULTS.memory_bytes // (8 * n * BLOCKS))
+    bounded = max(4, DEFAULTS.memory_bytes // GradientRows.bytes_of_row(n, BLOCKS))
     return min(n, max(4, int(DEFAULTS.row_share * budget) // GRADIENT_COST), bounded)
 
 

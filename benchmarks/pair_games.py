@@ -48,8 +48,11 @@ class PairGame:
 
     def gradients(self, ablated: np.ndarray) -> np.ndarray:
         """With respect to the gates (1 = kept): ``[mask 1 unit]``."""
-        lost = _lost(ablated, len(self.main))
-        return (-(self.main + lost @ self.seen) * self.factors)[:, None]
+        if ablated.shape[1] == 1:  # quick, as a game of simulated workers must be
+            partners = np.where(ablated < 0, 0.0, self.seen[ablated[:, 0]])
+        else:
+            partners = _lost(ablated, len(self.main)) @ self.seen
+        return (-(self.main + partners) * self.factors)[:, None]
 
 
 def _lost(ablated: np.ndarray, n: int) -> np.ndarray:

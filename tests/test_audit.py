@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import hypergeom
 
 import spex_mech as sm
 from benchmarks.pair_games import KINDS, PairGame, drive, pair_game, truth_of
@@ -14,7 +15,7 @@ from spex_mech.results.audits import audit_lines, recall_text
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.audit.draw import Drawn, in_proportion, strata
 from spex_mech.search.audit.energy import energy_missed, mean_at_least
-from spex_mech.search.audit.recall import CountBounds, recall_of_top
+from spex_mech.search.audit.recall import CountBounds, chances, recall_of_top
 from spex_mech.search.gradient_rows import RowRanker
 from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
@@ -25,6 +26,22 @@ def one_search(kind: str, n: int, seed: int, slopes: str, budget: int, **options
     source = Spex(gradients=slopes != "none")
     found = drive(Adaptive(source, n, budget=budget, seed=seed, **options), game)
     return game, found
+
+
+@pytest.mark.parametrize(("n_pairs", "n_tested"), [(50, 7), (5000, 24), (36_315, 30)])
+def test_chances_are_hypergeometric(n_pairs: int, n_tested: int) -> None:
+    n_large = np.array([0, 1, n_pairs // 50, n_pairs // 2, n_pairs])
+    wanted = hypergeom.pmf(np.arange(n_tested + 1), n_pairs, n_large[:, None], n_tested)
+    np.testing.assert_allclose(chances(n_pairs, n_large, n_tested), wanted, rtol=1e-9, atol=1e-14)
+
+
+def test_bounds_of_very_many_pairs_are_those_of_draws_with_replacement() -> None:
+    n_pairs, n_tested = 459_776 * 459_775 // 2, 400
+    bounds = CountBounds(n_pairs, n_tested)
+    # Nothing large in 400 tests: a share of 1 - 0.05 ** (1 / 400) at most.
+    assert bounds.upper(np.array([0]))[0] == pytest.approx(n_pairs * (1 - 0.05 ** (1 / 400)), 1e-5)
+    assert bounds.lower(np.array([0]))[0] == 0
+    assert bounds.lower(np.array([400]))[0] == pytest.approx(n_pairs * 0.05 ** (1 / 400), 1e-5)
 
 
 def test_bounds_of_a_count_are_those_of_enumeration() -> None:

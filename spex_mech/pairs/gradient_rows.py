@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from spex_mech.masks import Set
 from spex_mech.pairs.largest import largest_pairs
 
+_ROOM = 4  # rows, before more are reserved
 _MORE = 8  # strongest pairs are kept for so many parts of them more
 
 
@@ -33,11 +34,16 @@ class GradientRows:
         self.n_blocks, self.n = intact.shape
         self.block_weight = block_weight
         self.intact = intact.astype(np.float64)
-        changes = self.intact[None] if deep is None or not len(deep) else deep - self.intact
-        self._promise = np.sqrt((self.magnitude(changes) ** 2).mean(0))
+        self._promise = np.zeros(self.n)
+        for gradient in [np.zeros_like(self.intact)] if deep is None else deep:
+            # Relative: a mask that breaks the model must not outweigh those that do not.
+            size = self.magnitude(gradient - self.intact)
+            self._promise += (size / (size.mean() or 1.0)) ** 2
+        self._promise = np.sqrt(self._promise)
         self.asked: list[int] = []
-        self._slopes = np.zeros((16, self.n_blocks, self.n), dtype=np.float32)
-        self._sizes = np.empty((16, self.n), dtype=np.float32)
+        self._slopes = np.empty((0, self.n_blocks, self.n), dtype=np.float32)
+        self._sizes = np.empty((0, self.n), dtype=np.float32)
+        self.reserve(_ROOM)
         self._squares = np.zeros(self.n)
         self._place = np.full(self.n, -1)
         self._strongest: tuple[int, np.ndarray] | None = None  # how many were asked for, and found
@@ -50,14 +56,26 @@ class GradientRows:
         spread = np.sqrt((by_block**2).mean(-2))
         return abs(by_block.mean(-2)) + self.block_weight * spread
 
+    @staticmethod
+    def bytes_of_row(n: int, n_blocks: int) -> int:
+        """Memory of one row: a slope for each unit and block, and a size for each unit."""
+        return np.dtype(np.float32).itemsize * n * (n_blocks + 1)
+
+    def reserve(self, count: int) -> None:
+        """Have room for so many rows."""
+        more = count - len(self._sizes)
+        if more > 0:
+            room = np.zeros((more, self.n_blocks, self.n), dtype=np.float32)
+            self._slopes = np.concatenate([self._slopes, room]) if len(self._slopes) else room
+            self._sizes = np.concatenate([self._sizes, np.zeros((more, self.n), dtype=np.float32)])
+
     def add(self, unit: int, gradient: Float[np.ndarray, "block unit"]) -> None:
         """The gradient at the model without ``unit``, by block of prompts."""
         row = self.intact - gradient
         row[:, unit] = 0.0
         place = len(self.asked)
         if place == len(self._sizes):
-            self._slopes = np.concatenate([self._slopes, np.zeros_like(self._slopes)])
-            self._sizes = np.concatenate([self._sizes, np.empty_like(self._sizes)])
+            self.reserve(2 * place)
         self._place[unit] = place
         self._slopes[place], self._sizes[place] = row, self.magnitude(row)
         self._squares += self._sizes[place].astype(np.float64) ** 2

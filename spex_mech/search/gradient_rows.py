@@ -34,7 +34,6 @@ from spex_mech.search.ledger import Asking, Ledger
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 
 _LEAST_ROWS = 4
-_BYTES_PER_ENTRY = 8  # of a row's slopes by block, with their sizes
 
 
 def gradient_rows(
@@ -51,8 +50,9 @@ def gradient_rows(
     # A row brings its unit's single ablation with it. Asking for all singles first was tried: it
     # ranks the rows better, but costs more than it saves.
     n_rows = max(_LEAST_ROWS, int(settings.row_share * room) // GRADIENT_COST)
-    fitting = settings.memory_bytes // (_BYTES_PER_ENTRY * n * rows.n_blocks)
+    fitting = settings.memory_bytes // rows.bytes_of_row(n, rows.n_blocks)
     n_rows = min(n, n_rows, max(_LEAST_ROWS, fitting))
+    rows.reserve(n_rows)
     at_once = rows_at_once(n_rows, settings)
     while len(rows.asked) < n_rows:
         units = rows.next_rows(min(at_once, n_rows - len(rows.asked)))

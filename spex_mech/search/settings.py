@@ -94,7 +94,7 @@ class SearchSettings:
         max_examples: small sets that the Gaussian process learns from: its cost is cubic in them.
     """
 
-    memory_bytes: int = 800_000_000
+    memory_bytes: int = 4_000_000_000
     block_bytes: int = 32_000_000
     max_candidates: int = 300_000
 

@@ -69,28 +69,47 @@ class CountBounds:
 
 def _upper(n_pairs: int, n_tested: int, level: float) -> Float[np.ndarray, " hits"]:
     """For each number of hits, the largest count with so few hits not too improbable."""
-    from scipy.stats import hypergeom
-
     hits = np.arange(n_tested + 1)
     low, high = hits.astype(np.int64), n_pairs - (n_tested - hits).astype(np.int64)
     while (low < high).any():
         middle = (low + high + 1) // 2
-        likely = hypergeom.cdf(hits, n_pairs, middle, n_tested) >= level * (1 - _FORGIVEN)
+        few = np.tril(chances(n_pairs, middle, n_tested)).sum(axis=1)
+        likely = few >= level * (1 - _FORGIVEN)
         low, high = np.where(likely, middle, low), np.where(likely, high, middle - 1)
     return low.astype(np.float64)
 
 
 def _lower(n_pairs: int, n_tested: int, level: float) -> Float[np.ndarray, " hits"]:
     """For each number of hits, the smallest count with so many hits not too improbable."""
-    from scipy.stats import hypergeom
-
     hits = np.arange(n_tested + 1)
     low, high = hits.astype(np.int64), n_pairs - (n_tested - hits).astype(np.int64)
     while (low < high).any():
         middle = (low + high) // 2
-        likely = hypergeom.sf(hits - 1, n_pairs, middle, n_tested) >= level * (1 - _FORGIVEN)
+        many = np.triu(chances(n_pairs, middle, n_tested)).sum(axis=1)
+        likely = many >= level * (1 - _FORGIVEN)
         low, high = np.where(likely, low, middle + 1), np.where(likely, middle, high)
     return low.astype(np.float64)
+
+
+def chances(
+    n_pairs: int, n_large: Int[np.ndarray, " row"], n_tested: int
+) -> Float[np.ndarray, "row hits"]:
+    """Of each number of hits among the tests, where so many pairs are large: hypergeometric. Ratios
+    of falling factorials, as differences of log-gammas are no numbers for 100 billion pairs, and
+    scipy's sums take minutes there."""
+    drawn = np.arange(n_tested)
+    hits = np.arange(n_tested + 1)
+    orders = np.append(0.0, np.cumsum(np.log((n_tested - drawn) / (drawn + 1))))
+    large = _log_falling(n_large[:, None] - drawn)
+    small = _log_falling((n_pairs - n_large)[:, None] - drawn)
+    every = _log_falling(n_pairs - drawn[None])[:, -1]
+    return np.exp(orders + large[:, hits] + small[:, n_tested - hits] - every[:, None])
+
+
+def _log_falling(factors: Int[np.ndarray, "row factor"]) -> Float[np.ndarray, "row count"]:
+    """The logarithm of the product of the first 0, 1, 2, ... factors; -inf from a 0 on."""
+    logs = np.log(np.maximum(factors, 0.0), where=factors > 0, out=np.full(factors.shape, -np.inf))
+    return np.concatenate([np.zeros((len(factors), 1)), np.cumsum(logs, axis=1)], axis=1)
 
 
 def recall_of_top(
