@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import spex_mech as sm
+from spex_mech.engine.architectures import architecture_of
+from spex_mech.engine.device import rows_with_gradients
 from tests.by_hand import take_at_most
 from tests.families import D_VOCAB, build
 from tests.test_experts import build as of_experts
@@ -67,3 +69,14 @@ def test_passes_are_no_larger_than_the_batch_size() -> None:
     sm.ModelGame(model, many_prompts("kl"), batch_size=8).ablating(np.array([[0], [3]]))
     hook.remove()
     assert max(seen) == 8
+
+
+def test_a_wide_model_keeps_fewer_rows_for_a_backward_pass() -> None:
+    cpu = torch.device("cpu")
+    assert rows_with_gradients(128, cpu, 1000) == 128
+    # 460,000 numbers at 6 positions, 6 of 4 bytes kept for each: 66 MB a row, of 3 GB.
+    assert rows_with_gradients(341, cpu, 6 * 460_000) == 48
+    assert rows_with_gradients(341, cpu, 10**9) == 1
+    arch = architecture_of(build("gpt2"))
+    heads = sum(arch.count("head", at) * arch.d_head[at] for at in range(arch.n_layers))
+    assert arch.width == heads + sum(arch.d_mlp) > 0

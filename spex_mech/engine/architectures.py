@@ -124,6 +124,12 @@ class Architecture:
         """How many layers were named."""
         return len(self.heads)
 
+    @property
+    def width(self) -> int:
+        """Numbers that heads and neurons are at one position, in all layers; 0: not read yet."""
+        heads = (_of_layer(self.n_heads, at) * each for at, each in enumerate(self.d_head))
+        return sum(heads) + sum(self.d_mlp)
+
     def count(self, kind: Kind, layer: int) -> int:
         """How many heads, neurons or key-value groups a layer has.
 

@@ -522,7 +522,8 @@ class ReplayEngine(Engine):
 
     def slopes(self, gates: Tensor) -> Slopes:
         """Values, and their slopes by each gate, by block of prompts."""
-        rows = rows_with_gradients(self.setup.rows.limit or 1, self.setup.device)
+        setup = self.setup
+        rows = rows_with_gradients(setup.rows.limit or 1, setup.device, setup.numbers_of_row)
         n_blocks = min(len(self.setup.prompts), MOST_BLOCKS)
         with _told_to_run_plain(self.setup.taps.model):
             return Gradients(self.replay, self.setup, rows, n_blocks)(gates)

@@ -24,6 +24,8 @@ _CPU_TOKENS = 2048
 _CPU_BYTES = 256 * 2**20
 _CUDA_SHARE = 0.33  # of the free memory; a replay holds more beside it
 _TRIED_ROWS = 16
+_CPU_KEPT_BYTES = 3 * 2**30  # of activations that are kept for a backward pass
+_KEPT = 6  # numbers that are kept for each that a head or neuron is
 _BACKWARD = 8  # times the memory of a forward pass that one with gradients needs
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _FLOAT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -211,9 +213,16 @@ def rows_that_fit(device: torch.device, run: Callable[[int], None]) -> int:
     return max(1, int(_CUDA_SHARE * free / max(per_row, 1)))
 
 
-def rows_with_gradients(rows: int, device: torch.device) -> int:
-    """How many rows a pass takes that keeps every activation for a backward pass."""
-    return max(1, rows // (_BACKWARD if device.type == "cuda" else 1))
+def rows_with_gradients(rows: int, device: torch.device, n_numbers: int) -> int:
+    """How many rows a pass takes that keeps every activation for a backward pass.
+
+    Args:
+        rows: that a pass without takes.
+        n_numbers: of a row, that heads and neurons are, at all positions and in all layers.
+    """
+    if device.type == "cuda":
+        return max(1, rows // _BACKWARD)
+    return max(1, min(rows, _CPU_KEPT_BYTES // (4 * _KEPT * max(1, n_numbers))))
 
 
 def on(numbers: Shaped[np.ndarray, "..."], like: Tensor) -> Shaped[Tensor, "..."]:

@@ -97,6 +97,11 @@ class Setup:
         """How many units a mask has."""
         return self.parts.n_units
 
+    @property
+    def numbers_of_row(self) -> int:
+        """Numbers that heads and neurons of a prompt are, at all positions and in all layers."""
+        return self.prompts.tokens.shape[1] * self.architecture.width
+
     def some_prompts(self, rows: Int[Tensor, " row"]) -> Prompts:
         """The prompts of these rows."""
         return self.prompts[rows.to(self.device)]
@@ -216,7 +221,7 @@ class PlainEngine(Engine):
             values[rows] = measured.detach().cpu().double()
             slopes[asked] += slope.cpu().double()
 
-        size = rows_with_gradients(self.rows(), setup.device)
+        size = rows_with_gradients(self.rows(), setup.device, setup.numbers_of_row)
         with setup.taps.installed():
             in_batches(len(values), size, run)
         return values.reshape(-1, n_prompts), slopes.reshape(len(gates), n_blocks, -1)
