@@ -95,17 +95,19 @@ def share_busy(questions: Sequence[Asked], workers: int) -> float:
 
 def questions_of(n: int, budget: int) -> list[Asked]:
     """The questions of a search by gradient rows, as its code has them: the intact model, random
-    masks, rows, rounds of pairs."""
+    masks, rows, rounds of pairs, the audit, masks that are asked again."""
     rows = n_rows(n, budget)
     deep = n_deep(budget)
     at_once = rows_at_once(rows, DEFAULTS)
     sizes: list[Asked] = [(1, GRADIENT_COST), (deep, GRADIENT_COST)]
     sizes += [(len(part), GRADIENT_COST) for part in chunks(rows, at_once)]
-    left = budget - GRADIENT_COST * (1 + deep + rows)
+    again = int(np.clip(DEFAULTS.again_share * budget, DEFAULTS.min_again, DEFAULTS.max_again))
+    tests = int(np.clip(DEFAULTS.audit_share * budget, DEFAULTS.min_audit, DEFAULTS.max_audit))
+    left = max(0, budget - again - tests - GRADIENT_COST * (1 + deep + rows))
     each = max(1, ceil(left / DEFAULTS.n_rounds))
     for rest in range(left, 0, -each):
         sizes += [(len(part), 1) for part in chunks(min(each, rest), ledger.MASKS_PER_QUESTION)]
-    return sizes
+    return [*sizes, (tests, 1), (again, 1)]
 
 
 def questions_of_all(n: int) -> list[Asked]:

@@ -1,7 +1,7 @@
 """Growth: what a search costs as units, interactions, layers and prompts grow, and what that makes
 of an 8B and a 70B model.
 
-    python -m benchmarks.growth --data ../shared/data            # some 10 minutes on two cores
+    python -m benchmarks.growth --data ../shared/data            # some 30 minutes on two cores
     python -m benchmarks.growth --data ../shared/data --quick
     python -m benchmarks.growth --only real --data ../shared/data    # a part again, keep the rest
 
@@ -17,9 +17,11 @@ of an 8B and a 70B model.
 4. ``real``: the 3M story model on indirect object identification, its heads and more and more of
    its neurons, one evaluation a unit, with gradients: host time, passes, plain passes of as many
    rows.
-5. ``layers`` and ``prompts``: a random pair of neurons in a random GPT-2.
-6. ``fits``: exponents, by least squares of logarithms, with standard errors.
-7. ``extrapolation``: see ``extrapolation.py``. Nothing of it was run.
+5. ``wide``: a random Llama of small width with as many heads and neurons as one of 8 billion
+   weights, 459,776, in a process of its own: 2,000 evaluations with gradients.
+6. ``layers`` and ``prompts``: a random pair of neurons in a random GPT-2.
+7. ``fits``: exponents, by least squares of logarithms, with standard errors.
+8. ``extrapolation``: see ``extrapolation.py``. Nothing of it was run.
 
 Writes ``results/growth.json`` and ``pictures/growth.png``; ``benchmarks.figures`` writes the tables
 of ``docs/scaling.md``.
@@ -32,12 +34,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import spex_mech as sm
 from benchmarks import extrapolation as large
 from benchmarks import frame
 from benchmarks.extrapolation import FIXED, LINES, MANY, PER_BATCH, fits, share_busy
-from benchmarks.frame import SEEDS, Options, Row, rows_of, script, timed
+from benchmarks.frame import SEEDS, Options, Row, most_memory_mb, rows_of, script, timed
 from benchmarks.games import Around, Planted, Watched, ioi_game, planted_game, recall, values_of
 from benchmarks.throughput import gpt2, plain_seconds, random_task, ratios
 from spex_mech.game import Answer, Game
@@ -254,11 +258,39 @@ def plot(ax: Any, rows: list[Row], x: str, y: str, mark: str, label: str) -> Non
     ax.grid(alpha=0.3)
 
 
+def wide(options: Options) -> Iterator[Row]:
+    layers, budget = (4, 150) if options.quick else (32, 2000)
+    yield frame.alone(of_wide_model, layers, budget)
+
+
+def of_wide_model(n_layers: int, budget: int) -> Row:
+    """Processor seconds and memory of making the game, and of the search beside the game."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=14_336, num_hidden_layers=n_layers,
+        num_attention_heads=32, num_key_value_heads=8, head_dim=2, initializer_range=0.1,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    before, cpu = most_memory_mb(), time.process_time()
+    game = sm.ModelGame(model, random_task(8, 6, 128), "heads+neurons")
+    making = time.process_time() - cpu
+    watched, cpu = Watched(game), time.process_time()
+    found = sm.discover(watched, budget=budget, progress=False)
+    return {
+        "n": len(game), "evaluations": found.cost["evaluations"],
+        "gradients": found.cost["gradients"], "rows": found.about["gradient_rows"],
+        "making_seconds": making,
+        "host_seconds": time.process_time() - cpu - watched.cpu_seconds,
+        "game_seconds": watched.cpu_seconds, "mb_of_model": before, "mb_most": most_memory_mb(),
+    }  # fmt: skip
+
+
 PARTS = {
     "planted": (planted, False),
     "scan": (scan, False),
     "workers": (workers, False),
     "real": (real, True),
+    "wide": (wide, False),
     "layers": (lambda options: grown(options, "n_layer"), False),
     "prompts": (lambda options: grown(options, "n_prompts"), False),
 }

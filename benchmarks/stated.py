@@ -307,6 +307,7 @@ def cluster() -> Stated:
     grown = load["mb_after"] - load["mb_after_a_tenth"]
     return {
         **{f"cluster.pace.{n}": text(rows.the(workers=n, part="pace")["share"]) for n in (8, 64)},
+        **{f"cluster.wide.{n}": text(rows.the(workers=n, part="wide")["share"]) for n in (8, 64)},
         "cluster.overhead": text(overhead["ratio"]),
         "cluster.same": "the same" if overhead["same"] else "other",
         "cluster.load": "where it was" if grown < 1 else f"{grown:.0f} MB higher",
@@ -325,6 +326,19 @@ def growth() -> Stated:
         **{f"growth.{name}": table for name, table in tables(out).items()},
         **{f"growth.{name}": f"n^{text(fit['exponent'])}" for name, fit in exponents},
         **{f"growth.busy.{n}": text(busy.the(workers=n)["share_busy"]) for n in (8, 64)},
+        **_wide(Rows(out["rows"]).the(part="wide")),
+    }
+
+
+def _wide(row: Row) -> Stated:
+    held = (row["mb_most"] - row["mb_of_model"]) / 1000
+    return {
+        "growth.wide.n": f"{row['n']:,}",
+        "growth.wide.evaluations": f"{row['evaluations']:,}",
+        "growth.wide.rows": f"{row['rows']}",
+        "growth.wide.making": f"{row['making_seconds']:.0f}",
+        "growth.wide.host": f"{row['host_seconds']:.0f}",
+        "growth.wide.gb": f"{held:.1f}",
     }
 
 
