@@ -280,11 +280,15 @@ def test_another_game_is_refused_by_the_store(tmp_path: Path) -> None:
 
 def test_workers_give_the_same() -> None:
     found = sm.discover(Planted(), budget=150, progress=False)
-    options: dict[str, Any] = {"budget": 200, "scores_budget": 32, "progress": False}
+    of_eight: dict[str, Any] = {
+        "masks_per_batch": 8,
+        "progress": False,
+    }  # else the parts depend on the workers
+    options: dict[str, Any] = {"budget": 200, "scores_budget": 32, **of_eight}
     alone = sm.find_circuit(Planted(), found, size=4, **options)
     same(alone, sm.find_circuit(Planted, found, size=4, workers=2, **options))
-    curve = sm.faithfulness_curve(Planted, found, sizes=[3], workers=2, budget=100, progress=False)
-    one = sm.faithfulness_curve(Planted(), found, sizes=[3], budget=100, progress=False)
+    curve = sm.faithfulness_curve(Planted, found, sizes=[3], workers=2, budget=100, **of_eight)
+    one = sm.faithfulness_curve(Planted(), found, sizes=[3], budget=100, **of_eight)
     np.testing.assert_array_equal(curve.values, one.values)
     scored = sm.score_circuit(Planted, ["u1", "u2"], workers=1, progress=False)
     assert scored.units == ["u1", "u2"]
