@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from spex_mech.arguments import shown
-from spex_mech.engine.architectures import KINDS, Architecture, Kind, architecture_of
+from spex_mech.engine.architectures import Architecture, Kind, architecture_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.notebook import facts_html, listed, units_text
 from spex_mech.units import Unit, Units
@@ -421,7 +421,7 @@ class Components(Sequence[Component | Group]):
                 slots.setdefault((slot.layer, slot.kind), []).append((slot.index, number))
         sites = []
         for layer in range(self.architecture.n_layers):
-            for kind in KINDS:
+            for kind in ("head", "neuron", "expert"):
                 if (layer, kind) not in slots:
                     continue
                 unit_of = torch.full(
