@@ -42,9 +42,8 @@ class Kept(Protocol):
     checks: int  # evaluations that each opening of the store costs
     seconds: float  # of all sittings
 
-    def next_size(self, left: int, slopes: bool, most: int | None = None) -> int:
-        """How many masks the next batch holds, of those that are left of a question, and at most
-        so many."""
+    def next_size(self, left: int, slopes: bool) -> int:
+        """How many masks the next batch holds, of those that are left of a question."""
         ...
 
     def look(self, masks: MaskBatch, slopes: bool) -> Any:
@@ -227,10 +226,9 @@ def drive(
 
     def next_size(question: Question, left: int) -> int:
         # A fixed size: which masks share a batch must not depend on how fast the machine is.
-        most = None if masks_per_batch else share(len(question), game.n_workers)
-        if run is not None:
-            return run.next_size(left, question.gradient, most)
-        return min(size, left) if most is None else min(size, most, left)
+        if game.n_workers and not masks_per_batch:
+            left = min(left, share(len(question), game.n_workers))
+        return min(size, left) if run is None else run.next_size(left, question.gradient)
 
     with Bar(search.planned, progress) as bar:
         heard = Watchers((bar,) if watcher is None else (bar, watcher))
@@ -254,9 +252,9 @@ def drive(
     return {**cost, "seconds": round(time.perf_counter() - started, 3)}
 
 
-def share(n_masks: int, n_workers: int | None) -> int | None:
-    """How many of a question's masks each worker gets; None: there are no workers."""
-    return -(-n_masks // n_workers) if n_workers else None
+def share(n_masks: int, n_workers: int) -> int:
+    """How many of a question's masks each worker gets, at most."""
+    return -(-n_masks // n_workers)
 
 
 def _answers(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spex_mech.arguments import one_of, whole
 from spex_mech.discover import METHODS, prepared
-from spex_mech.driver import Watcher, drive, evaluate_batch
+from spex_mech.driver import Watcher, drive, evaluate_batch, share
 from spex_mech.game import Answer, Game, Tick, as_game, no_tick
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.session import RunSettings
@@ -63,7 +63,7 @@ class Stage:
         """The same with so many processes at work, each as fast as this one: each has its part of
         every question."""
         masks = sum(self.questions)
-        rounds = sum(-(-asked // workers) for asked in self.questions)
+        rounds = sum(share(asked, workers) for asked in self.questions)
         return self.seconds * rounds / masks if masks else 0.0
 
 

@@ -35,7 +35,8 @@ class GradientRows:
         self.block_weight = block_weight
         self.intact = intact.astype(np.float64)
         self._promise = np.zeros(self.n)
-        for gradient in [np.zeros_like(self.intact)] if deep is None else deep:
+        none = deep is None or not len(deep)
+        for gradient in [np.zeros_like(self.intact)] if none else deep:
             # Relative: a mask that breaks the model must not outweigh those that do not.
             size = self.magnitude(gradient - self.intact)
             self._promise += (size / (size.mean() or 1.0)) ** 2

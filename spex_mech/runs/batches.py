@@ -55,15 +55,13 @@ class Sizes:
         self._level = 0  # masks that the last batch held, or would have without its question's end
         self._at = 0
 
-    def next(self, left: int, each: int, most: int | None = None) -> int:
+    def next(self, left: int, each: int) -> int:
         """How many masks of the ``left`` ones of a question the next batch holds.
 
         Args:
             each: evaluations that a mask costs.
-            most: a batch of this question may hold, where many workers share it.
         """
         level = self._wanted(each)
-        left = left if most is None else min(left, most)
         if self._at < len(self._log):
             logged = self._log[self._at]
             self._at += 1

@@ -520,9 +520,9 @@ class Run:
         with explained(store.path):
             self._logged: int = self._one(count, number)
 
-    def next_size(self, left: int, slopes: bool, most: int | None = None) -> int:
+    def next_size(self, left: int, slopes: bool) -> int:
         """How many masks the next batch holds, of those that are left of a question."""
-        return self._sizes.next(left, cost_of_mask(slopes), most)
+        return self._sizes.next(left, cost_of_mask(slopes))
 
     def look(self, masks: MaskBatch, slopes: bool) -> Looked:
         """What of a batch is in the store, for :meth:`answer` later; batches that are looked up

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.calls import Called, Table, Way
-from spex_mech.driver import evaluate_batch
+from spex_mech.driver import evaluate_batch, share
 from spex_mech.game import (
     Answer,
     Coarse,
@@ -132,7 +132,7 @@ class RemoteGame(Game):
 
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Tick = no_tick) -> Answer:
         """The same, by all workers: in batches as a driver would ask them."""
-        size = min(self.masks_per_batch, -(-len(masks) // self.pool.n_workers) or 1)
+        size = min(self.masks_per_batch, share(len(masks), self.pool.n_workers) or 1)
         parts, way = list(masks.split(size)), self._way
         return joined(self._gathered(answer_of, [(part, slopes, way) for part in parts]))
 
