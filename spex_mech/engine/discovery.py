@@ -15,8 +15,8 @@
 4. *Nothing goes around.* After a place at which rows were set back, no later layer may read rows
    that differ. Where one does, something else reads the heads or neurons as well (an adapter beside
    the projection), and the next module around that reads the same is taken, or none. Where some
-   neurons are not proven, the others have one more pass for it, with no noise but theirs. (Of a model whose equal rows differ, as it draws
-   random numbers, this cannot be told.)
+   neurons are not proven, the others have one more pass for it, with no noise but theirs. (Of a
+   model whose equal rows differ, as it draws random numbers, this cannot be told.)
 
 What is not proven is not found, and the text says what was seen. No attention implementation, no
 configuration and no weight is touched; hooks and the recording of attention functions stand for

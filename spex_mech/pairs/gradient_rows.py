@@ -35,8 +35,8 @@ class GradientRows:
         self.block_weight = block_weight
         self.intact = intact.astype(np.float64)
         self._promise = np.zeros(self.n)
-        none = deep is None or not len(deep)
-        for gradient in [np.zeros_like(self.intact)] if none else deep:
+        nothing = np.zeros_like(self.intact)[None]
+        for gradient in nothing if deep is None or not len(deep) else deep:
             # Relative: a mask that breaks the model must not outweigh those that do not.
             size = self.magnitude(gradient - self.intact)
             self._promise += (size / (size.mean() or 1.0)) ** 2
