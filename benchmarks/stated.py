@@ -1,152 +1,78 @@
 """What README and docs state, computed from ``benchmarks/results``: every figure and table by name.
 
-``benchmarks/figures.py`` puts them where they are marked. A name begins with the benchmark that
-measured it. A figure is text as it is written, a table the cells of its rows (its head belongs to
-the page). Lenses, circuits, pruning and robustness are in ``stated_of_errors.py``.
+``benchmarks/figures.py`` puts them where they are marked. Each function here states what one
+benchmark measured: its name, a full stop, and the name of a figure are what a mark holds. A figure
+is text as it is written, a table the cells of its rows (its head belongs to the page).
+``stated_of_models.py`` has what is about trained models.
 """
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
-from benchmarks.frame import Options, Row, rows_of
+from benchmarks.frame import Options, rows_of
+from benchmarks.rows import Rows, among, has, kept, over, share, slashed, span, text, under
 
 Table = list[list[str]]
 Stated = dict[str, "str | Table"]
 
 
-class Rows(list[Row]):
-    """Rows of results."""
-
-    def where(self, **values: Any) -> "Rows":
-        """Those that have these values; a function says which values are meant."""
-        tests = {key: of for key, of in values.items() if callable(of)}
-        same = {key: of for key, of in values.items() if key not in tests}
-        return Rows(
-            row
-            for row in rows_of(self, **same)
-            if all(key in row and test(row[key]) for key, test in tests.items())
-        )
-
-    def the(self, **values: Any) -> Row:
-        """The one row that has these values."""
-        found = self.where(**values)
-        if len(found) != 1:
-            raise LookupError(f"{len(found)} rows with {values}, not one")
-        return found[0]
-
-    def each(self, key: str, **values: Any) -> list[Any]:
-        """What the rows with these values have, where it is known."""
-        return [row[key] for row in self.where(**values) if row.get(key) is not None]
-
-    def mean(self, key: str, **values: Any) -> float | None:
-        """Over the rows that have the key; None where none has."""
-        found = self.each(key, **values)
-        return float(np.mean(found)) if found else None
-
-    def kinds(self, key: str) -> list[Any]:
-        """Its values, each once, in their order."""
-        return list(dict.fromkeys(row[key] for row in self))
-
-
-def kept(name: str) -> Rows:
-    """The rows of a benchmark's results."""
-    return Rows(Options().kept(name)["rows"])
-
-
-def is_of(word: str) -> Any:
-    """Whether a text has this word, as a value of ``Rows.where``."""
-    return lambda value: word in value
-
-
-def text(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def span(values: Iterable[float], digits: int = 2) -> str:
-    """The least and the largest; one number where they read the same."""
-    found = list(values)
-    low, high = text(min(found), digits), text(max(found), digits)
-    return low if low == high else f"{low} to {high}"
-
-
-def share(values: Iterable[float]) -> str:
-    """The least share in words where it is all or none, in digits where it is neither."""
-    least = min(float(value) for value in values)
-    return {1.0: "all", 0.0: "none"}.get(least, text(least))
-
-
-def under(value: float) -> str:
-    """The next power of ten, which the value stays below."""
-    power = int(np.ceil(np.log10(value)))
-    return f"1e{power}" if power < -2 else f"{10.0**power:g}"
-
-
 # -- recovery --------------------------------------------------------------------------------------
 
-STORY = "story 260K, 900 units"
-HEADS = {"story 260K, 40 heads": 410, "story 3M on IOI, 36 heads": 333}
-FRESH = {"story 260K, other passages, 400 units": 400, "story 3M, agreement, 300 units": 300}
-SHORT = {
+METHODS = {
     "spex": "spex", "without": "spex, no gradients", "products": "products of main effects",
     "lasso": "LASSO on pairs, near intact", "hessian": "Hessian-vector products",
     "patching": "attribution patching, products",
 }  # fmt: skip
 
 
-def of_each(name: str, *parts: Callable[[Rows], Stated]) -> Stated:
-    """What several functions state of the results of a benchmark, under its name."""
-    rows = kept(name)
-    return {f"{name}.{key}": value for of in parts for key, value in of(rows).items()}
-
-
-def recovery() -> Stated:
+def recovery(rows: Rows) -> Stated:
     parts = (of_story, of_heads, of_fresh, of_compiled, of_planted, of_fourier)
-    return of_each("recovery", *parts)
+    return {name: value for part in parts for name, value in part(rows).items()}
 
 
 def of_story(rows: Rows) -> Stated:
-    mine, beside = rows.where(part="story"), rows.where(part="story_rivals")
+    mine = rows.where(part="story", n_pairs=over(0))  # 900 evaluations pay for no product
 
-    def found(method: str, budget: int, k: int = 100) -> float | None:
-        without = method not in ("spex", "proxyspex")
-        if budget == 900 and without:  # which main effects alone cost
-            return None
-        return mine.mean(f"recall@{k}", method=method, budget=budget)
+    def found(method: str, budget: int, k: int = 100) -> str:
+        return text(mine.mean(f"recall@{k}", method=method, budget=budget))
 
     lines = (
-        ("SPEX, top 100", "spex", 100), ("SPEX, top 500", "spex", 500),
+        ("SPEX, top 100", "spex", 100),
+        ("SPEX, top 500", "spex", 500),
         ("ProxySPEX, top 100", "proxyspex", 100),
         ("SPEX without gradients, top 100", "spex, no gradients", 100),
         ("ProxySPEX without gradients, top 100", "proxyspex, no gradients", 100),
         ("products of main effects, top 100", "products of main effects", 100),
-    )  # fmt: skip
+    )
     budgets = (900, 1350, 1800, 2700, 3600, 5400)
-    rivals = ("hessian", "patching", "products", "spex")
+    unfound = 1 - (mine.mean("recall@100", method="spex", budget=5400) or 0)
+    beside = rows.where(part="story_rivals")
     return {
-        "story": [[name, *(text(found(m, b, k)) for b in budgets)] for name, m, k in lines],
+        "story": [[name, *(found(m, budget, k) for budget in budgets)] for name, m, k in lines],
         "readme": [
-            [name.removesuffix(", top 100"), *(text(found(m, b)) for b in (900, 1800, 5400))]
+            [name.removesuffix(", top 100"), *(found(m, budget) for budget in (900, 1800, 5400))]
             for name, m, _ in (lines[0], lines[3], lines[5])
         ],
-        "story.unfound.5400": f"{100 * (1 - (found('spex', 5400) or 0)):.0f}",
-        **{f"story.{key}.1800": text(found(SHORT[key], 1800)) for key in [*SHORT][:3]},
-        **{f"rivals.{key}": text(beside.the(method=SHORT[key])["recall@100"]) for key in rivals},
+        "story.unfound.5400": text(100 * unfound, 0),
+        **{f"story.{m}.1800": found(METHODS[m], 1800) for m in ("spex", "without", "products")},
+        **{
+            f"rivals.{m}": text(beside.the(method=METHODS[m])["recall@100"])
+            for m in ("hessian", "patching", "products", "spex")
+        },
     }
 
 
 def of_heads(rows: Rows) -> Stated:
     every = rows.where(part="heads")
-    games = [every.where(game=game, budget=budget) for game, budget in HEADS.items()]
+    small = every.where(game="story 260K, 40 heads", budget=410)
+    games = (small, every.where(game="story 3M on IOI, 36 heads", budget=333))
 
-    def over(method: str, key: str) -> list[float | None]:
-        return [mine.mean(key, method=method) for mine in games]
-
-    def cells(method: str) -> list[str]:
-        spent = ", ".join(f"{count:.0f}" for count in over(method, "evaluations"))
-        spent = "needs shapiq 1.6, Python 3.12" if method == "shapiq ProxySHAP" else spent
-        return [method, *map(text, over(method, "recall@50") + over(method, "banzhaf@50")), spent]
+    def line(method: str) -> list[str]:
+        keys = ("recall@50", "banzhaf@50")
+        spent = ", ".join(text(mine.mean("evaluations", method=method), 0) for mine in games)
+        if method == "shapiq ProxySHAP":
+            spent = "needs shapiq 1.6, Python 3.12"
+        shares = [text(mine.mean(key, method=method)) for key in keys for mine in games]
+        return [method, *shares, spent]
 
     def order(row: list[str]) -> tuple[Any, ...]:
         """Best first; last what ranks no pairs at the intact model."""
@@ -154,73 +80,71 @@ def of_heads(rows: Rows) -> Stated:
 
     methods = dict.fromkeys(method for mine in games for method in mine.kinds("method"))
     of_means = [m for m in methods if m.startswith(("shapiq", "spectralexplain"))]
-    means = {key: [over(m, f"{key}@50")[0] for m in of_means] for key in ("recall", "banzhaf")}
     spectral = every.where(method="spectralexplain SPEX")
     return {
-        "heads": sorted(map(cells, methods), key=order),
-        **{f"heads.{key}": text(over(SHORT[key], "recall@50")[0]) for key in [*SHORT][:5]},
-        "heads.means.intact": span(x for x in means["recall"] if x is not None),
-        "heads.means.banzhaf": span(x for x in means["banzhaf"] if x is not None),
-        "heads.distill.banzhaf": text(over("distill, distilled", "banzhaf@50")[0]),
+        "heads": sorted(map(line, methods), key=order),
+        **{
+            f"heads.{m}": text(small.mean("recall@50", method=METHODS[m]))
+            for m in ("spex", "without", "products", "lasso", "hessian")
+        },
+        "heads.means.intact": span(small.mean("recall@50", method=m) for m in of_means),
+        "heads.means.banzhaf": span(small.mean("banzhaf@50", method=m) for m in of_means),
+        "heads.distill.banzhaf": text(small.mean("banzhaf@50", method="distill, distilled")),
         **{f"heads.spectral.{b}": text(spectral.the(budget=b)["recall@50"]) for b in (656, 533)},
     }
 
 
 def of_fresh(rows: Rows) -> Stated:
-    mine, first = rows.where(part="fresh"), next(iter(FRESH))
-
-    def cell(method: str, game: str, each: int) -> str:
-        if each == 1 and method[:4] in ("prod", "rand", "Hess", "attr"):  # nothing left for pairs
-            return "-"
-        return text(mine.mean("recall@50", game=game, method=method, budget=each * FRESH[game]))
-
-    columns = [(game, each) for game in FRESH for each in (1, 2, 4)]
-    return {
-        "fresh": [[m, *(cell(m, *column) for column in columns)] for m in mine.kinds("method")],
-        **{f"fresh.{key}": cell(SHORT[key], first, 2) for key in ("hessian", "spex")},
-    }
+    mine = rows.where(part="fresh")
+    paid = mine.where(n_pairs=over(0))
+    games = {"story 260K, other passages, 400 units": 400, "story 3M, agreement, 300 units": 300}
+    table = [
+        [method]
+        + [
+            text(paid.mean("recall@50", game=game, method=method, budget=each * n))
+            for game, n in games.items()
+            for each in (1, 2, 4)
+        ]
+        for method in mine.kinds("method")
+    ]
+    at_two = {line[0]: line[2] for line in table}
+    named = {f"fresh.{m}": at_two[METHODS[m]] for m in ("hessian", "spex")}
+    return {"fresh": table, **named}
 
 
 def of_compiled(rows: Rows) -> Stated:
     mine = rows.where(part="compiled")
-    games = mine.kinds("game")
-    found = {
-        method: [mine.mean("recall@50", method=method, game=game) or 0.0 for game in games]
-        for method in mine.kinds("method")
-    }
-    budgets = [mine.each("budget", game=game)[0] for game in games]
+    games = [mine.where(game=game) for game in mine.kinds("game")]
+    found = {m: [of.mean("recall@50", method=m) for of in games] for m in mine.kinds("method")}
     return {
-        "compiled": [[method, *map(text, of)] for method, of in found.items()],
-        "compiled.budgets": "{}, {}, {} and {}".format(*budgets),
-        **{f"compiled.{key}": span(found[SHORT[key]]) for key in ("products", "spex")},
+        "compiled": [[method, *map(text, shares)] for method, shares in found.items()],
+        "compiled.budgets": "{}, {}, {} and {}".format(*(of[0]["budget"] for of in games)),
+        **{f"compiled.{m}": span(found[METHODS[m]]) for m in ("products", "spex")},
     }
 
 
 def of_planted(rows: Rows) -> Stated:
     sparse = rows.where(game="n = 10,000, 100 pairs", method="spex")
     after = sparse.mean("candidates_after") or 0.0
-    triples = rows.where(game=lambda of: of.startswith("n = 10,000, 50 pairs, 50 triples"))
+    triples = rows.where(game=has("50 triples"))
 
-    def cell(k: int, n: str, ratio: int, budget: int) -> str:
-        game = f"n = {n}, {k} pairs, ratio {ratio}"
-        return text(rows.mean("recall of order 2", game=game, method="spex", budget=budget))
+    def line(k: int, n: str, ratio: int) -> list[str]:
+        mine = rows.where(game=f"n = {n}, {k} pairs, ratio {ratio}", method="spex")
+        shares = (mine.mean("recall of order 2", budget=b) for b in (5000, 10_000, 40_000))
+        return [f"{k} of {n} units", f"{ratio}", *map(text, shares)]
 
-    lines = [(50, "1,000", ratio) for ratio in (100, 30, 10)]
-    lines += [(100, "10,000", ratio) for ratio in (1000, 300, 100)]
+    large = [line(100, "10,000", ratio) for ratio in (1000, 300, 100)]
     return {
         "planted.evaluations": f"{round(after / 50) * 50:,}",
         "planted.found": share(sparse.each("recall of order 2")),
-        "dense": [
-            [f"{k} of {n} units", f"{r}", *(cell(k, n, r, b) for b in (5000, 10_000, 40_000))]
-            for k, n, r in lines
-        ],
-        **{f"dense.{ratio}": cell(100, "10,000", ratio, 5000) for ratio in (1000, 300, 100)},
+        "dense": [line(50, "1,000", ratio) for ratio in (100, 30, 10)] + large,
+        **{f"dense.{ratio}": at_5000 for _, ratio, at_5000, *_ in large},
         "triples": share(x for k in (2, 3) for x in triples.each(f"recall of order {k}")),
     }
 
 
 def of_fourier(rows: Rows) -> Stated:
-    mine = rows.where(part="fourier", method=lambda of: of.startswith("intact against"))
+    mine = rows.where(part="fourier", method=has("intact against"))
     common = sorted({round(50 * x) for x in mine.each("top_50_in_common")})
     return {
         "fourier.signed": span(mine.each("rank_correlation")),
@@ -229,129 +153,179 @@ def of_fourier(rows: Rows) -> Stated:
     }
 
 
-def recovery_ioi() -> Stated:
-    runs = kept("recovery_ioi").where(evaluations_per_unit=1.0)
+def recovery_ioi(rows: Rows) -> Stated:
+    runs = rows.where(evaluations_per_unit=1.0)
     (evaluations,) = runs.kinds("evaluations")
     as_strong = max(runs.each("random_pairs_as_strong_as_the_100th"))
     return {
-        "recovery_ioi.evaluations": f"{evaluations:,}",
-        "recovery_ioi.found": share(runs.each("found_of_top_100_among_150_strong_units")),
-        "recovery_ioi.as_strong": f"{as_strong}" if as_strong else "none",
+        "evaluations": f"{evaluations:,}",
+        "found": share(runs.each("found_of_top_100_among_150_strong_units")),
+        "as_strong": f"{as_strong}" if as_strong else "none",
     }
+
+
+# -- robustness ------------------------------------------------------------------------------------
+
+
+def robustness(rows: Rows) -> Stated:
+    return of_recall(rows) | of_errors(rows) | of_discoveries(rows) | of_audit(rows)
+
+
+def of_recall(rows: Rows) -> Stated:
+    mine, few = rows.where(part="recall"), rows.where(part="budgets", budget=200, method="spex")
+    offset = rows.where(part="extremes", game="offset 1e8, float32")
+    drawn = rows.where(part="stability", noise="normal")
+    held = all(r["audit_low"] <= r["audit_true"] <= r["audit_high"] for r in few)
+    return {
+        "recall": [
+            [f"{n}, {name}"]
+            + [span(mine.each("recall", n=n, method=m, ratio=x)) for x in (None, 100, 30, 10, 3)]
+            for n in (100, 200)
+            for m, name in (("spex", "SPEX"), ("proxyspex", "ProxySPEX"))
+        ],
+        "recall.strong": span(mine.each("recall", ratio=among(None, 100, 30))),
+        "recall.weak": span(mine.each("recall", ratio=3)),
+        "triples": span(rows.each("recall_3", part="shapes", shape=has("triples"))),
+        "few": text(few.mean("recall")),
+        "few.audit": "says" if held else "does not say",
+        **{f"offset.{m}": text(offset.the(method=m)["recall"]) for m in ("spex", "proxyspex")},
+        "offset.noise": share(r["shown_as_noise"] / r["n_pairs"] for r in offset),
+        "stability.bootstrap": slashed(drawn.each("boot")),
+        "stability.drawn": slashed(drawn.each("real")),
+    }
+
+
+def of_errors(rows: Rows) -> Stated:
+    found: Stated = {}
+    for n in (8, 64):
+        row = rows.the(part="errors", noise="normal", prompts=n)
+        found[f"larger.{n}"] = text(row["shown"] / row["true"], 1)
+        for name in ("selected_t", "selected_counted", "confirmed_t"):
+            found[f"{name}.{n}"] = text(row[name]["coverage"])
+    return found
+
+
+def of_discoveries(rows: Rows) -> Stated:
+    mine = rows.where(part="discoveries")
+    skewed = mine.where(noise="skewed")
+
+    def rates(of: str, rows: Rows) -> list[float]:
+        return [told["rate"] for told in rows.each(of)]
+
+    return {
+        "false.skewed": span(rates("found", skewed.where(n_real=over(0)))),
+        "false.nothing": share(rates("found", skewed.where(n_real=0))),
+        "false.confirmed": span(rates("confirmed", skewed.where(n_real=over(0)))),
+        "false.confirmed.nothing": span(rates("confirmed", skewed.where(n_real=0))),
+        "false.even": span(rates("found", mine.where(noise=among("normal", "heavy", "shared")))),
+    }
+
+
+def of_audit(rows: Rows) -> Stated:
+    planted, real = rows.where(part="audit"), rows.where(part="real_audit")
+    games = {
+        "nothing else": planted.where(tail="none"),
+        "normal": planted.where(tail="normal"),
+        "heavy-tailed (Student's t, 1.5 degrees)": planted.where(tail="heavy"),
+        "saturating units, gradients": planted.where(tail=has("saturating")),
+    }
+    for size, each in (("260K", 1.5), ("260K", 3), ("3M", 1.5), ("3M", 3)):
+        mine = real.where(evaluations_per_unit=each, game=has(size))
+        games[f"story {size}, gradients, {each:g} per unit"] = mine
+
+    def covered(pair: Rows, of: str) -> str:
+        return slashed(told["coverage"] for told in pair.each(of))
+
+    table = [
+        [name, covered(two, "recall"), slashed(two.each("recall_width")), covered(two, "energy")]
+        for name, two in games.items()
+    ]
+    return {"audit": table}
 
 
 # -- throughput, stores, workers, growth -----------------------------------------------------------
 
-PEERS = {
-    "by_hand": "pre-hooks by hand, batched", "lens": "TransformerLens run_with_hooks, batched",
-    "lens_each": "TransformerLens run_with_hooks, each",
-    "lens_patch": "TransformerLens generic_activation_patch",
-    "captum": "captum LayerFeatureAblation", "nnsight": "nnsight", "pyvene": "pyvene",
-}  # fmt: skip
 
-
-def throughput() -> Stated:
-    rows = kept("throughput")
+def throughput(rows: Rows) -> Stated:
     limit, peers = rows.where(part="limit"), rows.where(part="peers")
     gpt2, llama = map(text, rows.each("ratio", part="compiled"))
     gradients = limit.where(work="gradients at single ablations")
+    names = {
+        "by_hand": "pre-hooks by hand, batched", "captum": "captum LayerFeatureAblation",
+        "lens": "TransformerLens run_with_hooks, batched", "nnsight": "nnsight",
+        "lens_each": "TransformerLens run_with_hooks, each", "pyvene": "pyvene",
+        "lens_patch": "TransformerLens generic_activation_patch",
+    }  # fmt: skip
     return {
-        "throughput.limit": [
+        "limit": [
             [model, *map(text, limit.each("ratio", model=model))] for model in limit.kinds("model")
         ],
-        **{
-            f"throughput.{key}": text(peers.the(method=method)["times_ours"], 1)
-            for key, method in PEERS.items()
-        },
-        "throughput.compiled.gpt2": gpt2,
-        "throughput.compiled.llama": llama,
-        "throughput.gradients.260k": text(gradients.the(model=is_of("story 260K"))["ratio"]),
+        **{key: text(peers.the(method=of)["times_ours"], 1) for key, of in names.items()},
+        "compiled.gpt2": gpt2,
+        "compiled.llama": llama,
+        "gradients.260k": text(gradients.the(model=has("story 260K"))["ratio"]),
     }
 
 
-def smollm2() -> Stated:
-    rows = kept("smollm2")
-    run = rows.the(what="run")
-    return {
-        "smollm2.units": f"{run['units']:,}",
-        "smollm2.pairs": f"{run['pairs'] / 1e9:.2f} billion",
-        "smollm2.evaluations": f"{run['evaluations']:,}",
-        "smollm2.minutes": text(run["seconds"] / 60, 1),
-        "smollm2.gigabytes": text(run["gigabytes"], 1),
-        "smollm2.right": f"{run['right']} of {run['prompts']}",
-        "smollm2.confirmed": f"{run['confirmed']} of {run['tried']}",
-        "smollm2.same_sign": f"{run['same_sign']} of {run['tried']}",
-        "smollm2.strongest": [
-            [row["pair"], f"{row['searched']:+.2f}", f"{row['again']:+.2f} ± {row['stderr']:.2f}"]
-            for row in rows.where(what="pair")[:8]
-        ],
-    }
-
-
-def store_size() -> Stated:
-    rows = kept("store_size")
+def store_size(rows: Rows) -> Stated:
     pairs, halves, gradients = (rows.the(masks=m) for m in ("pairs", "halves", "gradients"))
     (evaluations,) = {pairs["evaluations"], halves["evaluations"]}
     return {
-        "store_size.evaluations": "a million" if evaluations == 10**6 else f"{evaluations:,}",
-        "store_size.pairs": text(pairs["gigabytes"]),
-        "store_size.halves": text(halves["gigabytes"]),
-        "store_size.open": under(max(rows.each("seconds_to_open"))),
-        "store_size.gradient": text(gradients["bytes_each"] / 1e6, 1),
+        "evaluations": "a million" if evaluations == 10**6 else f"{evaluations:,}",
+        "pairs": text(pairs["gigabytes"]),
+        "halves": text(halves["gigabytes"]),
+        "open": under(max(rows.each("seconds_to_open"))),
+        "gradient": text(gradients["bytes_each"] / 1e6, 1),
     }
 
 
-def cluster() -> Stated:
-    rows = kept("cluster")
+def cluster(rows: Rows) -> Stated:
     overhead, load, memory = (rows.the(part=part) for part in ("overhead", "load", "memory"))
     grown = load["mb_after"] - load["mb_after_a_tenth"]
     return {
-        **{f"cluster.pace.{n}": text(rows.the(workers=n, part="pace")["share"]) for n in (8, 64)},
-        **{f"cluster.wide.{n}": text(rows.the(workers=n, part="wide")["share"]) for n in (8, 64)},
-        "cluster.overhead": text(overhead["ratio"]),
-        "cluster.same": "the same" if overhead["same"] else "other",
-        "cluster.load": "where it was" if grown < 1 else f"{grown:.0f} MB higher",
-        "cluster.memory": text(memory["mb_most"] - memory["mb_before"], 0),
+        **{
+            f"{part}.{n}": text(rows.the(workers=n, part=part)["share"])
+            for part in ("pace", "wide")
+            for n in (8, 64)
+        },
+        "overhead": text(overhead["ratio"]),
+        "same": "the same" if overhead["same"] else "other",
+        "load": "where it was" if grown < 1 else f"{grown:.0f} MB higher",
+        "memory": text(memory["mb_most"] - memory["mb_before"], 0),
     }
 
 
-def growth() -> Stated:
+def growth(rows: Rows) -> Stated:
     from benchmarks.extrapolation import tables  # which needs the package, and the others do not
 
     out = Options().kept("growth")
     fits = rows_of(out["fits"], of="spex, 100 pairs")
     exponents = zip(("evaluations", "host", "mb"), fits, strict=True)
-    busy = Rows(out["rows"]).where(part="workers", game=is_of("3M"))
+    busy, wide = rows.where(part="workers", game=has("3M")), rows.the(part="wide")
     return {
-        **{f"growth.{name}": table for name, table in tables(out).items()},
-        **{f"growth.{name}": f"n^{text(fit['exponent'])}" for name, fit in exponents},
-        **{f"growth.busy.{n}": text(busy.the(workers=n)["share_busy"]) for n in (8, 64)},
-        **_wide(Rows(out["rows"]).the(part="wide")),
-    }
-
-
-def _wide(row: Row) -> Stated:
-    held = (row["mb_most"] - row["mb_of_model"]) / 1000
-    return {
-        "growth.wide.n": f"{row['n']:,}",
-        "growth.wide.evaluations": f"{row['evaluations']:,}",
-        "growth.wide.rows": f"{row['rows']}",
-        "growth.wide.making": f"{row['making_seconds']:.0f}",
-        "growth.wide.host": f"{row['host_seconds']:.0f}",
-        "growth.wide.gb": f"{held:.1f}",
+        **tables(out),
+        **{name: f"n^{text(fit['exponent'])}" for name, fit in exponents},
+        **{f"busy.{n}": text(busy.the(workers=n)["share_busy"]) for n in (8, 64)},
+        "wide.n": f"{wide['n']:,}",
+        "wide.evaluations": f"{wide['evaluations']:,}",
+        "wide.rows": f"{wide['rows']}",
+        "wide.making": text(wide["making_seconds"], 0),
+        "wide.host": text(wide["host_seconds"], 0),
+        "wide.gb": text((wide["mb_most"] - wide["mb_of_model"]) / 1000, 1),
     }
 
 
 def stated() -> Stated:
     """Every figure and table of the pages."""
-    from benchmarks.stated_of_errors import circuits, lenses, pruning, robustness
-    from benchmarks.stated_of_heads import smollm2_heads
-    from benchmarks.stated_of_models import families
+    from benchmarks import stated_of_models as of_models
 
-    found: Stated = {}
-    for of in (
-        smollm2, recovery, recovery_ioi, throughput, store_size, cluster, growth, lenses, circuits,
-        pruning, robustness, families, smollm2_heads,
-    ):  # fmt: skip
-        found |= of()
-    return found
+    benchmarks = (
+        recovery, recovery_ioi, robustness, throughput, store_size, cluster, growth,
+        of_models.smollm2, of_models.smollm2_heads, of_models.lenses, of_models.circuits,
+        of_models.pruning, of_models.families,
+    )  # fmt: skip
+    return {
+        f"{of.__name__}.{name}": value
+        for of in benchmarks
+        for name, value in of(kept(of.__name__)).items()
+    }

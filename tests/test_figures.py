@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import figures
 from benchmarks.frame import rows_of
-from benchmarks.stated import kept, stated
+from benchmarks.rows import kept
+from benchmarks.stated import stated
 
 ROOT = Path(__file__).parents[1]
 
