@@ -17,7 +17,6 @@ import numpy as np
 
 import spex_mech as sm
 from benchmarks.frame import Options, Row, alone, memory_mb, most_memory_mb, script, timed
-from benchmarks.pair_games import PairGame, drive, pair_game, truth_of
 from spex_mech.game import Answer, Game
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import opened
@@ -27,6 +26,7 @@ from spex_mech.search.contract import cost_of_mask
 from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
 from spex_mech.units import Units
+from tests.pair_games import PairGame, drive, pair_game, truth_of
 
 
 class Sleeping(Game):

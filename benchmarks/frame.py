@@ -49,15 +49,13 @@ Draw = Callable[[list[Row], Path], None]  # a picture of the rows, to this file
 class Options:
     """What a benchmark is run with: the folder of models, reduced sizes or all, where to write.
 
-    The committed figures are those of the full mode; the quick one writes elsewhere. Of a benchmark
-    whose rows have a ``type``, some types alone can be measured again.
+    The committed figures are those of the full mode; the quick one writes elsewhere.
     """
 
     data: Path | None = None
     quick: bool = False
     out: Path = HERE
     only: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
 
     @property
     def models(self) -> Path:
@@ -93,9 +91,8 @@ class Options:
 
     def parts(self, name: str, parts: Mapping[str, Part], **about: Any) -> dict[str, Any]:
         """Run the parts that are wanted and keep their rows as they come, each part with where its
-        figures come from; what ``only`` leaves out stays as it was measured before. Where types are
-        given, their rows alone are new, in the places of those before, and say their commit."""
-        before = self.kept(name) if self.only or self.types else {}
+        figures come from; what ``only`` leaves out stays as it was measured before."""
+        before = self.kept(name) if self.only else {}
         out: dict[str, Any] = {"parts": before.get("parts", {}), **about}
         out["rows"] = [row for row in before.get("rows", []) if row["part"] in out["parts"]]
         for part, (measure, needs_data) in parts.items():
@@ -105,32 +102,17 @@ class Options:
                 print(f"{name}: {part} needs the folder of models (--data); left out", flush=True)
                 continue
             print(f"-- {name}: {part}", flush=True)
-            source = provenance()
-            if not self.types:
-                out["parts"][part] = source
-                out["rows"] = [row for row in out["rows"] if row["part"] != part]
+            out["parts"][part] = provenance()
+            out["rows"] = [row for row in out["rows"] if row["part"] != part]
             for row in measure(self):
                 show(row)
-                new = {"part": part, **row}
-                if self.types:
-                    put(out["rows"], {**new, "commit": source["commit"]})
-                else:
-                    out["rows"].append(new)
+                out["rows"].append({"part": part, **row})
                 self.keep(name, out)
             self.keep(name, out)
         return out
 
 
-def put(rows: list[Row], new: Row) -> None:
-    """A row in the place of that of its part and type, or at the end."""
-    for at, row in enumerate(rows):
-        if (row["part"], row["type"]) == (new["part"], new["type"]):
-            rows[at] = new
-            return
-    rows.append(new)
-
-
-def options_of(doc: str | None, parts: Iterable[str] = (), has_types: bool = False) -> Options:
+def options_of(doc: str | None, parts: Iterable[str] = ()) -> Options:
     """The options of the command line; ``--only`` names one of the parts."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -141,14 +123,10 @@ def options_of(doc: str | None, parts: Iterable[str] = (), has_types: bool = Fal
     parser.add_argument("--out", type=Path, help=where)
     only = "this one (repeatable); the figures of the others stay"
     parser.add_argument("--only", choices=list(parts), action="append", help=only)
-    if has_types:
-        some = "these types alone; their rows are new and say their commit, all others stay"
-        parser.add_argument("--types", nargs="+", help=some)
     parsed = parser.parse_args()
-    types = tuple(parsed.types or ()) if has_types else ()
     elsewhere = HERE.parent / "out" / "benchmarks"
     out = parsed.out or (elsewhere if parsed.quick else HERE)
-    return Options(parsed.data, parsed.quick, out, tuple(parsed.only or ()), types)
+    return Options(parsed.data, parsed.quick, out, tuple(parsed.only or ()))
 
 
 def script(
@@ -156,13 +134,11 @@ def script(
     name: str,
     parts: Mapping[str, Part],
     draw: Draw | None = None,
-    has_types: bool = False,
     **about: Any,
 ) -> dict[str, Any]:
-    """What a benchmark does as a command; its rows may be of types. ``about`` is kept beside the
-    rows; a function there is called with all that was kept, after the last row. The picture is that
-    of the full mode."""
-    options = options_of(doc, parts, has_types)
+    """What a benchmark does as a command. ``about`` is kept beside the rows; a function there is
+    called with all that was kept, after the last row. The picture is that of the full mode."""
+    options = options_of(doc, parts)
     later = {key: of for key, of in about.items() if callable(of)}
     now = {key: of for key, of in about.items() if key not in later}
     out = options.parts(name, parts, **now)

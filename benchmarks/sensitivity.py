@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.frame import Options, Row, script
-from benchmarks.pair_games import drive, pair_game, truth_of
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 from spex_mech.search.spex import Spex
+from tests.pair_games import drive, pair_game, truth_of
 
 SEEDS = range(900, 906)
 # Kind, units, slopes, evaluations, how many of the strongest pairs count.

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from benchmarks.frame import Options, Part, Row, repeated, script
-from benchmarks.pair_games import KINDS, SLOPES, drive, pair_game, truth_of
 from spex_mech.proxies.gaussian_process import GaussianProcess
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.proxyspex import ProxySpex
 from spex_mech.search.spex import Spex
+from tests.pair_games import KINDS, SLOPES, drive, pair_game, truth_of
 
 RUNS = 40
 SEED = 5000

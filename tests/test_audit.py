@@ -9,7 +9,6 @@ import torch
 from scipy.stats import hypergeom
 
 import spex_mech as sm
-from benchmarks.pair_games import KINDS, PairGame, drive, pair_game, truth_of
 from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.results.audits import audit_lines, recall_text
 from spex_mech.search.adaptive import Adaptive
@@ -19,6 +18,7 @@ from spex_mech.search.audit.recall import CountBounds, chances, recall_of_top
 from spex_mech.search.gradient_rows import RowRanker
 from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
+from tests.pair_games import KINDS, PairGame, drive, pair_game, truth_of
 
 
 def one_search(kind: str, n: int, seed: int, slopes: str, budget: int, **options: Any) -> Any:

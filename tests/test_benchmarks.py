@@ -82,19 +82,6 @@ def test_only_a_part_keeps_the_others(tmp_path: Path) -> None:
     assert [r["part"] for r in kept["rows"]] == ["b", "a"] and set(kept["parts"]) == {"a", "b"}
 
 
-def test_some_types_alone_are_measured_again(tmp_path: Path) -> None:
-    def rows(x: int, *types: str) -> Any:
-        return lambda o: [{"type": t, "x": x} for t in types if t in o.types or not o.types]
-
-    Options(out=tmp_path).parts("some", {"a": (rows(1, "s", "t"), False)})
-    before = Options(out=tmp_path).kept("some")
-    again = Options(out=tmp_path, types=("s", "u"))
-    kept = again.parts("some", {"a": (rows(2, "s", "t", "u"), False)})
-    assert [(r["type"], r["x"]) for r in kept["rows"]] == [("s", 2), ("t", 1), ("u", 2)]
-    assert ["commit" in r for r in kept["rows"]] == [True, False, True]
-    assert kept["parts"] == before["parts"]  # where the others come from
-
-
 def test_an_interrupted_part_leaves_what_it_measured(tmp_path: Path) -> None:
     def measure(_: Options) -> Iterator[dict[str, Any]]:
         yield {"x": 1}

@@ -12,12 +12,12 @@ import transformers as tf
 from torch import Tensor, nn
 
 import spex_mech as sm
-from benchmarks.families import judged
-from benchmarks.tiny import build, types_of
 from spex_mech.engine.architectures import architecture_of
 from spex_mech.engine.products import axes_of
 from spex_mech.engine.watch import state_of
 from tests import families
+from tests.judge import judged
+from tests.tiny import build, types_of
 
 CAUSAL = types_of("CAUSAL_LM")
 # What a type of the fixed third below is refused for.

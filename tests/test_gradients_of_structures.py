@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import spex_mech as sm
-from benchmarks.tiny import build, types_of
 from tests.other_models import OTHERS
+from tests.tiny import build, types_of
 
 STEP = 0.01  # parts of most models compute in float32, whatever type they are in
 TOKENS = torch.randint(3, 90, (2, 6), generator=torch.Generator().manual_seed(0))

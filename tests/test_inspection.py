@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import spex_mech as sm
-from benchmarks.tiny import build as tiny
-from benchmarks.tiny import types_of
 from spex_mech.cli import main
 from spex_mech.engine.watch import state_of
 from tests.families import build
 from tests.test_discovery import Small
+from tests.tiny import build as tiny
+from tests.tiny import types_of
 
 CAUSAL = types_of("CAUSAL_LM")
 
