@@ -309,7 +309,7 @@ def of_tasks(options: Options) -> Iterator[Row]:
         yield faithfulness(name, first, rest)
 
 
-PARTS = {"recovery": (of_known_circuits, False), "faithfulness": (of_tasks, False)}
+PARTS = {"recovery": of_known_circuits, "faithfulness": of_tasks}
 
 if __name__ == "__main__":
     script(__doc__, "circuits", PARTS, seed=SEED)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import spex_mech as sm
-from benchmarks.frame import Options, Row, alone, memory_mb, most_memory_mb, script, timed
+from benchmarks.frame import Options, Row, alone, memory_mb, script, timed
 from spex_mech.game import Answer, Game
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import opened
@@ -156,16 +156,16 @@ def flat_memory(batches: int) -> Row:
             asked = MaskBatch.of_rows(rng.integers(0, 1000, (16, 3)), 1000)
             run.answer(asked, False, "", None, lambda asked=asked: game.evaluate(asked))
             if batch in (batches // 10, batches - 1):
-                held.append(memory_mb())
+                held.append(memory_mb(most=False))
     return {"batches": batches, "mb_after_a_tenth": held[0], "mb_after": held[1]}
 
 
 def driver_memory(evaluations: int) -> Row:
     """So many evaluations among 40,000 units, without a store."""
-    before = most_memory_mb()
+    before = memory_mb()
     found, seconds = search(Sleeping(40_000, 0.0, 4096), evaluations)
     about = {"n": 40_000, "evaluations": found.cost["evaluations"], "seconds": seconds}
-    return about | {"mb_before": before, "mb_most": most_memory_mb()}
+    return about | {"mb_before": before, "mb_most": memory_mb()}
 
 
 def load(options: Options) -> Iterator[Row]:
@@ -177,11 +177,11 @@ def memory(options: Options) -> Iterator[Row]:
 
 
 PARTS = {
-    "pace": (pace, False),
-    "wide": (wide, False),
-    "overhead": (overhead, False),
-    "load": (load, False),
-    "memory": (memory, False),
+    "pace": pace,
+    "wide": wide,
+    "overhead": overhead,
+    "load": load,
+    "memory": memory,
 }
 
 if __name__ == "__main__":

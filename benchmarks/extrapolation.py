@@ -1,16 +1,16 @@
 """What the measured growth makes of an 8B and a 70B model: formulas, with the figures of
-``growth.py``, ``cluster.py`` and ``store_size.py`` put in. ``docs/scaling.md`` names each
-assumption. Nothing of it was run.
+``growth.py``, ``cluster.py`` and ``store_size.py`` put in, and the tables of ``docs/scaling.md``,
+which names each assumption. Nothing of it was run.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import Options, Row, plain, rows_of
+from benchmarks.frame import Options, Row, rows_of
 from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.search import exhaustive, ledger
 from spex_mech.search.contract import GRADIENT_COST
@@ -40,7 +40,7 @@ def fitted(x: list[float], y: list[float]) -> Row:
     variance = float(rest @ rest) / max(1, len(x) - 2)
     return {
         "exponent": exponent, "standard_error": float(np.sqrt(variance / (off @ off))),
-        "factor": float(np.exp(constant)), "points": len(x), "from": min(x), "to": max(x),
+        "factor": float(np.exp(constant)), "from": min(x), "to": max(x),
     }  # fmt: skip
 
 
@@ -49,15 +49,14 @@ def fits(measured: Sequence[Row]) -> list[Row]:
     rows: list[Row] = []
 
     def add(what: str, of: str, table: list[Row], x: str, y: str) -> None:
-        table = [row for row in table if row.get(y)]
-        if len({row[x] for row in table}) > 1:
-            fit = fitted([row[x] for row in table], [row[y] for row in table])
-            rows.append({"what": what, "of": of, "by": x, **fit})
+        """A run that never measured all is no point; the tables show it as such."""
+        points = [(row[x], row[y]) for row in table if row[y]]
+        if len({at for at, _ in points}) > 1:
+            rows.append({"what": what, "of": of, **fitted(*map(list, zip(*points, strict=True)))})
 
-    # A run that never measured all is no point of the first kind; the tables show it as such.
-    # At n = 100 fewer pairs are planted and fewer evaluations spent: it is no point of these lines.
-    for line, method in sorted(LINES, key=lambda pair: (pair[0] == MANY, pair[1] != "spex")):
+    for line, method in (LINES[0], LINES[2], LINES[1]):
         mine = rows_of(measured, part="planted", line=line, method=method)
+        # At n = 100 fewer pairs are planted and fewer evaluations spent.
         mine = [r | {"mb_grown": r["mb_most"] - r["mb_before"]} for r in mine if r["n"] > 100]
         of = f"{method}, {line}"
         add("evaluations until all were measured", of, mine, "n", "all_measured_after")
@@ -86,8 +85,8 @@ def share_busy(questions: Sequence[Asked], workers: int) -> float:
     total = elapsed = 0.0
     for masks, each in questions:
         free = np.zeros(workers)
-        for part in chunks(masks, min(PER_BATCH, ceil(masks / workers))):
-            free[int(free.argmin())] += len(part) * each
+        for part, _ in parts(masks, min(PER_BATCH, ceil(masks / workers)), each):
+            free[int(free.argmin())] += part * each
         total += masks * each
         elapsed += float(free.max())
     return total / (workers * elapsed)
@@ -96,29 +95,26 @@ def share_busy(questions: Sequence[Asked], workers: int) -> float:
 def questions_of(n: int, budget: int) -> list[Asked]:
     """The questions of a search by gradient rows, as its code has them: the intact model, random
     masks, rows, rounds of pairs, the audit, masks that are asked again."""
-    rows = n_rows(n, budget)
-    deep = n_deep(budget)
-    at_once = rows_at_once(rows, DEFAULTS)
-    sizes: list[Asked] = [(1, GRADIENT_COST), (deep, GRADIENT_COST)]
-    sizes += [(len(part), GRADIENT_COST) for part in chunks(rows, at_once)]
+    rows, deep = n_rows(n, budget), n_deep(budget)
     again = int(np.clip(DEFAULTS.again_share * budget, DEFAULTS.min_again, DEFAULTS.max_again))
     tests = int(np.clip(DEFAULTS.audit_share * budget, DEFAULTS.min_audit, DEFAULTS.max_audit))
     left = max(0, budget - again - tests - GRADIENT_COST * (1 + deep + rows))
-    each = max(1, ceil(left / DEFAULTS.n_rounds))
-    for rest in range(left, 0, -each):
-        sizes += [(len(part), 1) for part in chunks(min(each, rest), ledger.MASKS_PER_QUESTION)]
+    sizes: list[Asked] = [(1, GRADIENT_COST), (deep, GRADIENT_COST)]
+    sizes += parts(rows, rows_at_once(rows, DEFAULTS), GRADIENT_COST)
+    for of_round, _ in parts(left, max(1, ceil(left / DEFAULTS.n_rounds))):
+        sizes += parts(of_round, ledger.MASKS_PER_QUESTION)
     return [*sizes, (tests, 1), (again, 1)]
 
 
 def questions_of_all(n: int) -> list[Asked]:
     """The same of all pairs; of very many, as many as tell the share."""
     sets = min(n + n * (n - 1) // 2, 4_000_000)
-    parts = chunks(sets, exhaustive.MASKS_PER_QUESTION)
-    return [(1, 1), *((len(part), 1) for part in parts)]
+    return [(1, 1), *parts(sets, exhaustive.MASKS_PER_QUESTION)]
 
 
-def chunks(count: int, size: int) -> list[range]:
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+def parts(count: int, size: int, each: int = 1) -> list[Asked]:
+    """So many masks, in parts of this size."""
+    return [(min(size, count - start), each) for start in range(0, count, size)]
 
 
 def n_deep(budget: float) -> int:
@@ -207,46 +203,37 @@ def wall_hours(hours: float, gpus: int, model: Model, share: float) -> float | N
 def measured_of(rows: Sequence[Row], a: Assumptions) -> dict[str, Any]:
     """The figures that the formulas take, of three benchmarks."""
     fit = {(row["what"], row["of"]): row for row in fits(rows)}
-    real, cluster, store = (
-        rows_of(rows, part="real"),
-        *map(Options().kept, ("cluster", "store_size")),
-    )
-    largest = rows_of(real, n=max(row["n"] for row in real))
-    (driver,) = rows_of(cluster["rows"], part="memory")
-    (pair,) = rows_of(store["rows"], masks="pairs")
+    real = rows_of(rows, part="real")
+    cluster, store = (Options().kept(name)["rows"] for name in ("cluster", "store_size"))
+    (driver,), (pair,) = rows_of(cluster, part="memory"), rows_of(store, masks="pairs")
     busy = {(r["game"], r["workers"]): r["share_busy"] for r in rows_of(rows, part="workers")}
+    largest = rows_of(real, n=max(row["n"] for row in real))
     return {
         "search_to_plain": float(np.mean([row["passes_to_plain"] for row in largest])),
         "pairs_to_plain": max(row["ratio_to_plain"] for row in rows_of(rows, part="layers")),
         "sparse": fit["evaluations until all were measured", f"spex, {FIXED}"],
         "host_sparse": fit["host seconds", f"spex, {FIXED}"],
         "host_real": fit["host seconds", "spex, gradients, real"],
-        "pace": {row["workers"]: row["share"] for row in rows_of(cluster["rows"], part="pace")},
+        "pace": {row["workers"]: row["share"] for row in rows_of(cluster, part="pace")},
         "shares_sparse": {count: x for (game, count), x in busy.items() if "planted" in game},
         "share_real": next(x for (game, n), x in busy.items() if "story" in game and n == 8),
-        "bytes_of_a_pair": pair["bytes_each"] + 4 * (a.prompts - store["prompts"]),
+        # The store's pairs had values of 8 prompts.
+        "bytes_of_a_pair": pair["bytes_each"] + 4 * (a.prompts - 8),
         "driver_microseconds": 1e6 * driver["seconds"] / driver["evaluations"],
     }
 
 
-def extrapolation(rows: Sequence[Row], a: Assumptions | None = None) -> dict[str, Any]:
+def searches(rows: Sequence[Row]) -> list[Row]:
     """Hours, memory and sizes of searches of the large models."""
-    a = a or Assumptions()
+    a = Assumptions()
     m = measured_of(rows, a)
     budget = max(row["budget"] for row in rows_of(rows, part="planted", line=FIXED))
-    return {
-        "assumptions": asdict(a),
-        "models": [asdict(model) for model in MODELS],
-        "measured": m,
-        "rows": [
-            {"model": model.name, "units": units, **searched(model, n, method, a, m, budget)}
-            for model in MODELS
-            for units, n in model.kinds_of_units.items()
-            for method in (EXHAUSTIVE, LEAST, DEFAULT, SPARSE)
-        ],
-        "memory": [memory_of(model, a) for model in MODELS],
-        "scale_line": scale_line(rows),
-    }
+    return [
+        {"model": model.name, "units": units, **searched(model, n, method, a, m, budget)}
+        for model in MODELS
+        for units, n in model.kinds_of_units.items()
+        for method in (EXHAUSTIVE, LEAST, DEFAULT, SPARSE)
+    ]
 
 
 def searched(
@@ -254,33 +241,28 @@ def searched(
 ) -> Row:
     """One search of n units of a model."""
     spent = evaluations_of(method, n, m["sparse"])
-    # Group tests ablate units of all layers: nothing is saved.
-    ratio = {EXHAUSTIVE: m["pairs_to_plain"], SPARSE: 1.0}.get(method, m["search_to_plain"])
-    flops = flops_of(model, a, ratio)
-    # GPUs that share a copy work one after the other: together as fast as one.
-    hours = spent * flops / (a.utilisation * a.peak_flops) / 3600
-    gradients, of_pair = 0, m["bytes_of_a_pair"]
+    of_pair, questions = m["bytes_of_a_pair"], []
     if method == EXHAUSTIVE:
-        host = spent * m["driver_microseconds"] / 1e6
+        ratio, host = m["pairs_to_plain"], spent * m["driver_microseconds"] / 1e6
         stored, questions = spent * of_pair, questions_of_all(n)
-    elif method == SPARSE:
-        host = on_line(m["host_sparse"], n) * spent / budget
-        stored, questions = spent * (of_pair + n / 8), []
+    elif method == SPARSE:  # its group tests ablate units of all layers: no pass is cut short
+        ratio, host = 1.0, on_line(m["host_sparse"], n) * spent / budget
+        stored = spent * (of_pair + n / 8)
     else:
-        host = on_line(m["host_real"], n) * spent / n
+        ratio, host = m["search_to_plain"], on_line(m["host_real"], n) * spent / n
         gradients = 1 + n_deep(spent) + n_rows(n, spent)
         stored = (spent - GRADIENT_COST * gradients) * of_pair + gradients * 4 * BLOCKS * n
         questions = questions_of(n, int(spent))
-    wall, busy = {}, {}
+    # GPUs that share a copy work one after the other: together as fast as one.
+    hours = spent * flops_of(model, a, ratio) / (a.utilisation * a.peak_flops) / 3600
+    wall = {}
     for gpus in GPUS:
         at, copies = (8 if gpus <= 8 else 64), gpus // model.gpus_a_copy
         share = share_busy(questions, copies) if questions and copies else m["shares_sparse"][at]
-        busy[str(gpus)] = min(share, m["pace"][at]) if copies > 1 else 1.0
-        wall[str(gpus)] = wall_hours(hours, gpus, model, busy[str(gpus)])
+        wall[gpus] = wall_hours(hours, gpus, model, min(share, m["pace"][at]))
     return {
-        "n": n, "method": method, "evaluations": spent, "tera_flops_an_evaluation": flops / 1e12,
-        "gpu_hours": hours * model.gpus_a_copy, "wall_hours": wall, "host_hours": host / 3600,
-        "store_gb": stored / 1e9, "gradients": gradients, "share_busy": busy,
+        "n": n, "method": method, "evaluations": spent, "gpu_hours": hours * model.gpus_a_copy,
+        "wall_hours": wall, "host_hours": host / 3600, "store_gb": stored / 1e9,
         "refused": method == EXHAUSTIVE and n * (n - 1) / 2 > a.most_exhaustive,
     }  # fmt: skip
 
@@ -294,19 +276,8 @@ def memory_of(model: Model, a: Assumptions) -> Row:
     n = model.kinds_of_units["heads and all neurons"]
     slopes = 8 * 16 * BLOCKS * n / 1e9  # sixteen gradients at once, in float64
     gpus = ceil((weights + kept) / a.gpu_gb)
-    return {"model": model.name, "weights_gb": weights, "intact_gb": kept, "gpus_at_least": gpus,
+    return {"weights_gb": weights, "intact_gb": kept, "gpus_at_least": gpus,
             "slopes_gb": slopes, "rows_of_slopes": n_rows(n, n)}  # fmt: skip
-
-
-def scale_line(rows: Sequence[Row], n: int = 10_000) -> Row:
-    """Evaluations at n = 10,000: all pairs, what this project planned, and ours."""
-    row: Row = {"n": n, "all pairs": evaluations_of(EXHAUSTIVE, n, {})}
-    row |= {"SPEX, planned at most": 100_000, "ProxySPEX, planned about": 10_000}
-    for method in ("spex", "proxyspex"):
-        mine = rows_of(rows, part="planted", line=FIXED, n=n, method=method)
-        row[f"ours, {method}"] = [r["all_measured_after"] for r in mine]
-        row[f"ours, {method}, and knows it"] = [r["search_ended_after"] for r in mine]
-    return row
 
 
 # -- the tables of docs/scaling.md -----------------------------------------------------------------
@@ -316,73 +287,47 @@ def number(value: float | None) -> str:
     """Two digits that count, as on the page."""
     if value is None:
         return "does not fit"
-    if value == 0:
-        return "0"
     rounded = float(f"{value:.2g}")
     if abs(rounded) >= 1e9:
         return f"{rounded:.1e}"
     return f"{rounded:,.0f}" if abs(rounded) >= 10 else f"{rounded:.2g}"
 
 
-def tables(out: dict[str, Any]) -> dict[str, list[list[str]]]:
-    """The cells of each table by name, of what ``growth.json`` holds."""
-    made = plain(out["extrapolation"])  # as read from JSON, whose keys are words
-    told, found = made["measured"], {}
-    for model in made["models"]:
-        found[f"hours_{model['name']}"] = [
+def tables(rows: Sequence[Row]) -> dict[str, list[list[str]]]:
+    """The cells of each table by name, of what ``growth.py`` measured."""
+    found, a, searched = {}, Assumptions(), searches(rows)
+    for model in MODELS:
+        found[f"hours_{model.name}"] = [
             [f"{row['units']} ({row['n']:,})", row["method"] + " (refused)" * row["refused"]]
-            + [number(row["evaluations"]), number(row["gpu_hours"])]
-            + [number(row["wall_hours"][str(gpus)]) for gpus in GPUS]
+            + [
+                number(x)
+                for x in (row["evaluations"], row["gpu_hours"], *row["wall_hours"].values())
+            ]
             + [number(row["host_hours"]), f"{number(row['store_gb'])} GB"]
-            for row in rows_of(made["rows"], model=model["name"])
+            for row in rows_of(searched, model=model.name)
         ]
     found["memory"] = [
         [
-            row["model"], f"{number(row['weights_gb'])} GB", f"{number(row['intact_gb'])} GB",
-            f"{row['gpus_at_least']}", f"{number(row['slopes_gb'])} GB", f"{row['rows_of_slopes']}",
+            model.name, f"{number(m['weights_gb'])} GB", f"{number(m['intact_gb'])} GB",
+            f"{m['gpus_at_least']}", f"{number(m['slopes_gb'])} GB", f"{m['rows_of_slopes']}",
         ]
-        for row in made["memory"]
+        for model, m in [(model, memory_of(model, a)) for model in MODELS]
     ]  # fmt: skip
-    planted = rows_of(out["rows"], part="planted")
-    sizes = sorted({row["n"] for row in planted})
+    planted = rows_of(rows, part="planted")
     found["planted"] = [
         planted_cells(rows_of(planted, line=line, method=method, n=n))
         for line, method in LINES
-        for n in sizes
+        for n in sorted({row["n"] for row in planted})
     ]
     found["exponents"] = [
         [
             row["what"], row["of"], f"{row['exponent']:.2f} +- {row['standard_error']:.2f}",
             f"{row['from']:,.0f} to {row['to']:,.0f}",
         ]
-        for row in out["fits"]
+        for row in fits(rows)
     ]  # fmt: skip
-    pace, busy, shares = "cluster.json, `pace`: `share`", told["pace"], told["shares_sparse"]
-    by_search = "growth.json, `workers`: `share_busy`"
-    found["measured"] = [
-        [name, number(value), where]
-        for name, value, where in (
-            ("replayed passes and gradients of a search, to plain ones", told["search_to_plain"],
-             "growth.json, `real`: `passes_to_plain`, largest n"),
-            ("replayed pairs of neurons, to plain passes", told["pairs_to_plain"],
-             "growth.json, `layers`: largest `ratio_to_plain`"),
-            ("8 workers kept busy by the driver", busy["8"], pace),
-            ("64 workers kept busy by the driver", busy["64"], pace),
-            ("8 workers that group tests can use", shares["8"], by_search),
-            ("64 workers that group tests can use", shares["64"], by_search),
-            ("8 workers that a search with gradients can use, 3,108 units", told["share_real"],
-             by_search),
-            ("bytes of a pair in a store", told["bytes_of_a_pair"],
-             "store_size.json, `bytes_each`, and 4 for each prompt over 8"),
-            ("driver's microseconds for a pair of all pairs", told["driver_microseconds"],
-             "cluster.json, `memory`: `seconds`"),
-        )
-    ]  # fmt: skip
-    line = {name: value for name, value in made["scale_line"].items() if name != "n"}
-    found["scale_line"] = [
-        [name, ", ".join(f"{v:,.0f}" for v in (value if isinstance(value, list) else [value]))]
-        for name, value in line.items()
-    ]
+    found["measured"] = measured_cells(measured_of(rows, a))
+    found["scale_line"] = scale_line(rows_of(planted, line=FIXED, n=10_000))
     return found
 
 
@@ -395,3 +340,34 @@ def planted_cells(mine: Sequence[Row]) -> list[str]:
         ", ".join(f"{row['recall']:.2g}" for row in mine),
         number(float(np.mean([row["host_seconds"] for row in mine]))), number(first["mb_most"]),
     ]  # fmt: skip
+
+
+def measured_cells(m: dict[str, Any]) -> list[list[str]]:
+    pace, by_search = "cluster.json, `pace`: `share`", "growth.json, `workers`: `share_busy`"
+    rows = (
+        ("replayed passes and gradients of a search, to plain ones", m["search_to_plain"],
+         "growth.json, `real`: `passes_to_plain`, largest n"),
+        ("replayed pairs of neurons, to plain passes", m["pairs_to_plain"],
+         "growth.json, `layers`: largest `ratio_to_plain`"),
+        ("8 workers kept busy by the driver", m["pace"][8], pace),
+        ("64 workers kept busy by the driver", m["pace"][64], pace),
+        ("8 workers that group tests can use", m["shares_sparse"][8], by_search),
+        ("64 workers that group tests can use", m["shares_sparse"][64], by_search),
+        ("8 workers that a search with gradients can use, 3,108 units", m["share_real"], by_search),
+        ("bytes of a pair in a store", m["bytes_of_a_pair"],
+         "store_size.json, `bytes_each`, and 4 for each prompt over 8"),
+        ("driver's microseconds for a pair of all pairs", m["driver_microseconds"],
+         "cluster.json, `memory`: `seconds`"),
+    )  # fmt: skip
+    return [[name, number(value), where] for name, value, where in rows]
+
+
+def scale_line(planted: Sequence[Row]) -> list[list[str]]:
+    """Evaluations at n = 10,000: all pairs, what this project planned, and ours."""
+    found = [["all pairs", f"{evaluations_of(EXHAUSTIVE, 10_000, {}):,.0f}"]]
+    found += [["SPEX, planned at most", "100,000"], ["ProxySPEX, planned about", "10,000"]]
+    for method in ("spex", "proxyspex"):
+        for words, key in (("", "all_measured_after"), (", and knows it", "search_ended_after")):
+            spent = (f"{row[key]:,}" for row in rows_of(planted, method=method))
+            found.append([f"ours, {method}{words}", ", ".join(spent)])
+    return found

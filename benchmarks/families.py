@@ -44,14 +44,14 @@ def experts(options: Options) -> Iterator[Row]:
 
 OTHER = {"reads_tokens": False}  # images, sounds, or two texts
 PARTS = {
-    "causal": (of("CAUSAL_LM"), False),
-    "masked": (of("MASKED_LM"), False),
-    "classifiers": (of("SEQUENCE_CLASSIFICATION"), False),
-    "experts": (experts, False),
-    "images": (of("IMAGE_CLASSIFICATION", **OTHER), False),
-    "towers": (of("IMAGE", "ZERO_SHOT_IMAGE_CLASSIFICATION", **OTHER), False),
-    "sounds": (of("AUDIO_CLASSIFICATION", "CTC", **OTHER), False),
-    "decoders": (of("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", **OTHER), False),
+    "causal": of("CAUSAL_LM"),
+    "masked": of("MASKED_LM"),
+    "classifiers": of("SEQUENCE_CLASSIFICATION"),
+    "experts": experts,
+    "images": of("IMAGE_CLASSIFICATION", **OTHER),
+    "towers": of("IMAGE", "ZERO_SHOT_IMAGE_CLASSIFICATION", **OTHER),
+    "sounds": of("AUDIO_CLASSIFICATION", "CTC", **OTHER),
+    "decoders": of("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", **OTHER),
 }
 
 if __name__ == "__main__":

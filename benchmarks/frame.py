@@ -2,14 +2,15 @@
 
 A benchmark's file says what is compared: functions of ``Options`` that yield rows, and at its end
 
-    PARTS = {"one": (one, True), "other": (other, False)}   # whether it needs the folder of models
+    PARTS = {"one": one, "other": other}
 
     if __name__ == "__main__":
         script(__doc__, "name", PARTS, draw, seeds=list(SEEDS))
 
 Everything else is here: each row is printed and kept in ``results/name.json`` as it comes, with the
 commit, machine and versions of its part; a part can be measured again while the others stay
-(``--only``); what needs models is left out without them; ``--quick`` writes elsewhere. Games are in
+(``--only``); what needs models is left out without them, and what has no reduced size in the quick
+mode, which writes elsewhere. Games are in
 ``games.py``, what others offer in ``rivals.py`` and ``peers.py``.
 """
 
@@ -17,7 +18,7 @@ import argparse
 import json
 import os
 import platform
-import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,9 +26,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,8 +43,12 @@ OTHERS = (
 
 Row = dict[str, Any]
 Measure = Callable[["Options"], Iterable[Row]]
-Part = tuple[Measure, bool]  # what measures it, whether it needs the folder of models
 Draw = Callable[[list[Row], Path], None]  # a picture of the rows, to this file
+Case = TypeVar("Case")
+
+
+class LeftOut(Exception):
+    """A part, or the rest of it, cannot be measured as it is asked: why."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,22 @@ class Options:
     def models(self) -> Path:
         """The folder of models, for a part that needs it."""
         if self.data is None:
-            raise ValueError("this part needs the folder of models: give --data")
+            raise LeftOut("it needs the folder of models (--data)")
         return self.data
+
+    def must_be_full(self) -> None:
+        """For a part that has no reduced size."""
+        if self.quick:
+            raise LeftOut("it has no reduced size")
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """All, or in the quick mode the first."""
-        return SEEDS[:1] if self.quick else SEEDS
+        return tuple(self.some(SEEDS))
+
+    def some(self, cases: Iterable[Case], quick: int = 1) -> Iterator[Case]:
+        """All, or in the quick mode the first few."""
+        return islice(cases, quick if self.quick else None)
 
     def keep(self, name: str, figures: dict[str, Any]) -> Path:
         """Write ``results/<name>.json``, with None for NaN, as JSON has no such number. Called
@@ -89,26 +104,25 @@ class Options:
         file = self.out / "results" / f"{name}.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
-    def parts(self, name: str, parts: Mapping[str, Part], **about: Any) -> dict[str, Any]:
+    def parts(self, name: str, parts: Mapping[str, Measure], **about: Any) -> dict[str, Any]:
         """Run the parts that are wanted and keep their rows as they come, each part with where its
         figures come from; what ``only`` leaves out stays as it was measured before."""
         before = self.kept(name) if self.only else {}
         out: dict[str, Any] = {"parts": before.get("parts", {}), **about}
         out["rows"] = [row for row in before.get("rows", []) if row["part"] in out["parts"]]
-        for part, (measure, needs_data) in parts.items():
-            if self.only and part not in self.only:
-                continue
-            if needs_data and self.data is None:
-                print(f"{name}: {part} needs the folder of models (--data); left out", flush=True)
-                continue
+        for part in self.only or parts:
             print(f"-- {name}: {part}", flush=True)
-            out["parts"][part] = provenance()
-            out["rows"] = [row for row in out["rows"] if row["part"] != part]
-            for row in measure(self):
-                show(row)
-                out["rows"].append({"part": part, **row})
-                self.keep(name, out)
-            self.keep(name, out)
+            source, others = provenance(), [row for row in out["rows"] if row["part"] != part]
+            mine: list[Row] = []
+            try:
+                for row in parts[part](self):
+                    show(row)
+                    mine.append({"part": part, **row})
+                    out["parts"][part], out["rows"] = source, others + mine
+                    self.keep(name, out)
+            except LeftOut as why:
+                print(f"left out: {why}", flush=True)
+        self.keep(name, out)
         return out
 
 
@@ -132,41 +146,31 @@ def options_of(doc: str | None, parts: Iterable[str] = ()) -> Options:
 def script(
     doc: str | None,
     name: str,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, Measure],
     draw: Draw | None = None,
     **about: Any,
 ) -> dict[str, Any]:
-    """What a benchmark does as a command. ``about`` is kept beside the rows; a function there is
-    called with all that was kept, after the last row. The picture is that of the full mode."""
+    """What a benchmark does as a command: ``about`` is kept beside the rows, and the picture is
+    that of the full mode."""
     options = options_of(doc, parts)
-    later = {key: of for key, of in about.items() if callable(of)}
-    now = {key: of for key, of in about.items() if key not in later}
-    out = options.parts(name, parts, **now)
-    for key, of in later.items():
-        out[key] = of(out)
-        options.keep(name, out)
+    out = options.parts(name, parts, **about)
     if draw is not None and not options.quick:
         draw(out["rows"], options.picture(f"{name}.png"))
     return out
 
 
 def show(row: Row, indent: str = "") -> None:
-    """A row in one line, its words and each number with its key; a line for each table in it."""
-    print(indent + "  ".join(_shown(key, x) for key, x in row.items() if _is_short(x)), flush=True)
+    """A row in one line, each word and number with its key; below it the tables that it holds."""
+    short = (
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in row.items()
+        if isinstance(value, str | int | float | np.number)
+    )
+    print(indent + "  ".join(short), flush=True)
     for key, value in row.items():
-        if isinstance(value, dict) and value:
-            print(f"{indent}  {key}:", end=" ")
-            show(value, f"{indent}  " if any(isinstance(x, dict) for x in value.values()) else "")
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) or (isinstance(value, str) and value != "")
-
-
-def _shown(key: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{key} {value:.4g}" if isinstance(value, float | np.floating) else f"{key} {value}"
+        if isinstance(value, dict):
+            print(f"{indent}  {key}:")
+            show(value, indent + "    ")
 
 
 # -- where figures come from -----------------------------------------------------------------------
@@ -238,6 +242,12 @@ def panels(file: Path, lines: int, columns: int, size: tuple[float, float]) -> I
     figure.savefig(file, dpi=110)
 
 
+def show_in_docs(file: Path) -> None:
+    """The docs have a copy of the picture, unless it was drawn elsewhere than the kept ones."""
+    if file.is_relative_to(HERE):
+        shutil.copy(file, HERE.parent / "docs" / file.name)
+
+
 # -- jobs in processes of their own ----------------------------------------------------------------
 
 
@@ -248,13 +258,13 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def repeated(
-    work: Callable[..., Row], plans: Iterable[tuple[Any, ...]], reps: int, serial: bool
+    options: Options, work: Callable[..., Row], plans: Iterable[tuple[Any, ...]], reps: int
 ) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:
     """Each plan and its results: of ``work``, called with the plan and the number of a repetition,
-    by two processes of one thread unless ``serial``."""
-    listed = list(plans)
+    by two processes of one thread. In the quick mode the first plans a few times, in this one."""
+    listed, reps = list(options.some(plans, 2)), min(reps, 3) if options.quick else reps
     jobs = [(*plan, seed) for plan in listed for seed in range(reps)]
-    if serial:
+    if options.quick:
         runs = [work(*job) for job in jobs]
     else:
         size = max(1, min(8, len(jobs) // 8))
@@ -276,18 +286,12 @@ def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
         os.environ.update(kept)
 
 
-def most_memory_mb() -> float:
-    """The most that this process has held (Linux). Not ``ru_maxrss``, which begins with what the
-    parent held."""
+def memory_mb(most: bool = True) -> float:
+    """The most that this process has held, or what it holds now (Linux). Not ``ru_maxrss``, which
+    begins with what the parent held."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    (line,) = [x for x in status.splitlines() if x.startswith("VmHWM" if most else "VmRSS")]
     return int(line.split()[1]) / 1024
-
-
-def memory_mb() -> float:
-    """What this process holds now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
 
 
 # -- means and errors ------------------------------------------------------------------------------
@@ -311,18 +315,13 @@ def means(rows: Sequence[Row], *keys: str) -> Row:
 
 
 def coverage(held: Iterable[float], nominal: float = 0.9) -> Row:
-    """The mean over repetitions of what share was covered, its standard error (binomial at the
-    nominal rate where a repetition is one yes or no), and whether it is off by over two of them."""
+    """The mean over repetitions of what share was covered, and its standard error (binomial at the
+    nominal rate where a repetition is one yes or no)."""
     listed = np.array(list(held), dtype=np.float64)
-    listed = listed[np.isfinite(listed)]
-    n = len(listed)
-    if not n:
-        return {"coverage": None, "error": None, "off": "", "n": 0}
-    yes_or_no = np.isin(listed, (0, 1)).all()
-    error = np.sqrt(nominal * (1 - nominal) / n) if yes_or_no else mean_and_error(listed)[1]
-    share = float(listed.mean())
-    off = "" if abs(share - nominal) <= 2 * error else "under" if share < nominal else "over"
-    return {"coverage": share, "error": float(error), "off": off, "n": n}
+    share, error = mean_and_error(listed)
+    if np.isin(listed, (0, 1)).all():
+        error = float(np.sqrt(nominal * (1 - nominal) / len(listed)))
+    return {"coverage": share, "error": error}
 
 
 def rows_of(rows: Iterable[Row], **where: Any) -> list[Row]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import spex_mech as sm
-from benchmarks.frame import HERE
+from benchmarks.frame import HERE, Options
 from spex_mech.game import Answer, Game, as_game, no_tick
 from spex_mech.masks import MaskBatch
 from spex_mech.search.contract import GRADIENT_COST
@@ -222,21 +222,16 @@ def head_games(data: Path) -> dict[str, sm.ModelGame]:
     }
 
 
-def fresh_games(data: Path) -> Iterator[tuple[str, sm.ModelGame]]:
+def fresh_games(options: Options) -> Iterator[tuple[str, sm.ModelGame]]:
     """Games that nothing was tuned on, few enough units for an exhaustive truth: all heads and
-    random neurons, on other passages, and another model on another task."""
-    model = sm.load_model(data / "stories260k")
-    units = some_units(model, 400, 7)
-    yield (
-        "story 260K, other passages, 400 units",
-        sm.ModelGame(model, passages(data, model, 8, 7), units),
-    )
-    model = sm.load_model(data / "stories3m")
-    units = some_units(model, 300, 7)
-    yield (
-        "story 3M, agreement, 300 units",
-        sm.ModelGame(model, prompts(data, model, "agreement", 8, 7), units),
-    )
+    random neurons, of another model on another task, and on other passages."""
+    model = sm.load_model(options.models / "stories3m")
+    task = prompts(options.models, model, "agreement", 8, 7)
+    yield "story 3M, agreement, 300 units", sm.ModelGame(model, task, some_units(model, 300, 7))
+    if not options.quick:
+        model = sm.load_model(options.models / "stories260k")
+        game = sm.ModelGame(model, passages(options.models, model, 8, 7), some_units(model, 400, 7))
+        yield "story 260K, other passages, 400 units", game
 
 
 # -- drawn games -----------------------------------------------------------------------------------

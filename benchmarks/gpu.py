@@ -313,7 +313,7 @@ def measured_by(part: Callable[[Sizes], Iterator[Row]]) -> Callable[[Options], I
 
 
 PARTS = {
-    name: (measured_by(part), False)
+    name: measured_by(part)
     for name, part in {"right": checks, "heads": heads, "large": large}.items()
 }
 

@@ -1,5 +1,4 @@
-"""Growth: what a search costs as units, interactions, layers and prompts grow, and what that makes
-of an 8B and a 70B model.
+"""Growth: what a search costs as units, interactions, layers and prompts grow.
 
     python -m benchmarks.growth --data ../shared/data            # some 30 minutes on two cores
     python -m benchmarks.growth --data ../shared/data --quick
@@ -20,14 +19,11 @@ of an 8B and a 70B model.
 5. ``wide``: a random Llama of small width with as many heads and neurons as one of 8 billion
    weights, 459,776, in a process of its own: 2,000 evaluations with gradients.
 6. ``layers`` and ``prompts``: a random pair of neurons in a random GPT-2.
-7. ``fits``: exponents, by least squares of logarithms, with standard errors.
-8. ``extrapolation``: see ``extrapolation.py``. Nothing of it was run.
 
-Writes ``results/growth.json`` and ``pictures/growth.png``; ``benchmarks.figures`` writes the tables
-of ``docs/scaling.md``.
+Writes ``results/growth.json`` and ``pictures/growth.png``. ``extrapolation.py`` works out exponents
+of these figures and what they make of large models.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,10 +34,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import spex_mech as sm
-from benchmarks import extrapolation as large
 from benchmarks import frame
-from benchmarks.extrapolation import FIXED, LINES, MANY, PER_BATCH, fits, share_busy
-from benchmarks.frame import SEEDS, Options, Row, most_memory_mb, rows_of, script, timed
+from benchmarks.extrapolation import (
+    FIXED,
+    LINES,
+    MANY,
+    PER_BATCH,
+    fits,
+    questions_of,
+    share_busy,
+)
+from benchmarks.frame import SEEDS, Options, Row, memory_mb, rows_of, script, timed
 from benchmarks.games import Around, Planted, Watched, ioi_game, planted_game, recall, values_of
 from benchmarks.throughput import gpt2, plain_seconds, random_task, ratios
 from spex_mech.game import Answer, Game
@@ -100,11 +103,10 @@ def on_planted(line: str, n: int, method: str, seed: int) -> Row:
     have, planted = values_of(found), game.game.planted
     right = {s for s, value in planted.items() if abs(have.get(s, np.inf) - value) < 1e-4}
     return {
-        "line": line, "n": n, "pairs": pairs, "method": method, "seed": seed,
-        "budget": budget, "evaluations": found.cost["evaluations"],
+        "line": line, "n": n, "pairs": pairs, "method": method, "seed": seed, "budget": budget,
         "recall": recall(right, [*planted]), "all_measured_after": game.all_after(),
         "search_ended_after": found.about.get("evaluations_of_candidates"),
-        "host_seconds": seconds, "game_seconds": game.seconds,
+        "host_seconds": seconds,
     }  # fmt: skip
 
 
@@ -112,15 +114,15 @@ def one_process(line: str, n: int, method: str, seeds: tuple[int, ...]) -> list[
     """All seeds of a size, in a process whose peak memory is that size's."""
     small = Counted(planted_game(20, 2, 0))
     sm.discover(small, method=method, budget=150, progress=False)  # imports are no matter of n
-    before = frame.most_memory_mb()
+    before = memory_mb()
     rows = [on_planted(line, n, method, seed) for seed in seeds]
-    return [row | {"mb_before": before, "mb_most": frame.most_memory_mb()} for row in rows]
+    return [row | {"mb_before": before, "mb_most": memory_mb()} for row in rows]
 
 
 def planted(options: Options) -> Iterator[Row]:
     # A proxy takes half a minute where a search without one takes seconds: one seed of it.
     for line, method in LINES:
-        for n in SIZES[: 3 if options.quick else None]:
+        for n in options.some(SIZES, 3):
             seeds = (0,) if method == "proxyspex" else options.seeds
             yield from frame.alone(one_process, line, n, method, seeds)
 
@@ -128,7 +130,7 @@ def planted(options: Options) -> Iterator[Row]:
 def scan(options: Options) -> Iterator[Row]:
     """Seconds of one ranking of all pairs by products of strengths, 100,000 to be kept."""
     for kind in ("random", "equal"):
-        for n in (1000, 3000) if options.quick else (1000, 3000, 10_000, 40_000):
+        for n in options.some(SIZES[2:], 2):
             drawn = np.random.default_rng(0).standard_normal((n, 8))
             ranks = Strengths(drawn if kind == "random" else np.ones((n, 8)))
             found, seconds = timed(lambda ranks=ranks: ranks.strongest(100_000))
@@ -162,44 +164,36 @@ class Batches(Around):
 
 
 def workers(options: Options) -> Iterator[Row]:
-    n = 1000 if options.quick else 10_000
-    games: dict[str, Any] = {f"planted, n = {n:,}": Counted(planted_game(n, 100, 10))}
+    n, n_real = (1000, 300) if options.quick else (10_000, 3108)
+    games: dict[str, Any] = {f"planted, n = {n:,}": (Counted(planted_game(n, 100, 10)), 5000)}
     if options.data is not None:
-        n_real = 300 if options.quick else 3108
-        games[f"3M story model, n = {n_real:,}"] = ioi_game(options.data, 8, n_real)
-    for name, game in games.items():
+        games[f"3M story model, n = {n_real:,}"] = ioi_game(options.data, 8, n_real), n_real
+    for name, (game, budget) in games.items():
         batches = Batches(game)
-        budget = len(game) if "story" in name else 5000
         sm.discover(batches, method="spex", budget=budget, progress=False)
         for count in (8, 64):
-            row = {"game": name, "method": "spex", "workers": count}
+            row = {"game": name, "workers": count}
             row |= {"share_busy": share_busy(batches.questions, count)}
-            row |= {"questions": len(batches.questions), "masks_per_batch": PER_BATCH}
             if "story" in name:
-                row["by_formula"] = share_busy(large.questions_of(len(game), budget), count)
+                row["by_formula"] = share_busy(questions_of(len(game), budget), count)
             yield row
 
 
 def real(options: Options) -> Iterator[Row]:
-    for n in (100, 300) if options.quick else (100, 300, 1000, 3108):
+    for n in options.some((100, 300, 1000, 3108), 2):
         game = ioi_game(options.models, 8, n)
         n_prompts = len(game.prompts)
         sm.discover(game, budget=max(n // 4, 75), seed=9, progress=False)  # the first is slower
         for seed in options.seeds[: 1 if n > 1000 else 3]:
             watched, before = Watched(game), plain_seconds(game, 128 * n_prompts)
-            started, cpu = time.perf_counter(), time.process_time()
+            cpu = time.process_time()
             found = sm.discover(watched, budget=n, seed=seed, progress=False)
-            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+            cpu = time.process_time() - cpu
             plain_row = (before + plain_seconds(game, 128 * n_prompts)) / 2
-            spent = found.cost["evaluations"]
-            passes = plain_row * spent * n_prompts
+            passes = plain_row * found.cost["evaluations"] * n_prompts
             yield {
-                "n": n, "seed": seed, "evaluations": spent, "gradients": found.cost["gradients"],
-                "prompts": n_prompts, "seconds": seconds, "cpu_seconds": cpu,
-                "host_seconds": cpu - watched.cpu_seconds,
-                "host_share": 1 - watched.cpu_seconds / cpu,
-                "passes_to_plain": watched.seconds / passes, "wall_to_plain": seconds / passes,
-                "audited_recall": found.audit["recall"] if found.audit else None,
+                "n": n, "seed": seed, "cpu_seconds": cpu, "host_seconds": cpu - watched.cpu_seconds,
+                "passes_to_plain": watched.seconds / passes,
             }  # fmt: skip
 
 
@@ -216,27 +210,32 @@ def evaluation(n_layer: int, n_prompts: int, n_masks: int) -> Row:
 
 
 def grown(options: Options, what: str) -> Iterator[Row]:
-    first = 0.0
-    for size in (2, 4) if options.quick else (2, 4, 8, 16):
+    for size in options.some((2, 4, 8, 16), 2):
         measured = {"n_layer": 4, "n_prompts": 4} | {what: size}
-        row = evaluation(**measured, n_masks=50 if options.quick else 400)
-        first = first or row["ms_per_evaluation"]
-        yield {"size": size, **row, "to_smallest": row["ms_per_evaluation"] / first}
+        yield {"size": size, **evaluation(**measured, n_masks=50 if options.quick else 400)}
 
 
 def draw(rows: list[Row], file: Path) -> None:
     exponents = {(fit["what"], fit["of"]): fit["exponent"] for fit in fits(rows)}
-    grown = [r | {"mb_grown": r["mb_most"] - r["mb_before"]} for r in rows_of(rows, part="planted")]
+    planted = [
+        r | {"mb_grown": r["mb_most"] - r["mb_before"]} for r in rows_of(rows, part="planted")
+    ]
+    until_all = "evaluations until all were measured"
     shown = (
-        ("all_measured_after", "evaluations until all were measured", FIXED),
-        ("all_measured_after", "evaluations until all were measured", MANY),
+        ("all_measured_after", until_all, FIXED),
+        ("all_measured_after", until_all, MANY),
         ("host_seconds", "host seconds", FIXED),
         ("mb_grown", "memory beyond imports, MB", FIXED),
     )
+
+    def plot(ax: Any, rows: list[Row], x: str, y: str, mark: str, label: str) -> None:
+        ax.plot([r[x] for r in rows], [r[y] for r in rows], mark, label=label, alpha=0.7)
+        ax.grid(alpha=0.3)
+
     with frame.panels(file, 2, 3, (12, 6.4)) as axes:
         for ax, (key, what, line) in zip(axes, shown, strict=False):
             for method, mark in (("spex", "o"), ("proxyspex", "s")):
-                mine = [r for r in rows_of(grown, line=line, method=method) if r[key]]
+                mine = [r for r in rows_of(planted, line=line, method=method) if r[key]]
                 mine = rows_of(mine, seed=0) if key == "mb_grown" else mine
                 if mine:
                     label = f"{method}: n^{exponents[what, f'{method}, {line}']:.2f}"
@@ -247,15 +246,12 @@ def draw(rows: list[Row], file: Path) -> None:
         axes[4].set(xscale="log", yscale="log", xlabel="units n")
         axes[4].set_title("seconds, 3M story model with gradients\n1 evaluation a unit")
         for what, mark in (("layers", "o-"), ("prompts", "s-")):
-            plot(axes[5], rows_of(rows, part=what), "size", "to_smallest", mark, what)
+            mine = rows_of(rows, part=what)
+            first = mine[0]["ms_per_evaluation"]
+            mine = [r | {"to_smallest": r["ms_per_evaluation"] / first} for r in mine]
+            plot(axes[5], mine, "size", "to_smallest", mark, what)
         axes[5].set(xlabel="layers or prompts", title="time of an evaluation\nto the smallest")
-    if file.is_relative_to(frame.HERE):
-        shutil.copy(file, frame.HERE.parent / "docs" / "growth.png")
-
-
-def plot(ax: Any, rows: list[Row], x: str, y: str, mark: str, label: str) -> None:
-    ax.plot([r[x] for r in rows], [r[y] for r in rows], mark, label=label, alpha=0.7)
-    ax.grid(alpha=0.3)
+    frame.show_in_docs(file)
 
 
 def wide(options: Options) -> Iterator[Row]:
@@ -271,36 +267,29 @@ def of_wide_model(n_layers: int, budget: int) -> Row:
         num_attention_heads=32, num_key_value_heads=8, head_dim=2, initializer_range=0.1,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
-    before, cpu = most_memory_mb(), time.process_time()
+    before, cpu = memory_mb(), time.process_time()
     game = sm.ModelGame(model, random_task(8, 6, 128), "heads+neurons")
     making = time.process_time() - cpu
     watched, cpu = Watched(game), time.process_time()
     found = sm.discover(watched, budget=budget, progress=False)
     return {
         "n": len(game), "evaluations": found.cost["evaluations"],
-        "gradients": found.cost["gradients"], "rows": found.about["gradient_rows"],
-        "making_seconds": making,
+        "rows": found.about["gradient_rows"], "making_seconds": making,
         "host_seconds": time.process_time() - cpu - watched.cpu_seconds,
-        "game_seconds": watched.cpu_seconds, "mb_of_model": before, "mb_most": most_memory_mb(),
+        "mb_of_model": before, "mb_most": memory_mb(),
     }  # fmt: skip
 
 
 PARTS = {
-    "planted": (planted, False),
-    "scan": (scan, False),
-    "workers": (workers, False),
-    "real": (real, True),
-    "wide": (wide, False),
-    "layers": (lambda options: grown(options, "n_layer"), False),
-    "prompts": (lambda options: grown(options, "n_prompts"), False),
+    "planted": planted,
+    "scan": scan,
+    "workers": workers,
+    "real": real,
+    "wide": wide,
+    "layers": lambda options: grown(options, "n_layer"),
+    "prompts": lambda options: grown(options, "n_prompts"),
 }
 
 
-def extrapolated(out: dict[str, Any]) -> dict[str, Any] | None:
-    """None where a part is missing that it needs."""
-    return large.extrapolation(out["rows"]) if {*PARTS} <= {*out["parts"]} else None
-
-
 if __name__ == "__main__":
-    later = {"fits": lambda out: fits(out["rows"]), "extrapolation": extrapolated}
-    script(__doc__, "growth", PARTS, draw, seeds=list(SEEDS), **later)
+    script(__doc__, "growth", PARTS, draw, seeds=list(SEEDS))

@@ -45,7 +45,7 @@ def ablations(options: Options) -> Iterator[Row]:
         }
 
 
-PARTS = {"ablations": (ablations, True)}
+PARTS = {"ablations": ablations}
 
 if __name__ == "__main__":
     script(__doc__, "ioi_maps", PARTS, prompts=[N_SEARCHED, N_HELD_OUT], seed=0)

@@ -241,10 +241,10 @@ def ten_thousand(x: np.ndarray, target: np.ndarray) -> Row:
 
 
 PARTS = {
-    "sentences": (sentences, False),
-    "tokens": (tokens, True),
-    "student": (student, True),
-    "data": (digits, False),
+    "sentences": sentences,
+    "tokens": tokens,
+    "student": student,
+    "data": digits,
 }
 
 if __name__ == "__main__":

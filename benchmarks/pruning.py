@@ -266,7 +266,7 @@ def parts() -> Iterator[tuple[str, Any]]:
         groups += [("stories3m", task, layers) for layers in (None, (0, 2), (3, 5))]
     for model, task, layers in groups:
         which = "all heads" if layers is None else f"layers {layers[0]}-{layers[1]}"
-        yield f"{model}, {task}, {which}", (partial(measured, model, task, layers), True)
+        yield f"{model}, {task}, {which}", partial(measured, model, task, layers)
 
 
 PARTS = dict(parts())

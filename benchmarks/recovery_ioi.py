@@ -50,7 +50,7 @@ def runs(options: Options) -> Iterator[Row]:
              for k in (50, 100)}  # fmt: skip
 
 
-PARTS = {"runs": (runs, True)}
+PARTS = {"runs": runs}
 
 if __name__ == "__main__":
     script(__doc__, "recovery_ioi", PARTS, n_units=N_UNITS, n_prompts=N_PROMPTS)

@@ -10,7 +10,6 @@ the intact model that its coefficients imply. Of several rankings the best count
 import multiprocessing
 import resource
 import signal
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,7 +42,6 @@ class Reported:
     rankings: list[list[Pair]] = field(default_factory=list)
     fourier: dict[Set, float] | None = None
     failure: str = ""
-    host_seconds: float = 0.0
     settings: int = 1  # that were tried, each with the whole budget
     gradients: int = 0  # of each
     evaluations: int = 0  # of each, and a gradient counts as three
@@ -66,35 +64,30 @@ class Reported:
 def run_rival(
     rival: Callable[..., Reported], values: Values, *args: Any, time_limit: int = TIME_LIMIT
 ) -> Reported:
-    """Run it with a time limit; its host time is all but the function's own. A failure is kept."""
-    in_game, spent = [0.0], [0]
+    """Run it with a time limit, and count what it asks. A failure is kept."""
+    spent = 0
 
-    def timed(masks: np.ndarray) -> np.ndarray:
-        started = time.perf_counter()
-        answer = values(np.asarray(masks).astype(bool))
-        spent[0] += len(answer)
-        in_game[0] += time.perf_counter() - started
-        return answer
+    def counted(masks: np.ndarray) -> np.ndarray:
+        nonlocal spent
+        spent += len(masks)
+        return values(np.asarray(masks).astype(bool))
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"not done after {time_limit} s")
 
-    started = time.perf_counter()
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(time_limit)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reported = rival(timed, *args)
+            reported = rival(counted, *args)
     except Exception as error:
         reported = Reported(failure=f"{type(error).__name__}: {str(error)[:120]}")
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    reported.host_seconds = time.perf_counter() - started - in_game[0]
     # A rival that ranks several times asks anew each time.
-    times = reported.settings
-    reported.evaluations = spent[0] // times + GRADIENT_COST * reported.gradients
+    reported.evaluations = spent // reported.settings + GRADIENT_COST * reported.gradients
     return reported
 
 
@@ -103,31 +96,29 @@ def of_rival(method: str, game: Any, budget: int, seed: int, time_limit: int) ->
     arguments = (game.mean, len(game), budget, seed)
     if method in ON_GRADIENTS:
         arguments += (game,)
-    rival = (ON_VALUES | ON_GRADIENTS)[method]
+    run = partial(run_rival, (ON_VALUES | ON_GRADIENTS)[method], *arguments, time_limit=time_limit)
     if method not in DEAF:
-        return run_rival(rival, *arguments, time_limit=time_limit)
+        return run()
 
     def child(sender: Connection) -> None:
         torch.set_num_threads(1)  # the parent's threads are not in a fork
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-        sender.send(run_rival(rival, *arguments, time_limit=time_limit))
+        sender.send(run())
 
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(sender,))
-    started = time.perf_counter()
     process.start()
     sender.close()
     try:
         if receiver.poll(time_limit + GRACE):
             return receiver.recv()
-        failure = f"TimeoutError: killed after {time_limit + GRACE} s"
+        return Reported(failure=f"TimeoutError: killed after {time_limit + GRACE} s")
     except EOFError:
         process.join()
-        failure = f"its process ended ({process.exitcode})"
+        return Reported(failure=f"its process ended ({process.exitcode})")
     finally:
         process.kill()
-    return Reported(failure=failure, host_seconds=time.perf_counter() - started)
 
 
 def by_shapiq(name: str, **options: Any) -> Callable[..., Reported]:

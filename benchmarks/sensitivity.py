@@ -1,8 +1,8 @@
 """How much each constant of the searches matters: halved and doubled, one at a time.
 
-The games are made by ``pair_games`` with seeds of their own, and no constant was fitted to them. A
-row says by how much the recall of the true top pairs changes, averaged over games and seeds, and
-the standard error of that change over them; what changes nothing anywhere may go.
+The games are those of ``tests/pair_games.py`` with seeds of their own, and no constant was fitted
+to them. A row says by how much the recall of the true top pairs changes, averaged over games and
+seeds, and the standard error of that change over them; what changes nothing anywhere may go.
 
     python -m benchmarks.sensitivity --quick
     python -m benchmarks.sensitivity
@@ -10,11 +10,10 @@ the standard error of that change over them; what changes nothing anywhere may g
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import Options, Row, script
+from benchmarks.frame import Options, Row, mean_and_error, script
 from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 from spex_mech.search.spex import Spex
@@ -44,7 +43,7 @@ LEFT_OUT = (
 
 def recalls(options: Options, settings: SearchSettings) -> np.ndarray:
     """The share of the true strongest pairs that one search measured: ``[game seed]``."""
-    seeds = SEEDS[:1] if options.quick else SEEDS
+    seeds = list(options.some(SEEDS))
     return np.array([[one_recall(*game, seed, settings) for seed in seeds] for game in GAMES])
 
 
@@ -57,37 +56,27 @@ def one_recall(
     return truth_of(game, found, k)[0]
 
 
-def changed(name: str, factor: float) -> SearchSettings | None:
-    """The settings with one constant multiplied; None where that makes no sense."""
+def multiplied(name: str, factor: float) -> SearchSettings:
+    """The settings with one constant changed: a whole number stays one, a share a share."""
     value = getattr(DEFAULTS, name)
-    new = value * factor
-    if isinstance(value, int):
-        new = max(1, round(new))
-    elif 0 < value < 1:
-        new = min(new, 0.99)
-    return None if new == value else replace(DEFAULTS, **{name: new})
+    new = max(1, round(value * factor)) if isinstance(value, int) else value * factor
+    return replace(DEFAULTS, **{name: min(new, 0.99) if 0 < value < 1 else new})
 
 
 def constants(options: Options) -> Iterator[Row]:
     as_is = recalls(options, DEFAULTS)
-    yield {"constant": "none", "recall": as_is.mean(axis=1).tolist()}
-    for field in fields(DEFAULTS):
-        if field.name in LEFT_OUT:
-            continue
-        row: dict[str, Any] = {"constant": field.name, "value": getattr(DEFAULTS, field.name)}
+    yield {"constant": "none", "recall": as_is.mean(axis=1)}
+    for name in [field.name for field in fields(DEFAULTS) if field.name not in LEFT_OUT]:
+        row: Row = {"constant": name, "value": getattr(DEFAULTS, name)}
         for word, factor in (("halved", 0.5), ("doubled", 2.0)):
-            settings = changed(field.name, factor)
-            if settings is None:
-                continue
-            change = recalls(options, settings) - as_is
-            error = change.std(ddof=1) / np.sqrt(change.size)
-            by_game = change.mean(axis=1)
-            row[word] = {"change": float(change.mean()), "stderr": float(error),
-                         "worst": float(by_game.min()), "best": float(by_game.max())}  # fmt: skip
+            settings = multiplied(name, factor)
+            if settings != DEFAULTS:
+                change = recalls(options, settings) - as_is
+                told = dict(zip(("change", "stderr"), mean_and_error(change.ravel()), strict=True))
+                by_game = change.mean(axis=1)
+                row[word] = told | {"worst": by_game.min(), "best": by_game.max()}
         yield row
 
 
-PARTS = {"constants": (constants, False)}
-
 if __name__ == "__main__":
-    script(__doc__, "sensitivity", PARTS, seeds=list(SEEDS), games=GAMES)
+    script(__doc__, "sensitivity", {"constants": constants}, seeds=[*SEEDS], games=GAMES)

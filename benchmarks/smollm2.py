@@ -52,4 +52,4 @@ def demo(options: Options) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    script(__doc__, "smollm2", {"demo": (demo, False)})
+    script(__doc__, "smollm2", {"demo": demo})

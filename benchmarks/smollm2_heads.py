@@ -12,21 +12,20 @@ strongest pairs that were measured; of a rival, of those that are among as many 
 budget could measure. Writes ``results/smollm2_heads.json`` and ``pictures/smollm2_heads.png``.
 """
 
-import shutil
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 import spex_mech as sm
-from benchmarks.frame import HERE, SEEDS, Options, Row, panels, rows_of, script
+from benchmarks.frame import HERE, SEEDS, Options, Row, panels, rows_of, script, show_in_docs
 from benchmarks.games import strongest
-from benchmarks.map_tasks import TASKS, map_task
-from benchmarks.recovery import Case
+from benchmarks.map_tasks import map_task
+from benchmarks.recovery import Case, draw_recall
 
 TRUTH = HERE / "truth"
-KS = (50, 100, 500)
+TASKS = ("capitals", "ioi")
+KS = (100, 500)
 BUDGETS = (100, 135, 270, 350, 540, 1080)  # up to 4 evaluations per head; ProxySPEX needs 94
 WITH_SEEDS = (270, 540)  # three seeds of these
 RIVALS = (
@@ -36,32 +35,31 @@ RIVALS = (
 )
 
 
-def file_of(task: str, kind: str = "") -> Path:
-    """A file of the truth: of the searched prompts, or "same", "other", "zero"."""
-    return TRUTH / f"smollm2_{task}{'_' if kind else ''}{kind}.npz"
+def map_of(task: str, kind: str = "") -> sm.Interactions:
+    """The truth: of the searched prompts, or "same", "other", "zero"."""
+    return sm.Interactions.load(TRUTH / f"smollm2_{task}{'_' if kind else ''}{kind}.npz")
 
 
-def tasks() -> list[str]:
-    """The tasks whose pairs were all measured; first the one that nothing was ever tuned on."""
-    return [task for task in reversed(TASKS) if file_of(task).exists()]
+def game_of(task: str) -> sm.ModelGame:
+    model = sm.load_model(sm.models.SMOLLM2)
+    return sm.ModelGame(model, map_task(task, model), "heads")
 
 
 def facts(options: Options) -> Iterator[Row]:
     """What the files say."""
-    for task in tasks():
-        found = sm.Interactions.load(file_of(task))
+    for task in TASKS:
+        found = map_of(task)
         yield {"task": task, "what": "map", **spread(found), **by_layer(found), **hidden(found)}
         yield from taken_apart(task, found)
         case = Case(task, found.labels, strongest(found), found.main_effects, KS)
         for budget in BUDGETS:  # a ranking by single ablations needs no model
             yield from case.of_no_search(budget)
-        kinds = [k for k in ("same", "other", "zero") if file_of(task, k).exists()]
-        again = {kind: sm.Interactions.load(file_of(task, kind)) for kind in kinds}
-        for kind in kinds:
-            yield {"task": task, "what": kind, **kept(found, again[kind])}
-        for rank, pair in enumerate(found.top(20).names, 1):
-            row = {"task": task, "what": "pair", "rank": rank, "pair": " x ".join(pair)}
-            elsewhere = {k: again[k].value(*pair) for k in kinds if k != "zero"}
+        again = {kind: map_of(task, kind) for kind in ("same", "other", "zero")}
+        for kind, other in again.items():
+            yield {"task": task, "what": kind, **kept(found, other)}
+        for pair in found.top(20).names:
+            elsewhere = {kind: again[kind].value(*pair) for kind in ("same", "other")}
+            row = {"task": task, "what": "pair", "pair": " x ".join(pair)}
             yield row | {"value": found.value(*pair)} | elsewhere
 
 
@@ -75,19 +73,17 @@ def taken_apart(task: str, found: sm.Interactions) -> Iterator[Row]:
     names = [found.labels[one], found.labels[other]]
     parts = {"": intact, names[0]: intact + effects[one], names[1]: intact + effects[other]}
     for ablated, values in {**parts, " and ".join(names): both}.items():
-        row: Row = {"task": task, "what": "apart", "ablated": ablated, "mean": float(values.mean())}
+        row: Row = {"task": task, "what": "apart", "ablated": ablated}
         yield row | {"even": float(values[::2].mean()), "odd": float(values[1::2].mean())}
 
 
 def sink(options: Options) -> Iterator[Row]:
     """How much attention goes to the first token, by the heads from layer 3 on, with the strongest
     pair of the map intact, halved and gone. (Heads that find nothing to read rest there.)"""
-    model = None if options.quick else sm.load_model(sm.models.SMOLLM2)
-    for task in tasks() if model is not None else ():
-        pair = sm.Interactions.load(file_of(task)).top(1).names[0]
-        game = sm.ModelGame(model, map_task(task, model), "heads")
-        later = [label for label, layer in zip(game.labels, game.units.layers, strict=True)
-                 if layer >= 3]  # fmt: skip
+    options.must_be_full()
+    for task in TASKS:
+        pair, game = map_of(task).top(1).names[0], game_of(task)
+        later = [u.label for u in game.units if u.layer is not None and u.layer >= 3]
         real = game.task.prompts.real.cpu().numpy()
         for ablated in ((), pair[:1], pair[1:], pair):
             shares = []
@@ -96,20 +92,16 @@ def sink(options: Options) -> Iterator[Row]:
                 queries = np.flatnonzero(real[prompt])[1:]  # the first can read only itself
                 shares.append(float(seen[:, queries, 0].mean()))
             row: Row = {"task": task, "what": "sink", "ablated": " and ".join(ablated)}
-            halves = {"even": np.mean(shares[::2]), "odd": np.mean(shares[1::2])}
-            yield row | {"mean": float(np.mean(shares))} | {k: float(v) for k, v in halves.items()}
+            yield row | {"even": float(np.mean(shares[::2])), "odd": float(np.mean(shares[1::2]))}
 
 
 def roles(options: Options) -> Iterator[Row]:
     """Of indirect object identification: where the heads look that matter most or are in the
     strongest pairs. IO is the name to be told, S the one that stands twice. Means over prompts of
     the share of attention: of the last token on IO and on S, of the second S on the first and on
-    the token after it, of all tokens on the one before and on the first."""
-    if options.quick or not file_of("ioi").exists():
-        return
-    found = sm.Interactions.load(file_of("ioi"))
-    model = sm.load_model(sm.models.SMOLLM2)
-    game = sm.ModelGame(model, map_task("ioi", model), "heads")
+    the token after it, of all tokens on the one before."""
+    options.must_be_full()
+    found, game = map_of("ioi"), game_of("ioi")
     by_size = np.argsort(-abs(found.main_effects), kind="stable")
     top = found.top(100).units[:, :2]
     heads = [*dict.fromkeys([*by_size[:20].tolist(), *top[:30].ravel().tolist()])]
@@ -134,18 +126,17 @@ def looks_of(game: sm.ModelGame, heads: list[str], prompt: int) -> dict[str, np.
     return {
         "io": seen[:, last, io], "s": seen[:, last, first] + seen[:, last, second],
         "duplicate": seen[:, second, first], "induction": seen[:, second, first + 1],
-        "previous": seen[:, read[1:], read[:-1]].mean(1), "first": seen[:, read[1:], 0].mean(1),
+        "previous": seen[:, read[1:], read[:-1]].mean(1),
     }  # fmt: skip
 
 
 def sets(options: Options) -> Iterator[Row]:
     """What many heads do together, against the sum of what each does alone, and that with all
     pairs: the heads of the largest single effects, and drawn ones."""
-    model = None if options.quick else sm.load_model(sm.models.SMOLLM2)
+    options.must_be_full()
     rng = np.random.default_rng(0)
-    for task in tasks() if model is not None else ():
-        found = sm.Interactions.load(file_of(task))
-        game = sm.ModelGame(model, map_task(task, model), "heads")
+    for task in TASKS:
+        found, game = map_of(task), game_of(task)
         pairs = found.matrix()
         strong = np.argsort(-abs(found.main_effects), kind="stable")
         for size in (5, 10, 20, 40):
@@ -166,8 +157,7 @@ def spread(found: sm.Interactions) -> Row:
     energy = np.cumsum(sizes**2) / (sizes**2).sum()
     return {
         "units": len(found.labels), "pairs": len(sizes), "prompts": found.values.shape[1],
-        "intact": found.intact, "noise_floor": found.noise_floor,
-        "above_the_floor": float((sizes > found.noise_floor).mean()),
+        "intact": found.intact,
         "significant": float((found.q_value <= 0.05).mean()),
         **{f"size_of_{k}th": float(sizes[k - 1]) for k in (1, 10, 100, 1000)},
         **{f"energy_of_top_{k}": float(energy[k - 1]) for k in (10, 100, 1000)},
@@ -192,20 +182,15 @@ def by_layer(found: sm.Interactions) -> Row:
 
 
 def hidden(found: sm.Interactions) -> Row:
-    """What one ablation at a time cannot see: how many of the strongest pairs have a head that does
-    next to nothing alone, and how far products of main effects rank the pairs."""
+    """What one ablation at a time cannot see: how many of the strongest pairs are larger than what
+    one of their heads does alone, and how far products of main effects rank the pairs."""
     main = abs(found.main_effects)
     units = found.units[:, :2]
     product = np.argsort(-main[units[:, 0]] * main[units[:, 1]], kind="stable")
     true = np.argsort(-abs(found.mean), kind="stable")
-    place = np.argsort(np.argsort(-main, kind="stable"))  # of each head among the main effects
-    top = true[:100]
-    larger = abs(found.mean[top]) > main[units[top]].min(axis=1)
+    larger = abs(found.mean[true[:100]]) > main[units[true[:100]]].min(axis=1)
     return {
         "top_100_larger_than_the_smaller_main_effect": float(larger.mean()),
-        "top_100_with_a_head_of_the_weaker_half": float(
-            (place[units[top]] >= len(main) // 2).any(axis=1).mean()
-        ),
         **{f"products_{k}": float(np.isin(true[:k], product[:k]).mean()) for k in KS},
     }
 
@@ -215,89 +200,67 @@ def kept(found: sm.Interactions, again: sm.Interactions) -> Row:
     pairs = [tuple(pair) for pair in again.names if len(pair) == 2]
     first = np.array([found.value(*pair) for pair in pairs])
     then = np.array([again.value(*pair) for pair in pairs])
-    order = np.argsort(-abs(first), kind="stable")
-    first, then = first[order], then[order]
     q = {tuple(pair): value for pair, value in zip(again.names, again.q_value, strict=True)}
-    certain = np.array([q[pairs[i]] <= 0.05 for i in order])
+    same = first * then > 0
+    holds = same & np.array([q[pair] <= 0.05 for pair in pairs])
+    order = np.argsort(-abs(first), kind="stable")
     row: Row = {"pairs": len(pairs), "intact": again.intact}
-    for start, end in pairwise((0, 100, 500, 2000)):
-        part = slice(start, end)
-        if start < len(first):
-            row[f"same_sign_{start}_{end}"] = float((first[part] * then[part] > 0).mean())
-            row[f"correlation_{start}_{end}"] = float(np.corrcoef(first[part], then[part])[0, 1])
-            holds = (first[part] * then[part] > 0) & certain[part]
-            row[f"holds_{start}_{end}"] = float(holds.mean())
-    row["size_ratio_0_100"] = float(abs(then[:100]).mean() / abs(first[:100]).mean())
+    for start, end in ((0, 100), (100, 500)):
+        part = order[start:end]
+        row[f"same_sign_{start}_{end}"] = float(same[part].mean())
+        row[f"holds_{start}_{end}"] = float(holds[part].mean())
+    top = order[:100]
+    row["correlation_0_100"] = float(np.corrcoef(first[top], then[top])[0, 1])
+    row["size_ratio_0_100"] = float(abs(then[top]).mean() / abs(first[top]).mean())
     return row
 
 
 def cases(options: Options) -> Iterator[Case]:
     """The games, with their truth."""
-    model = None if options.quick else sm.load_model(sm.models.SMOLLM2)
-    if model is None:
-        print("smollm2_heads: the searches are left out of the quick mode", flush=True)
-    for task in tasks() if model is not None else ():
-        truth = sm.Interactions.load(file_of(task))
-        game = sm.ModelGame(model, map_task(task, model), "heads")
-        yield Case(task, game, strongest(truth), truth.main_effects, KS)
+    options.must_be_full()
+    for task in TASKS:
+        truth = map_of(task)
+        yield Case(task, game_of(task), strongest(truth), truth.main_effects, KS)
 
 
 def searches(options: Options) -> Iterator[Row]:
     """Both searches at up to 4 evaluations per head."""
     for case in cases(options):
         for budget in BUDGETS:
-            for method in ("spex", "proxyspex"):
-                for seed in SEEDS if budget in WITH_SEEDS else (0,):
-                    yield case.of_ours(method, budget, seed)
+            seeds = SEEDS if budget in WITH_SEEDS else (0,)
+            yield from case.of_ours(budget, ("spex", "proxyspex"), seeds)
 
 
 def rivals(options: Options) -> Iterator[Row]:
     """What others predict with one and two evaluations per head."""
     for case in cases(options):
         for budget in WITH_SEEDS:
-            for method in RIVALS:
-                yield case.of_rival(method, budget, 0, 600)
+            yield from case.of_rivals(budget, RIVALS, (0,), 600)
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    ran = [row for row in rows if "method" in row and not row.get("failure")]
     map_picture = file.with_name("smollm2_map.png")
-    if tasks():
-        found = sm.Interactions.load(file_of(tasks()[0]))
-        sm.plot_map(found, most=40).savefig(map_picture, dpi=110)
-        if file.parent == HERE / "pictures":  # the full mode: the page shows it
-            shutil.copy(map_picture, HERE.parent / "docs" / map_picture.name)
-    names = [task for task in reversed(TASKS) if rows_of(ran, game=task)]
+    sm.plot_map(map_of("capitals"), most=40).savefig(map_picture, dpi=110)
+    show_in_docs(map_picture)
+    # 270 evaluations leave rivals no pair to name.
+    ran = [row for row in rows if row.get("n_pairs") or row.get("method") not in RIVALS]
     marks = {"spex": "o-", "proxyspex": "s--", "products of main effects": "^:"}
     marks |= dict(zip(RIVALS, "DPX", strict=True))
-    n_panels = max(1, len(names))
-    with panels(file, 1, n_panels, (5.5 * n_panels, 4.2)) as axes:
-        for ax, task in zip(axes, names, strict=False):
-            for number, (method, mark) in enumerate(marks.items()):
-                mine = [
-                    row
-                    for row in rows_of(ran, game=task, method=method)
-                    if method not in RIVALS or row["n_pairs"]
-                ]
-                budgets = sorted({row["budget"] for row in mine})
-                shares = [
-                    np.mean([row["recall@100"] for row in rows_of(mine, budget=b)]) for b in budgets
-                ]
-                if budgets:
-                    ax.plot(budgets, shares, mark, color=f"C{number}", label=method)
+    with panels(file, 1, 2, (11, 4.2)) as axes:
+        for ax, task in zip(axes, ("ioi", "capitals"), strict=True):
+            draw_recall(ax, rows_of(ran, game=task), marks)
             ax.set(xlabel="evaluations (all pairs: 36,586)", ylim=(-0.02, 1.02), xscale="log")
             ax.set_title(f"SmolLM2-135M, 270 heads, {task}")
-            ax.grid(alpha=0.3)
         axes[0].set_ylabel("share of the true top 100 pairs found")
 
 
 PARTS = {
-    "facts": (facts, False),
-    "sink": (sink, False),
-    "roles": (roles, False),
-    "sets": (sets, False),
-    "searches": (searches, False),
-    "rivals": (rivals, False),
+    "facts": facts,
+    "sink": sink,
+    "roles": roles,
+    "sets": sets,
+    "searches": searches,
+    "rivals": rivals,
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ is text as it is written, a table the cells of its rows (its head belongs to the
 
 from typing import Any
 
-from benchmarks.frame import Options, rows_of
 from benchmarks.rows import Rows, among, has, kept, over, share, slashed, span, text, under
 
 Table = list[list[str]]
@@ -296,14 +295,12 @@ def cluster(rows: Rows) -> Stated:
 
 
 def growth(rows: Rows) -> Stated:
-    from benchmarks.extrapolation import tables  # which needs the package, and the others do not
+    from benchmarks.extrapolation import fits, tables  # which need the package
 
-    out = Options().kept("growth")
-    fits = rows_of(out["fits"], of="spex, 100 pairs")
-    exponents = zip(("evaluations", "host", "mb"), fits, strict=True)
+    exponents = zip(("evaluations", "host", "mb"), fits(rows)[:3], strict=True)
     busy, wide = rows.where(part="workers", game=has("3M")), rows.the(part="wide")
     return {
-        **tables(out),
+        **tables(rows),
         **{name: f"n^{text(fit['exponent'])}" for name, fit in exponents},
         **{f"busy.{n}": text(busy.the(workers=n)["share_busy"]) for n in (8, 64)},
         "wide.n": f"{wide['n']:,}",

@@ -1,9 +1,9 @@
 """Do the statistics hold what they say: simulations with known truth, in numpy alone.
 
 1. ``audit`` (SPEX, 60 and 150 units), ``more_audits`` (SPEX, 1,000; ProxySPEX, 60): nine kinds of
-   games of pairs (``pair_games``), slopes exact, off or absent, two or three budgets: how often the
-   90 % interval of the recall and the lower bound of the energy hold, how often the audit can tell
-   (a width under one half), and how wide it is.
+   games of pairs (``tests/pair_games.py``), slopes exact, off or absent, two or three budgets: how
+   often the 90 % interval of the recall and the lower bound of the energy hold, how often the audit
+   can tell (a width under one half), and how wide it is.
 2. ``discoveries``: eleven kinds of prompts, 4 to 128 of them, nothing real among 435 pairs: in how
    many runs anything is called at q <= 0.05, and whether the result warns.
 
@@ -11,11 +11,12 @@
     python -m benchmarks.statistics --only audit
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import product
 
 import numpy as np
 
-from benchmarks.frame import Options, Part, Row, repeated, script
+from benchmarks.frame import Measure, Options, Row, repeated, script
 from spex_mech.proxies.gaussian_process import GaussianProcess
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.adaptive import Adaptive
@@ -23,15 +24,8 @@ from spex_mech.search.proxyspex import ProxySpex
 from spex_mech.search.spex import Spex
 from tests.pair_games import KINDS, SLOPES, drive, pair_game, truth_of
 
-RUNS = 40
 SEED = 5000
 TOP = 20
-Search = tuple[str, int, tuple[float, ...], int]  # its name, units, evaluations per unit, runs
-PLANS: tuple[Search, ...] = (
-    ("spex", 60, (4, 8, 16), 100),
-    ("spex", 150, (2, 4, 8), 30),
-)
-MORE: tuple[Search, ...] = (("spex", 1000, (1, 2), 10), ("proxyspex", 60, (4, 8, 16), 10))
 
 
 def one_audit(method: str, kind: str, n: int, slopes: str, budget: int, seed: int) -> Row:
@@ -54,34 +48,25 @@ def one_audit(method: str, kind: str, n: int, slopes: str, budget: int, seed: in
     }
 
 
-def audits(options: Options) -> Iterator[Row]:
-    return audits_of(PLANS, options)
+def audits(*searches: tuple[str, int, tuple[float, ...], int]) -> Measure:
+    """Of searches: method, units, evaluations per unit, runs."""
 
+    def measure(options: Options) -> Iterator[Row]:
+        for method, n, per_unit, runs in searches:
+            budgets = [max(int(each * n), 200) for each in per_unit]
+            plans = product([method], KINDS, [n], SLOPES, budgets)
+            for plan, many in repeated(options, one_audit, plans, runs):
+                about = zip(("method", "kind", "units", "slopes", "budget"), plan, strict=True)
+                row = {key: float(np.mean([one[key] for one in many])) for key in many[0]}
+                yield dict(about) | row | {"runs": len(many), "seed": SEED}
 
-def more_audits(options: Options) -> Iterator[Row]:
-    return audits_of(MORE, options)
-
-
-def audits_of(searches: Sequence[Search], options: Options) -> Iterator[Row]:
-    for method, n, per_unit, runs in searches[-1:] if options.quick else searches:
-        plans = [
-            (method, kind, n, slopes, max(int(each * n), 200))
-            for kind in KINDS
-            for slopes in SLOPES
-            for each in per_unit
-        ]
-        runs = 3 if options.quick else runs
-        for plan, many in repeated(one_audit, plans, runs, options.quick):
-            row: Row = dict(zip(("method", "kind", "units", "slopes", "budget"), plan, strict=True))
-            row |= {key: float(np.mean([one[key] for one in many])) for key in many[0]}
-            yield row | {"runs": runs, "seed": SEED}
+    return measure
 
 
 # -- prompts --------------------------------------------------------------------------------------
 
 N_UNITS = 30
 PAIRS = N_UNITS * (N_UNITS - 1) // 2
-Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def _clustered(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -93,7 +78,7 @@ def _twice(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.tile(rng.standard_normal((PAIRS, max(2, n // 2))), 2)[:, :n]
 
 
-PROMPTS: dict[str, Draw] = {
+PROMPTS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, n: rng.standard_normal((PAIRS, n)),
     "t, 3 degrees": lambda rng, n: rng.standard_t(3, (PAIRS, n)),
     "unequal scales": lambda rng, n: rng.standard_normal((PAIRS, n)) * rng.gamma(1, size=n),
@@ -110,7 +95,8 @@ PROMPTS: dict[str, Draw] = {
 }
 
 
-def result_of(values: np.ndarray, rng: np.random.Generator, clusters: bool) -> Interactions:
+def result_of(values: np.ndarray, clusters: bool) -> Interactions:
+    """A search's result that has these values ``[pair prompt]``."""
     units = np.stack(np.triu_indices(N_UNITS, 1), axis=1)
     n = values.shape[1]
     about = {"clusters": (np.arange(n) // 4).tolist()} if clusters else {}
@@ -119,25 +105,26 @@ def result_of(values: np.ndarray, rng: np.random.Generator, clusters: bool) -> I
     return Interactions(labels, units, values.astype(np.float32), mains, intact, about=about)
 
 
+def one_discovery(name: str, n: int, run: int) -> Row:
+    values = PROMPTS[name](np.random.default_rng([SEED, run, n]), n)
+    found = result_of(values, name.endswith(", known"))
+    warned = bool(found.cautions) if run < 10 else None
+    return {"called": bool((found.q_value <= 0.05).any()), "warned": warned}
+
+
 def discoveries(options: Options) -> Iterator[Row]:
-    runs = 10 if options.quick else 5 * RUNS
-    for name, draw in PROMPTS.items():
-        for n in (4, 8, 16, 32, 128):
-            called = warned = 0
-            for run in range(runs):
-                rng = np.random.default_rng([SEED, run, n])
-                found = result_of(draw(rng, n), rng, name.endswith(", known"))
-                called += bool((found.q_value <= 0.05).any())
-                warned += bool(found.cautions) if run < 10 else 0
-            row: Row = {"prompts": name, "count": n, "called": called / runs}
-            row |= {"warned": warned / min(runs, 10), "runs": runs, "seed": SEED}
-            yield row
+    plans = product(PROMPTS, (4, 8, 16, 32, 128))
+    for (name, n), many in repeated(options, one_discovery, plans, 200):
+        called, warned = ([run[key] for run in many] for key in ("called", "warned"))
+        row: Row = {"prompts": name, "count": n, "called": float(np.mean(called))}
+        row |= {"warned": float(np.mean(warned[:10])), "runs": len(many), "seed": SEED}
+        yield row
 
 
-PARTS: dict[str, Part] = {
-    "audit": (audits, False),
-    "more_audits": (more_audits, False),
-    "discoveries": (discoveries, False),
+PARTS = {
+    "audit": audits(("spex", 60, (4, 8, 16), 100), ("spex", 150, (2, 4, 8), 30)),
+    "more_audits": audits(("spex", 1000, (1, 2), 10), ("proxyspex", 60, (4, 8, 16), 10)),
+    "discoveries": discoveries,
 }
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def sizes(options: Options) -> Iterator[Row]:
             yield measured(kind, max(16, count // share), Path(folder) / f"{kind}.sqlite")
 
 
-PARTS = {"sizes": (sizes, False)}
+PARTS = {"sizes": sizes}
 
 if __name__ == "__main__":
     script(__doc__, "store_size", PARTS, units=UNITS, prompts=PROMPTS, seed=0)

@@ -246,10 +246,10 @@ def draw(rows: list[Row], file: Path) -> None:
 
 
 PARTS = {
-    "limit": (limit, False),
-    "compiled": (compiled, False),
-    "peers": (against_peers, False),
-    "growth": (growth, False),
+    "limit": limit,
+    "compiled": compiled,
+    "peers": against_peers,
+    "growth": growth,
 }
 
 if __name__ == "__main__":

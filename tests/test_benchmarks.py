@@ -73,10 +73,10 @@ def test_one_that_fails_is_named_and_the_others_run(
 
 def test_only_a_part_keeps_the_others(tmp_path: Path) -> None:
     options = Options(out=tmp_path)
-    parts = {"a": (lambda _: [{"x": 1}], False), "b": (lambda _: [{"x": float("nan")}], False)}
+    parts = {"a": lambda _: [{"x": 1}], "b": lambda _: [{"x": float("nan")}]}
     options.parts("some", parts)
     again = Options(out=tmp_path, only=("a",))
-    again.parts("some", {"a": (lambda _: [{"x": 2}], False), "b": parts["b"]})
+    again.parts("some", {"a": lambda _: [{"x": 2}], "b": parts["b"]})
     kept = again.kept("some")
     assert sorted((r["part"], r["x"]) for r in kept["rows"] if r["x"]) == [("a", 2)]
     assert [r["part"] for r in kept["rows"]] == ["b", "a"] and set(kept["parts"]) == {"a", "b"}
@@ -89,18 +89,32 @@ def test_an_interrupted_part_leaves_what_it_measured(tmp_path: Path) -> None:
 
     options = Options(out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        options.parts("some", {"a": (measure, False)})
+        options.parts("some", {"a": measure})
     assert options.kept("some")["rows"] == [{"part": "a", "x": 1}]
 
 
 def test_what_needs_models_is_left_out_without_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def never(_: Options) -> list[dict[str, Any]]:
-        raise AssertionError("it has no models")
+    def first(options: Options) -> Iterator[dict[str, Any]]:
+        yield {"x": 1}
+        yield {"folder": options.models}
 
-    out = Options(out=tmp_path).parts("some", {"a": (never, True)})
-    assert out["rows"] == [] and "left out" in capsys.readouterr().out
+    def never(options: Options) -> Iterator[dict[str, Any]]:
+        yield {"folder": options.models}
+
+    out = Options(out=tmp_path).parts("some", {"a": first, "b": never})
+    assert out["rows"] == [{"part": "a", "x": 1}] and set(out["parts"]) == {"a"}
+    assert capsys.readouterr().out.count("left out: it needs the folder of models") == 2
+
+
+def test_what_was_measured_stays_where_a_part_is_left_out(tmp_path: Path) -> None:
+    def measure(options: Options) -> Iterator[dict[str, Any]]:
+        options.must_be_full()
+        yield {"x": 1}
+
+    full = Options(out=tmp_path).parts("some", {"a": measure})
+    assert Options(out=tmp_path, quick=True, only=("a",)).parts("some", {"a": measure}) == full
 
 
 def test_results_are_json() -> None:
