@@ -397,7 +397,43 @@ def test_an_empty_cell_of_a_table_is_none(model: Any, tokenizer: Any) -> None:
         sm.load_task(given, model, tokenizer=tokenizer)
 
 
-@pytest.mark.parametrize("name", ["distractors", "corrupted", "wrong_answers", "incorrect"])
+@pytest.mark.parametrize("kind", ["words", "numbers", "table", "file"])
+def test_rows_of_clusters(model: Any, tokenizer: Any, kind: str, tmp_path: Path) -> None:
+    """Errors are taken by cluster, whichever way rows say theirs."""
+    names = ["fox", "cat", "fox"] if kind == "words" else [7, 3, 7]
+    given: Any = [
+        {"prompt": a, "answer": b, "cluster": c}
+        for a, b, c in zip(TEXTS, ANSWERS, names, strict=True)
+    ]
+    if kind == "table":
+        given = pd.DataFrame(given).astype({"cluster": "Int64"})
+    if kind == "file":
+        (tmp_path / "rows.json").write_text(json.dumps(given), encoding="utf-8")
+        given = tmp_path / "rows.json"
+    task = sm.load_task(given, model, tokenizer=tokenizer)
+    numbers = task.prompts.cluster_numbers()
+    assert numbers is not None and len(set(numbers)) == 2
+    order = [TEXTS.index(tokenizer.decode(row[real])) for row, real in
+             zip(task.prompts.tokens, task.prompts.real, strict=True)]  # fmt: skip
+    by_text = dict(zip(order, numbers, strict=True))
+    assert by_text[0] == by_text[2] != by_text[1]
+
+
+@pytest.mark.parametrize(
+    ("clusters", "told"),
+    [((1, None, 1), "row 2 has no cluster"), ((1, True, 1), "row 2: its cluster is True"),
+     ((1, 0.5, 1), "row 2: its cluster is 0.5")],
+)  # fmt: skip
+def test_clusters_that_cannot_be(model: Any, tokenizer: Any, clusters: Any, told: str) -> None:
+    rows = [{"prompt": a, "answer": b, "cluster": c}
+            for a, b, c in zip(TEXTS, ANSWERS, clusters, strict=True)]  # fmt: skip
+    with pytest.raises(ValueError, match=told):
+        sm.load_task(rows, model, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    "name", ["distractors", "corrupted", "wrong_answers", "incorrect", "clusters"]
+)
 def test_a_misspelt_name_is_said(model: Any, tokenizer: Any, name: str) -> None:
     rows = [{"prompt": TEXTS[0], "answer": " Rome", name: " cat", "id": 3}] * 2
     with pytest.warns(UserWarning, match=f"'{name}' is not read; beside 'prompt'") as said:

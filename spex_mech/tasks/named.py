@@ -54,15 +54,17 @@ def load_task(
             ``clean_prefix, patch_prefix, clean_answer, patch_answer``. Or such rows themselves, a
             list of dicts or a pandas table. ``distractor`` and ``corrupt`` may be left out: without
             the first the metric is "log_prob", the answer's log-probability. With a ``metric``
-            ``answer`` may be left out too.
+            ``answer`` may be left out too. Rows of one template, or of the same names, are not
+            independent: give each a ``cluster``, a word or a number, and errors and q-values are
+            taken by cluster.
         model: a loaded model.
         n_prompts: how many prompts. Default: 64 of a named task, and all rows of a file or list; of
             a file, the first so many after shuffling by ``seed``, of a list in its own order.
         seed: of the prompts drawn; another seed gives others. Of ioi and greater-than each prompt
             draws its template, names and numbers anew, so that prompts are independent of each
             other, and errors and q-values hold over prompts of these templates. What holds for
-            other templates only other templates can show: give a file of your own, and
-            ``Prompts(clusters=...)`` where several of its prompts share one.
+            other templates only other templates can show: give a file of your own, with
+            a ``cluster`` for each row where several share one.
         metric: instead of the task's own.
         tokenizer: instead of the model's own.
         options: ``seq_len`` (induction), ``file`` and ``n_tokens`` (text).
@@ -75,7 +77,7 @@ def load_task(
     if isinstance(name, str | Path):
         name = str(name)
     else:
-        given, name = listed_rows(name, metric is None), "rows"
+        given, name = listed_rows(name, metric is None), "own prompts"
     if unknown := set(options) - set(_OPTIONS.get(name, ())):
         raise ValueError(f"the task {name!r} takes no option {min(unknown)!r}")
     rng = np.random.default_rng(seed)

@@ -5,8 +5,10 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +147,8 @@ def _warn_of_unread(name: str, rows: Sequence[Any]) -> None:
     begins = next((key for key in _NAMES if held and key in held[0]), None)
     if begins is None:
         return
-    read = (begins, *_NAMES[begins])
-    every = [name for key, others in _NAMES.items() for name in (key, *others)]
+    read = (begins, *_NAMES[begins], "cluster")
+    every = [name for key, others in _NAMES.items() for name in (key, *others)] + ["cluster"]
     for other in dict.fromkeys(str(key) for row in held for key in row if key not in read):
         if get_close_matches(other, every, 1, _ALIKE) or _means_an_answer(other):
             warn(f"{name}: {other!r} is not read; beside {begins!r}, {', '.join(read[1:])} are")
@@ -173,15 +175,17 @@ def _reader_for(
 
 
 def _id_row(row: dict[str, Any], place: str, right: str, wrong: str) -> Row:
-    return Row(_field(row, "clean"), _field(row, "corrupted"), _ids(row, right), _ids(row, wrong),
-               place=place)  # fmt: skip
+    texts = _field(row, "clean"), _field(row, "corrupted")
+    cluster = row.get("cluster") or None
+    return Row(*texts, _ids(row, right), _ids(row, wrong), place=place, cluster=cluster)
 
 
 def _year_row(row: dict[str, Any], place: str, tokens: YearTokens) -> Row | None:
     label = _field(row, "label")
     if not label.isdecimal() or int(label) > 98:
         raise ValueError(f"the label {label!r} is no start year: two digits, 00 to 98")
-    return tokens.row(_field(row, "clean"), _field(row, "corrupted"), int(label), place)
+    read = tokens.row(_field(row, "clean"), _field(row, "corrupted"), int(label), place)
+    return None if read is None else replace(read, cluster=row.get("cluster") or None)
 
 
 def _field(row: dict[str, Any], name: str) -> str:
@@ -216,6 +220,10 @@ def _json_row(row: Any, place: str, answered: bool) -> Row:
     if not isinstance(row, Mapping):
         raise ValueError(f"it is {type(row).__name__}, not an object with names")
     row = {key: value for key, value in row.items() if value is not None}
+    return replace(_answered_row(row, place, answered), cluster=_cluster(row))
+
+
+def _answered_row(row: Mapping[str, Any], place: str, answered: bool) -> Row:
     if "clean" in row:
         right, wrong = row["answers"], row["wrong_answers"]
         return _worded(row["clean"], row.get("corrupt"), right, wrong, place)
@@ -225,6 +233,22 @@ def _json_row(row: Any, place: str, answered: bool) -> Row:
     right = [row["answer"]] if answered or "answer" in row else None
     wrong = [row["distractor"]] if "distractor" in row else None
     return _worded(row["prompt"], row.get("corrupt"), right, wrong, place)
+
+
+def _cluster(row: Mapping[str, Any]) -> str | int | None:
+    """The cluster that a row says it is of.
+
+    Raises:
+        ValueError: it is neither a word nor a whole number.
+    """
+    cluster = row.get("cluster")
+    if isinstance(cluster, float) and cluster.is_integer():  # a column of a table with gaps
+        cluster = int(cluster)
+    if cluster is None or isinstance(cluster, str):
+        return cluster
+    if isinstance(cluster, bool) or not isinstance(cluster, Integral):
+        raise ValueError(f"its cluster is {cluster!r}; it must be a word or a whole number")
+    return int(cluster)
 
 
 def _worded(clean: Any, corrupted: Any, right: Any, wrong: Any, place: str) -> Row:

@@ -23,6 +23,7 @@ class Row:
     wrong_answers: Sequence[str | int]
     metric: str = "logit_diff"
     place: str = ""  # where it stands, for messages
+    cluster: str | int | None = None  # rows of one cluster are not independent of each other
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ def task_from_rows(
             f"{name}: {lacking[0]} has no corrupted version, so that those of the other "
             f"{counted(len(kept) - len(lacking), 'row')} are not used; give one in every row or in "
             "none"
+        )
+    alone = [one.row.place for one in kept if one.row.cluster is None]
+    if 0 < len(alone) < len(kept):
+        raise ValueError(
+            f"{name}: {alone[0]} has no cluster, and others have one; give one in every row or in "
+            "none (a row that stands for itself has one of its own)"
         )
     if ids:
         _check_ids(kept, tokenizer, name)
@@ -196,10 +203,13 @@ def _prompts(kept: Sequence[_Encoded]) -> Prompts:
     tokens, mask = padded([one.clean for one in kept])
     corrupted = [one.corrupted for one in kept if one.corrupted is not None]
     right, wrong = [one.answers for one in kept], [one.wrong_answers for one in kept]
+    clusters = [one.row.cluster for one in kept]
+    number = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     return Prompts(
         tokens,
         attention_mask=mask,
         answers=right if all(right) else None,
         wrong_answers=wrong if all(wrong) else None,
         corrupted=padded(corrupted)[0] if len(corrupted) == len(kept) else None,
+        clusters=None if None in number else [number[cluster] for cluster in clusters],
     )
