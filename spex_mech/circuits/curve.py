@@ -146,4 +146,4 @@ class FaithfulnessCurve:
         return Score(float(np.trapezoid(height, share)), float(error))
 
 
-Curve = FaithfulnessCurve  # the old name, kept for one version
+Curve = FaithfulnessCurve  # the old name, which goes with 0.3.0

@@ -1,4 +1,4 @@
-"""The four names that ``backend="plotly"`` replaced. They will go with the next version."""
+"""The four names that ``backend="plotly"`` replaced. They go with 0.3.0."""
 
 import warnings
 from typing import Any
@@ -33,7 +33,7 @@ def interactive_network(found: Interactions, k: int = 20) -> Any:
 
 def _warn(name: str) -> None:
     warnings.warn(
-        f"interactive_{name} will go with the next version; "
+        f"interactive_{name} goes with 0.3.0; "
         f'call plot_{name}(found, backend="plotly")',
         DeprecationWarning,
         stacklevel=3,
