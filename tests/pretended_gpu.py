@@ -58,7 +58,6 @@ def devices() -> "tuple[type, Counter[str]]":
         raise RuntimeError("the guard of the devices is not loaded, and torch would be broken here")
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-    from torch.utils._pytree import tree_flatten, tree_map
 
     aten = torch.ops.aten
     waits: Counter[str] = Counter()
@@ -106,9 +105,23 @@ def devices() -> "tuple[type, Counter[str]]":
             return tuple(as_tensors(part, device) for part in index)
         return torch.tensor(index, device=device) if isinstance(index, list) else index
 
+    def mapped(change, values):
+        """Every tensor in tuples, lists and dicts changed (torch's own function takes longer)."""
+        if isinstance(values, torch.Tensor):
+            return change(values)
+        if isinstance(values, tuple | list):
+            return type(values)([mapped(change, value) for value in values])
+        if isinstance(values, dict):
+            return {key: mapped(change, value) for key, value in values.items()}
+        return values
+
+    def inner_of(x):
+        return x.inner if isinstance(x, OnCard) else x
+
     def run(func, args, kwargs):
         packet = func.overloadpacket
-        flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        flat: list[torch.Tensor] = []
+        plain = mapped(lambda x: flat.append(x) or inner_of(x), (args, kwargs))
         cards = [x for x in flat if isinstance(x, OnCard)]
         host = [x for x in flat if not isinstance(x, OnCard) and x.dim() > 0]
         places = {x.device for x in cards}
@@ -127,14 +140,13 @@ def devices() -> "tuple[type, Counter[str]]":
         if here is not None and (packet in waiting or any(isinstance(x, OnCard) for x in masks)):
             waits[packet.__name__] += 1
         count_copies(packet, args, kwargs, here, target)
-        plain = tree_map(lambda x: x.inner if isinstance(x, OnCard) else x, (args, kwargs))
         if asked is not None:
             plain[1]["device"] = torch.device("cpu")
         plain[1].pop("pin_memory", None)
         out = func(*plain[0], **plain[1])
         if target is None or target.type != "cuda":
             return out
-        wrapped = tree_map(lambda x: OnCard(x, target) if isinstance(x, torch.Tensor) else x, out)
+        wrapped = mapped(lambda x: OnCard(x, target), out)
         return return_and_correct_aliasing(func, args, kwargs, wrapped)
 
     def count_copies(packet, args, kwargs, here, target):
