@@ -1,9 +1,7 @@
 """Circuits: ours against main effects, attribution and conditional ablation.
 
 1. **Recovery of known circuits.** Units are ranked by each method; ours by ``Circuit.importance``
-   of the circuit for 0.99. Area under the ROC curve; precision (= recall) of the top |known| units;
-   and precision and recall of as many top units as our circuit has with the backups that it names.
-   Means over draws of prompts, with the standard error over draws, also of ours minus each.
+   of the circuit for 0.99. Area under the ROC curve, mean over draws of prompts.
 
    - The demo model with a planted backup: one head becomes two that do the same, each half as
      strongly ("backup"), each twice as strongly, so that no single ablation tells ("strong
@@ -39,15 +37,14 @@ import numpy as np
 import torch
 
 import spex_mech as sm
-from benchmarks.frame import Options, Row, mean_and_error, script
+from benchmarks.frame import Options, Row, script
 from benchmarks.games import Together, passages, prompts, singles
-from benchmarks.subsets import without_one_more
+from benchmarks.subsets import one_by_one
 from spex_mech.circuits.gates import gate_attribution
 from tests.backups import demo_with_backup, plant_backup
 from tests.compiled import load_plain, tracr_games
 
-N_PROMPTS, SEED, N_NEURONS = 32, 0, 24
-COMPILED = ("and2", "xor2", "hist", "frac_prevs", "reverse", "sort")
+N_PROMPTS, SEED, N_NEURONS, N_DRAWS = 32, 0, 24, 3
 # Head, its copy, layer, strength of each.
 BACKUPS = {
     "demo, backup": [(0, 3, 1, 0.5)],
@@ -55,8 +52,9 @@ BACKUPS = {
     "demo, two strong backups": [(0, 3, 1, 2.0), (3, 0, 0, 1.0)],
 }
 CIRCUIT = {"L0H3", "L1H0"}  # of the demo model on induction
-Draw = tuple[Any, Any, set[str]]  # a game, the same with slopes, the known circuit
 INDUCTION = {"L0H2", "L1H1", "L1H2", "L1H3"}
+COMPILED = ("and2", "xor2", "hist", "frac_prevs", "reverse", "sort")
+Draw = tuple[Any, Any, set[str]]  # a game, the same with slopes, the known circuit
 
 
 # -- rankings -------------------------------------------------------------------------------------
@@ -64,15 +62,13 @@ INDUCTION = {"L0H2", "L1H1", "L1H2", "L1H3"}
 
 def conditional_ablation(game: Any, by_size: bool) -> np.ndarray:
     """A score of each unit, its importance given what is ablated: the last to go has the most."""
-    kept, place = np.ones(len(game), dtype=bool), np.zeros(len(game))
-    whole, empty = game.mean(np.array([kept, ~kept]))
-    while kept.any():
-        units = np.flatnonzero(kept)
-        values = game.mean(without_one_more(kept))
-        losses = abs(values - whole) if by_size else -values * np.sign(whole - empty)
-        gone = units[np.argmin(losses)]
-        kept[gone], place[gone] = False, len(game) - kept.sum()
-    return place
+    whole, empty = game.mean(np.array([np.ones(len(game), bool), np.zeros(len(game), bool)]))
+
+    def least_missed(values: np.ndarray) -> Any:
+        return np.argmin(abs(values - whole) if by_size else -values * np.sign(whole - empty))
+
+    # A unit that is kept in more of the steps goes later.
+    return np.sum([kept for kept, _ in one_by_one(game, least_missed)], axis=0) + 1.0
 
 
 def scores_of(game: Any, sloped: Any, by_size: bool) -> dict[str, np.ndarray]:
@@ -90,62 +86,27 @@ def scores_of(game: Any, sloped: Any, by_size: bool) -> dict[str, np.ndarray]:
 # -- known circuits -------------------------------------------------------------------------------
 
 
-def recovery(name: str, draws: Iterator[Draw], **about: Any) -> Row:
-    """Of draws (game, the same with slopes, known circuit): means and errors over draws."""
-    rows: list[Row] = []
-    out: Row = {"model": name}
-    for game, sloped, known in draws:
-        rows.append(recovered(game, sloped, known))
-        out |= {"n_units": len(game), "n_known": len(known), **about}
-    out |= {"n_draws": len(rows), "rankings": {}}
-    out["circuit_0.99"] = {
-        key: np.mean([row["circuit"][key] for row in rows]) for key in rows[0]["circuit"]
-    }
-    for key in ("score_of_known", "evaluations"):
-        out[key] = np.mean([row[key] for row in rows])
-    for rival in rows[0]["rankings"]:
-        of = out["rankings"][rival] = {}
-        for key in MEASURES:
-            told = mean_and_error(row["rankings"][rival][key] for row in rows)
-            of[key], of[f"{key}_stderr"] = told
-        ahead = (row["rankings"]["ours"]["roc"] - row["rankings"][rival]["roc"] for row in rows)
-        of["ours_ahead"], of["ahead_stderr"] = mean_and_error(ahead)
-    return out
-
-
-MEASURES = ("precision", "roc", "precision_at_ours", "recall_at_ours")
+def mean_of(rows: list[Any]) -> Any:
+    """Nested rows with the means of their numbers."""
+    if isinstance(rows[0], dict):
+        return {key: mean_of([row[key] for row in rows]) for key in rows[0]}
+    return float(np.mean(rows))
 
 
 def recovered(game: Any, sloped: Any, known: set[str]) -> Row:
+    """What one draw says."""
     found = sm.discover(game, seed=SEED, progress=False)
     circuit = sm.find_circuit(game, found, faithfulness=0.99, progress=False)
-    names = np.array(game.labels)
-    right = np.isin(names, list(known))
-    backups = {u for group in circuit.groups if group.kind == "backup" for u in group.units}
-    named = circuit.members | np.isin(names, list(backups))
+    right = np.isin(game.labels, list(known))
     scores = {"ours": circuit.importance} | scores_of(game, sloped, by_size=True)
-    out: Row = {"rankings": {}}
-    for rival, score in scores.items():
-        order = np.argsort(-score, kind="stable")
-        top = right[order]
-        chosen = named if rival == "ours" else np.isin(range(len(names)), order[: named.sum()])
-        hits = float((chosen & right).sum())
-        out["rankings"][rival] = {
-            "precision": float(top[: len(known)].mean()),
-            "roc": roc(score, right),
-            "precision_at_ours": hits / named.sum(),
-            "recall_at_ours": hits / len(known),
-        }
-    hits = float((circuit.members & right).sum())
-    out["evaluations"] = found.cost["evaluations"] + circuit.cost["evaluations"]
-    out["circuit"] = {
-        "size": len(circuit), "precision": hits / len(circuit), "recall": hits / len(known),
-        "with_backups": int(named.sum()),
-        "known_backups": len(backups & known), "other_backups": len(backups - known),
-    }  # fmt: skip
+    backups = {u for group in circuit.groups if group.kind == "backup" for u in group.units}
     alone, whole, empty = game.mean(np.array([right, right | True, right & False])).tolist()
-    out["score_of_known"] = (alone - empty) / (whole - empty)
-    return out
+    return {
+        "rankings": {way: {"roc": roc(score, right)} for way, score in scores.items()},
+        "circuit_0.99": {"size": len(circuit), "other_backups": len(backups - known)},
+        "score_of_known": (alone - empty) / (whole - empty),
+        "evaluations": found.cost["evaluations"] + circuit.cost["evaluations"],
+    }
 
 
 def roc(score: np.ndarray, right: np.ndarray) -> float:
@@ -154,10 +115,10 @@ def roc(score: np.ndarray, right: np.ndarray) -> float:
     return float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
 
 
-def demo_with(pairs: list[tuple[int, int, int, float]]) -> Any:
+def demo_with(name: str) -> Any:
     model = sm.load_model("demo")
-    for head, spare, layer, strength in pairs:
-        plant_backup(model, head, spare, layer, strength)
+    for backup in BACKUPS[name]:
+        plant_backup(model, *backup)
     return model
 
 
@@ -168,18 +129,17 @@ def demo_units(model: Any, task: sm.Task) -> sm.Components:
     return heads + neurons[sorted(strongest[:N_NEURONS].tolist())]
 
 
-def planted_draws(pairs: list[tuple[int, int, int, float]], n_draws: int) -> Iterator[Draw]:
-    model = demo_with(pairs)
-    known = CIRCUIT | {f"L{layer}H{spare}" for _, spare, layer, _ in pairs}
-    units = None
-    for draw in range(n_draws):
+def planted_draws(name: str) -> Iterator[Draw]:
+    model, units = demo_with(name), None
+    known = CIRCUIT | {f"L{layer}H{spare}" for _, spare, layer, _ in BACKUPS[name]}
+    for draw in range(N_DRAWS):
         task = sm.load_task("induction", model, N_PROMPTS, SEED + draw)
         units = units or demo_units(model, task)
         game = sm.ModelGame(model, task, units)
         yield game, game, known
 
 
-def induction_draws(data: Path, n_draws: int) -> Iterator[Draw]:
+def induction_draws(data: Path) -> Iterator[Draw]:
     model, config = load_plain(data, "algorithmic/induction2L")
     arch = sm.Architecture(
         heads=tuple(f"layers.{layer}.attn.o" for layer in range(config["n_layers"])),
@@ -189,7 +149,7 @@ def induction_draws(data: Path, n_draws: int) -> Iterator[Draw]:
     tokens = torch.tensor(
         json.loads((data / "algorithmic" / "induction2L" / "eval.json").read_text())["tokens"]
     )
-    for draw in range(n_draws):
+    for draw in range(N_DRAWS):
         rows = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(draw))
         chosen = tokens[rows[:N_PROMPTS]]
         targets = torch.zeros_like(chosen, dtype=torch.bool)
@@ -199,11 +159,11 @@ def induction_draws(data: Path, n_draws: int) -> Iterator[Draw]:
         yield game, game, INDUCTION
 
 
-def compiled_draws(data: Path, name: str, answers: bool, n_draws: int) -> Iterator[Draw]:
+def compiled_draws(data: Path, name: str, answers: bool) -> Iterator[Draw]:
     truth = json.loads((data / "tracr" / name / "ground_truth.json").read_text())
     known = {f"L{layer}{kind.upper()}{index}" for kind, layer, index in truth["needed"]}
     few = {"every_unit": name == "frac_prevs"}  # of this one the compiler used what is needed only
-    for draw in range(n_draws):
+    for draw in range(N_DRAWS):
         games = [
             Together([game for game, _ in tracr_games(data, name, 0.5, draw, a, **few)], not a)
             for a in (answers, False)
@@ -211,35 +171,42 @@ def compiled_draws(data: Path, name: str, answers: bool, n_draws: int) -> Iterat
         yield games[0], games[1], known
 
 
+def of_known_circuits(options: Options) -> Iterator[Row]:
+    for name in options.some(BACKUPS):
+        yield of_draws(name, "log_prob", planted_draws(name), options)
+    yield of_draws("induction2L", "log_prob", induction_draws(options.models), options)
+    for name in options.some(COMPILED):
+        for metric in ("answers", "score"):
+            draws = compiled_draws(options.models, name, metric == "answers")
+            yield of_draws(f"tracr {name}", metric, draws, options)
+
+
+def of_draws(name: str, metric: str, draws: Iterator[Draw], options: Options) -> Row:
+    rows = [recovered(*draw) for draw in options.some(draws)]
+    return {"model": name, "metric": metric, **mean_of(rows)}
+
+
 # -- faithfulness ---------------------------------------------------------------------------------
 
 
 def faithfulness(name: str, game: Any, held_out: Any) -> Row:
     found = sm.discover(game, seed=SEED, progress=False)
-    out: Row = {"task": name, "n_units": len(game), "n_prompts": N_PROMPTS}
+    out: Row = {"task": name, "n_units": len(game)}
     out["discover_evaluations"] = found.cost["evaluations"]
-    labels = np.array(game.labels)
+    labels, how = np.array(game.labels), {"held_out": held_out, "progress": False}
     for aim, by_size, area in (("match", True, "cmd"), ("recover", False, "cpr")):
-        curves = {"ours": sm.faithfulness_curve(game, found, held_out=held_out, aim=aim,
-                                                progress=False)}  # fmt: skip
+        ours = sm.faithfulness_curve(game, found, aim=aim, **how)
+        rows = {"ours": {area: getattr(ours, area).value, "stderr": getattr(ours, area).stderr}}
         for rival, score in scores_of(game, game, by_size).items():
             order = labels[np.argsort(-score, kind="stable")].tolist()
-            curves[rival] = sm.faithfulness_curve(
-                game, found, order=order, sizes=curves["ours"].sizes, held_out=held_out
-            )
-        ours = curves["ours"]
-        rows = {}
-        for rival, curve in curves.items():
-            score = getattr(curve, area)
-            rows[rival] = {area: score.value, "stderr": score.stderr,
-                           "faithfulness": curve.faithfulness.round(4).tolist(),
-                           "errors": curve.stderr.round(4).tolist()}  # fmt: skip
-            if rival != "ours":
-                gain, error = advantage(ours, curve, aim)
-                rows[rival] |= {"ours_ahead": int((gain > 2 * error + 1e-3).sum()),
-                                "ours_behind": int((gain < -2 * error - 1e-3).sum())}  # fmt: skip
+            curve = sm.faithfulness_curve(game, found, order=order, sizes=ours.sizes, **how)
+            of, (gain, error) = getattr(curve, area), advantage(ours, curve, aim)
+            rows[rival] = {
+                area: of.value, "stderr": of.stderr,
+                "ours_ahead": int((gain > 2 * error + 1e-3).sum()),
+                "ours_behind": int((gain < -2 * error - 1e-3).sum()),
+            }  # fmt: skip
         out[area] = {"evaluations": ours.cost["evaluations"], "curves": rows}
-        out["sizes"] = ours.sizes.tolist()
     return out
 
 
@@ -256,57 +223,28 @@ def advantage(
     return gain, pull.std(axis=1, ddof=1) / np.sqrt(pull.shape[1])
 
 
+def of_tasks(options: Options) -> Iterator[Row]:
+    for name, model, task, units in options.some(tasks(options), 2):
+        first, rest = (sm.ModelGame(model, part, units) for part in task.split(N_PROMPTS))
+        yield faithfulness(name, first, rest)
+
+
 def tasks(options: Options) -> Iterator[tuple[str, Any, sm.Task, Any]]:
     """Name, model, twice as many prompts as a game has, units (None: the heads)."""
-    for name in () if options.quick else ("demo, strong backup", "demo, two strong backups"):
-        model = demo_with(BACKUPS[name])
-        task = sm.load_task("induction", model, 2 * N_PROMPTS, SEED)
-        yield name, model, task, demo_units(model, task.split(N_PROMPTS)[0])
     models = {"demo": sm.load_model("demo"), "demo, backup": demo_with_backup(0, 3)}
     for name, model in models.items():
         yield name, model, sm.load_task("induction", model, 2 * N_PROMPTS, SEED), None
-    if options.quick or options.data is None:
-        return
-    data = options.data
+    for name in ("demo, strong backup", "demo, two strong backups"):
+        model = demo_with(name)
+        task = sm.load_task("induction", model, 2 * N_PROMPTS, SEED)
+        yield name, model, task, demo_units(model, task.split(N_PROMPTS)[0])
+    data = options.models
     model = sm.load_model(data / "stories3m")
     yield "story 3M, IOI", model, prompts(data, model, "ioi", 2 * N_PROMPTS, SEED), None
     model = sm.load_model(data / "stories260k")
     for seed in (SEED, SEED + 1, SEED + 2):  # three draws of passages
         task = passages(data, model, 2 * N_PROMPTS, seed)
         yield f"story 260K, text, draw {seed}", model, task, None
-
-
-# -- running --------------------------------------------------------------------------------------
-
-
-def known_circuits(options: Options) -> dict[tuple[str, str], Any]:
-    """Model and metric -> its draws."""
-    n_draws = 2 if options.quick else 3
-    chosen = ["demo, strong backup"] if options.quick else [*BACKUPS]
-    out: dict[tuple[str, str], Any] = {
-        (name, "log_prob"): planted_draws(BACKUPS[name], 1 if options.quick else 3)
-        for name in chosen
-    }
-    if options.data is None:
-        print("without --data: no compiled, algorithmic and story models")
-        return out
-    out["induction2L", "log_prob"] = induction_draws(options.data, n_draws)
-    for name in ("and2", "hist", "frac_prevs") if options.quick else COMPILED:
-        for metric in ("answers", "score"):
-            draws = compiled_draws(options.data, name, metric == "answers", n_draws)
-            out[f"tracr {name}", metric] = draws
-    return out
-
-
-def of_known_circuits(options: Options) -> Iterator[Row]:
-    for (name, metric), draws in known_circuits(options).items():
-        yield recovery(name, draws, metric=metric)
-
-
-def of_tasks(options: Options) -> Iterator[Row]:
-    for name, model, task, units in tasks(options):
-        first, rest = (sm.ModelGame(model, part, units) for part in task.split(N_PROMPTS))
-        yield faithfulness(name, first, rest)
 
 
 PARTS = {"recovery": of_known_circuits, "faithfulness": of_tasks}

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,9 @@ from spex_mech.game import Answer, Game
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.store import opened
 from spex_mech.runs.workers import RemoteGame, started
-from spex_mech.search.adaptive import Adaptive
 from spex_mech.search.contract import cost_of_mask
-from spex_mech.search.settings import DEFAULTS
-from spex_mech.search.spex import Spex
 from spex_mech.units import Units
-from tests.pair_games import PairGame, drive, pair_game, truth_of
+from tests.pair_games import PairGame, pair_game
 
 
 class Sleeping(Game):
@@ -77,59 +73,37 @@ def pace(options: Options) -> Iterator[Row]:
         game = Sleeping(2000, 0.1, masks)
         found, seconds = search(RemoteGame(Threads(game, n_workers)), count * masks)
         rate = found.cost["evaluations"] / masks / seconds
-        about = {"workers": n_workers, "masks_per_batch": masks, "batches_per_second": rate}
-        yield about | {"share": rate / (n_workers / game.seconds)}
+        yield {"workers": n_workers, "share": rate / (n_workers / game.seconds)}
 
 
 class SleepingPairs(Game):
     """A game of pairs with slopes that takes its time: ``seconds`` an evaluation."""
 
+    has_slopes = True  # type: ignore[assignment]
+    masks_per_batch = 512  # type: ignore[assignment]
+
     def __init__(self, pairs: PairGame, seconds: float) -> None:
         self.pairs, self.seconds = pairs, seconds
-        self._units = Units.of_labels([str(unit) for unit in range(len(pairs.main))])
 
     @property
     def units(self) -> Units:
-        return self._units
-
-    @property
-    def has_slopes(self) -> bool:
-        return True
-
-    @property
-    def masks_per_batch(self) -> int:
-        return 512
+        return Units.of_labels([str(unit) for unit in range(len(self.pairs.main))])
 
     def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = None) -> Answer:
         time.sleep(self.seconds * len(masks) * cost_of_mask(slopes))
         values = self.pairs.values(masks.ablated)
         return Answer(values, self.pairs.gradients(masks.ablated) if slopes else None)
 
-    def identity(self) -> dict[str, Any]:
-        return {"sleeping pairs": len(self.units)}
-
 
 def wide(options: Options) -> Iterator[Row]:
-    """How many workers a search with gradients uses, and its recall with rows in few questions and
-    in many."""
+    """How many workers a search with gradients uses."""
     n = 300 if options.quick else 3108
-    pairs = pair_game("hubs", n, 0, "off")
+    game = SleepingPairs(pair_game("hubs", n, 0, "off"), 0.05)
     for n_workers in (8, 64):
-        game = SleepingPairs(pairs, 0.05)
         remote = RemoteGame(Threads(game, n_workers))
         found, seconds = timed(lambda remote=remote: sm.discover(remote, "spex", progress=False))
-        spent = found.cost["evaluations"]
-        share = spent * game.seconds / (n_workers * seconds)
-        yield {"workers": n_workers, "n": n, "evaluations": spent, "share": share}
-    for kind in ("sparse", "hubs", "low rank, main effects"):
-        recalls: dict[str, list[float]] = {"few": [], "many": []}
-        for seed in options.seeds:
-            pairs = pair_game(kind, n, seed, "off")
-            for how, rounds in (("few", DEFAULTS.row_rounds), ("many", n)):
-                settings = replace(DEFAULTS, row_rounds=rounds)
-                search = Adaptive(Spex(gradients=True), n, budget=n, seed=seed, settings=settings)
-                recalls[how].append(truth_of(pairs, drive(search, pairs), 100)[0])
-        yield {"game": kind, "n": n, **{f"recall_{how}": np.mean(r) for how, r in recalls.items()}}
+        share = found.cost["evaluations"] * game.seconds / (n_workers * seconds)
+        yield {"workers": n_workers, "n": n, "share": share}
 
 
 def sleeping_second() -> Sleeping:
@@ -143,7 +117,7 @@ def overhead(options: Options) -> Iterator[Row]:
     with started(sleeping_second, 1) as remote:  # the worker's start is not a matter of batches
         far, there = search(remote, budget)
     same = bool((here.values == far.values).all())
-    yield {"workers": 1, "same": same, "ratio": there / local}
+    yield {"same": same, "ratio": there / local}
 
 
 def flat_memory(batches: int) -> Row:

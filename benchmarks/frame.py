@@ -10,8 +10,8 @@ A benchmark's file says what is compared: functions of ``Options`` that yield ro
 Everything else is here: each row is printed and kept in ``results/name.json`` as it comes, with the
 commit, machine and versions of its part; a part can be measured again while the others stay
 (``--only``); what needs models is left out without them, and what has no reduced size in the quick
-mode, which writes elsewhere. Games are in
-``games.py``, what others offer in ``rivals.py`` and ``peers.py``.
+mode, which writes elsewhere. Games are in ``games.py``, what others offer in ``rivals.py`` and
+``peers.py``.
 """
 
 import argparse
@@ -84,14 +84,13 @@ class Options:
         """All, or in the quick mode the first few."""
         return islice(cases, quick if self.quick else None)
 
-    def keep(self, name: str, figures: dict[str, Any]) -> Path:
+    def keep(self, name: str, figures: dict[str, Any]) -> None:
         """Write ``results/<name>.json``, with None for NaN, as JSON has no such number. Called
         after each row, so that an interrupted run leaves what it measured."""
         file = self.out / "results" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(plain(figures), indent=1, allow_nan=False)
         file.write_text(text + "\n", encoding="utf-8")
-        return file
 
     def picture(self, name: str) -> Path:
         """Where to draw ``pictures/<name>``."""
@@ -106,10 +105,11 @@ class Options:
 
     def parts(self, name: str, parts: Mapping[str, Measure], **about: Any) -> dict[str, Any]:
         """Run the parts that are wanted and keep their rows as they come, each part with where its
-        figures come from; what ``only`` leaves out stays as it was measured before."""
-        before = self.kept(name) if self.only else {}
-        out: dict[str, Any] = {"parts": before.get("parts", {}), **about}
-        out["rows"] = [row for row in before.get("rows", []) if row["part"] in out["parts"]]
+        figures come from; what is left out stays as it was measured before."""
+        before = self.kept(name)
+        sources = {part: of for part, of in before.get("parts", {}).items() if part in parts}
+        out: dict[str, Any] = {"parts": sources, **about}
+        out["rows"] = [row for row in before.get("rows", []) if row["part"] in sources]
         for part in self.only or parts:
             print(f"-- {name}: {part}", flush=True)
             source, others = provenance(), [row for row in out["rows"] if row["part"] != part]

@@ -6,21 +6,24 @@ digits of 200, 1,000 and 10,000 examples.
     pip install 'spex_mech[benchmarks]'                   # the rivals
 
 The pairs that we find are interactions at the intact text; shapiq estimates Shapley or Banzhaf
-interactions over all subsets. So on short sentences, where everything can be enumerated, each is
-judged by recall of its own kind too. A rival may report as many pairs as it had evaluations.
+interactions over all subsets. So on short sentences, where everything can be enumerated, our
+proxies are judged by recall of those. A rival may report as many pairs as it had evaluations.
 Writes ``results/lenses.json``.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 import spex_mech as sm
-from benchmarks.frame import SEEDS, Options, Row, script, timed
+from benchmarks.frame import SEEDS, Options, Row, script
 from benchmarks.games import Pair, pairs_of, r2, recall, strongest
 from benchmarks.rivals import SHAPIQ, run_rival, strongest_pairs
 
@@ -40,54 +43,43 @@ def story(data: Path, name: str, masking: str, spans: str | None = None) -> sm.T
     model = sm.load_model(data / name)
     tokenizer = sm.load_tokenizer(model)
     task = sm.text_task(model, STORY, continuation=ANSWER)
-    game = sm.TokenGame(model, task, spans, masking=masking, tokenizer=tokenizer)
-    if spans == "words":  # the same units whatever the tokenizer
-        labels = [f"{i}:{label.split(':', 1)[1]}" for i, label in enumerate(game.labels)]
-        game = sm.TokenGame(model, task, spans, masking=masking, tokenizer=tokenizer, labels=labels)
-    return game
+    make = partial(sm.TokenGame, model, task, spans, masking=masking, tokenizer=tokenizer)
+    if spans != "words":
+        return make()
+    # The same units whatever the tokenizer.
+    return make(labels=[f"{i}:{x.split(':', 1)[1]}" for i, x in enumerate(make().labels)])
 
 
 def intact_pairs(game: Any) -> list[Pair]:
     return strongest(sm.discover(game, method="exhaustive", progress=False))
 
 
-def ours(game: Any, truth: list[Pair], k: int, method: str, **options: Any) -> float | None:
-    """Recall of the top k; None where the budget is refused."""
-    try:
-        found = sm.discover(game, method, progress=False, **options)
-    except ValueError as error:
-        print(f"{method}: {error}")
-        return None
-    return recall(pairs_of(found), truth, k)
-
-
-def mean_of(scores: Iterable[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return float(np.mean(known)) if known else None
-
-
-def row(game: str, n: int, budget: int, method: str, score: Any, **more: Any) -> Row:
+def ours(game: Any, truth: list[Pair], method: str, **options: Any) -> float:
     """Recall of the true top 50."""
-    about = {"game": game, "n": n, "budget": budget, "method": method, "k": 50}
-    return about | {"recall": score} | more
+    return recall(pairs_of(sm.discover(game, method, progress=False, **options)), truth, 50)
+
+
+def row(game: str, n: int, budget: int, method: str, scores: list[float], **more: Any) -> Row:
+    """The mean recall over seeds."""
+    about = {"game": game, "n": n, "budget": budget, "method": method}
+    return about | {"recall": float(np.mean(scores)), **more}
 
 
 def sentences(options: Options) -> Iterator[Row]:
-    """Short sentences, of which every subset is known: recall of the top 10 of each kind of
-    interaction, and R² on all masks; means over sentences and seeds."""
+    """Short sentences, of which every subset is known: recall of the top 10 of both kinds of
+    interaction over all subsets, and R² on all masks; means over sentences and seeds."""
     scores: dict[tuple[int, str, str], list[float]] = {}
     model = sm.load_model("sentiment")
     tokenizer = sm.load_tokenizer(model)
-    for text, answer in SENTENCES[: 1 if options.quick else 3]:
+    for text, answer in options.some(SENTENCES):
         game = sm.TokenGame(model, sm.text_task(model, text, answer), tokenizer=tokenizer)
         n = len(game)
-        budgets = (n * (n - 1) // 4, n * (n - 1) // 2 + n + 1, 4 * n * n)
-        runs = product(budgets[1:2] if options.quick else budgets, options.seeds)
-        for budget, method, kind, score in of_sentence(game, runs):
+        budgets = options.some((n * (n - 1) // 2 + n + 1, 4 * n * n))  # all pairs; many masks
+        for budget, method, kind, score in of_sentence(game, product(budgets, options.seeds)):
             scores.setdefault((budget, method, kind), []).append(score)
     for (budget, method, kind), found in scores.items():
         about = {"budget": budget, "method": method, "kind": kind}
-        yield about | {"score": float(np.mean(found)), "runs": len(found)}
+        yield about | {"score": float(np.mean(found))}
 
 
 def of_sentence(
@@ -106,23 +98,18 @@ def of_sentence(
     pairs = list(combinations(range(n), 2))
     banzhaf = {(a, b): float((table * signs[:, a] * signs[:, b]).mean()) for a, b in pairs}
     kinds = {
-        "intact": intact_pairs(game),
         "shapley": strongest_pairs({tuple(s): float(v) for s, v in exact.items()}),
         "banzhaf": strongest_pairs(banzhaf),
     }
     for budget, seed in runs:
-        for method in ("spex", "proxyspex"):
-            score = ours(game, kinds["intact"], 10, method, budget=budget, seed=seed)
-            if score is not None:
-                yield budget, f"spex_mech {method}", "intact", score
         for proxy in ("distilled", "trees"):
             small = sm.distill(of_masks, budget, proxy, n=n, seed=seed, progress=False)
             name = f"spex_mech distill, {proxy}"
             yield budget, name, "R2", r2(table, small.predict(every))
-            for kind in ("shapley", "banzhaf"):
+            for kind, truth in kinds.items():
                 best = small.frame(10, kind=kind).units
                 have = {tuple(int(u) for u in pair.split(" x ")) for pair in best}
-                yield budget, name, kind, recall(have, kinds[kind], 10)
+                yield budget, name, kind, recall(have, truth, 10)
         for name, run in SHAPIQ.items():
             got = run_rival(run, values, n, budget, seed, time_limit=120)
             if got.failure:
@@ -136,27 +123,28 @@ def of_sentence(
 
 def tokens(options: Options) -> Iterator[Row]:
     """Recall of the top 50 exhaustive pairs of a paragraph, of ours and of the rivals."""
-    for masking in ("mean",) if options.quick else ("mean", "attention"):
+    for masking in options.some(("mean", "attention")):
         game = story(options.models, "stories260k", masking)
         n, truth, name = len(game), intact_pairs(game), f"story 260K, a paragraph, {masking}"
-        methods: dict[str, Row] = {"spex": {"method": "spex"}, "proxyspex": {"method": "proxyspex"}}
+        methods: dict[str, Row] = {"spex": {}}
         if masking == "mean":
-            methods["spex, values only"] = {"method": "spex", "gradients": False}
-        for budget in (5 * n,) if options.quick else (2 * n, 5 * n, 10 * n):
+            methods["spex, values only"] = {"gradients": False}
+        for budget in options.some((2 * n, 5 * n, 10 * n)):
             for method, how in methods.items():
-                found = [ours(game, truth, 50, budget=budget, seed=s, **how) for s in options.seeds]
-                yield row(name, n, budget, f"spex_mech {method}", mean_of(found))
+                found = [ours(game, truth, "spex", budget=budget, seed=s, **how)
+                         for s in options.seeds]  # fmt: skip
+                yield row(name, n, budget, f"spex_mech {method}", found)
             for rival, run in SHAPIQ.items():
                 asked = (run, game.mean, n, budget)
                 got = [run_rival(*asked, seed, time_limit=120) for seed in options.seeds]
-                failure = next((r.failure for r in got if r.failure), "")
-                told = None if failure else mean_of(r.recall(truth, 50, budget) for r in got)
-                yield row(name, n, budget, rival, told, failure=failure)
+                scores = [told.recall(truth, 50, budget) for told in got]
+                failure = next((told.failure for told in got if told.failure), "")
+                yield row(name, n, budget, rival, scores, failure=failure)
 
 
 def student(options: Options) -> Iterator[Row]:
     """The 3M story model on words, screened on the 260K one."""
-    for masking in ("attention",) if options.quick else ("attention", "mean"):
+    for masking in options.some(("attention", "mean")):
         game, small = (
             story(options.models, name, masking, "words") for name in ("stories3m", "stories260k")
         )
@@ -167,12 +155,10 @@ def student(options: Options) -> Iterator[Row]:
             "spex": {"method": "spex"},
         }
         for budget, (way, how) in product((4 * n, 8 * n), ways.items()):
-            yield row(name, n, budget, way, ours(game, truth, 50, budget=budget, seed=0, **how))
+            yield row(name, n, budget, way, [ours(game, truth, budget=budget, seed=0, **how)])
 
 
 def digits(options: Options) -> Iterator[Row]:
-    from sklearn.datasets import load_digits
-
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
     x, target = data.data[order] / 16, data.target[order]
@@ -180,25 +166,20 @@ def digits(options: Options) -> Iterator[Row]:
     pair_x, pair_y = x[chosen], np.where(target[chosen] == 8, 1.0, -1.0)
     game = sm.TrainingGame.ridge(pair_x[:200], pair_y[:200], pair_x[200:], pair_y[200:], 1.0)
     truth = intact_pairs(game)
-    budgets = (1000,) if options.quick else (1000, 2000, 5000)
-    for budget, method in product(budgets, ("spex", "proxyspex")):
-        score = mean_of(ours(game, truth, 50, method, budget=budget, seed=s) for s in SEEDS)
-        name = "digits 3 and 8, 200 examples, ridge"
-        yield row(name, 200, budget, f"spex_mech {method}", score)
-    if not options.quick:
-        yield retrained(x, target)
-        yield ten_thousand(x, target)
+    for method in ("spex", "proxyspex"):
+        scores = [ours(game, truth, method, budget=1000, seed=seed) for seed in SEEDS]
+        yield row("digits 3 and 8, 200 examples, ridge", 200, 1000, f"spex_mech {method}", scores)
+    options.must_be_full()
+    yield retrained(x, target)
+    yield ten_thousand(x, target)
 
 
 def retrained(x: np.ndarray, target: np.ndarray) -> Row:
     """1,000 digits, odd against even, by logistic regression; the strongest pairs measured again by
     scikit-learn, trained anew for every subset."""
-    from sklearn.linear_model import LogisticRegression
-
     y = (target % 2).astype(float)
     game = sm.TrainingGame.logistic(x[:1000], y[:1000], x[1000:], y[1000:], 1.0)
-    how: Row = {"budget": 2000, "seed": 0, "progress": False}
-    found, seconds = timed(lambda: sm.discover(game, "proxyspex", **how))
+    found = sm.discover(game, "proxyspex", budget=2000, seed=0, progress=False)
     best = found.top(10)
 
     def train(weights: torch.Tensor) -> torch.Tensor:
@@ -211,15 +192,11 @@ def retrained(x: np.ndarray, target: np.ndarray) -> Row:
         return torch.stack(values)
 
     again = sm.TrainingGame(train, 1000, differentiable=False)
-    sets = [[found.labels[u] for u in units[:2]] for units in best.units]
-    true = sm.measure(again, sets, progress=False)
-    want = np.array([true.value(*names) for names in sets])
+    true = sm.measure(again, best.names, progress=False)
+    want = np.array([true.value(*names) for names in best.names])
     off = float(abs(best.mean - want).max() / abs(want).max())
-    return {
-        "game": "digits, 1,000 examples, logistic", "n": 1000, "budget": 2000, "pairs": 10,
-        "largest_difference": off, "seconds": seconds, "smallest": float(abs(want).min()),
-        "audit": found.audit,
-    }  # fmt: skip
+    about = {"game": "digits, 1,000 examples, logistic", "n": 1000, "budget": 2000, "pairs": 10}
+    return about | {"largest_difference": off}
 
 
 def ten_thousand(x: np.ndarray, target: np.ndarray) -> Row:
@@ -231,21 +208,12 @@ def ten_thousand(x: np.ndarray, target: np.ndarray) -> Row:
     many = moved.reshape(10_000, 64) + 0.05 * rng.normal(size=(10_000, 64))
     y = np.where(target % 2, 1.0, -1.0)
     game = sm.TrainingGame.ridge(many, y[of], x[1297:], y[1297:], 10.0)
-    how: Row = {"budget": 10_000, "seed": 0, "progress": False}
-    found, seconds = timed(lambda: sm.discover(game, "proxyspex", **how))
-    return {
-        "game": "moved digits, 10,000 examples, ridge", "n": 10_000, "budget": 10_000,
-        "evaluations": found.cost["evaluations"], "pairs": len(found),
-        "seconds": seconds, "audit": found.audit,
-    }  # fmt: skip
+    found = sm.discover(game, "proxyspex", budget=10_000, seed=0, progress=False)
+    about = {"game": "moved digits, 10,000 examples, ridge", "n": 10_000, "budget": 10_000}
+    return about | {"seconds": found.cost["seconds"], "audit": found.audit}
 
 
-PARTS = {
-    "sentences": sentences,
-    "tokens": tokens,
-    "student": student,
-    "data": digits,
-}
+PARTS = {"sentences": sentences, "tokens": tokens, "student": student, "data": digits}
 
 if __name__ == "__main__":
     script(__doc__, "lenses", PARTS, seeds=list(SEEDS))

@@ -4,9 +4,8 @@
 layers jointly, or all) keep 75, 50 and 25 %, so that the task's metric is as large as possible on
 the prompts of the selection; all other heads of the group are ablated by their mean over those
 prompts. Scored on held-out prompts: the recovered share (metric - all of the group ablated) /
-(intact - all of the group ablated), and the share of prompts that are answered right. A group whose
-ablation lowers the metric by less than a tenth in some draw does nothing for the task that could be
-recovered: it is left out, and named.
+(intact - all of the group ablated). A group whose ablation lowers the metric by less than a tenth
+in some draw does nothing for the task that could be recovered: it is left out, and named.
 
 - *search*: ``discover``, then ``faithfulness_curve(aim="recover")``: B masks for the three levels
   together. *surrogate*, as in the paper: ``distill`` with B half masks, then the subset that the
@@ -14,16 +13,16 @@ recovered: it is left out, and named.
   *surrogate, corrected*: ``explain`` half of B masks, drawn at the three levels; then, three times,
   run the subsets that it predicts to be best and learn from them too; the best that was run stays.
 - *LASSO* on indicators of kept heads (strength by cross-validation): the heads with the largest
-  coefficients stay. It learns, for each level, from masks of just that level. *best of random*: the
-  best of the same masks. Both with 10 B and with B masks for the three levels together.
+  coefficients stay. It learns, for each level, from masks of just that level, 10 B or B for the
+  three levels together. *best of random*: the best of the same masks.
 - *main effects*: n + 1 masks. *greedy*: the head that matters least given what is gone goes next;
   all n(n+1)/2 masks.
 
 **Knock-out**: the fewest heads whose joint ablation leaves at most a tenth of the recovered share,
 on the prompts of the selection. *search*: ``subsets.knock_out``, with B masks. *LASSO*, linear
 compressed sensing: three sets of masks that keep 90, 75 and 50 %, 10 B together; heads go in the
-order of their coefficients until the task is gone; the best of the three counts. *main effects*:
-the same by single ablations. *greedy*: the head goes whose loss hurts most given what is gone.
+order of their coefficients until the task is gone; the best of the three counts. *greedy*: the head
+goes whose loss hurts most given what is gone.
 
 Every draw takes other prompts for selection (of the small prompt files: another division, so that
 draws overlap). A figure is the mean over draws; its error is the larger one of that over prompts
@@ -43,20 +42,19 @@ import torch
 
 import spex_mech as sm
 from benchmarks import subsets
-from benchmarks.frame import Options, Row, panels, script, timed
-from benchmarks.games import Watched, passages, prompts, singles
+from benchmarks.frame import LeftOut, Options, Row, panels, script
+from benchmarks.games import Watched, passages, prompts
 from benchmarks.subsets import KEPT, LEVELS, Pool
 from spex_mech.results.statistics import ratios, standard_errors
 
 LEAST = 0.1  # of the intact metric: a group that does less is left out
 N_SELECT, N_HELD, N_QUICK = 16, 60, 8
-QUICK = (("agreement", (3, 5)), ("agreement", None))  # task and layers
 PER_UNIT = 6  # masks per head for ours: B
 RIVALS = 10  # times as many masks for rivals
 MAIN, CORRECTED, RIVAL = "search", "surrogate, corrected", "LASSO, 10 B"
 
 Layers = tuple[int, int] | None
-Method = Callable[[], Any]
+Method = tuple[Callable[[], Any], int | None]  # and its masks where the game does not count them
 
 
 def games_of(
@@ -82,52 +80,52 @@ def many(game: Watched) -> int:
     return RIVALS * PER_UNIT * len(game) // len(LEVELS)
 
 
-def methods_of(game: Watched, pool: Pool, seed: int) -> dict[str, tuple[Method, int | None]]:
-    """Each method of pruning, and its masks where the game does not count them."""
-    budget, sizes = PER_UNIT * len(game), subsets.sizes_of(len(game))
-    methods: dict[str, tuple[Method, int | None]] = {
-        MAIN: (lambda: subsets.by_search(game, budget, seed), None),
+def methods_of(game: Watched, pool: Pool, seed: int) -> dict[str, Method]:
+    """Each method of pruning."""
+    budget, sizes, most = PER_UNIT * len(game), subsets.sizes_of(len(game)), many(game)
+    few, spent = most // RIVALS, most * len(LEVELS)
+    best_random = partial(subsets.by_best_random, pool, sizes, most)
+    return {
+        MAIN: (partial(subsets.by_search, game, budget, seed), None),
         "surrogate, distilled": (
-            lambda: subsets.by_surrogate(game, budget, seed, "distilled"),
-            None,
-        ),
-        "surrogate, trees": (lambda: subsets.by_surrogate(game, budget, seed, "trees"), None),
-        CORRECTED: (lambda: subsets.by_corrected(game, budget, seed), None),
-        "main effects": (lambda: subsets.by_main_effects(game), None),
-        "greedy": (lambda: subsets.by_greedy(game), None),
-        "a random one": (lambda: np.array([pool(size)[0][0] for size in sizes]), 0),
+            partial(subsets.by_surrogate, game, budget, seed, "distilled"), None),
+        "surrogate, trees": (partial(subsets.by_surrogate, game, budget, seed, "trees"), None),
+        CORRECTED: (partial(subsets.by_corrected, game, budget, seed), None),
+        "main effects": (partial(subsets.by_main_effects, game), None),
+        "greedy": (partial(subsets.by_greedy, game), None),
+        RIVAL: (partial(subsets.by_lasso, pool, sizes, most, seed), spent),
+        "LASSO, B": (partial(subsets.by_lasso, pool, sizes, few, seed), few * len(LEVELS)),
+        "best of random, 10 B": (best_random, spent),
+    }  # fmt: skip
+
+
+def knock_outs_of(game: Watched, pool: Pool, seed: int) -> dict[str, Method]:
+    """Each method of knocking out; the game does not count the masks of the pool."""
+    spent = len(KEPT) * (many(game) + len(game) + 1)  # with those of the orders
+    return {
+        MAIN: (partial(subsets.by_knock_out, game, PER_UNIT * len(game), seed), None),
+        "greedy": (partial(subsets.greedy_knock_out, game), None),
+        RIVAL: (partial(subsets.linear_knock_out, game, pool, many(game), seed), spent),
     }
-    for name, few in (("10 B", many(game)), ("B", many(game) // RIVALS)):
-        spent = few * len(LEVELS)
-        methods[f"LASSO, {name}"] = partial(subsets.by_lasso, pool, sizes, few, seed), spent
-        methods[f"best of random, {name}"] = (
-            partial(subsets.by_best_random, pool, sizes, few),
-            spent,
-        )
-    return methods
+
+
+def chosen_by(game: Watched, methods: dict[str, Method]) -> Iterator[tuple[str, Any, int]]:
+    """Each method's name, what it keeps, and the masks that it took."""
+    for name, (method, spent) in methods.items():
+        before = game.evaluations
+        kept = method()
+        yield name, kept, game.evaluations - before if spent is None else spent
 
 
 def prune(game: Watched, held: Any, pool: Pool, seed: int) -> Row:
     """A draw: each method's recovered share on held-out prompts, each prompt's pull on it (for
-    errors), the share of right answers, and what it paid."""
-    n, kept, masks, seconds = len(game), {}, {}, {}
-    for name, (method, spent) in methods_of(game, pool, seed).items():
-        before = game.evaluations
-        kept[name], seconds[name] = timed(method)
-        masks[name] = game.evaluations - before if spent is None else spent
-    every = np.concatenate([subsets.ablating(n, [[], range(n)]), *kept.values()])
+    errors), and what it paid."""
+    names, kept, masks = zip(*chosen_by(game, methods_of(game, pool, seed)), strict=True)
+    every = np.concatenate([subsets.ablating(len(game), [[], range(len(game))]), *kept])
     values = held(torch.from_numpy(every)).double().numpy()
-    whole, empty = values[:2]
-    share, pulls = ratios(values - empty, whole - empty)
-    # A log-probability is never above 0, so that nothing is "right" in the sense of a difference.
-    differs = held.task.metric_name == "logit_diff"
-    right = (values > 0).mean(axis=1) if differs else np.full(len(values), np.nan)
-    rows = {name: np.arange(3) + 2 + 3 * at for at, name in enumerate(kept)}
-    ends = {"intact": float(whole.mean()), "ablated": float(empty.mean())}
-    ends |= {"intact_right": float(right[0]), "ablated_right": float(right[1])}
-    figures = {"share": share, "pulls": pulls, "right": right}
-    of_each = {key: {name: x[r] for name, r in rows.items()} for key, x in figures.items()}
-    return {**of_each, "masks": masks, "ends": ends, "seconds": seconds}
+    found = ratios(values - values[1], values[0] - values[1])
+    share, pulls = (dict(zip(names, np.split(x[2:], len(names)), strict=True)) for x in found)
+    return {"share": share, "pulls": pulls, "masks": dict(zip(names, masks, strict=True))}
 
 
 def error_of(values: Sequence[np.ndarray], pulls: Sequence[np.ndarray]) -> np.ndarray:
@@ -146,7 +144,6 @@ def together(draws: list[Row]) -> Row:
         methods[name] = {
             "share": np.mean(shares, axis=0),
             "stderr": error_of(shares, pulls),
-            "right": np.mean([draw["right"][name] for draw in draws], axis=0),
             "masks": draws[0]["masks"][name],
         }
         for ours in {MAIN, CORRECTED} - {name}:
@@ -156,58 +153,32 @@ def together(draws: list[Row]) -> Row:
             gain, error = np.mean(gains, axis=0), error_of(gains, off)
             ahead, behind = gain > 2 * error + 1e-9, gain < -2 * error - 1e-9
             methods[name][f"{ours} gains"] = {
-                "mean": gain, "stderr": error,
                 "ahead": int(ahead.sum()), "behind": int(behind.sum()),
             }  # fmt: skip
-    ends = {key: np.mean([draw["ends"][key] for draw in draws]) for key in draws[0]["ends"]}
-    seconds = {key: round(sum(draw["seconds"][key] for draw in draws), 1)
-               for key in draws[0]["seconds"]}  # fmt: skip
-    return {**ends, "seconds": seconds, "methods": methods}
+    return methods
 
 
 def knocked(game: Watched, held: Any, pool: Pool, seed: int) -> Row:
-    """Each method's knock-out: how many heads, on which prompts it holds, what it paid."""
-    n, budget = len(game), PER_UNIT * len(game)
-    methods: dict[str, Method] = {
-        MAIN: lambda: subsets.by_knock_out(game, budget, seed),
-        "main effects": lambda: subsets.in_order(game, -singles(game)),
-        "greedy": lambda: subsets.greedy_knock_out(game),
-    }
-    spent: dict[str, int] = {}
-    for name, few in (("LASSO, 10 B", many(game)), ("LASSO, B", many(game) // RIVALS)):
-        methods[name] = partial(subsets.linear_knock_out, game, pool, few, seed)
-        spent[name] = len(KEPT) * (few + n + 1)  # with those of the orders
+    """Each method's knock-out: how many heads, whether it holds elsewhere, what it paid."""
     rows: Row = {}
-    for name, method in methods.items():
-        before = game.evaluations
-        kept, masks = method(), game.evaluations - before
-        rows[name] = {"masks": spent.get(name, masks)}
-        if kept is None:
-            rows[name] |= {"heads": None, "failure": "no such set within the budget"}
-            continue
-        ends = torch.from_numpy(np.array([np.ones_like(kept), np.zeros_like(kept), kept]))
-        whole, empty, left = game.game(ends).double().mean(1).tolist()
-        fresh = held(ends).double().numpy()
-        share, pulls = ratios(fresh - fresh[1], fresh[0] - fresh[1])
-        rows[name] |= {
-            "heads": int((~kept).sum()),
-            "units": [game.labels[u] for u in np.flatnonzero(~kept)],
-            "share": (left - empty) / (whole - empty),
-            "held_out_share": share[2],
-            "held_out_stderr": standard_errors(pulls)[2],
-        }
+    for name, kept, masks in chosen_by(game, knock_outs_of(game, pool, seed)):
+        rows[name] = {"masks": masks, "heads": None}  # no such set within the budget
+        if kept is not None:
+            ends = torch.from_numpy(np.array([np.ones_like(kept), np.zeros_like(kept), kept]))
+            fresh = held(ends).double().numpy()
+            share, _ = ratios(fresh - fresh[1], fresh[0] - fresh[1])
+            rows[name] |= {"heads": int((~kept).sum()), "held_out_share": share[2]}
     return {"seed": seed, "methods": rows}
 
 
 def measured(name: str, task: str, layers: Layers, options: Options) -> Iterator[Row]:
     """One group of heads: all methods, and if it is all heads, the knock-out too."""
-    if options.quick and (task, layers) not in QUICK:
-        return
+    if options.quick and task != "agreement":
+        raise LeftOut("the quick mode has one task")
     model = sm.load_model(options.models / name)
     games = [games_of(options, model, task, layers, seed) for seed in options.seeds]
     least = min(share_lost(game) for game, _ in games)
     if least < LEAST:
-        print(f"{name}, {task}: left out, as ablating all takes {100 * least:.1f} %")
         yield {"left_out": least}
         return
     draws, knocks = [], []
@@ -215,10 +186,7 @@ def measured(name: str, task: str, layers: Layers, options: Options) -> Iterator
         pool = subsets.pool_of(game, many(game), seed)
         draws.append(prune(game, held, pool, seed))
         knocks += [knocked(game, held, pool, seed)] if layers is None else []
-    game, held = games[0]
-    row = {**together(draws), "knock_out": knocks}
-    row |= {"n_units": len(game), "held_out_prompts": len(held.prompts)}
-    yield row | {"selection_prompts": N_QUICK if options.quick else N_SELECT}
+    yield {"methods": together(draws), "knock_out": knocks, "n_units": len(games[0][0])}
 
 
 def share_lost(game: Watched) -> float:
@@ -256,20 +224,22 @@ def draw(rows: list[Row], file: Path) -> None:
             ax.axis("off")
 
 
-def parts() -> Iterator[tuple[str, Any]]:
-    groups: list[tuple[str, str, Layers]] = [
-        ("stories260k", "object_copy", None),
-        ("stories260k", "text", None),
-        ("stories3m", "object_copy", None),
-    ]
-    for task in ("agreement", "pronoun", "ioi"):  # the dearest last
-        groups += [("stories3m", task, layers) for layers in (None, (0, 2), (3, 5))]
-    for model, task, layers in groups:
-        which = "all heads" if layers is None else f"layers {layers[0]}-{layers[1]}"
-        yield f"{model}, {task}, {which}", partial(measured, model, task, layers)
-
-
-PARTS = dict(parts())
+GROUPS: list[tuple[str, str, Layers]] = [
+    ("stories260k", "object_copy", None),
+    ("stories260k", "text", None),
+    ("stories3m", "object_copy", None),
+    *(
+        ("stories3m", task, layers)
+        for task in ("agreement", "pronoun", "ioi")  # the dearest last
+        for layers in (None, (0, 2), (3, 5))
+    ),
+]
+PARTS = {
+    f"{model}, {task}, {f'layers {layers[0]}-{layers[1]}' if layers else 'all heads'}": partial(
+        measured, model, task, layers
+    )
+    for model, task, layers in GROUPS
+}
 
 if __name__ == "__main__":
     script(__doc__, "pruning", PARTS, draw, levels=list(LEVELS))

@@ -78,21 +78,21 @@ def taken_apart(task: str, found: sm.Interactions) -> Iterator[Row]:
 
 
 def sink(options: Options) -> Iterator[Row]:
-    """How much attention goes to the first token, by the heads from layer 3 on, with the strongest
-    pair of the map intact, halved and gone. (Heads that find nothing to read rest there.)"""
+    """Of capitals: how much attention goes to the first token, by the heads from layer 3 on, with
+    the strongest pair of the map intact, halved and gone. (Heads that find nothing to read rest
+    there.)"""
     options.must_be_full()
-    for task in TASKS:
-        pair, game = map_of(task).top(1).names[0], game_of(task)
-        later = [u.label for u in game.units if u.layer is not None and u.layer >= 3]
-        real = game.task.prompts.real.cpu().numpy()
-        for ablated in ((), pair[:1], pair[1:], pair):
-            shares = []
-            for prompt in range(len(real)):
-                seen = game.attention_patterns(later, prompt, ablated)
-                queries = np.flatnonzero(real[prompt])[1:]  # the first can read only itself
-                shares.append(float(seen[:, queries, 0].mean()))
-            row: Row = {"task": task, "what": "sink", "ablated": " and ".join(ablated)}
-            yield row | {"even": float(np.mean(shares[::2])), "odd": float(np.mean(shares[1::2]))}
+    pair, game = map_of("capitals").top(1).names[0], game_of("capitals")
+    later = [u.label for u in game.units if u.layer is not None and u.layer >= 3]
+    real = game.task.prompts.real.cpu().numpy()
+    for ablated in ((), pair[:1], pair[1:], pair):
+        shares = []
+        for prompt in range(len(real)):
+            seen = game.attention_patterns(later, prompt, ablated)
+            queries = np.flatnonzero(real[prompt])[1:]  # the first can read only itself
+            shares.append(float(seen[:, queries, 0].mean()))
+        row: Row = {"task": "capitals", "what": "sink", "ablated": " and ".join(ablated)}
+        yield row | {"even": float(np.mean(shares[::2])), "odd": float(np.mean(shares[1::2]))}
 
 
 def roles(options: Options) -> Iterator[Row]:

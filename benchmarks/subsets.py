@@ -5,7 +5,7 @@ knocking out a mask whose ablated units leave at most ``GONE`` of the task. What
 game that it is given counts. ``pruning.py`` says what each is and compares them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -40,8 +40,16 @@ def ablating(n: int, sets: Iterable[Iterable[int]]) -> Masks:
     return masks
 
 
-def without_one_more(kept: np.ndarray) -> Masks:
-    return kept & ablating(len(kept), [[unit] for unit in np.flatnonzero(kept)])
+def one_by_one(game: Any, worst: Callable[[np.ndarray], Any]) -> Iterator[tuple[np.ndarray, float]]:
+    """What is kept, and its value, as one unit after another is ablated: of the values without one
+    more unit each, ``worst`` says which is taken."""
+    kept = np.ones(len(game), dtype=bool)
+    while kept.any():
+        masks = kept & ablating(len(kept), [[unit] for unit in np.flatnonzero(kept)])
+        values = game.mean(masks)
+        at = int(worst(values))
+        kept = masks[at]
+        yield kept, float(values[at])
 
 
 def swapped(kept: np.ndarray) -> Masks:
@@ -189,12 +197,11 @@ def by_main_effects(game: Watched) -> Masks:
 
 
 def by_greedy(game: Watched) -> Masks:
-    sizes = sizes_of(len(game))
-    kept, at = np.ones(len(game), dtype=bool), {}
-    while kept.sum() > min(sizes):
-        masks = without_one_more(kept)
-        kept = masks[int(game.mean(masks).argmax())]
+    sizes, at = sizes_of(len(game)), {}
+    for kept, _ in one_by_one(game, np.argmax):
         at[int(kept.sum())] = kept
+        if kept.sum() == min(sizes):
+            break
     return np.array([at[size] for size in sizes])
 
 
@@ -332,12 +339,6 @@ def linear_knock_out(game: Watched, pool: Pool, few: int, seed: int) -> np.ndarr
 
 
 def greedy_knock_out(game: Watched) -> np.ndarray:
-    kept = np.ones(len(game), dtype=bool)
-    whole, empty = game.mean(np.array([kept, ~kept]))
-    while kept.any():
-        masks = without_one_more(kept)
-        values = game.mean(masks)
-        kept = masks[int(values.argmin())]
-        if (values.min() - empty) / (whole - empty) <= GONE:
-            break
-    return kept
+    whole, empty = game.mean(ablating(len(game), [[], range(len(game))]))
+    steps = one_by_one(game, np.argmin)
+    return next(kept for kept, value in steps if (value - empty) / (whole - empty) <= GONE)

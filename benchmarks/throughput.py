@@ -99,34 +99,30 @@ def drawn_pairs(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return pairs[np.sort(rng.permutation(len(pairs))[:count])]
 
 
-def works(game: sm.ModelGame, n_pairs: int, n_dense: int) -> dict[str, np.ndarray]:
-    rng, n = np.random.default_rng(0), len(game)
-    n_heads = sum(unit.kind == "head" for unit in game.components.units)
-    pairs = drawn_pairs(n_heads, n_pairs, rng)
-    neurons = np.array([rng.choice(np.arange(n_heads, n), 2, False) for _ in range(n_pairs)])
-    return {
-        "single heads": np.arange(n_heads)[:, None],
-        f"pairs of heads ({len(pairs):,})": pairs,
-        f"random pairs of neurons ({n_pairs:,})": neurons,
-        "dense masks": MaskBatch.of_kept(rng.random((n_dense, n)) < 0.5).ablated,
-    }
-
-
 def against_limit(
     name: str, game: sm.ModelGame, n_pairs: int, n_dense: int, n_gradients: int
 ) -> Iterator[Row]:
-    runs = {
-        what: (partial(game.ablating, lost), len(lost))
-        for what, lost in works(game, n_pairs, n_dense).items()
+    rng, n = np.random.default_rng(0), len(game)
+    heads = np.arange(n_heads(game))
+    pairs = drawn_pairs(len(heads), n_pairs, rng)
+    neurons = np.array([rng.choice(np.arange(len(heads), n), 2, False) for _ in range(n_pairs)])
+    dense = MaskBatch.of_kept(rng.random((n_dense, n)) < 0.5).ablated
+    lost = np.arange(n_gradients)[:, None] * n // n_gradients
+    some = torch.from_numpy(MaskBatch.of_rows(lost, n).kept())
+    runs: dict[str, tuple[Callable[[], Any], int]] = {
+        "single heads": (partial(game.ablating, heads[:, None]), len(heads)),
+        f"pairs of heads ({len(pairs):,})": (partial(game.ablating, pairs), len(pairs)),
+        f"random pairs of neurons ({n_pairs:,})": (partial(game.ablating, neurons), n_pairs),
+        "dense masks": (partial(game.ablating, dense), n_dense),
+        "gradients at single ablations": (partial(game.value_and_slopes, some), n_gradients),
     }
-    lost = np.arange(n_gradients)[:, None] * len(game) // n_gradients
-    some = torch.from_numpy(MaskBatch.of_rows(lost, len(game)).kept())
-    runs["gradients at single ablations"] = partial(game.value_and_slopes, some), len(some)
     for what, (run, n_masks) in runs.items():
-        n_rows = n_masks * len(game.prompts)
-        seconds, ratio = ratios(game, run, n_rows)
-        about = {"model": name, "work": what, "rows": n_rows}
-        yield about | {"rows_per_second": 1 / seconds, "ratio": ratio}
+        _, ratio = ratios(game, run, n_masks * len(game.prompts))
+        yield {"model": name, "work": what, "ratio": ratio}
+
+
+def n_heads(game: sm.ModelGame) -> int:
+    return sum(unit.kind == "head" for unit in game.components.units)
 
 
 GPT2 = "GPT-2-small's shape, 4 prompts x 16"
@@ -147,13 +143,11 @@ def limit(options: Options) -> Iterator[Row]:
     for name, game in () if options.quick else random_games():
         sizes = (300, 16, 48) if name == GPT2 else (100, 6, 32)
         yield from against_limit(name, game, *sizes)
-    if options.data is None:
-        return
     share = 5 if options.quick else 1
-    game, name = story_game(options.data), "story 260K, 8 texts x 32, all scored"
+    game, name = story_game(options.models), "story 260K, 8 texts x 32, all scored"
     yield from against_limit(name, game, 2000 // share, 200 // share, 500 // share)
-    model = sm.load_model(options.data / "stories3m")
-    task = prompts(options.data, model, "ioi", 8)
+    model = sm.load_model(options.models / "stories3m")
+    task = prompts(options.models, model, "ioi", 8)
     game = sm.ModelGame(model, task, all_units(model), replay=True)
     name = "story 3M, 8 prompts of IOI"
     yield from against_limit(name, game, 2000 // share, 100 // share, 500 // share)
@@ -161,9 +155,10 @@ def limit(options: Options) -> Iterator[Row]:
 
 def compiled(options: Options) -> Iterator[Row]:
     """What ``compile=True`` takes of the time without it, on single heads."""
-    for name, game in () if options.quick else random_games():
+    options.must_be_full()
+    for name, game in random_games():
         same = sm.ModelGame(game.model, game.task, game.components, replay=True, compile=True)
-        lost = np.arange(sum(unit.kind == "head" for unit in game.components.units))[:, None]
+        lost = np.arange(n_heads(game))[:, None]
         runs = [
             [timed(partial(one.ablating, lost))[1] for one in (same, game)]
             for _ in range(1 + ROUNDS)
@@ -182,24 +177,18 @@ def against_peers(options: Options) -> Iterator[Row]:
     game = sm.ModelGame(model, task, ablation="zero", replay=True)
     lost = np.array([[layer * 12 + head] for ((layer, head),) in masks])
     want, n_rows = game.ablating(lost).numpy(), len(masks) * len(tokens)
-
-    def row(method: str, seconds: float, ratio: float, got: np.ndarray) -> Row:
-        about = {"work": f"{len(masks)} single heads", "method": method, "ratio": ratio}
-        about |= {"rows_per_second": 1 / seconds, "times_ours": ratio / ours[1]}
-        return about | {"largest_difference": float(abs(got - want).max())}
-
-    ours = ratios(game, lambda: game.ablating(lost), n_rows)
-    yield row("spex_mech", *ours, want)
+    _, ours = ratios(game, lambda: game.ablating(lost), n_rows)
+    yield {"method": "spex_mech", "ratio": ours, "times_ours": 1.0}
     for name, peer in peers.PEERS.items():
-        run = partial(peer, model, tokens, answers)
+        run, row = partial(peer, model, tokens, answers), {"method": name}
         try:
             run(masks[:2] if options.quick else masks[:13])
         except Exception as error:
-            failure = f"{type(error).__name__}: {str(error)[:120]}"
-            yield {"work": f"{len(masks)} single heads", "method": name, "failure": failure}
+            yield row | {"failure": f"{type(error).__name__}: {str(error)[:120]}"}
             continue
-        got, *took = in_turn(game, partial(run, masks), n_rows, 32 if options.quick else 256)
-        yield row(name, *took, got)
+        got, _, ratio = in_turn(game, partial(run, masks), n_rows, 32 if options.quick else 256)
+        apart = float(abs(got - want).max())
+        yield row | {"ratio": ratio, "times_ours": ratio / ours, "largest_difference": apart}
 
 
 def growth(options: Options) -> Iterator[Row]:
@@ -212,7 +201,7 @@ def growth(options: Options) -> Iterator[Row]:
         "n_pos": (8, 32, 128),
         "neurons": (0, 1000, 6000),
     }
-    for what, values in list(sizes.items())[: 1 if options.quick else None]:
+    for what, values in options.some(sizes.items()):
         for value in values:
             size = base | {what: value}
             model = gpt2(size["n_layer"], size["n_embd"], size["n_head"], vocab_size=5000)
@@ -224,9 +213,9 @@ def growth(options: Options) -> Iterator[Row]:
             rng = np.random.default_rng(0)
             lost = np.array([rng.choice(len(units), 2, False) for _ in range(100)])
             n_rows = len(lost) * size["n_prompts"]
-            seconds, ratio = ratios(game, lambda g=game, x=lost: g.ablating(x), n_rows)
+            seconds, _ = ratios(game, partial(game.ablating, lost), n_rows)
             cost = {"ms_per_evaluation": 1e3 * seconds * size["n_prompts"]}
-            yield {"what": what, "size": value, "ratio": ratio} | cost
+            yield {"what": what, "size": value} | cost
 
 
 def draw(rows: list[Row], file: Path) -> None:

@@ -114,7 +114,8 @@ def test_what_was_measured_stays_where_a_part_is_left_out(tmp_path: Path) -> Non
         yield {"x": 1}
 
     full = Options(out=tmp_path).parts("some", {"a": measure})
-    assert Options(out=tmp_path, quick=True, only=("a",)).parts("some", {"a": measure}) == full
+    assert Options(out=tmp_path, quick=True).parts("some", {"a": measure}) == full
+    assert Options(out=tmp_path).parts("some", {"b": measure})["rows"] == [{"part": "b", "x": 1}]
 
 
 def test_results_are_json() -> None:
