@@ -473,10 +473,13 @@ def confirm(
     """Measure the k strongest interactions again on another game of the same units: other prompts,
     another ablation. What was selected on some prompts is a finding only if it holds on others.
 
+    Those at or under the noise floor of the search are left out: nothing was found there that could
+    hold. How many they are is said.
+
     Args:
         found: the result of a search.
         game: the other game, or a function of the same units; with ``workers`` what makes it.
-        k: how many interactions.
+        k: how many interactions, at most.
         progress, store, workers, address, masks_per_batch, timeout: as for ``discover``. The store
             is the other game's own.
 
@@ -488,7 +491,8 @@ def confirm(
 
     Raises:
         TypeError: what is to be confirmed are no interactions, or the game is a result.
-        ValueError: the other game lacks a unit, or k is under 1.
+        ValueError: the other game lacks a unit, k is under 1, or all of the strongest are at or
+            under the noise floor.
     """
     if not isinstance(found, Interactions):
         raise TypeError(
@@ -501,11 +505,17 @@ def confirm(
             "confirm(found, ModelGame(model, other_task))"
         )
     whole("k", k, 1)
-    top = found.top(k)
+    strongest = found.top(k)
+    top = strongest.take(np.flatnonzero(~strongest.is_noise))
+    if len(strongest) and not len(top):
+        raise ValueError(
+            "there is nothing to confirm: every value is at or under the noise floor of the search "
+            f"({found.noise_floor:.2g})"
+        )
     how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     names = None if how.far or is_game(game) else found.labels
     measured = measure(game, top.names, labels=names, **asdict(how))
-    again = confirmation(top, measured)
+    again = confirmation(top, measured, n_left_out=len(strongest) - len(top))
     if differ := other_metric(found.about, measured.about):
         warn(
             f"the search and this game measure {differ}: where their values are of two metrics, "

@@ -198,3 +198,250 @@ def test_the_command_line_says_it_in_one_line(
     assert code == 2 and len(lines) == 1 and lines[0].startswith("spex-mech"), (code, lines)
     assert "Errno" not in lines[0]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def tokenised(texts: list[str], **fields: Any) -> tuple[torch.nn.Module, sm.Prompts]:
+    """A small causal model, and prompts of unequal length in words, padded by its tokenizer."""
+    from tests.families import D_VOCAB, build
+
+    rows = [[3 + (7 * k + 5 * len(word)) % (D_VOCAB - 3) for k, word in enumerate(text.split())]
+            for text in texts]  # fmt: skip
+    width = max(map(len, rows))
+    tokens = [row + [0] * (width - len(row)) for row in rows]
+    mask = [[True] * len(row) + [False] * (width - len(row)) for row in rows]
+    return build("llama"), sm.Prompts(tokens, mask, **fields)
+
+
+TEXTS = ["one two three", "one two three four five six", "six five four three two", "a bb"]
+
+
+def warnings_of(call: Callable[[], Any]) -> list[str]:
+    import warnings
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        call()
+    return [str(one.message) for one in said]
+
+
+def last(logits: Any, prompts: sm.Prompts) -> Any:
+    return logits[range(len(logits)), prompts.last, 5]
+
+
+READ_AT = {
+    "the last position": (lambda z, p: z[:, -1, 5], True),
+    "all positions": (lambda z, p: z.mean(dim=(1, 2)), True),
+    "any position": (lambda z, p: z.logsumexp(-1).amax(1), True),
+    "prompts.last": (last, False),
+    "real ones": (lambda z, p: (z.logsumexp(-1) * p.attention_mask).sum(1), False),
+    "the first": (lambda z, p: z[:, 0, 3], False),
+}
+
+
+@pytest.mark.parametrize("name", READ_AT)
+def test_a_metric_that_reads_padding_is_told(name: str) -> None:
+    """``logits[:, -1]`` of prompts of unequal length gave numbers of padding without a word."""
+    metric, reads = READ_AT[name]
+    model, prompts = tokenised(TEXTS)
+    said = warnings_of(lambda: sm.ModelGame(model, sm.Task(prompts, metric)))
+    assert any("reads the output at padding" in text for text in said) == reads, said
+    equal = prompts[[1, 1]]
+    said = warnings_of(lambda: sm.ModelGame(model, sm.Task(equal, metric)))
+    assert not any("padding" in text for text in said), said
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_that_no_mask_marks_is_told(side: str) -> None:
+    """Padding on the left, with no mask, was read as text."""
+    model, prompts = tokenised(TEXTS)
+    rows = [row[real].tolist() for row, real in zip(prompts.tokens, prompts.real, strict=True)]
+    width = prompts.tokens.shape[1]
+    fill = [[0] * (width - len(row)) for row in rows]
+    both = zip(rows, fill, strict=True)
+    padded = [pad + row if side == "left" else row + pad for row, pad in both]
+    word = {"left": "begin with", "right": "end in"}[side]
+    task = sm.Task(sm.Prompts(padded, answers=[4] * 4), "log_prob")
+    with pytest.warns(UserWarning, match=f"3 prompts {word} the model's padding token 0"):
+        sm.ModelGame(model, task)
+    # A begin token that is the padding token stands once in all of them, and is none.
+    begun = sm.Task(sm.Prompts([[0, *row[:2]] for row in rows], answers=[4] * 4), "log_prob")
+    assert not [text for text in warnings_of(lambda: sm.ModelGame(model, begun)) if "padd" in text]
+
+
+def halves() -> tuple[Any, sm.Prompts]:
+    model = sm.load_model("demo")
+    return model, sm.load_task("induction", model, 24).prompts
+
+
+@pytest.mark.parametrize("ablation", ["mean", "zero", "mean_per_position"])
+def test_prompts_of_the_search_among_others_confirm_nothing(ablation: str, tmp_path: Path) -> None:
+    """With the mean over other prompts the same prompt has other values, and passed as another."""
+    model, prompts = halves()
+    first, second = (
+        sm.ModelGame(model, sm.Task(part.replaced(index=torch.arange(len(part))), "log_prob"),
+                     ablation=ablation)
+        for part in (prompts[:16], prompts[12:])
+    )  # fmt: skip
+    found = sm.discover(first, progress=False)
+    found = sm.Interactions.load(found.save(tmp_path / "found.npz"))
+    with pytest.warns(UserWarning, match="4 of 12 prompts are those of the search"):
+        again = sm.confirm(found, second, progress=False)
+    assert again.n_shared == 4 and repr(again).startswith("Nothing is confirmed")
+    other = sm.ModelGame(model, sm.load_task("induction", model, 12, seed=1), ablation=ablation)
+    assert sm.confirm(found, other, progress=False).n_shared == 0
+
+
+def test_only_what_was_found_is_confirmed() -> None:
+    """Of the demo's 20 strongest, 14 are zeros, which were measured again and listed."""
+    model = sm.load_model("demo")
+    game, other = (
+        sm.ModelGame(model, sm.load_task("induction", model, 16, seed=seed)) for seed in (0, 1)
+    )
+    found = sm.discover(game, progress=False)
+    n_found = int((~found.is_noise).sum())
+    assert n_found < 20 < len(found)
+    again = sm.confirm(found, other, progress=False)
+    assert again.names == found.top(n_found).names and again.n_left_out == 20 - n_found
+    assert f"{20 - n_found} of the 20 strongest are under the noise floor" in repr(again)
+    assert "noise floor" not in repr(again.top(2))
+    few = sm.confirm(found, other, 2, progress=False)
+    assert len(few) == 2 and not few.n_left_out and "noise floor" not in repr(few)
+    noise = sm.measure(game, [("L0H0", "L0H1"), ("L0H0", "L0H2")], progress=False)
+    assert noise.is_noise.all()
+    with pytest.raises(ValueError, match="nothing to confirm: every value is at or under"):
+        sm.confirm(noise, other, progress=False)
+
+
+def drawn(seed: int) -> Any:
+    """Pairs of which a search over many is not sure, and few are measured again."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((32, 16))
+    from spex_mech.game import as_game
+
+    def value(masks: Any) -> Any:
+        kept = masks.numpy().astype(float)
+        pairs = kept[:, :4] * kept[:, 4:8]
+        return pairs.sum(axis=1)[:, None] + pairs @ noise[:4]
+
+    return as_game(value, 8)
+
+
+def test_what_holds_says_whether_the_search_was_sure_of_it() -> None:
+    """All of twenty held, the report confirmed none of them, and neither said why."""
+    from dataclasses import replace
+
+    found = sm.discover(drawn(0), "exhaustive", progress=False)
+    unsure = replace(found, chosen_from={2: 10**9})
+    assert not unsure.is_significant.any()
+    assert "q counts all 1,000,000,000 there were to choose from" in repr(unsure)
+    assert "there were to choose from" not in repr(replace(found, chosen_from={}))
+    again = sm.confirm(unsure, drawn(1), 4, progress=False)
+    held = int(again.holds.sum())
+    assert held and f"{held} of 4 hold" in repr(again)
+    assert "none was significant in the search too" in repr(again)
+    assert repr(again).count("holds, but was not significant in the search") == held
+    assert (unsure.confirmed_by(again).confirmed == 1).sum() == 0
+    sure = sm.confirm(found, drawn(1), 4, progress=False)
+    rows = sure.holds & sure.searched.is_significant
+    assert (found.confirmed_by(sure).confirmed == 1).sum() == rows.sum() > 0
+    assert repr(sure).count("holds, but") == int((sure.holds & ~rows).sum())
+
+
+def test_a_confirmation_does_not_send_to_confirm() -> None:
+    rng = np.random.default_rng(0)
+    skewed = [rng.lognormal(0, 2, (1, 24)) for _ in range(2)]
+    from spex_mech.game import as_game
+
+    def game(effect: Any) -> Any:
+        return as_game(lambda m: m[:, :2].all(dim=1).numpy()[:, None] * effect, 3)
+
+    found = sm.discover(game(skewed[0]), "exhaustive", progress=False)
+    again = sm.confirm(found, game(skewed[1]), 1, progress=False)
+    assert "again in confirm()" in repr(found) and "skewed" in repr(again)
+    assert "confirm()" not in repr(again)
+    assert "trust what was significant in the search as well" in repr(again)
+
+
+def test_equal_prompts_are_said_to_count_once() -> None:
+    """One line said that they count as one, another that each counts, and a third named a test
+    that was not made."""
+    model, prompts = tokenised(TEXTS * 2 + [" ".join([*t.split()[::-1], "x"]) for t in TEXTS] * 2)
+    metric = lambda z, p: z[range(len(z)), p.last, 5]  # noqa: E731
+    with pytest.warns(UserWarning, match="count those that read the same as one"):
+        game = sm.ModelGame(model, sm.Task(prompts, metric), "heads")
+    found = sm.discover(game, "exhaustive", progress=False)
+    once = prompts[sorted(set(prompts.same_as.tolist()))]
+    once = once.replaced(index=torch.arange(len(once)))
+    alone = sm.discover(sm.ModelGame(model, sm.Task(once, metric), "heads"), "exhaustive",
+                        progress=False)  # fmt: skip
+    np.testing.assert_allclose(found.q_value, alone.q_value, rtol=1e-3, atol=1e-6)
+    assert "sign tests" not in repr(found)
+
+
+ROWS = [("the cat sees a", " dog", " cat"), ("he lives in the city of", " Rome", " Paris")]
+
+
+def test_a_held_out_file_may_have_any_name(tmp_path: Path) -> None:
+    """Other prompts from another file were said not to be those of the selection."""
+    from spex_mech.circuits.held_out import measured_on
+
+    one, other = ({"task": name, "metric": "log_prob"} for name in ("prompts", "other_prompts"))
+    values = np.random.default_rng(0).random((3, 4)), np.random.default_rng(1).random((3, 4))
+    said = warnings_of(lambda: measured_on(object(), object(), (one, other), values))
+    assert not said
+    named = {"task": "text", "metric": "log_prob"}, {"task": "induction", "metric": "log_prob"}
+    said = warnings_of(lambda: measured_on(object(), object(), named, values))
+    assert len(said) == 1 and "differs from that of the selection in task" in said[0]
+
+
+def test_a_prompt_may_be_a_string_alone() -> None:
+    from tests.prompt_files import word_tokenizer
+
+    tokenizer, metric = word_tokenizer(), last
+    texts = [text for text, *_ in ROWS]
+    given = {"tokenizer": tokenizer, "metric": metric}
+    task = sm.load_task(texts, None, **given)
+    same = sm.load_task([{"prompt": text} for text in texts], None, **given)
+    assert torch.equal(task.prompts.tokens, same.prompts.tokens) and task.prompts.answers is None
+    with pytest.raises(ValueError, match="row 1: it is a prompt alone"):
+        sm.load_task(texts, None, tokenizer=tokenizer)
+
+
+def test_two_spaces_are_told() -> None:
+    """A prompt that ends in a space, and an answer that begins with one, read as two spaces."""
+
+    class Letters:
+        """A tokenizer of single characters, to which two spaces are two tokens."""
+
+        bos_token_id = eos_token_id = unk_token_id = None
+
+        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+            return {"input_ids": [ord(letter) for letter in text]}
+
+        def decode(self, ids: list[int], **_: Any) -> str:
+            return "".join(map(chr, ids))
+
+        def __len__(self) -> int:
+            return 128
+
+    row = {"answer": " b"}
+    for prompt, told in (("it is ", True), ("it is", False), ("it is a", False)):
+        said = warnings_of(
+            lambda p=prompt: sm.load_task([{"prompt": p, **row}], None, tokenizer=Letters())
+        )
+        assert any("ends in a space and the answer" in text for text in said) == told, said
+
+
+def test_a_comparison_of_two_metrics_counts_no_differences() -> None:
+    model = sm.load_model("demo")
+    found = [
+        sm.discover(sm.ModelGame(model, sm.load_task("induction", model, 16, metric=metric)),
+                    progress=False)
+        for metric in ("log_prob", "loss")
+    ]  # fmt: skip
+    with pytest.warns(UserWarning, match="of two metrics") as told:
+        compared = sm.compare(*found)
+    assert told[0].filename == __file__
+    assert "differ (q" not in repr(compared) and "their differences mean nothing" in repr(compared)
+    assert not compared.differs.any() and np.isnan(compared.q_value).all()
+    assert "differ (q <= 0.05)" in repr(sm.compare(found[0], found[0]))

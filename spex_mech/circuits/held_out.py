@@ -8,9 +8,10 @@ import numpy as np
 from spex_mech.circuits.span import Span
 from spex_mech.notices import warn
 from spex_mech.results.cautions import other_metric
+from spex_mech.tasks.named import TASKS
 
 # What two games of one circuit should have in common, and what a description calls it.
-_SAME = {"ablation": "ablation", "weights_sha256": "weights", "task": "task"}
+_SAME = {"ablation": "ablation", "weights_sha256": "weights"}
 _NEAR = 1e-5  # of the spread over prompts: values of one prompt in two runs of the model
 
 
@@ -38,6 +39,10 @@ def measured_on(
         for key, name in _SAME.items()
         if key in ours and key in theirs and ours[key] != theirs[key]
     ]
+    tasks = ours.get("task"), theirs.get("task")
+    # Of prompts of one's own a name says nothing: others often come from a file of another name.
+    if tasks[0] != tasks[1] and {*tasks} <= {*TASKS}:
+        differs.append(f"task {tasks[0]!r} and {tasks[1]!r}")
     if differs:
         warn(
             f"the held-out game differs from that of the selection in {', '.join(differs)}: its "

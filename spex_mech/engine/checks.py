@@ -82,6 +82,20 @@ def self_test(taps: Taps, prompts: Prompts) -> None:
         )
 
 
+def check_metric(setup: Setup, own: bool, most_rows: int | None) -> None:
+    """Whether a metric reads of each row what is its own.
+
+    Args:
+        own: it is a function of the user's. The metrics of this package do, and so do models of
+            tokens.
+        most_rows: that one pass may have, where the user says so.
+    """
+    if (own or setup.prompts.inputs) and most_rows != 1:
+        check_rows_alone(setup)
+    if own:
+        warn_of_padding_read(setup)
+
+
 def check_rows_alone(setup: Setup) -> None:
     """Raises:
     ValueError: a prompt's value depends on what stands beside it in a batch.
@@ -109,6 +123,35 @@ def check_rows_alone(setup: Setup) -> None:
                 "(of logits_per_image the diagonal, of a list of yours held[prompts.index]), or, "
                 "where the model compares rows, give batch_size=1"
             )
+
+
+@torch.no_grad()
+def warn_of_padding_read(setup: Setup) -> None:
+    """Whether the metric of a prompt that is padded depends on what the model says at padding, as
+    ``logits[:, -1]`` does.
+
+    Warns:
+        UserWarning: it does.
+    """
+    padded = (~setup.prompts.decoded_real).any(dim=1).nonzero()[:1, 0]
+    if not len(padded):
+        return
+    some = setup.prompts[padded]
+    with setup.taps.installed():
+        output = setup.taps.run(some)
+        before, again = (setup.measure(output, some).clone() for _ in range(2))  # or views
+        logits, real = first_tensor(output), some.decoded_real
+        if logits.shape[:2] != real.shape or logits.ndim < 3:
+            return
+        at = ~real.to(logits.device)
+        logits[at] = 1 - 2 * logits[at].flip(-1)
+        after = setup.measure(output, some)
+    if torch.equal(before, again) and not torch.equal(before, after) and before.isfinite().all():
+        warn(
+            f"the metric {setup.measure.name} reads the output at padding, where a shorter prompt "
+            "has ended: its values mean nothing there; read each row at prompts.last, as in "
+            "logits[range(len(logits)), prompts.last], or where prompts.attention_mask is True"
+        )
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ from spex_mech.engine.checks import (
     MakeReplay,
     check_cache,
     check_every_prompt,
+    check_metric,
     check_replay,
-    check_rows_alone,
     eps_of,
     noise_floor,
     self_test,
@@ -204,10 +204,8 @@ class Derived:
         self.references, self.exact = self._references()
         self.metric, self.by_position = self._metric()
         self.setup = self._setup()
-        # The metrics of this package read each row alone, and so do models of tokens.
-        may_compare = bool(self.prompts.inputs) or callable(asked.metric)
-        if may_compare and asked.rows.limit != 1 and not self.watch.is_random:
-            check_rows_alone(self.setup)
+        if not self.watch.is_random:
+            check_metric(self.setup, callable(asked.metric), asked.rows.limit)
         self.plain = PlainEngine(self.setup)
         self.passes = "plain: replay=False"
         self.engine: Engine = self.plain

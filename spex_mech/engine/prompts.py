@@ -10,7 +10,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from spex_mech.arguments import same_rows, shown
-from spex_mech.engine.tokens import answer_id, encoder, is_glued, padded, without_second_begin
+from spex_mech.engine.tokens import (
+    answer_id,
+    encoder,
+    has_two_spaces,
+    is_glued,
+    padded,
+    without_second_begin,
+)
 from spex_mech.fingerprints import sha256_of
 from spex_mech.notebook import counted, facts_html
 from spex_mech.notices import warn
@@ -23,6 +30,7 @@ _NOT_READ = {
 
 
 _DECODER_MASK = "decoder_attention_mask"
+_SHORT = 8  # hexadecimal digits of a prompt's hash: of a thousand prompts 1e-4 that two share one
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -370,6 +378,12 @@ def _answer_ids(
                 "score all tokens of a text"
             ) from error
     _warn_if_glued(name, pairs)
+    if spaced := [pair for pair in pairs if has_two_spaces(tokenizer, *pair)]:
+        text, word = spaced[0]
+        warn(
+            f"{name}: {text[-20:]!r} ends in a space and {word!r} begins with one ({len(spaced)} "
+            f"of {len(pairs)} do so); leave out that of the prompt"
+        )
     return rows
 
 
@@ -755,6 +769,17 @@ def prompts_sha256(prompts: Prompts) -> str:
 def tokens_sha256(prompts: Prompts) -> str:
     """The hash of what a model reads, its tokens mostly, that a result records."""
     return sha256_of([prompts.tokens, *_named(prompts.inputs)])
+
+
+def hashes_of_each(prompts: Prompts) -> list[str]:
+    """A short hash of what each prompt reads, without its padding: by which results tell whether
+    they are of the same prompts."""
+    others = [x for _, x in sorted(prompts.inputs.items())]
+    hashes = []
+    for row, real in enumerate(prompts.real):
+        text = prompts.tokens[row][real] if prompts.has_tokens else None
+        hashes.append(sha256_of([text, *(x[row] for x in others)])[:_SHORT])
+    return hashes
 
 
 def _named(inputs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -129,7 +129,7 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
     if len(prompts) >= max(_FEW, _REPEATED * n_different):
         warn(
             f"only {n_different} of the {len(prompts)} prompts differ: standard errors and "
-            "q-values count each as evidence of its own; leave the repeated ones out",
+            "q-values count those that read the same as one; leave the repeated ones out",
         )
     if prompts.has_tokens:
         _warn_of_pairs(model, prompts)
@@ -145,6 +145,14 @@ def _warn_of_padding(model: Any, tokens: Tensor, what: str, lacks: str, cure: st
     padding = getattr(text_config(model), "pad_token_id", None)
     if not isinstance(padding, int):
         return
+    begins = _n_at_end((tokens == padding).flip(1))
+    usual = min(1, int(begins.min()))  # a begin token that is the padding token, in all prompts
+    if (begins > usual).any():
+        warn(
+            f"{int((begins > usual).sum())} {what} begin with the model's padding token {padding}, "
+            f"and {lacks}: it is read as a part of the text; pad on the right "
+            f"(tokenizer.padding_side = 'right') and give {cure}",
+        )
     ends = _n_at_end(tokens == padding)
     if ends.any() and ends.max() > ends.min():
         warn(

@@ -97,6 +97,15 @@ def is_glued(prompt: str, answer: str) -> bool:
     return all(x.lower() != x.upper() for x in (prompt[-1:], answer[:1]))
 
 
+def has_two_spaces(tokenizer: Any, prompt: str, answer: str) -> bool:
+    """Whether a prompt ends in a space and its answer begins with one, in a tokenizer that tells
+    two spaces from one."""
+    if not (prompt.endswith(" ") and answer.startswith(" ")):
+        return False
+    encode = encoder(tokenizer)
+    return encode(prompt) != encode(prompt.rstrip(" "))
+
+
 def check_known(tokenizer: Any, answer: str, ids: Sequence[int]) -> None:
     """Refuse what a tokenizer does not know: the score would be that of its unknown token, the same
     for all words that it does not know. Who writes that token in the answer means it.

@@ -24,7 +24,7 @@ from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
 from spex_mech.engine.expert_use import ExpertUse
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped, weight_processing
-from spex_mech.engine.prompts import Prompts, prompts_sha256, tokens_sha256
+from spex_mech.engine.prompts import Prompts, hashes_of_each, prompts_sha256, tokens_sha256
 from spex_mech.engine.references import check_asked
 from spex_mech.engine.task import Task, warn_of_prompts
 from spex_mech.fingerprints import (
@@ -307,6 +307,7 @@ class ModelGame(Game):
                 **({} if accuracy is None else {"accuracy": accuracy.recorded()}),
                 **({} if use is None else {"experts": use.recorded()}),
                 "tokens_sha256": tokens_sha256(self.task.prompts),  # as given, of whatever type
+                "prompt_hashes": hashes_of_each(self.task.prompts),
                 "ablation": self.ablation,
                 **({} if self._asked.reference is None else {"reference": "given"}),
                 "precision": self.precision,

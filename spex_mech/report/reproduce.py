@@ -24,6 +24,7 @@ _MOST_NAMED = 64  # units or sets that are listed by name
 _FILE = "interactions.npz"
 _HASHES = {"weights_sha256": "another model", "tokens_sha256": "other prompts"}
 _SENTENCES = ("accuracy", "experts")  # which the page says in words
+_LONG = ("prompt_hashes",)  # of which tokens_sha256 says enough
 
 
 def code_of(found: Interactions) -> str:
@@ -146,7 +147,7 @@ def facts(found: Interactions) -> list[tuple[str, str]]:
             value = value["words"]
         elif isinstance(value, dict):
             value = ", ".join(f"{name} {of}" for name, of in value.items())
-        if value is not None:
+        if value is not None and key not in _LONG:
             facts.append((key, str(value)))
     facts += [(key, f"{value:.6g}") for key, value in found.cost.items()]
     return [*facts, ("noise_floor", f"{found.noise_floor:.3g}")]

@@ -9,7 +9,7 @@ from spex_mech.plots.style import MINUS
 from spex_mech.plots.words import relation
 from spex_mech.results.audits import EARLIER, energy_text, excluded_text, recall_text
 from spex_mech.results.interactions import Interactions
-from spex_mech.results.printed import halves
+from spex_mech.results.printed import halves, many_choices
 from spex_mech.results.variation import variation_text, varies
 from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
 
@@ -69,7 +69,7 @@ def verdict(found: Interactions) -> str:
 def _found(found: Interactions) -> str:
     shown = found.top(len(found))
     verdicts = np.array(shown.verdicts, dtype=object)
-    lines = [verdict(found)]
+    lines = [verdict(found) + ("" if found.is_finding.any() else _why_nothing(found))]
     for reading in ("AND-like", "OR-like"):
         rows = np.flatnonzero(verdicts == reading)
         if len(rows):
@@ -89,6 +89,12 @@ def _found(found: Interactions) -> str:
     if counts:
         lines.append(f"By their signs they are {', '.join(counts)}.")
     return " ".join([*lines, _confirmed(found)]).strip()
+
+
+def _why_nothing(found: Interactions) -> str:
+    """Why no q is small, where a search chose among many."""
+    few = found.values.shape[1] < 2 or found.is_noise.all() or TOO_FEW in found.verdicts
+    return "" if few else many_choices(found)
 
 
 def _confirmed(found: Interactions) -> str:

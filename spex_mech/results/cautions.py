@@ -9,6 +9,7 @@ from jaxtyping import Int
 from spex_mech.results.measured import Measured
 from spex_mech.results.statistics import (
     FEW,
+    by_cluster,
     is_discrete,
     n_independent,
     repeated_prompts,
@@ -20,6 +21,7 @@ _LOOKED_AT = 200  # strongest interactions
 _DISTINCT = 16  # values on a prompt, without which it may equal another by chance
 _SKEWED = 1.0  # typical skewness; of 16 normal prompts it is 0.4, of 16 exponential ones 1.3,
 _SKEWED_FEW = 0.75  # and of 8 it is 0.45 and 0.95
+OF_A_SEARCH = "trust what is significant here and again in confirm()"
 
 
 def clusters_of(found: Measured) -> Int[np.ndarray, " prompt"] | None:
@@ -76,13 +78,14 @@ def cautions_of(found: Measured, clusters: Int[np.ndarray, " prompt"] | None) ->
             f"{count} {what} are few: no p can be under {least:.2g}, whatever they say; use "
             f"{FEW} or more"
         )
-    shown = found.values[_strongest(found)][:, np.unique(repeats)]
-    if is_discrete(shown).mean() > 0.5:
+    shown = found.values[_strongest(found)]
+    tested = shown if clusters is None else by_cluster(shown, clusters)  # as p_values tests them
+    shown = shown[:, np.unique(repeats)]
+    if is_discrete(tested).mean() > 0.5:
         said.append("values repeat each other, as those of accuracy do: q is by exact sign tests")
     elif (skew := skewness(shown)) > (_SKEWED if count > 12 else _SKEWED_FEW):
         said.append(
-            f"values are skewed over prompts ({skew:.1f}), so that q is too small: trust what is "
-            "significant here and again in confirm()"
+            f"values are skewed over prompts ({skew:.1f}), so that q is too small: {OF_A_SEARCH}"
         )
     return said
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
+from spex_mech.results.cautions import OF_A_SEARCH
 from spex_mech.results.interactions import Interactions, as_part
 from spex_mech.results.printed import q_text, value_texts
 from spex_mech.results.tables import strongest_rows
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _ERRORS = 2.0  # standard errors of a difference: what is closer agrees
 _SAME = 1e-5  # of their size: two values that are closer come from the same prompt
+_OF_A_CONFIRMATION = "trust what was significant in the search as well"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,10 +32,13 @@ class Confirmation(Interactions):
         searched: the same interactions as the search measured them.
         n_shared: how many of the prompts are prompts of the search as well. On those a value is
             found again whether or not it holds elsewhere.
+        n_left_out: how many others were as strong, but at or under the noise floor of the search,
+            so that there was nothing to measure again.
     """
 
     searched: Interactions = field(kw_only=True)
     n_shared: int = field(default=0, kw_only=True)
+    n_left_out: int = field(default=0, kw_only=True)
 
     @property
     def same_sign(self) -> Bool[np.ndarray, " interaction"]:
@@ -51,8 +56,14 @@ class Confirmation(Interactions):
     @property
     def holds(self) -> Bool[np.ndarray, " interaction"]:
         """True where an interaction has the same sign again and is significant on the prompts of
-        this measurement (q at most 0.05 over the interactions that were measured again)."""
+        this measurement (q at most 0.05 over the interactions that were measured again). It is
+        *confirmed* where it was significant in the search as well."""
         return self.same_sign & self.is_significant
+
+    @property
+    def cautions(self) -> list[str]:
+        """What speaks against trusting errors and q on these prompts."""
+        return [text.replace(OF_A_SEARCH, _OF_A_CONFIRMATION) for text in super().cautions]
 
     def said_of(self, found: Interactions) -> Int8[np.ndarray, " interaction"]:
         """Of each interaction of a result, whether it is confirmed: 1 where it is significant there
@@ -76,7 +87,8 @@ class Confirmation(Interactions):
     def take(self, rows: Int[np.ndarray, " interaction"]) -> "Confirmation":
         """Those in these rows, in this order, with what the search had said of them."""
         searched = self.searched.take(rows)
-        part = replace(self, units=self.units[rows], values=self.values[rows], searched=searched)
+        mine = {"units": self.units[rows], "values": self.values[rows], "searched": searched}
+        part = replace(self, **mine, n_left_out=0)
         return as_part(part, **self._of_whole(rows))
 
     def frame(self, order: int | None = None) -> "pd.DataFrame":
@@ -93,17 +105,20 @@ class Confirmation(Interactions):
         return table
 
     def __repr__(self) -> str:
-        lines = [*self._warning(), self._summary()]
+        n, lines = len(self), [*self._warning(), self._summary()]
         names = [" x ".join(units) for units in self.names]
         width = max((len(name) for name in names), default=0)
         now = value_texts(self)
         for row, name in enumerate(names):
-            held = "holds" if self.holds[row] else self._why_not(row)
+            held = self._held(row) if self.holds[row] else self._why_not(row)
             lines.append(
                 f"  {name:<{width}}  searched {self.searched.mean[row]:+.3g}, now {now[row]}  "
                 f"{q_text(float(self.q_value[row]))}  {held}"
             )
         lines += (f"  {caution}" for caution in self.cautions)
+        if self.n_left_out:
+            many = f"{self.n_left_out:,} of the {n + self.n_left_out:,} strongest"
+            lines.append(f"  {many} are under the noise floor of the search: not measured again")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -120,13 +135,28 @@ class Confirmation(Interactions):
         return (
             f"{int(self.holds.sum())} of {n} hold on {n_prompts:,} {kind}: the same sign and "
             f"q <= 0.05; {int(self.same_sign.sum())} have the same sign, "
-            f"{int(self.within_error.sum())} lie within the error"
+            f"{int(self.within_error.sum())} lie within the error{self._of_the_search()}"
         )
+
+    def _of_the_search(self) -> str:
+        """How many of those that hold were significant in the search too, where not all were."""
+        both = int((self.holds & self.searched.is_significant).sum())
+        if both == self.holds.sum() or self.n_shared or self.searched.values.shape[1] < 2:
+            return ""
+        few = (
+            f"only {both} of them were" if both > 1 else f"only {both} was" if both else "none was"
+        )
+        return f"; {few} significant in the search too, which being confirmed takes"
 
     def _warning(self) -> list[str]:
         if not self.n_shared:
             return []
         return [f"Nothing is confirmed: {shared_text(self.n_shared, self.values.shape[1])}."]
+
+    def _held(self, row: int) -> str:
+        if self.searched.values.shape[1] < 2 or self.searched.is_significant[row]:
+            return "holds"
+        return "holds, but was not significant in the search"
 
     def _why_not(self, row: int) -> str:
         if not self.same_sign[row]:
@@ -141,8 +171,11 @@ def shared_text(n_shared: int, n_prompts: int) -> str:
     return f"{n_shared} of {n_prompts} prompts are those of the search"
 
 
-def confirmation(found: Interactions, again: Interactions) -> Confirmation:
+def confirmation(found: Interactions, again: Interactions, *, n_left_out: int = 0) -> Confirmation:
     """What was measured again, beside the rows of a search that it measures again.
+
+    Args:
+        n_left_out: how many of the strongest are not among them, as they are noise.
 
     Raises:
         ValueError: an interaction of ``found`` was not measured again.
@@ -153,7 +186,8 @@ def confirmation(found: Interactions, again: Interactions) -> Confirmation:
         raise ValueError(f"{' x '.join(sorted(missing[0]))} was not measured again")
     part = again.take(np.array([rows[names] for names in wanted], dtype=np.int64))
     fields = {name: getattr(part, name) for name in Interactions.__dataclass_fields__}
-    both = Confirmation(**fields, searched=found, n_shared=n_shared_prompts(found, part))
+    n_shared = n_shared_prompts(found, part)
+    both = Confirmation(**fields, searched=found, n_shared=n_shared, n_left_out=n_left_out)
     return as_part(both, **part._of_whole(np.arange(len(part))))
 
 
@@ -162,6 +196,9 @@ def n_shared_prompts(found: Interactions, again: Interactions) -> int:
     tokens are not known, on which the intact metric and every one of these interactions have the
     same value."""
     tokens = [result.about.get("tokens_sha256") for result in (found, again)]
+    ours, theirs = (result.about.get("prompt_hashes") for result in (found, again))
+    if ours and theirs:  # a mean over other prompts makes other values of the same prompt
+        return sum(prompt in {*ours} for prompt in theirs)
     n = again.values.shape[1]
     if None not in tokens and tokens[0] == tokens[1]:
         return n

@@ -65,7 +65,15 @@ def _nothing(found: Shown) -> list[str]:
         return ["Nothing stands out: of one prompt, no pair is larger than the others make it."]
     if TOO_FEW in found.verdicts:
         return [f"Nothing is significant: {n_prompts} prompts are too few to tell."]
-    return [f"Nothing is significant: no q is {SIGNIFICANT} or less over {n_prompts:,} prompts."]
+    none = f"Nothing is significant: no q is {SIGNIFICANT} or less over {n_prompts:,} prompts."
+    return [f"{none}{many_choices(found)}"]
+
+
+def many_choices(found: Shown) -> str:
+    """A sentence on why no q may be small, and what helps; "" where all was measured."""
+    if found.n_choices <= found.n_measured:
+        return ""
+    return f" q counts all {found.n_choices:,} there were to choose from; more prompts lower it."
 
 
 def notes(found: Shown) -> list[str]:

@@ -122,6 +122,7 @@ class Comparison:
         k: how many a top holds.
         n_a, n_b: how many interactions each measured.
         noise_floor: the size below which a difference may be nothing but the rounding of both.
+        two_metrics: the values are of two metrics, so that no difference means anything.
     """
 
     labels: list[tuple[str, ...]]
@@ -137,6 +138,7 @@ class Comparison:
     n_a: int
     n_b: int
     noise_floor: float = 0.0
+    two_metrics: bool = False
 
     @property
     def z(self) -> Float[np.ndarray, " interaction"]:
@@ -149,7 +151,7 @@ class Comparison:
     @property
     def q_value(self) -> Float[np.ndarray, " interaction"]:
         """False-discovery-rate q-value of each difference (Welch's test), over all that both
-        measured: NaN where an error is not known."""
+        measured: NaN where an error is not known, and where the values are of two metrics."""
         from scipy.special import stdtr
 
         of_a, of_b = self.stderr_a**2, self.stderr_b**2
@@ -158,7 +160,7 @@ class Comparison:
                 of_a**2 / (self.count_a - 1) + of_b**2 / (self.count_b - 1)
             )
             p = 2 * stdtr(np.where(np.isfinite(freedom), freedom, 1.0), -abs(self.z))
-        if min(self.count_a, self.count_b) < 2:
+        if min(self.count_a, self.count_b) < 2 or self.two_metrics:
             return np.full(len(p), np.nan)
         return q_values(np.where(np.isnan(p), 1.0, p))
 
@@ -191,11 +193,13 @@ class Comparison:
         return table.iloc[order].reset_index(drop=True)
 
     def __repr__(self) -> str:
+        differ = f"{int(self.differs.sum()):,} differ (q <= {SIGNIFICANT})"
+        if self.two_metrics:
+            differ = "of two metrics, so that their differences mean nothing"
         return (
             f"{len(self.labels):,} interactions measured in both (of {self.n_a:,} and "
             f"{self.n_b:,}): rank correlation {self.rank_correlation:.2f}; the two top {self.k} "
-            f"share {self.jaccard:.2f} (Jaccard); {int(self.differs.sum()):,} "
-            f"differ (q <= {SIGNIFICANT})"
+            f"share {self.jaccard:.2f} (Jaccard); {differ}"
         )
 
 
@@ -258,6 +262,7 @@ def _compare(found_a: Interactions, found_b: Any, k: int = 20) -> Comparison:
         n_a=len(found_a),
         n_b=len(found_b),
         noise_floor=found_a.noise_floor + found_b.noise_floor,
+        two_metrics=bool(differ),
     )
 
 

@@ -219,7 +219,8 @@ def identity_of(game: Any) -> dict[str, Any]:
     units = {"n_units": len(game), "labels_hash": labels}
     versions = {of: version_of(name) for of, name in _NAMED_VERSIONS.items()}
     own = {**game.provenance(), **game.identity()}
-    for follows in ("experts", "metric_python"):  # from the rest, or from what the code does
+    # From the rest, or from what the code does.
+    for follows in ("experts", "metric_python", "prompt_hashes"):
         own.pop(follows, None)
     return json.loads(json.dumps({**own, **units, **versions}, default=str))
 

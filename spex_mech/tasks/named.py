@@ -54,9 +54,9 @@ def load_task(
             ``clean_prefix, patch_prefix, clean_answer, patch_answer``. Or such rows themselves, a
             list of dicts or a pandas table. ``distractor`` and ``corrupt`` may be left out: without
             the first the metric is "log_prob", the answer's log-probability. With a ``metric``
-            ``answer`` may be left out too. Rows of one template, or of the same names, are not
-            independent: give each a ``cluster``, a word or a number, and errors and q-values are
-            taken by cluster.
+            ``answer`` may be left out too, and a prompt may be a string alone. Rows of one
+            template, or of the same names, are not independent: give each a ``cluster``, a word or
+            a number, and errors and q-values are taken by cluster.
         model: a loaded model.
         n_prompts: how many prompts. Default: 64 of a named task, and all rows of a file or list; of
             a file, the first so many after shuffling by ``seed``, of a list in its own order.

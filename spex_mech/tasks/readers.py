@@ -217,6 +217,10 @@ def _ids(row: dict[str, Any], name: str) -> list[int]:
 
 
 def _json_row(row: Any, place: str, answered: bool) -> Row:
+    if isinstance(row, str):
+        if answered:
+            raise ValueError("it is a prompt alone, and only a metric of your own needs no answer")
+        row = {"prompt": row}
     if not isinstance(row, Mapping):
         raise ValueError(f"it is {type(row).__name__}, not an object with names")
     row = {key: value for key, value in row.items() if value is not None}

@@ -7,7 +7,7 @@ from typing import Any
 from spex_mech.arguments import counted
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
-from spex_mech.engine.tokens import answer_tokens, encoder, is_glued, padded
+from spex_mech.engine.tokens import answer_tokens, encoder, has_two_spaces, is_glued, padded
 from spex_mech.notices import warn
 
 _IN_PROMPT = 0.5  # the least share of rows whose answers' words are in the prompt, to believe ids
@@ -132,6 +132,11 @@ def _doubt(tokenizer: Any, prompt: str, answer: str | int, tokens: Sequence[int]
         return (
             f"the answer {answer!r} goes on with the last word of {prompt[-20:]!r}; begin it with "
             f"a space, {' ' + answer!r}, if it is a word"
+        )
+    if isinstance(answer, str) and has_two_spaces(tokenizer, prompt, answer):
+        return (
+            f"the prompt {prompt[-20:]!r} ends in a space and the answer {answer!r} begins with "
+            "one; leave out that of the prompt"
         )
     if len(tokens) == 1:
         return ""
