@@ -8,7 +8,7 @@ import torch
 
 from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.proxies import closed_forms
-from spex_mech.proxies.gaussian_process import GaussianProcess
+from spex_mech.proxies.gaussian_process import GaussianProcess, _slopes_of_misfit
 from spex_mech.search.settings import DEFAULTS
 from spex_mech.setfunctions import parities
 from tests.planted import planted_game
@@ -184,3 +184,15 @@ def test_errors_name_the_value_and_the_cure() -> None:
         GaussianProcess().fit(masks, np.array([0.0, 1.0, np.nan, 2.0]))
     with pytest.raises(ValueError, match=r"nothing to learn from: masks have the shape \(0, 3\)"):
         GaussianProcess().fit(masks[:0], np.zeros(0))
+
+
+def test_slopes_of_the_likelihood_are_those_of_the_normal_density() -> None:
+    """As torch differentiates its own density."""
+    torch.manual_seed(0)
+    root = torch.randn(12, 12, dtype=torch.float64)
+    covariance = (root @ root.T + torch.eye(12)).requires_grad_()
+    y = torch.randn(12, 3, dtype=torch.float64)
+    normal = torch.distributions.MultivariateNormal(torch.zeros(12).double(), covariance)
+    (-normal.log_prob(y.T).sum()).backward()
+    slopes = _slopes_of_misfit(torch.linalg.cholesky(covariance.detach()), y)
+    torch.testing.assert_close(slopes, covariance.grad)

@@ -226,14 +226,25 @@ class GaussianProcess(Proxy):
             factor, failed = torch.linalg.cholesky_ex(covariance)
             if failed:
                 break
-            weights = torch.cholesky_solve(y[at], factor)
-            misfit = 0.5 * (y[at] * weights).sum() + y.shape[1] * factor.diagonal().log().sum()
             prior = kernel.log_main.square().sum() + kernel.log_pair.square().sum()
             optimizer.zero_grad()
-            ((misfit + 0.5 * _PRIOR * prior) / count).backward()
+            torch.autograd.backward(
+                [covariance, 0.5 * _PRIOR * prior / count],
+                [_slopes_of_misfit(factor.detach(), y[at]) / count, None],
+            )
             optimizer.step()
         for parameter in parameters:
             parameter.requires_grad_(False)
+
+
+def _slopes_of_misfit(
+    factor: Float[Tensor, "mask mask"], y: Float[Tensor, "mask prompt"]
+) -> Float[Tensor, "mask mask"]:
+    """The slopes of minus the logarithm of the marginal likelihood by the covariance C, whose
+    Cholesky factor is given: ``(P C^-1 - C^-1 y y' C^-1) / 2`` for P prompts. Autograd through the
+    factor takes four times as long."""
+    weights = torch.cholesky_solve(y, factor)
+    return 0.5 * (y.shape[1] * torch.cholesky_inverse(factor) - weights @ weights.T)
 
 
 @dataclass(frozen=True, eq=False)
