@@ -51,12 +51,12 @@ def near(one: sm.Interactions, two: sm.Interactions) -> None:
 def test_any_number_of_workers_gives_the_same(tmp_path: Path) -> None:
     of_eight = {**OPTIONS, "masks_per_batch": 8}
     alone = sm.discover(Planted(), **of_eight)
-    for workers in (1, 2, 4):
+    for workers in (1, 3):
         found = sm.discover(Planted, workers=workers, **of_eight)
         same(alone, found)
         assert found.about["workers"] == workers
         assert found.noise_floor == alone.noise_floor > 0
-    near(alone, sm.discover(Planted, workers=3, **OPTIONS))
+    near(alone, sm.discover(Planted, workers=2, **OPTIONS))
 
 
 class Parts(RemoteGame):

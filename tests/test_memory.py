@@ -27,7 +27,7 @@ def short_of_memory(family: str) -> Any:
 
 
 def many_prompts(metric: str) -> sm.Task:
-    tokens = torch.randint(3, D_VOCAB, (40, 6), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(3, D_VOCAB, (16, 6), generator=torch.Generator().manual_seed(0))
     corrupted = tokens.roll(1, dims=0)
     wrong = (tokens[:, 0] + 8) % (D_VOCAB - 3) + 3
     answers = {"answers": tokens[:, 0], "wrong_answers": wrong}
@@ -40,7 +40,7 @@ def many_prompts(metric: str) -> sm.Task:
         ("llama", "heads", "logit_diff", {}),
         ("llama", "heads", "kl", {"ablation": "resample"}),
         ("llama", "heads", "log_prob", {"replay": False, "ablation": "mean_per_position"}),
-        ("mixtral", "experts", "logit_diff", {"batch_size": 64}),
+        ("mixtral", "experts", "logit_diff", {"batch_size": 24}),
     ],
 )
 def test_a_game_of_more_prompts_than_a_pass_takes(
