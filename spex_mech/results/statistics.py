@@ -142,8 +142,7 @@ def p_values(
         clusters: the number of each prompt's cluster; default: every prompt for itself. Then sums
             over clusters are tested.
     """
-    from scipy.special import stdtr
-    from scipy.stats import binom
+    from scipy.special import bdtr, stdtr
 
     count = n_independent(values, clusters)
     if count < 2:
@@ -157,7 +156,7 @@ def p_values(
     nonzero = (units != 0).sum(axis=1)
     discrete = is_discrete(units)
     fewer = np.minimum((units > 0).sum(axis=1), (units < 0).sum(axis=1))
-    by_signs = np.minimum(1.0, 2 * binom.cdf(fewer, nonzero, 0.5))
+    by_signs = np.minimum(1.0, 2 * bdtr(fewer, nonzero, 0.5))
     if count < FEW:
         p = np.maximum(p, 2.0 ** (1 - np.maximum(nonzero, 1)))
     return np.where(discrete, np.maximum(p, by_signs), p)
