@@ -34,11 +34,11 @@ from tests.families import D_VOCAB, N_HEADS, N_LAYERS, build, modules_of
 FAMILIES = ("gpt2", "llama", "gemma2", "gpt_neox", "opt", "phi")
 LONGEST = 30.0  # seconds that one run of a measurement may take
 TYPES = ("float32", "tf32", "bfloat16", "float16")
-LLAMA_8B = {
+LLAMA_8B: dict[str, Any] = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
 }  # fmt: skip
-LLAMA_SMALL = {
+LLAMA_SMALL: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500,
 }  # fmt: skip

@@ -167,9 +167,9 @@ def student(options: Options) -> Iterator[Row]:
 
 
 def digits(options: Options) -> Iterator[Row]:
-    data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.target))
-    x, target = data.data[order] / 16, data.target[order]
+    images, digit = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(digit))
+    x, target = images[order] / 16, digit[order]
     chosen = np.isin(target, (3, 8))
     pair_x, pair_y = x[chosen], np.where(target[chosen] == 8, 1.0, -1.0)
     game = sm.TrainingGame.ridge(pair_x[:200], pair_y[:200], pair_x[200:], pair_y[200:], 1.0)

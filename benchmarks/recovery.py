@@ -201,8 +201,8 @@ def fourier(options: Options) -> Iterator[Row]:
         top = [set(np.argsort(-abs(v))[:50].tolist()) for v in (intact, banzhaf)]
         yield {
             "game": name, "method": "intact against Banzhaf at p = 1/2",
-            "rank_correlation": float(spearmanr(intact, banzhaf).statistic),
-            "rank_correlation_of_sizes": float(spearmanr(abs(intact), abs(banzhaf)).statistic),
+            "rank_correlation": float(spearmanr(intact, banzhaf)[0]),
+            "rank_correlation_of_sizes": float(spearmanr(abs(intact), abs(banzhaf))[0]),
             "top_50_in_common": len(top[0] & top[1]) / 50,
         }  # fmt: skip
 

@@ -73,5 +73,4 @@ def sizes(options: Options) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    about = {"units": UNITS, "prompts": PROMPTS, "seed": 0}
-    script(__doc__, "store_size", {"sizes": sizes}, **about)
+    script(__doc__, "store_size", {"sizes": sizes}, units=UNITS, prompts=PROMPTS, seed=0)

@@ -45,7 +45,7 @@ def one_by_one(game: Any, worst: Callable[[np.ndarray], Any]) -> Iterator[tuple[
     more unit each, ``worst`` says which is taken."""
     kept = np.ones(len(game), dtype=bool)
     while kept.any():
-        masks = kept & ablating(len(kept), [[unit] for unit in np.flatnonzero(kept)])
+        masks = kept & ablating(len(kept), [[unit] for unit in np.flatnonzero(kept).tolist()])
         values = game.mean(masks)
         at = int(worst(values))
         kept = masks[at]
