@@ -54,6 +54,31 @@ def menu(figure: Any, number: int = 0) -> dict[str, dict[str, Any]]:
     return {button.label: button.args[0] for button in figure.layout.updatemenus[number].buttons}
 
 
+def grid(rows: Any, n: int) -> Any:
+    """Rows of a trace that may end early, and hold texts where there is nothing."""
+    table = np.full((n, n), NAN)
+    for row, line in enumerate(rows):
+        for column, value in enumerate(line):
+            table[row, column] = NAN if value in ("", None) else value
+    return table
+
+
+def cells_in(figure: Any, name: str) -> Any:
+    """The values of a map that a choice shows: of cells of one pair those that it does not cover,
+    and those that it gives to cells of several."""
+    button = next(b for b in figure.layout.updatemenus[0].buttons if b.label == name)
+    n = len(figure.data[0].z)
+    values = np.array(figure.data[0].z, dtype=float)
+    (cover, *changed), traces = button.args[0]["z"], list(button.args[1])
+    assert traces == [2, 3, 4][: len(traces)] and len(traces) == len(changed) + 1
+    values[grid(cover, n) == 1] = NAN
+    if not changed:
+        return values
+    several = grid(changed[0], n)
+    assert (np.isnan(values) | np.isnan(several)).all()
+    return np.where(np.isnan(several), values, several)
+
+
 def names_in(values: Any, names: list[str]) -> set[tuple[str, str]]:
     """The pairs of a map that have a value."""
     table = np.array(values, dtype=float)
@@ -140,16 +165,19 @@ def test_a_cell_holds_its_strongest_pairs() -> None:
 def test_a_choice_shows_its_cells_of_a_map() -> None:
     found = a_result()
     figure, numbers = sm.plot_map(found, backend="plotly"), map_numbers(found)
-    shown = {name: names_in(new["z"][0], numbers.names) for name, new in menu(figure).items()}
+    shown = {name: names_in(cells_in(figure, name), numbers.names) for name in menu(figure)}
     assert shown == WANTED
-    whole = np.array(menu(figure)["all pairs (6)"]["z"][0], dtype=float)
-    rounded = np.vectorize(lambda value: float(f"{value:.3g}"))(numbers.values)
-    np.testing.assert_array_equal(whole, rounded)
-    values = np.array(menu(figure)["OR-like (1)"]["z"][0], dtype=float)
-    np.testing.assert_array_equal(values, np.where(rounded < -3, rounded, NAN))
-    # A cell that is hidden does not tell its value all the same.
-    gaps = {name: new["hoverongaps"] for name, new in menu(figure).items()}
-    assert gaps == {name: [name == "all pairs (6)", False] for name in WANTED}
+    np.testing.assert_array_equal(cells_in(figure, "all pairs (6)"), numbers.values)
+    values = cells_in(figure, "OR-like (1)")
+    np.testing.assert_array_equal(values, np.where(numbers.values < -3, numbers.values, NAN))
+    # A cell that is hidden does not tell its value all the same, nor that it was not measured; one
+    # of a unit with itself stays white.
+    heat, veil, cover = figure.data
+    assert heat.hoverongaps is None and (cover.hoverinfo, cover.hoverongaps) == ("none", False)
+    hidden = grid(menu(figure)["OR-like (1)"]["z"][0], 6) == 1
+    np.testing.assert_array_equal(hidden, np.isnan(values) & ~np.eye(6, dtype=bool))
+    assert not any(menu(figure)["all pairs (6)"]["z"][0])
+    assert (np.diag(grid(veil.z, 6)) == 0).all()
 
 
 def test_what_is_significant_bears_its_sign_in_a_map() -> None:
@@ -165,9 +193,10 @@ def test_what_is_significant_bears_its_sign_in_a_map() -> None:
     assert signs == {("L0H0", "L1H2"): "\u2212", ("L1N7", "L1N8"): "+"}
     # A cell of several pairs has the sign of those that are chosen.
     by_layer = menu(sm.plot_map(found, by="layer", backend="plotly"))
-    texts = {name: new["text"][0] for name, new in by_layer.items()}
+    texts = {name: new["text"][1] for name, new in by_layer.items()}
     assert texts["OR-like (1)"] == [["", "\u2212"], ["\u2212"]]  # to the last sign of a row
-    assert texts["AND-like (1)"] == [[], ["", "+"]]
+    assert texts["AND-like (1)"] == [[], []]  # its cell has one pair, whose sign stays
+    assert sm.plot_map(found, by="layer", backend="plotly").data[0].text[1][1] == "+"
     assert texts["not significant (3)"] == [[], []]
 
 
@@ -193,12 +222,15 @@ def test_a_choice_goes_to_the_pairs_of_two_layers() -> None:
 
 def test_a_choice_adds_up_its_pairs_of_a_layer_map() -> None:
     found = a_result()
-    by_layer = menu(sm.plot_map(found, by="layer", backend="plotly"))["OR-like (1)"]
+    figure: Any = sm.plot_map(found, by="layer", backend="plotly")
     across = -4
-    np.testing.assert_allclose(np.array(by_layer["z"][0], float), [[NAN, across], [across, NAN]])
-    heat = sm.plot_map(found, by="layer", backend="plotly").data[0]
+    by_layer = cells_in(figure, "OR-like (1)")
+    np.testing.assert_allclose(by_layer, [[NAN, across], [across, NAN]])
+    whole = map_numbers(found, "layer").values
+    np.testing.assert_allclose(cells_in(figure, "all pairs (6)"), whole, rtol=0.005)
+    heat = figure.data[3]
     assert heat.hovertext[0][1] == "L0 x L1<br>energy, signed by the sum: "
-    assert heat.customdata[0][1] == "-4.5" and by_layer["customdata"][0][0][1] == "-4"
+    assert heat.z[0][1] == -4.5 and "%{z:+.3" in heat.hovertemplate and not heat.hoverongaps
     energy = menu(sm.plot_layers(found, backend="plotly"))["OR-like (1)"]
     share = 100 * 16 / layer_energy(found).total
     np.testing.assert_allclose(np.array(energy["z"][0], float), [[NAN, share], [share, NAN]])
@@ -212,7 +244,7 @@ def test_a_choice_adds_up_its_pairs_of_folded_neurons() -> None:
         folded_numbers(found, most=1),
     )
     assert numbers.names == ["L0H0", "L0N5", "L0, 1 N", "L1H2", "L1, 2 N"]
-    z = np.array(menu(figure)["q at most 0.05 (2)"]["z"][0], dtype=float)
+    z = cells_in(figure, "q at most 0.05 (2)")
     assert z[0, 3] == pytest.approx(-4) and z[4, 4] == pytest.approx(1)
     assert np.isnan(z).sum() == 25 - 3
 
@@ -333,20 +365,27 @@ def test_a_page_is_small_and_plotly_lies_beside_it(name: str, tmp_path: Path) ->
     assert (tmp_path / "alone.html").stat().st_size > 1_000_000
 
 
-def test_a_page_of_many_units_and_choices_is_small(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strength", [0.3, 3.0])  # some are significant, and most of them
+@pytest.mark.parametrize("draw", ["map", "neurons", "network"])
+def test_a_page_of_many_units_and_choices_is_small(
+    draw: str, strength: float, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     letters, units = "HNE", 64
     labels = [f"L{i // 8}{letters[i % 3]}{i}" for i in range(units)]
     pairs = np.array([(i, j) for i in range(units) for j in range(i + 1, units)])
     values = rng.standard_normal((len(pairs), N_PROMPTS))
-    values += 0.3 * rng.standard_normal((len(pairs), 1))  # some are significant, most are not
+    values += strength * rng.standard_normal((len(pairs), 1))
     found = sm.Interactions(
-        labels, pairs, values, rng.standard_normal((units, N_PROMPTS)), np.ones(N_PROMPTS)
-    )
-    figure = sm.plot_map(found, backend="plotly")
-    figure.write_html(tmp_path / "map.html")
-    assert len(menu(figure)) > 14
-    assert (tmp_path / "map.html").stat().st_size < 1_000_000
+        labels, pairs, values, rng.standard_normal((units, N_PROMPTS)), np.ones(N_PROMPTS),
+        noise_floor=0.01,
+    )  # fmt: skip
+    vars(found)["confirmed"] = rng.integers(0, 2, len(pairs)).astype(np.int8)
+    options = {"map": {"most": units}, "neurons": {"share": 0.5, "most": units}, "network": {}}
+    figure = getattr(sm, f"plot_{draw}")(found, backend="plotly", **options[draw])
+    figure.write_html(tmp_path / "page.html")
+    assert len(menu(figure)) > (14 if strength > 1 else 12) or draw == "network"
+    assert (tmp_path / "page.html").stat().st_size < 1_000_000
 
 
 def test_layers_and_kinds_are_those_of_the_table_not_of_the_names() -> None:
@@ -376,8 +415,8 @@ def choose(page: Any, menu: int, label: str) -> None:
     page.locator(".updatemenu-dropdown-button", has_text=label).click()
 
 
-def hover(page: Any, row: int, column: int) -> tuple[float, float]:
-    x, y = page.evaluate(
+def place(page: Any, row: float, column: float) -> tuple[float, float]:
+    return page.evaluate(
         """([row, column]) => {
           const plot = document.querySelector('.js-plotly-plot'), at = plot.getBoundingClientRect();
           const {xaxis: x, yaxis: y} = plot._fullLayout;
@@ -385,6 +424,10 @@ def hover(page: Any, row: int, column: int) -> tuple[float, float]:
         }""",
         [row, column],
     )
+
+
+def hover(page: Any, row: int, column: int) -> tuple[float, float]:
+    x, y = place(page, row, column)
     page.mouse.move(x, y)
     page.wait_for_function(
         """([row, column]) => {
@@ -394,6 +437,19 @@ def hover(page: Any, row: int, column: int) -> tuple[float, float]:
         arg=[row, column],
     )
     return x, y
+
+
+def colour_at(page: Any, row: int, column: int) -> Any:
+    """The colour near a corner of a cell, beside its sign."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    x, y = place(page, row + 0.3, column - 0.3)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(300)
+    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    return picture.getpixel((round(x), round(y)))
 
 
 def hovered(page: Any, row: int, column: int) -> str:
@@ -456,14 +512,26 @@ def test_a_saved_map_is_filtered_by_clicks(opened: Open, tmp_path: Path) -> None
     path = tmp_path / "map.html"
     sm.plot_map(a_result(), backend="plotly").write_html(path, include_plotlyjs=True)
     at = opened(path)
-    shown = (
-        "n => document.querySelector('.js-plotly-plot').calcdata[0][0].z.flat()"
-        ".filter(value => value !== undefined && !Number.isNaN(value)).length === n"
+    covered = (
+        "n => document.querySelector('.js-plotly-plot').data[2].z.flat()"
+        ".filter(value => value === 1).length === n"
     )
-    at.page.wait_for_function(shown, arg=12)
+    at.page.wait_for_function(covered, arg=0)
     assert hovered(at.page, 0, 1) == "L0H0 x L0N5+3 +- 3.1not significantq = 0.11"
-    choose(at.page, 0, "heads x neurons")
-    at.page.wait_for_function(shown, arg=4)
+    choose(at.page, 0, "AND-like")
+    at.page.wait_for_function(covered, arg=28)
+    assert hovered(at.page, 4, 5).startswith("L1N7 x L1N8+1")
+    for row, column in ((0, 1), (0, 4)):  # left out, and not measured
+        at.page.mouse.move(*place(at.page, row, column))
+        at.page.wait_for_timeout(300)
+        assert at.page.locator(".hoverlayer .hovertext").count() == 0
+    assert colour_at(at.page, 0, 1) == colour_at(at.page, 0, 4) == (204, 204, 204)
+    assert colour_at(at.page, 2, 2) == (255, 255, 255) and colour_at(at.page, 4, 5)[2] < 250
+    choose(at.page, 0, "all pairs")
+    at.page.wait_for_function(covered, arg=0)
+    at.page.wait_for_timeout(300)
+    assert hovered(at.page, 0, 1).startswith("L0H0 x L0N5+3")
+    assert colour_at(at.page, 0, 1) != (204, 204, 204) == colour_at(at.page, 0, 4)
     assert at.wrong == []
 
 

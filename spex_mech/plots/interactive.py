@@ -5,7 +5,7 @@ Hovering gives labels, values and errors, menus choose which pairs are shown, an
 cell of many pairs. Menus and clicks are plotly's own: they need no Python behind them.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from html import escape
 from itertools import pairwise
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _DASHES = {"solid": "solid", "dashed": "dash", "dotted": "dot"}
+_CLEAR = 2  # of a cell that no veil lies over
 _STRONG = 0.5  # of the strongest pair: from there on the legend calls a pair strong
 _DIGITS = 3  # of a value that is a colour; more would make a page of many choices large
 _MANY = 40  # units: a map of more shows some of the names, and more of them when one zooms in
@@ -263,37 +264,114 @@ def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
     pairs = pairs.take(np.flatnonzero(inside))
     cells = pairs_by_cell(numbers.row_of, pairs)
     many = {cell: held for cell, held in cells.items() if held[1] > 1}
-    largest = np.nan_to_num(abs(numbers.values)).max(initial=0.0) or 1.0
-    one_unit = ~numbers.is_block if isinstance(numbers, Folded) else numbers.is_unit
-    graph = _plotly()
-    heat = graph.Heatmap(
-        z=numbers.values,
-        colorscale="RdBu" if found.less_is_better else "RdBu_r",
-        zmin=-largest,
-        zmax=largest,
-        hovertext=_cell_texts(numbers.names, cells, many),
-        text=_signs(numbers.values, numbers.pale, found),
-        texttemplate="%{text}",
-        customdata=_sums(numbers.values, many),
-        hovertemplate="%{hovertext}%{customdata}<extra></extra>",
-        colorbar=_colour_bar(metric_unit(found)),
-    )
-    figure = _square(_figure([heat, _veil(numbers.pale, numbers.values, one_unit)]), numbers.names)
-    choices = {}
-    for name, shown in pair_filters(pairs).items():
-        values = filtered_values(numbers, pairs, shown)
-        # What is not measured says so; what a choice hides says nothing.
-        pale = pale_cells(numbers.row_of, pairs, len(numbers.names), shown)
-        over = _veil(pale, values, one_unit)
-        new: dict[str, Any] = {"z": [_plain(values, _DIGITS), over.z]}
-        new["hoverongaps"] = [bool(shown.all()), False]
-        new["text"] = [_signs(values, pale, found), ""]
-        if many:
-            new["customdata"] = [_sums(values, many), None]
-        choices[f"{name} ({int(shown.sum()):,})"] = [new]
+    several = np.zeros_like(numbers.pale)
+    several[tuple(np.array([*many], dtype=int).reshape(-1, 2).T)] = True
+    drawn = _Cells(found, numbers, pairs, several)
+    texts = _cell_texts(numbers.names, cells, many)
+    figure = _square(_figure(drawn.traces(texts)), numbers.names)
+    choices = {
+        f"{name} ({int(shown.sum()):,})": drawn.chosen(shown)
+        for name, shown in pair_filters(pairs).items()
+    }
     _add_menu(figure, choices, "restyle")
     _add_clicks(figure, many, numbers.names)
     return figure
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """The cells of a map, as traces that a menu changes.
+
+    Cells of one pair keep their value, and a choice covers those that it leaves out; cells of
+    several have another value for each choice. So a menu holds the values of the latter alone, and
+    a page of many units and choices stays small.
+
+    Args:
+        pairs: those that are in the map.
+        several: True for the cells of several pairs.
+    """
+
+    found: Interactions
+    numbers: MapNumbers | Folded
+    pairs: Interactions
+    several: Bool[np.ndarray, "row row"]
+
+    @property
+    def one_unit(self) -> Bool[np.ndarray, " row"]:
+        numbers = self.numbers
+        return ~numbers.is_block if isinstance(numbers, Folded) else numbers.is_unit
+
+    def traces(self, texts: list[list[str]]) -> list[Any]:
+        """Cells of one pair, what makes the pale ones pale, and what covers those that are left
+        out; then, where there are any, cells of several and what makes those pale."""
+        values, pale = self.numbers.values, self.numbers.pale
+        one = np.where(self.several, np.nan, values)
+        signs = _signs(values, pale, self.found, ~self.several)
+        all_pairs = np.ones(len(self.pairs), dtype=bool)
+        traces = [
+            self._heat(z=one, text=signs, hovertext=texts, hovertemplate="%{hovertext}"),
+            _veil(pale, one, self.one_unit),
+            self._cover(all_pairs, values),
+        ]
+        if not self.several.any():
+            return traces
+        change, veil = self._changing(all_pairs, values)
+        told = [[t if m else "" for t, m in zip(*row, strict=True)]
+                for row in zip(texts, self.several.tolist(), strict=True)]  # fmt: skip
+        bar = {"showscale": False}
+        worth = "%{hovertext}%{z:+.3~g}"
+        more = self._heat(**change, **bar, hovertext=told, hovertemplate=worth, hoverongaps=False)
+        return [*traces, more, veil]
+
+    def chosen(self, shown: Bool[np.ndarray, " pair"]) -> list[Any]:
+        """What a choice changes, and in which traces."""
+        values = filtered_values(self.numbers, self.pairs, shown)
+        cover = self._cover(shown, values).z
+        if not self.several.any():
+            return [{"z": [cover]}, [2]]
+        change, veil = self._changing(shown, values)
+        return [{"z": [cover, change["z"], veil.z], "text": ["", change["text"], ""]}, [2, 3, 4]]
+
+    def _heat(self, **given: Any) -> Any:
+        largest = np.nan_to_num(abs(self.numbers.values)).max(initial=0.0) or 1.0
+        given["hovertemplate"] += "<extra></extra>"
+        return _plotly().Heatmap(
+            colorscale="RdBu" if self.found.less_is_better else "RdBu_r",
+            zmin=-largest,
+            zmax=largest,
+            texttemplate="%{text}",
+            colorbar=_colour_bar(metric_unit(self.found)),
+            **given,
+        )
+
+    def _changing(
+        self, shown: Bool[np.ndarray, " pair"], values: Float[np.ndarray, "row row"]
+    ) -> tuple[dict[str, Any], Any]:
+        """Values and signs of the cells of several pairs, and what makes the pale ones pale."""
+        numbers = self.numbers
+        pale = pale_cells(numbers.row_of, self.pairs, len(numbers.names), shown)
+        signs = _signs(values, pale, self.found, self.several)
+        values = np.where(self.several, values, np.nan)
+        z = [
+            [float(f"{value:.{_DIGITS}g}") if value == value else "" for value in row]
+            for row in values.tolist()
+        ]
+        return {"z": z, "text": signs}, _veil(pale, values, np.zeros(len(values), dtype=bool))
+
+    def _cover(self, shown: Bool[np.ndarray, " pair"], values: Float[np.ndarray, "row row"]) -> Any:
+        """Grey over the cells that a choice leaves out. It tells nothing, so that hovering over
+        them does not either; cells of a unit with itself stay white."""
+        seen = ~np.isnan(values) | np.diag(self.one_unit) | shown.all()
+        rows = [np.trim_zeros(row, "b").tolist() for row in ~seen]
+        return _plotly().Heatmap(
+            z=[[1 if cell else "" for cell in row] for row in rows],  # "" is short for none
+            colorscale=[[0, style.UNMEASURED], [1, style.UNMEASURED]],
+            zmin=0,
+            zmax=1,
+            showscale=False,
+            hoverinfo="none",
+            hoverongaps=False,
+        )
 
 
 def _veil(
@@ -303,13 +381,15 @@ def _veil(
 ) -> Any:
     """A white veil over the cells of which no pair is significant, and white over those of a unit
     with itself, which are no pairs and not to be taken for unmeasured ones."""
-    veiled = np.where(pale & ~np.isnan(values), 1, 2)
     itself = np.diag(one_unit) & np.isnan(values)
-    clear = "rgba(255,255,255,0)"  # a digit, which is shorter in a page than that there is none
+    cells = np.where(itself, 0, np.where(pale & ~np.isnan(values), 1, _CLEAR))
+    # Digits, which are shorter in a page than that there is none; each row up to its last veil.
+    rows = [(np.trim_zeros(row - _CLEAR, "b") + _CLEAR).tolist() for row in cells]
+    clear = "rgba(255,255,255,0)"
     return _plotly().Heatmap(
-        z=np.where(itself, 0, veiled).tolist(),
+        z=rows,
         zmin=0,
-        zmax=2,
+        zmax=_CLEAR,
         colorscale=[[0, "white"], [0.5, f"rgba(255,255,255,{1 - style.PALE_OPACITY})"], [1, clear]],
         showscale=False,
         hoverinfo="skip",
@@ -342,21 +422,14 @@ def _cell_texts(names: list[str], cells: Cells, many: Cells) -> list[list[str]]:
     return [[text(row, column) for column in rows] for row in rows]
 
 
-def _sums(values: Float[np.ndarray, "row row"], many: Cells) -> list[list[str]]:
-    """The value of each cell of many pairs, which changes with what is chosen."""
-    return [
-        [f"{value:+.3g}" if (row, column) in many else "" for column, value in enumerate(line)]
-        for row, line in enumerate(values)
-    ]
-
-
 def _signs(
     values: Float[np.ndarray, "row row"],
     pale: Bool[np.ndarray, "row row"],
     found: Interactions,
+    of: Bool[np.ndarray, "row row"],
 ) -> list[list[str]]:
-    """The signs in the cells of a map, as in the still picture; each row up to its last one."""
-    marked = is_marked(values, pale, found.values.shape[1])
+    """The signs in some cells of a map, as in the still picture; each row up to its last one."""
+    marked = is_marked(values, pale, found.values.shape[1]) & of
     return [
         [style.sign_of(values[row, column]) if shown else "" for column, shown in enumerate(line)]
         for row, line in enumerate(np.trim_zeros(cells, "b").tolist() for cells in marked)
