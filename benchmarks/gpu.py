@@ -51,22 +51,8 @@ class Sizes:
     device: str
     small: bool
 
-    @property
-    def pairs(self) -> int:
-        return 60 if self.small else 20_000
-
-    @property
-    def gradient_rows(self) -> int:
-        return 8 if self.small else 1000
-
 
 # -- right -----------------------------------------------------------------------------------------
-
-
-def answers_of(prompts: sm.Prompts) -> torch.Tensor:
-    """``[prompt 2]``: the right and the wrong answer."""
-    assert prompts.answers is not None and prompts.wrong_answers is not None
-    return torch.stack([prompts.answers[:, 0], prompts.wrong_answers[:, 0]], dim=1)
 
 
 @torch.no_grad()
@@ -74,8 +60,8 @@ def by_hand(family: str, model: Any, one: sm.Task, lost: np.ndarray) -> np.ndarr
     """Logit differences with these heads ablated to zero: a forward pass for each mask."""
     places = {key: (module, 0) for key, module in modules_of(family, model).items()
               if key[0] == "head"}  # fmt: skip
-    hand, both = ByHand(model, one.prompts, lambda: places), answers_of(one.prompts)
-    values = []
+    hand, values = ByHand(model, one.prompts, lambda: places), []
+    both = one.prompts.tokens[:, :2]  # the right and the wrong answer (``random_task``)
     for mask in lost:
         gone = {divmod(int(unit), N_HEADS) for unit in mask}
 
@@ -248,8 +234,7 @@ def of_peer(peer: Any, game: sm.ModelGame, sizes: Sizes) -> Row:
     """All single heads by what others offer: seconds per row as a multiple of ours."""
     n_layers, n_heads = (3, 4) if sizes.small else (12, 12)
     masks = [[(layer, head)] for layer in range(n_layers) for head in range(n_heads)]
-    tokens = game.prompts.tokens
-    answers = answers_of(game.prompts)
+    tokens, answers = game.prompts.tokens, game.prompts.tokens[:, :2]
     lost = np.arange(len(masks))[:, None]
     game.ablating(lost)
     want, ours = seconds_of(game, lambda: game.ablating(lost))
@@ -278,15 +263,16 @@ def large(sizes: Sizes) -> Iterator[Row]:
     row: Row = {"model": "Llama-3.1-8B's shape", "matrix_rate": peak, "seconds_to_make": made}
     singles = np.arange(len(game))[:, None]
     yield row | {"work": "single heads", **measured(game, singles, peak)}
-    pairs = drawn_pairs(len(game), sizes.pairs, np.random.default_rng(0))
+    n_pairs, n_gradients = (60, 8) if sizes.small else (20_000, 1000)
+    pairs = drawn_pairs(len(game), n_pairs, np.random.default_rng(0))
     yield row | {"work": "pairs of heads", **measured(game, pairs, peak)}
-    kept = torch.rand(sizes.gradient_rows, len(game)) < 0.9
+    kept = torch.rand(n_gradients, len(game)) < 0.9
     game.slopes_at(kept[:4])
     _, seconds = seconds_of(game, lambda: game.slopes_at(kept[:4]))
     kept = kept[: max(4, int(LONGEST / seconds * 4))]
     _, seconds = seconds_of(game, lambda: game.slopes_at(kept))
     per_row = seconds / len(kept) / len(one.prompts)
-    about = {"masks": len(kept), "of": sizes.gradient_rows, "seconds": seconds}
+    about = {"masks": len(kept), "of": n_gradients, "seconds": seconds}
     ratio = per_row / plain_seconds(game, 2 * (game.batch_size or 1))
     yield row | {"work": "gradient rows", **about, "ratio": ratio}
 
