@@ -27,8 +27,8 @@ NAMES = (
 
 def run_one(name: str, options: Options, time_limit: float) -> Row:
     """One benchmark in a process of its own: how it ended, and how long it took."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(options.out.resolve())]
-    command += ["--data", str(options.data.resolve())] if options.data else []
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(options.out)]
+    command += ["--data", str(options.data)] if options.data else []
     command += ["--quick"] if options.quick else []
 
     def ended() -> str:

@@ -196,7 +196,7 @@ def real_audits(options: Options) -> Iterator[Row]:
             part = sm.ModelGame(game.model, game.task, game.components[chosen.tolist()])
             known = whole[np.ix_(chosen, chosen)]
             parts.append((part, {s: float(known[s]) for s in combinations(range(n_sub), 2)}))
-        for method, per_unit in product(METHODS, (1.5, 3)):
+        for method, per_unit in product(METHODS, options.some((3, 1.5))):
             how: Row = {"budget": int(per_unit * n_sub)}
             mine = [
                 audited(search(part, method, seed=seed, **how), truth)

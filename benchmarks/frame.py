@@ -128,13 +128,17 @@ class Options:
 
 def options_of(doc: str | None, parts: Iterable[str] = ()) -> Options:
     """The options of the command line; ``--only`` names one of the parts."""
+
+    def absolute(path: str) -> Path:
+        return Path(path).resolve()
+
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="the folder of models")
+    parser.add_argument("--data", type=absolute, help="the folder of models")
     parser.add_argument("--quick", action="store_true", help="reduced sizes, for a look or a test")
     where = "where results/ and pictures/ go (default: here; quick: out/)"
-    parser.add_argument("--out", type=Path, help=where)
+    parser.add_argument("--out", type=absolute, help=where)
     only = "this one (repeatable); the figures of the others stay"
     parser.add_argument("--only", choices=list(parts), action="append", help=only)
     parsed = parser.parse_args()
