@@ -91,6 +91,7 @@ class Cell:
 
 _OF_SEARCH = ("method", "budget", "order")
 _NAMED_FIRST = ("model", "task", "units", "ablation")
+_PATHS = ("model", "task", "file")  # of which a folder's name has the last part
 
 
 def cells_of(axes: Mapping[str, Any], **common: Any) -> list[Cell]:
@@ -348,8 +349,8 @@ def _check_tokenizers(cells: Sequence[Cell]) -> None:
 
 def _check_inputs(cells: Sequence[Cell], root: Path, resume: bool) -> None:
     """Raises:
-    ValueError: a cell is done, but its model's or prompts' files are others now; or all is to be
-        done anew while a cell runs.
+    ValueError: a cell is done, but its model's or prompts' files are others now; its folder holds
+        another cell, whose files have the same name; or all is to be done anew while a cell runs.
     """
     for cell in cells:
         place = root / cell.name
@@ -366,6 +367,22 @@ def _check_inputs(cells: Sequence[Cell], root: Path, resume: bool) -> None:
                 f"{cell.name} is done, but the files of its model or prompts have changed since; "
                 "do all anew (--fresh), or give another folder"
             )
+        if resume and state.get("state") == _DONE and (other := _other_inputs(cell, state)):
+            raise ValueError(
+                f"the folder {cell.name} holds what was done for {other}; give another folder, or "
+                "do all anew (--fresh)"
+            )
+
+
+def _other_inputs(cell: Cell, state: Mapping[str, Any]) -> str:
+    """The model, task or text of what a folder holds, where it has the name of this cell's and is
+    another one; "" where it is the same."""
+    before, now = state["cell"], cell.row()
+    odd = [name for name in _PATHS if before.get(name) != now[name]]
+    # The same files may be named from another place.
+    if not odd or {*state.get("inputs", {}).values()} == {*_inputs_of(cell).values()}:
+        return ""
+    return f"the {odd[0]} {before.get(odd[0])!r}, not {now[odd[0]]!r}"
 
 
 def _check_values(cells: Sequence[Cell], root: Path, how: "RunSettings") -> None:

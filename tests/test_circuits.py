@@ -136,6 +136,20 @@ def test_the_budget_holds(budget: int) -> None:
     assert len(asked) == len(set(asked)) == search.result.spent == budget
 
 
+def test_what_was_not_planned_has_a_name_of_its_own() -> None:
+    """A progress bar called the scores a selection, and went to three times its end."""
+
+    def steps() -> Steps[None]:
+        for n in (2, 2, 3):
+            yield np.ones((n, 5), dtype=bool)
+
+    search, stages = StepSearch(steps(), 5, 4, "selecting"), []
+    while (question := search.ask()) is not None:
+        stages.append(question.stage)
+        search.tell(np.ones((len(question.masks), 1)))
+    assert stages == ["selecting", "selecting", "its scores, beside the budget"]
+
+
 def test_order_of_units_does_not_matter() -> None:
     """A strong pair, a weak unit: the same circuit whichever way they are numbered."""
     for at in ([0, 1, 2, 3, 4], [4, 2, 0, 1, 3]):

@@ -274,6 +274,28 @@ def test_files_that_changed_are_not_done(tmp_path: Path) -> None:
         sweep([cell], tmp_path / "sweep", progress=False)
 
 
+def test_another_file_of_the_same_name_does_not_overwrite_what_is_done(tmp_path: Path) -> None:
+    """A sweep of ``b/p.json`` failed late, and marked what was done of ``a/p.json`` as failed."""
+    rows = [{"prompt": f"a {word}", "answer": " c", "distractor": " d"} for word in "ef"]
+    cells = []
+    for folder, row in zip("ab", rows, strict=True):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "p.json").write_text(json.dumps([row]))
+        cells.append(Cell(sm.GameFactory("demo", task=str(tmp_path / folder / "p.json"))))
+    assert cells[0].name == cells[1].name
+    place = tmp_path / "sweep" / cells[0].name
+    place.mkdir(parents=True)
+    module = sys.modules["spex_mech.sweep"]
+    module._write(place, cells[0], "done", inputs=module._inputs_of(cells[0]))
+    before = (place / "cell.json").read_text()
+    with pytest.raises(ValueError, match=r"holds what was done for the task '.*a/p.json', not"):
+        sweep([cells[1]], tmp_path / "sweep", progress=False)
+    assert (place / "cell.json").read_text() == before
+    # The same file from another place is the same.
+    (tmp_path / "b" / "p.json").write_text((tmp_path / "a" / "p.json").read_text())
+    module._check_inputs([cells[1]], tmp_path / "sweep", True)
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [

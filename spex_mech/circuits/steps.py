@@ -19,6 +19,7 @@ from spex_mech.search.contract import Findings, Question, Search
 Masks = Bool[np.ndarray, "mask unit"]
 Values = Float[np.ndarray, "mask prompt"]
 T = TypeVar("T")
+_BESIDE = "its scores, beside the budget"  # what a progress bar calls what was not planned
 Steps = Generator[Masks, Values, T]
 
 
@@ -49,6 +50,7 @@ class StepSearch(Search, Generic[T]):
         self._values: Values | None = None
         self._question: Question | None = None  # that is not answered yet
         self._result: list[T] = []
+        self._n_asked = 0
 
     def ask(self) -> Question | None:
         """The next question; None when the search is over."""
@@ -59,7 +61,9 @@ class StepSearch(Search, Generic[T]):
         except StopIteration as end:
             self._result = [end.value]
             return None
-        self._question = Question(MaskBatch.of_kept(masks), stage=self._stage)
+        stage = self._stage if self._n_asked < self.planned else _BESIDE
+        self._question = Question(MaskBatch.of_kept(masks), stage=stage)
+        self._n_asked += len(masks)
         return self._question
 
     def tell(
