@@ -6,6 +6,8 @@ imported before a command runs, so that ``--help`` answers at once.
 """
 
 import argparse
+import atexit
+import gc
 import os
 import shlex
 import signal
@@ -51,6 +53,8 @@ def say(text: object = "") -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     words = sys.argv[1:] if arguments is None else [*arguments]
+    if arguments is None:  # the process ends with it: torch's objects are not searched for cycles
+        atexit.register(gc.freeze)
     parser = _parser()
     if words == ["discover"]:  # it needs no argument, and whoever gives none asks what there is
         words = ["discover", "--help"]
