@@ -687,7 +687,7 @@ def test_layers_and_gradients_that_do_not_fit(
 
 def test_with_and_without_gradients(tmp_path: Path) -> None:
     for word, asked in (("--gradients", True), ("--no-gradients", False)):
-        words = ["discover", "--units", "heads,L0N1*", "--n-prompts", "2", "--budget", "500"]
+        words = ["discover", "--units", "heads,L0N1*", "--n-prompts", "2", "--budget", "250"]
         assert cli.main([*words, word, "--out", str(tmp_path / word)]) == 0
         found = sm.load(tmp_path / word / "interactions.npz")
         assert found.about["options"] == {"gradients": asked}

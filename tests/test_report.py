@@ -346,7 +346,7 @@ REPRODUCED: dict[str, Callable[[Any, sm.Task], sm.Interactions]] = {
     "heads": lambda model, task: searched(sm.ModelGame(model, task), top=2),
     "some units": lambda model, task: searched(sm.ModelGame(model, task, "L0H3,L0N7,L1H0")),
     "many units": lambda model, task: searched(
-        sm.ModelGame(model, task, "heads+neurons"), budget=1500
+        sm.ModelGame(model, task, "heads+neurons"), budget=700
     ),
     "another metric": lambda model, task: searched(
         sm.ModelGame(model, sm.Task(task.prompts, "loss", name="induction"))
