@@ -226,7 +226,7 @@ def test_a_budget_for_all_sets_is_the_exhaustive_search(method: str, order: int)
 
 
 def test_same_seed_same_result() -> None:
-    for options in ({}, {"gradients": False}, {"proxy": "trees", "budget": 250}):
+    for options in ({}, {"gradients": False}, {"proxy": "trees"}):
         options = {"method": "proxyspex", "budget": 460, **options}
         one, two = (run(Saturating(40, 5), seed=3, **options) for _ in "12")
         assert (one.units == two.units).all() and (one.values == two.values).all()
