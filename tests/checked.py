@@ -12,10 +12,13 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, get_args, get_type_hints
 
-import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, _import_hook, install_import_hook, jaxtyped
+
+check = beartype(conf=BeartypeConf(violation_type=TypeError))
 
 
 class Outermost(_import_hook.JaxtypingTransformer):
@@ -55,9 +58,9 @@ def checked_function(function: Any) -> Any:
     known = {name: resolved(hint, function.__globals__) for name, hint in written.items()}
     has_axes = any(map(names_axes, known.values()))
     if has_axes and inspect.isgeneratorfunction(function):  # a scope would end before it runs
-        return jaxtyped(function, typechecker=beartype.beartype)
+        return jaxtyped(function, typechecker=check)
     function.__annotations__ = known
-    typed = beartype.beartype(function)
+    typed = check(function)
     function.__annotations__ = typed.__annotations__ = written
     return in_a_scope(typed) if has_axes else typed
 
@@ -65,13 +68,15 @@ def checked_function(function: Any) -> Any:
 def in_a_scope(typed: Callable[..., Any]) -> Callable[..., Any]:
     """The function, in each call of which an axis of one name has one size."""
 
-    @functools.wraps(typed)
     def scoped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         with jaxtyped("context"):
             return typed(*args, **kwargs)
 
-    return scoped
+    # Its frames are the package's own, as warnings name the first line that is not.
+    names = {"__name__": typed.__module__, "jaxtyped": jaxtyped}
+    made = FunctionType(scoped.__code__, names, closure=scoped.__closure__)
+    return functools.wraps(typed)(made)
 
 
 def resolved(hint: Any, names: Mapping[str, Any]) -> Any:

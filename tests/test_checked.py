@@ -94,9 +94,8 @@ def test_what_is_right_passes() -> None:
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_refused(what: str) -> None:
-    with pytest.raises(Exception, match=r"[Tt]ype|violates") as refused:
+    with pytest.raises(TypeError, match=r"[Tt]ype|violates"):
         WRONG[what]()
-    assert type(refused.value).__module__.split(".")[0] in ("beartype", "jaxtyping")
 
 
 def test_every_function_of_the_package_is_checked() -> None:
