@@ -62,7 +62,8 @@ class TokenGame(Game):
             in none of these. Positions in no span are always seen.
         masking: "token" (replaced by ``mask_id``), "attention" (nothing attends to it; positions
             are kept where the model takes them, but those of ALiBi close up), "delete" (the rest
-            closes up), "mean" or "zero" (its embedding, which is differentiable). Default: "token"
+            closes up), "mean" or "zero" (of its embedding, which has gradients: the mean is that of
+            the whole vocabulary). Default: "token"
             where the tokenizer has a mask token, otherwise "mean", or "attention" where the model
             takes no embeddings. "attention" never hides the token at which the answer is read, so
             that it is in no unit by default, which a warning says; in spans of your own, effects

@@ -33,8 +33,7 @@ def interactive_network(found: Interactions, k: int = 20) -> Any:
 
 def _warn(name: str) -> None:
     warnings.warn(
-        f"interactive_{name} goes with 0.3.0; "
-        f'call plot_{name}(found, backend="plotly")',
+        f'interactive_{name} goes with 0.3.0; call plot_{name}(found, backend="plotly")',
         DeprecationWarning,
         stacklevel=3,
     )
