@@ -345,6 +345,14 @@ def test_what_holds_says_whether_the_search_was_sure_of_it() -> None:
     rows = sure.holds & sure.searched.is_significant
     assert (found.confirmed_by(sure).confirmed == 1).sum() == rows.sum() > 0
     assert repr(sure).count("holds, but") == int((sure.holds & ~rows).sum())
+    # The table is in the order of what is printed, and says what is confirmed.
+    for one, want in ((again, again.holds & False), (sure, rows)):
+        table = one.frame()
+        pairs = list(zip(table.unit_a, table.unit_b, strict=True))
+        assert [tuple(sorted(names)) for names in one.names] == pairs
+        assert table.confirmed.tolist() == want.astype(int).tolist()
+        assert table.holds.tolist() == one.holds.tolist()
+        np.testing.assert_allclose(table.value, one.mean)
 
 
 def test_a_confirmation_does_not_send_to_confirm() -> None:

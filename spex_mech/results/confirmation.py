@@ -92,12 +92,16 @@ class Confirmation(Interactions):
         return as_part(part, **self._of_whole(rows))
 
     def frame(self, order: int | None = None) -> "pd.DataFrame":
-        """The table of :meth:`Interactions.frame`, with ``searched searched_stderr same_sign
-        within_error holds``."""
+        """The table of :meth:`Interactions.frame` in the order of the search, with ``searched
+        searched_stderr same_sign within_error holds``."""
         table = super().frame(order)
         if order == 1:  # of single units a search's values are in its own table
             return table
         rows = strongest_rows(self.mean, self.order, order)
+        table = table.iloc[np.argsort(rows)].reset_index(drop=True)
+        rows = np.sort(rows)
+        if len(rows):
+            table["confirmed"] = self.said_of(self.searched)[rows]
         table["searched"] = self.searched.mean[rows]
         table["searched_stderr"] = self.searched.stderr[rows]
         for name in ("same_sign", "within_error", "holds"):
