@@ -250,6 +250,24 @@ def test_a_metric_that_reads_padding_is_told(name: str) -> None:
     assert not any("padding" in text for text in said), said
 
 
+def test_looking_for_padding_leaves_the_output_as_it_was() -> None:
+    """Of a model that holds what it gave; and one whose output cannot be changed is let be."""
+    model, prompts = tokenised(TEXTS)
+    given: list[torch.Tensor] = []
+    handle = model.register_forward_hook(lambda _, inputs, output: given.append(output.logits))
+    with pytest.warns(UserWarning, match="reads the output at padding"):
+        sm.ModelGame(model, sm.Task(prompts, lambda z, p: z[:, -1, 5]), "L1H0")
+    handle.remove()
+    with torch.no_grad():
+        fresh = model(prompts.tokens, attention_mask=prompts.real.long()).logits
+    alone = [one for one in given if len(one) == 1 and one.shape[1] == fresh.shape[1]]
+    off = [float((fresh - one).abs().flatten(1).amax(1).min()) for one in alone]
+    assert len(alone) >= 3 and max(off) < 1e-5
+    forward = model.forward
+    model.forward = torch.inference_mode()(forward)
+    warnings_of(lambda: sm.ModelGame(model, sm.Task(prompts, last)))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_that_no_mask_marks_is_told(side: str) -> None:
     """Padding on the left, with no mask, was read as text."""

@@ -141,11 +141,14 @@ def warn_of_padding_read(setup: Setup) -> None:
         output = setup.taps.run(some)
         before, again = (setup.measure(output, some).clone() for _ in range(2))  # or views
         logits, real = first_tensor(output), some.decoded_real
-        if logits.shape[:2] != real.shape or logits.ndim < 3:
+        odd = logits.shape[:2] != real.shape or logits.ndim < 3 or not logits.is_floating_point()
+        if odd or logits.is_inference():  # which cannot be changed
             return
         at = ~real.to(logits.device)
-        logits[at] = 1 - 2 * logits[at].flip(-1)
-        after = setup.measure(output, some)
+        said = logits[at]
+        logits[at] = 1 - 2 * said.flip(-1)
+        after = setup.measure(output, some).clone()
+        logits[at] = said  # the model may hold what it gave
     if torch.equal(before, again) and not torch.equal(before, after) and before.isfinite().all():
         warn(
             f"the metric {setup.measure.name} reads the output at padding, where a shorter prompt "
