@@ -26,6 +26,7 @@ from torch import Tensor
 import spex_mech as sm
 from spex_mech import cli
 from spex_mech.runs import holder as holders
+from spex_mech.runs import marks
 from spex_mech.runs import store as stores
 from spex_mech.runs.contents import contents, export
 from spex_mech.runs.store import opened
@@ -160,6 +161,54 @@ def test_what_is_beside_it_belongs_to_it_wherever_it_was_killed(
         if status == 0:
             break
     assert np.array_equal(run(store)[1].values, whole.values)
+
+
+@pytest.mark.parametrize("n_bytes", [32, 40, 56])
+def test_a_run_that_is_killed_as_it_opens_its_file_costs_nothing(
+    n_bytes: int, tmp_path: Path
+) -> None:
+    """All was carried over, and of the next ``-wal`` only the header is there, as SQLite waits for
+    the disk then. It was refused as that of another file."""
+    store, wal = tmp_path / "run.db", tmp_path / "run.db-wal"
+    killed(store)
+    begun = wal.read_bytes()[:n_bytes]
+    with closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        connection.execute("UPDATE mark SET opened = 1, token = 'another', again = 0")
+    wal.write_bytes(begun)
+    asked, found = run(store)
+    assert 0 < asked < 400 - 100
+    assert np.array_equal(found.values, run(tmp_path / "whole.db")[1].values)
+    assert beside(tmp_path) == {"run.db", "whole.db"}
+
+
+@pytest.mark.parametrize("statement", [1, 2, 3])
+def test_a_run_that_is_killed_before_all_is_carried_over_costs_nothing(
+    statement: int, tmp_path: Path
+) -> None:
+    """A new word was in the ``-wal`` alone then, which was refused as that of another file."""
+    store, carry_over = tmp_path / "run.db", marks.carry_over
+    run(store, 100)
+    told: list[str] = []
+
+    def trace(sql: str) -> None:
+        told.append(sql)
+        if len(told) == statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def dying(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(trace)
+        carry_over(connection)
+
+    if (child := os.fork()) == 0:
+        try:
+            marks.carry_over = dying
+            run(store)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    asked, found = run(store)
+    assert asked < 400 and np.array_equal(found.values, run(tmp_path / "whole.db")[1].values)
 
 
 FORK = """
@@ -336,6 +385,7 @@ def test_a_dead_run_on_another_machine_is_waited_for_and_a_living_one_refused(
         os._exit(0)
     with pytest.raises(BlockingIOError, match=r"in use by another run \(process 1 on elsewhere\)"):
         run(tmp_path / "run.db")
+    os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 

@@ -36,6 +36,8 @@ def check_pair(path: Path) -> bool:
         return False
     if not wal.stat().st_size:  # a run that is killed leaves none that is empty
         return False
+    if not _holds_a_page(wal):  # of a run that was killed as it began one: nothing is lost
+        return True
     token = _token(path)
     if token and token.encode() not in wal.read_bytes():
         raise ValueError(
@@ -44,6 +46,14 @@ def check_pair(path: Path) -> bool:
             f"{wal.name} away to take {path.name} as it is, or bring the two that belong together"
         )
     return True
+
+
+def _holds_a_page(wal: Path) -> bool:
+    """Whether one page was written whole. SQLite writes a header of 32 bytes first, and waits for
+    the disk; then 24 bytes before each page. A page's size is the header's third number."""
+    with wal.open("rb") as file:
+        page = int.from_bytes(file.read(12)[8:], "big")
+    return wal.stat().st_size >= 32 + 24 + page
 
 
 def begin(connection: sqlite3.Connection, path: Path, had_wal: bool) -> None:
@@ -73,6 +83,8 @@ def _is_open(connection: sqlite3.Connection) -> bool:
 
 def carry_over(connection: sqlite3.Connection) -> None:
     """Bring all that is new into the file, and begin a ``-wal`` that belongs to it."""
+    # The file's present word is in the -wal before a new one is: a run may be killed between.
+    connection.execute("UPDATE mark SET again = 1 - again")
     connection.execute("UPDATE mark SET opened = 1, token = ?, again = 0", (uuid.uuid4().hex,))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     # In the -wal alone, unless another program (a viewer) brings that into the file.
