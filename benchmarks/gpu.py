@@ -27,7 +27,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import spex_mech as sm
 from benchmarks.frame import Options, Row, script, timed
-from benchmarks.throughput import drawn_pairs, gpt2, in_turn, plain_seconds, random_task, seconds_of
+from benchmarks.throughput import (
+    beside_peers,
+    drawn_pairs,
+    gpt2,
+    in_turn,
+    plain_seconds,
+    random_task,
+    seconds_of,
+)
 from tests.by_hand import ByHand, take_at_most
 from tests.families import D_VOCAB, N_HEADS, N_LAYERS, build, modules_of
 
@@ -213,8 +221,6 @@ def every(lost: np.ndarray, count: int) -> np.ndarray:
 
 def heads(sizes: Sizes) -> Iterator[Row]:
     """GPT-2-small's shape, all pairs of heads, and what others need for single heads."""
-    from benchmarks import peers
-
     shape = (3, 32, 4) if sizes.small else (12, 768, 12)
     one = random_task(4 if sizes.small else 64, 16, 50257, sizes.device)
     for dtype in (torch.bfloat16, torch.float32):
@@ -226,25 +232,9 @@ def heads(sizes: Sizes) -> Iterator[Row]:
         name = str(dtype).removeprefix("torch.")
         row: Row = {"model": "GPT-2-small's shape", "weights": name, "matrix_rate": peak}
         yield row | {"work": "all pairs of heads", **measured(game, lost, peak)}
-        for peer in ("pre-hooks by hand, batched", "captum LayerFeatureAblation"):
-            yield row | {"method": peer, **of_peer(peers.PEERS[peer], game, sizes)}
-
-
-def of_peer(peer: Any, game: sm.ModelGame, sizes: Sizes) -> Row:
-    """All single heads by what others offer: seconds per row as a multiple of ours."""
-    n_layers, n_heads = (3, 4) if sizes.small else (12, 12)
-    masks = [[(layer, head)] for layer in range(n_layers) for head in range(n_heads)]
-    tokens, answers = game.prompts.tokens, game.prompts.tokens[:, :2]
-    lost = np.arange(len(masks))[:, None]
-    game.ablating(lost)
-    want, ours = seconds_of(game, lambda: game.ablating(lost))
-    try:
-        peer(game.model, tokens, answers, masks[:2])
-        got, theirs = seconds_of(game, lambda: peer(game.model, tokens, answers, masks))
-    except Exception as error:
-        return {"failure": f"{type(error).__name__}: {str(error)[:120]}"}
-    apart = float(abs(np.asarray(got, dtype=float) - want.numpy()).max())
-    return {"work": "single heads", "times_ours": theirs / ours, "largest_difference": apart}
+        others = ("pre-hooks by hand, batched", "captum LayerFeatureAblation")
+        for beside in beside_peers(game, range(shape[0]), others):
+            yield row | {"work": "single heads", **beside}
 
 
 def large(sizes: Sizes) -> Iterator[Row]:

@@ -9,7 +9,7 @@ the ratios counts. Writes ``results/throughput.json`` and
 ``pictures/throughput.png``. What is measured on a GPU is in ``gpu.py``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -170,23 +170,27 @@ def compiled(options: Options) -> Iterator[Row]:
 def against_peers(options: Options) -> Iterator[Row]:
     """Every single head (quick: of one layer) of GPT-2-small's shape ablated to zero, on 4
     prompts of 16 tokens."""
-    model, task = gpt2(), random_task(4, 16, 50257)
-    tokens, answers = task.prompts.tokens, task.prompts.tokens[:, :2]
-    masks = [[(layer, head)] for layer in range(12) for head in range(12)]
-    masks = masks[36:48] if options.quick else masks
-    game = sm.ModelGame(model, task, ablation="zero", replay=True)
-    lost = np.array([[layer * 12 + head] for ((layer, head),) in masks])
+    game = sm.ModelGame(gpt2(), random_task(4, 16, 50257), ablation="zero", replay=True)
+    yield from beside_peers(game, [3] if options.quick else range(12), [*peers.PEERS])
+
+
+def beside_peers(game: sm.ModelGame, layers: Iterable[int], names: Sequence[str]) -> Iterator[Row]:
+    """Single heads of a GPT-2 by ours and by what others offer: time as a ratio to a plain forward
+    and to ours, and how far apart the values are."""
+    n_heads, tokens = game.model.config.n_head, game.prompts.tokens
+    masks = [[(layer, head)] for layer in layers for head in range(n_heads)]
+    lost = np.array([[layer * n_heads + head] for ((layer, head),) in masks])
     want, n_rows = game.ablating(lost).numpy(), len(masks) * len(tokens)
     _, ours = ratios(game, lambda: game.ablating(lost), n_rows)
     yield {"method": "spex_mech", "ratio": ours, "times_ours": 1.0}
-    for name, peer in peers.PEERS.items():
-        run, row = partial(peer, model, tokens, answers), {"method": name}
+    for name in names:
+        run, row = partial(peers.PEERS[name], game.model, tokens, tokens[:, :2]), {"method": name}
         try:
-            run(masks[:2] if options.quick else masks[:13])
+            run(masks[:13])
         except Exception as error:
             yield row | {"failure": f"{type(error).__name__}: {str(error)[:120]}"}
             continue
-        got, _, ratio = in_turn(game, partial(run, masks), n_rows, 32 if options.quick else 256)
+        got, _, ratio = in_turn(game, partial(run, masks), n_rows, min(256, n_rows))
         apart = float(abs(got - want).max())
         yield row | {"ratio": ratio, "times_ours": ratio / ours, "largest_difference": apart}
 
