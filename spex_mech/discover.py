@@ -56,11 +56,13 @@ _FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluat
 
 def discover(
     game: Any,
-    method: str | Search | Task = "spex",
+    behind: str | Search | Task | None = None,
+    /,
     budget: int | None = None,
     order: int = 2,
     seed: int = 0,
     *,
+    method: str | Search | None = None,
     task: Task | None = None,
     units: Any = None,
     ablation: Any = "mean",
@@ -84,8 +86,11 @@ def discover(
             ``[unit]``, and returns one number per mask, or one per mask and prompt. How it is to be
             called is found out with a small batch (``calls``): ``cost["checks"]`` counts it. Or a
             model, with a task behind it: ``discover(model, task)``.
-        method: "spex" (adaptive: the strongest pairs, in close to linear cost), "proxyspex" (the
-            same, on candidates of a small model that was distilled from masked runs) or
+        behind: what stands right behind the game, without a name: the method, or of a model the
+            task.
+        method: "spex" (the default; adaptive: the strongest pairs, in close to linear cost),
+            "proxyspex" (the same, on candidates of a small model that was distilled from masked
+            runs) or
             "exhaustive" (every pair; a random sample of them where the budget is smaller). Or a
             search of one's own, an object that derives from ``Search``: it brings its own budget,
             order and seed.
@@ -97,9 +102,8 @@ def discover(
             takes what all sets need. A budget below the method's least is refused.
         order: the largest number of units in an interaction.
         seed: of everything random.
-        task, units, ablation: of a model, what makes it a ``ModelGame``: the task may also stand
-            right behind the model; units are components, or a text such as "heads+neurons" or
-            "L0H3,L1H*" (default: all heads).
+        task, units, ablation: of a model, what makes it a ``ModelGame``: units are components, or a
+            text such as "heads+neurons" or "L0H3,L1H*" (default: all heads).
         n: the number of units of a function, which has no length.
         labels: their names; default: their numbers. (A game brings both itself.)
         vectorized: of a function: True: it takes many masks at a time; False: one; default: find
@@ -151,8 +155,7 @@ def discover(
             in a new one, ``interrupted-DATE-TIME.sqlite`` in the current folder: the text names it,
             and the same call with ``store=`` that file goes on. A second one ends at once.
     """
-    if isinstance(method, Task):
-        task, method = method, "spex"
+    task, method = _task_and_method(behind, task, method)
     is_function = n is not None or labels is not None  # which a module may be too
     game = _game_of_model(game, task, units, ablation, is_function)
     order, seed = whole("order", order, 2), whole("seed", seed, 0)
@@ -160,6 +163,24 @@ def discover(
     how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     with how.game_of(game, n, labels, vectorized) as ready:
         return _discovered(ready, method, budget, order, seed, options, how)
+
+
+def _task_and_method(
+    behind: str | Search | Task | None, task: Task | None, method: str | Search | None
+) -> tuple[Task | None, str | Search]:
+    """What stands behind the game is one of the two.
+
+    Raises:
+        ValueError: one of them is given twice.
+    """
+    if isinstance(behind, Task):
+        behind, task, twice = None, behind, "task" if task is not None else ""
+    else:
+        twice = "method" if behind is not None and method is not None else ""
+    if twice:
+        raise ValueError(f"two {twice}s are given, one behind the game and one as {twice}=")
+    method = behind if behind is not None else method
+    return task, "spex" if method is None else method
 
 
 def _game_of_model(

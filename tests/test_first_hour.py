@@ -356,7 +356,7 @@ def test_what_holds_says_whether_the_search_was_sure_of_it() -> None:
     again = sm.confirm(unsure, drawn(1), 4, progress=False)
     held = int(again.holds.sum())
     assert held and f"{held} of 4 hold" in repr(again)
-    assert "none was significant in the search too" in repr(again)
+    assert "none was significant in the search as well, so that none is confirmed" in repr(again)
     assert repr(again).count("holds, but was not significant in the search") == held
     assert (unsure.confirmed_by(again).confirmed == 1).sum() == 0
     sure = sm.confirm(found, drawn(1), 4, progress=False)
@@ -471,3 +471,25 @@ def test_a_comparison_of_two_metrics_counts_no_differences() -> None:
     assert "differ (q" not in repr(compared) and "their differences mean nothing" in repr(compared)
     assert not compared.differs.any() and np.isnan(compared.q_value).all()
     assert "differ (q <= 0.05)" in repr(sm.compare(found[0], found[0]))
+
+
+@pytest.mark.parametrize("method", ["spex", "exhaustive", "proxyspex"])
+def test_a_method_may_be_named_behind_a_model_and_a_task(method: str) -> None:
+    """``discover(model, task, method=...)`` died of "got multiple values for argument 'method'"."""
+    model = sm.load_model("demo")
+    task = sm.load_task("induction", model, 8)
+    given: dict[str, Any] = {"budget": 60, "progress": False}
+    want = sm.discover(sm.ModelGame(model, task), method, **given)
+    for found in (
+        sm.discover(model, task, method=method, **given),
+        sm.discover(model, task=task, method=method, **given),
+        sm.discover(model, method, task=task, **given),
+        sm.discover(sm.ModelGame(model, task), method=method, **given),
+    ):
+        assert found.about["method"] == method
+        np.testing.assert_array_equal(found.values, want.values)
+    for twice in (lambda: sm.discover(model, task, task=task), lambda: sm.discover(
+        sm.ModelGame(model, task), method, method="spex"
+    )):  # fmt: skip
+        with pytest.raises(ValueError, match=r"two (task|method)s are given, one behind the game"):
+            twice()

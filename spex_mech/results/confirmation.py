@@ -147,10 +147,10 @@ class Confirmation(Interactions):
         both = int((self.holds & self.searched.is_significant).sum())
         if both == self.holds.sum() or self.n_shared or self.searched.values.shape[1] < 2:
             return ""
-        few = (
-            f"only {both} of them were" if both > 1 else f"only {both} was" if both else "none was"
-        )
-        return f"; {few} significant in the search too, which being confirmed takes"
+        if not both:
+            return "; none was significant in the search as well, so that none is confirmed"
+        which = f"{both:,} of them were" if both > 1 else "1 of them was"
+        return f"; only {which} significant in the search as well, and so confirmed"
 
     def _warning(self) -> list[str]:
         if not self.n_shared:
