@@ -764,6 +764,12 @@ def how_far(word: str, case: Case) -> float:
         return ((combination.want(gates) - before).abs().max() / before.abs().max()).item()
 
 
+SAID = pytest.mark.filterwarnings(
+    "ignore:.*(cannot be replayed|cannot resolve|mean_per_position takes the mean)"
+)
+
+
+@SAID
 def test_changes_change_something() -> None:
     for number, word in enumerate(CHANGES):
         moved = how_far(word, replace(Case.drawn(number), family="gpt2"))
@@ -774,26 +780,26 @@ def test_changes_change_something() -> None:
         assert moved > 1e-3, (word, moved)
 
 
-@pytest.mark.filterwarnings("ignore:.*(cannot be replayed|cannot resolve)")
+@SAID
 @pytest.mark.parametrize("part", range(4))
 def test_a_game_is_a_loop_by_hand_on_the_model_as_it_stands(part: int, tmp_path: Path) -> None:
     run(map(Case.drawn, range(11 * part, 11 * part + 11)), tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:.*(cannot be replayed|cannot resolve)")
+@SAID
 def test_a_bridge_is_a_loop_by_hand_as_it_stands(tmp_path: Path) -> None:
     run(map(Case.of_bridges, range(8)), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*(cannot be replayed|cannot resolve)")
+@SAID
 @pytest.mark.parametrize("part", range(4))
 def test_bridges_in_a_hundred_cases(part: int, tmp_path: Path) -> None:
     run(map(Case.of_bridges, range(100 + 25 * part, 125 + 25 * part)), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*(cannot be replayed|cannot resolve)")
+@SAID
 @pytest.mark.parametrize("part", range(15))
 def test_three_hundred_more(part: int, tmp_path: Path) -> None:
     run(map(Case.drawn, range(100 + 20 * part, 120 + 20 * part)), tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import spex_mech as sm
 from spex_mech.engine import metrics
@@ -189,6 +190,53 @@ def test_per_position_mean_needs_enough_positions() -> None:
     short = sm.Prompts([[1, 2, 3]])
     with pytest.raises(ValueError, match="the reference prompts have 3 positions, the task's 7"):
         sm.ModelGame(build("gpt2"), task, ablation="mean_per_position", reference=short)
+
+
+def uneven_prompts(lengths: list[int], width: int) -> sm.Prompts:
+    """Random prompts of these lengths, padded to one width."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(2, 40, (len(lengths), width), generator=generator)
+    real = torch.arange(width) < torch.tensor(lengths)[:, None]
+    words = torch.randint(2, 40, (len(lengths), 1), generator=generator)
+    return sm.Prompts(tokens, real, answers=words, wrong_answers=words + 1)
+
+
+def test_per_position_mean_needs_reference_prompts_that_reach_as_far() -> None:
+    """However wide they are padded: where none of them has a token, a mean would be 0."""
+    task = sm.Task(uneven_prompts([6, 7, 7], 7), "logit_diff")
+    wide = uneven_prompts([5, 5, 4], 12)
+    with pytest.raises(ValueError, match="has 5 tokens without padding, and the longest of the t"):
+        sm.ModelGame(build("gpt2"), task, ablation="mean_per_position", reference=wide)
+    sm.ModelGame(build("gpt2"), task, reference=wide)  # a mean over all positions
+    enough = uneven_prompts([7, 7, 4], 12)
+    sm.ModelGame(build("gpt2"), task, ablation="mean_per_position", reference=enough)
+
+
+def test_per_position_mean_of_positions_that_few_prompts_reach_is_told() -> None:
+    """The longest prompt alone is its own mean at its end, where its answer is read."""
+    prompts = uneven_prompts([5, 5, 5, 5, 6], 6)
+    last_heads = sm.Components.heads(build("gpt2"), layers=1)
+    nothing = torch.tensor([[True] * len(last_heads), [False] * len(last_heads)])
+    with pytest.warns(UserWarning, match="at 1 of 6 positions these are fewer than 4 of 5, down"):
+        game = sm.ModelGame(
+            build("gpt2"), sm.Task(prompts, "logit_diff"), last_heads, ablation="mean_per_position"
+        )
+    intact, ablated = game(nothing)
+    assert intact[4] == ablated[4] and (intact[:4] != ablated[:4]).all()
+    for quiet in (prompts[:4], uneven_prompts([5] * 4 + [6] * 4, 6)):
+        sm.ModelGame(build("gpt2"), sm.Task(quiet, "logit_diff"), ablation="mean_per_position")
+
+
+def right_at_the_end(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    return (logits[:, -1].argmax(-1) == prompts.answers[:, 0]).float()
+
+
+def test_a_count_of_right_answers_that_reads_padding_is_told() -> None:
+    """Other logits at padding seldom make an answer the largest there."""
+    model, prompts, metric = build("gpt2"), uneven_prompts([6, 4, 6], 6), right_at_the_end
+    with pytest.warns(UserWarning, match="reads the output at padding"):
+        sm.ModelGame(model, sm.Task(prompts, metric))
+    sm.ModelGame(model, sm.Task(prompts[[0, 2]], metric))  # nothing is padding there
 
 
 def test_components_of_another_model_are_refused() -> None:

@@ -118,6 +118,19 @@ def test_a_metric_gets_the_whole_output_of_a_classifier(masking: str) -> None:
     assert game(torch.ones(1, 2, dtype=torch.bool)).shape == (1, 1)
 
 
+@pytest.mark.parametrize("masking", ["token", "mean"])
+def test_a_metric_that_compares_rows_is_refused(masking: str) -> None:
+    """Its values would depend on which masks are asked together."""
+    model, prompts = classifier(), sm.Prompts(TOKENS)
+
+    def against_the_others(output: Any, prompts: sm.Prompts) -> Tensor:
+        right = output.logits[:, 0]
+        return right - right.mean()
+
+    with pytest.raises(ValueError, match="against_the_others has another value for a prompt alone"):
+        sm.TokenGame(model, sm.Task(prompts, against_the_others), masking=masking, mask_id=3)
+
+
 @pytest.mark.parametrize("masking", ["mean", "zero"])
 def test_gradient_is_the_slope_of_the_gates(masking: str) -> None:
     game = sm.TokenGame(build("gpt2"), causal_task(), masking=masking)

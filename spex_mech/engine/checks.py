@@ -110,15 +110,24 @@ def check_rows_alone(setup: Setup) -> None:
     ):  # it varies by itself, which masks that are asked again show
         return
     rounding = torch.finfo(setup.float_type).eps * float(first_tensor(output).abs().max())
-    # Each of the two: a metric may compare all rows with the first.
-    for alone, beside in zip(torch.cat(singles).tolist(), both.tolist(), strict=True):
-        if not (isfinite(alone) or isfinite(beside)):
+    check_same_alone(torch.cat(singles), both, rounding, setup.measure.name)
+
+
+def check_same_alone(
+    alone: Float[Tensor, " row"], beside: Float[Tensor, " row"], rounding: float, name: str
+) -> None:
+    """Raises:
+    ValueError: a row has another value alone than beside others.
+    """
+    # Each of them: a metric may compare all rows with the first.
+    for one, other in zip(alone.tolist(), beside.tolist(), strict=True):
+        if not (isfinite(one) or isfinite(other)):
             continue  # which is refused elsewhere
-        near = max(_SAME_ALONE * abs(alone), ROUNDINGS_ALONE * rounding)
-        if not abs(alone - beside) <= near:  # one of them may be NaN, as the spread of one row is
+        near = max(_SAME_ALONE * abs(one), ROUNDINGS_ALONE * rounding)
+        if not abs(one - other) <= near:  # one of them may be NaN, as the spread of one row is
             raise ValueError(
-                f"the metric {setup.measure.name} has another value for a prompt alone than beside "
-                f"another ({alone:.4g} and {beside:.4g}): it, or the model, compares the rows of a "
+                f"the metric {name} has another value for a prompt alone than beside "
+                f"another ({one:.4g} and {other:.4g}): it, or the model, compares the rows of a "
                 "batch, or has something ready in the order of the prompts; read each row's own "
                 "(of logits_per_image the diagonal, of a list of yours held[prompts.index]), or, "
                 "where the model compares rows, give batch_size=1"
@@ -145,11 +154,17 @@ def warn_of_padding_read(setup: Setup) -> None:
         if odd or logits.is_inference():  # which cannot be changed
             return
         at = ~real.to(logits.device)
-        said = logits[at]
-        logits[at] = 1 - 2 * said.flip(-1)
-        after = setup.measure(output, some).clone()
+        said, reads = logits[at], False
+        others = [1 - 2 * said.flip(-1)]
+        for words in (some.answers, some.wrong_answers):  # which a count of right answers looks for
+            if words is not None and int(words.max()) < logits.shape[-1]:
+                most = float(said.max()) + 1
+                others.append(said.index_fill(-1, words[words >= 0].to(said.device), most))
+        for other in others:
+            logits[at] = other
+            reads |= not torch.equal(before, setup.measure(output, some))
         logits[at] = said  # the model may hold what it gave
-    if torch.equal(before, again) and not torch.equal(before, after) and before.isfinite().all():
+    if reads and torch.equal(before, again) and before.isfinite().all():
         warn(
             f"the metric {setup.measure.name} reads the output at padding, where a shorter prompt "
             "has ended: its values mean nothing there; read each row at prompts.last, as in "

@@ -21,7 +21,9 @@ from spex_mech.engine.device import at_least_float32, widest
 from spex_mech.engine.experts import Replaced
 from spex_mech.engine.passes import Hook
 from spex_mech.engine.prompts import Prompts
+from spex_mech.notices import warn
 
+_FEW_AT = 4  # prompts that reach a position, below which each is a large part of their mean
 ABLATIONS: tuple[str, ...] = ("zero", "mean", "mean_per_position", "resample")
 
 # By the number of the site in the game: [row pos width] and [prompt_or_1 pos_or_1 width], of which
@@ -41,6 +43,9 @@ def check_asked(
     Raises:
         ValueError: there is no such ablation, the prompts lack what it needs, ``reference`` is
             given where nothing reads it, or the ablation can change nothing.
+
+    Warns:
+        UserWarning: few prompts reach a position at which a mean is taken.
     """
     if not isinstance(ablation, str | Mapping):
         raise ValueError(
@@ -77,6 +82,8 @@ def check_asked(
             f"the reference prompts have {source.tokens.shape[1]} positions, the task's "
             f"{n_pos}; a mean per position needs at least as many"
         )
+    if word == "mean_per_position":
+        _check_reach(prompts, reference)
     if word != "mean" and (why := changes_nothing(word, prompts, reference)):
         raise ValueError(why)
 
@@ -98,6 +105,45 @@ def _check_inputs(word: str, prompts: Prompts, source: Prompts) -> None:
                 f"the reference prompts have {name} of shape {list(value.shape[1:])}, unlike the "
                 "task's; a mean per position needs the same shape"
             )
+
+
+def _check_reach(prompts: Prompts, reference: Prompts | None) -> None:
+    """Whether enough prompts reach each position for a mean there to be one.
+
+    Raises:
+        ValueError: a prompt is longer than all of the reference, whose mean would be 0 behind them.
+
+    Warns:
+        UserWarning: few of the task's prompts reach a position, so that a prompt is compared with
+            itself there.
+    """
+    source = prompts if reference is None else reference
+    pairs = ((prompts.real, source.real), (prompts.decoded_real, source.decoded_real))
+    for asked, given in pairs:
+        longest, known = (int(real.sum(dim=1).max()) for real in (asked, given))
+        if longest > known:
+            raise ValueError(
+                f"the longest of the reference prompts has {known} tokens without padding, and the "
+                f"longest of the task's {longest}, so that there is no mean at the last of these; "
+                "give reference prompts that are as long"
+            )
+    if reference is not None:
+        return
+    first = prompts.same_as == torch.arange(len(prompts), device=prompts.tokens.device)
+    n_different = int(first.sum())
+    for real, _ in pairs:
+        reached = real[first].sum(dim=0)
+        few = (0 < reached) & (reached < min(_FEW_AT, n_different))
+        if few.any():
+            warn(
+                f"mean_per_position takes the mean of the prompts that reach a position, and at "
+                f"{int(few.sum())} of {int((reached > 0).sum())} positions these are fewer than "
+                f"{min(_FEW_AT, n_different)} of {n_different}, down to {int(reached[few].min())}: "
+                "there a prompt is mostly, or quite, its own mean, and ablating changes too little "
+                "or nothing, also where its answer is read; give prompts of one length, "
+                "reference=Prompts(...), or ablation='mean'"
+            )
+            return
 
 
 def changes_nothing(word: str, prompts: Prompts, reference: Prompts | None) -> str:

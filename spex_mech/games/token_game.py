@@ -18,13 +18,20 @@ from torch import Tensor
 
 from spex_mech.arguments import label_list, whole
 from spex_mech.engine.architectures import is_hooked
-from spex_mech.engine.device import computing, device_of, in_batches, out_of_inference_mode
+from spex_mech.engine.checks import check_same_alone
+from spex_mech.engine.device import (
+    computing,
+    device_of,
+    float_type_of,
+    in_batches,
+    out_of_inference_mode,
+)
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped
 from spex_mech.engine.metrics import METRICS, Metric
 from spex_mech.engine.passes import call, output_of, turn_of
 from spex_mech.engine.plain import NoSlopes, slopes_of
 from spex_mech.engine.prompts import Prompts, prompts_sha256
-from spex_mech.engine.running import evaluating
+from spex_mech.engine.running import evaluating, first_tensor
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask, head_of
 from spex_mech.engine.tokens import tokenizer_behind
@@ -139,7 +146,7 @@ class TokenGame(Game):
         with self._turn, self._computing():
             self._unit_of = unit_of_places(self.spans, n_pos).to(self.device)
             self._positions = _kept_positions(self)
-            _check_embeddings(self)
+            _check_values(self)
             self._watched = Watched(
                 lambda: Watch(self.model, self.prompt, self._computing, self._intact)
             )
@@ -396,6 +403,14 @@ def _kept_positions(game: "TokenGame") -> Int[Tensor, "1 pos"] | None:
     return positions if torch.allclose(own, given, rtol=1e-3, atol=1e-4) else None
 
 
+def _check_values(game: "TokenGame") -> None:
+    """Raises:
+    ValueError: values would not be those of the text as the model reads it, alone.
+    """
+    _check_embeddings(game)
+    _check_rows_alone(game)
+
+
 def _check_embeddings(game: "TokenGame") -> None:
     if game.masking not in _EMBEDDED:
         return
@@ -410,6 +425,23 @@ def _check_embeddings(game: "TokenGame") -> None:
             f"and {given.item():.4g} to its embeddings, so that masking={game.masking!r} would "
             "explain another function; use 'token', 'attention' or 'delete'"
         )
+
+
+def _check_rows_alone(game: "TokenGame") -> None:
+    """Raises:
+    ValueError: a metric of one's own gives a row another value beside others than alone.
+    """
+    if game.batch_size == 1 or game._metric in METRICS.values():
+        return
+    masks = torch.ones(3, len(game), dtype=torch.bool, device=game.device)
+    masks[1, 0] = masks[2, -1] = False
+    with torch.no_grad():
+        beside, again = (game._measured(masks).double() for _ in range(2))
+        alone = torch.cat([game._measured(mask[None]).double() for mask in masks])
+        size = float(first_tensor(game._intact(game.prompt)).abs().max())
+    if torch.equal(beside.nan_to_num(), again.nan_to_num()):  # it does not vary by itself
+        rounding = torch.finfo(float_type_of(game.model)).eps * size
+        check_same_alone(alone, beside, rounding, game.task.metric_name)
 
 
 def check_masking(game: "TokenGame") -> None:
