@@ -28,7 +28,7 @@ from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
 from spex_mech.proxy import Proxy, as_proxy, name_of
-from spex_mech.results.cautions import other_metric
+from spex_mech.results.cautions import other_metric, shared_clusters
 from spex_mech.results.confirmation import Confirmation, confirmation, shared_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs.session import RunSettings
@@ -504,7 +504,8 @@ def confirm(
         progress, store, workers, address, masks_per_batch, timeout: as for ``discover``. The store
             is the other game's own.
 
-    It warns where the game's prompts are those of the search, on which everything is found again.
+    It warns where the game's prompts are those of the search, on which everything is found again,
+    or of its clusters (by their numbers), whose own effects are.
 
     Returns:
         the interactions as they are now, in the order of the search, with what the search had said
@@ -536,6 +537,9 @@ def confirm(
     how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     names = None if how.far or is_game(game) else found.labels
     measured = measure(game, top.names, labels=names, **asdict(how))
+    n_shared, n_clusters = shared_clusters(found.about, measured.about)
+    if n_shared:
+        measured.about["shared_clusters"] = [n_shared, n_clusters]
     again = confirmation(top, measured, n_left_out=len(strongest) - len(top))
     if differ := other_metric(found.about, measured.about):
         warn(
@@ -546,6 +550,13 @@ def confirm(
         warn(
             f"{shared_text(again.n_shared, again.values.shape[1])}, on which every value is found "
             "again: this confirms nothing; give a game with other prompts",
+        )
+    elif n_shared:
+        warn(
+            f"{n_shared} of the {n_clusters} clusters of these prompts are clusters of the search "
+            "(by number or word): what is special to a cluster is found again, so that what holds "
+            "may hold for these clusters alone; give prompts of other clusters, or other numbers "
+            "if these are others"
         )
     return again
 

@@ -489,6 +489,17 @@ def test_errors_of_a_circuit_are_those_of_clusters() -> None:
     assert curves[1].about["measured_on"] == "clusters of 40 prompts, those of the selection"
 
 
+def test_clusters_of_the_selection_on_held_out_prompts_are_told() -> None:
+    """A circuit that suits ten templates suits other prompts of them, and perhaps no other ones."""
+    game, held_out = _Prompts(2, True), _Prompts(2, True)
+    held_out.noise = np.random.default_rng(1).normal(1, 0.4, (5, 20))
+    found = sm.discover(game, progress=False)
+    with pytest.warns(UserWarning, match="10 of the 10 clusters of held_out are clusters of"):
+        sm.find_circuit(game, found, size=2, held_out=held_out, progress=False)
+    held_out.clusters = [100 + number for number in held_out.clusters]
+    sm.find_circuit(game, found, size=2, held_out=held_out, progress=False)
+
+
 def test_errors_of_main_effects_in_pictures_are_those_of_clusters() -> None:
     once, clustered = (
         sm.discover(_Prompts(*how), "exhaustive", progress=False) for how in ((1, False), (4, True))

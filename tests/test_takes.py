@@ -420,6 +420,73 @@ def test_rows_of_clusters(model: Any, tokenizer: Any, kind: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("written", "same"),
+    [((" a", "b", "a "), True), ((1, 2, "1.0"), True), (("a", "b", "A"), False)],
+)
+def test_a_cluster_is_the_same_however_it_is_written(
+    model: Any, tokenizer: Any, written: Any, same: bool
+) -> None:
+    """Spaces around a word and the type of a number make no other cluster, of which errors would
+    be too small; and the same cluster has the same number in every task."""
+    rows = [
+        {"prompt": a, "answer": b, "cluster": c}
+        for a, b, c in zip(TEXTS, ANSWERS, written, strict=True)
+    ]
+    one = sm.load_task(rows, model, tokenizer=tokenizer).prompts.clusters.tolist()
+    assert one[0] != one[1] and (one[0] == one[2]) == same
+    turned = sm.load_task(rows[::-1], model, tokenizer=tokenizer).prompts.clusters.tolist()
+    assert turned == one[::-1]
+    none = [row | {"cluster": " "} for row in rows]
+    assert sm.load_task(none, model, tokenizer=tokenizer).prompts.clusters is None
+
+
+@pytest.mark.parametrize("column", ["Cluster", "clusters", " cluster", "cluster_id"])
+def test_a_misspelt_column_of_clusters_is_said(
+    model: Any, tokenizer: Any, column: str, tmp_path: Path
+) -> None:
+    ids = [tokenizer(answer)["input_ids"][-1] for answer in (*ANSWERS, *ANSWERS[:1])]
+    lines = [f'"{a}","{a}",{b},{c},x' for a, b, c in zip(TEXTS, ids, ids[1:], strict=False)]
+    (tmp_path / "rows.csv").write_text(
+        "\n".join([f"clean,corrupted,correct_idx,incorrect_idx,{column}", *lines]), encoding="utf-8"
+    )
+    with pytest.warns(UserWarning) as said:
+        sm.load_task(tmp_path / "rows.csv", model, tokenizer=tokenizer)
+    assert any(f"the column {column!r} is not read" in str(one.message) for one in said)
+
+
+def test_clusters_in_both_of_two_tasks_are_told(model: Any, tokenizer: Any) -> None:
+    """Of a task that is split between them, of two tasks' words, and in what confirms."""
+    rows = [
+        {"prompt": f"{text}{more}", "answer": answer, "cluster": f"template {n}"}
+        for more in ("", " the")
+        for n, (text, answer) in enumerate(zip(TEXTS, ANSWERS, strict=True))
+    ]
+    task = sm.load_task(rows, model, tokenizer=tokenizer)
+    with pytest.warns(UserWarning, match="3 of 3 clusters have prompts in both parts"):
+        task.split(3)
+    in_order = sm.load_task(
+        sorted(rows, key=lambda row: row["cluster"]), model, tokenizer=tokenizer
+    )
+    in_order.split(2)
+    searched, other = (
+        sm.load_task(part, model, tokenizer=tokenizer) for part in (rows[:3], rows[3:])
+    )
+    games = [sm.ModelGame(model, of, "heads") for of in (searched, other)]
+    found = sm.discover(games[0], progress=False)
+    with pytest.warns(
+        UserWarning, match="3 of the 3 clusters of these prompts are clusters of the s"
+    ):
+        again = sm.confirm(found, games[1], progress=False)
+    for result in (again, found.confirmed_by(again)):
+        assert "3 of 3 clusters of the prompts that confirm are of the search too" in str(
+            result.cautions
+        )
+    elsewhere = [row | {"cluster": f"another {n}"} for n, row in enumerate(rows[3:])]
+    others = sm.load_task(elsewhere, model, tokenizer=tokenizer)
+    sm.confirm(found, sm.ModelGame(model, others, "heads"), progress=False)
+
+
+@pytest.mark.parametrize(
     ("clusters", "told"),
     [((1, None, 1), "row 2 has no cluster"), ((1, True, 1), "row 2: its cluster is True"),
      ((1, 0.5, 1), "row 2: its cluster is 0.5")],

@@ -7,7 +7,7 @@ import numpy as np
 
 from spex_mech.circuits.span import Span
 from spex_mech.notices import warn
-from spex_mech.results.cautions import other_metric
+from spex_mech.results.cautions import other_metric, shared_clusters
 from spex_mech.tasks.named import TASKS
 
 # What two games of one circuit should have in common, and what a description calls it.
@@ -29,8 +29,8 @@ def measured_on(
             was run.
 
     Warns:
-        UserWarning: the held-out game is that of the selection, or has prompts of it, or another
-            metric, ablation or model.
+        UserWarning: the held-out game is that of the selection, or has prompts or clusters of it,
+            or another metric, ablation or model.
     """
     ours, theirs = described
     differs = [f"metric {metrics}"] if (metrics := other_metric(ours, theirs)) else []
@@ -50,6 +50,13 @@ def measured_on(
         )
     share = 1.0 if held_out is game else shared_prompts(game, held_out, described, values)
     if not share:
+        n_shared, n_clusters = shared_clusters(ours, theirs)
+        if n_shared:
+            warn(
+                f"{n_shared} of the {n_clusters} clusters of held_out are clusters of the "
+                "selection (by number or word), so that its scores may be too good for others; "
+                "give prompts of other clusters, or other numbers if these are others"
+            )
         return "held-out prompts"
     which = "all" if share == 1 else f"{share:.0%}"
     warn(

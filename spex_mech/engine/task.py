@@ -111,10 +111,21 @@ class Task:
 
         Raises:
             ValueError: one of the two would be empty.
+
+        Warns:
+            UserWarning: a cluster has prompts in both.
         """
         if not 0 < n_first < len(self.prompts):
             raise ValueError(f"cannot take {n_first} of {len(self.prompts)} prompts and leave some")
         parts = (self.prompts[:n_first], self.prompts[n_first:])
+        held = [set() if p.clusters is None else set(p.clusters.tolist()) for p in parts]
+        if cut := held[0] & held[1]:
+            warn(
+                f"{len(cut)} of {len(held[0] | held[1])} clusters have prompts in both parts, so "
+                "that what is special to a cluster is found in both, and the second does not "
+                "confirm the first: put the prompts in the order of their clusters, and split "
+                "between two of them"
+            )
         first, rest = (replace(p, index=torch.arange(len(p))) for p in parts)
         return replace(self, prompts=first), replace(self, prompts=rest)
 

@@ -295,6 +295,7 @@ class ModelGame(Game):
         """What fixes the game's values: recorded with every result."""
         with self._current.as_it_is() as derived:
             accuracy, clusters = derived.accuracy, derived.prompts.cluster_numbers()
+            given = derived.prompts.clusters
             use = derived.expert_use if any(s.kind == "expert" for s in derived.sites) else None
             return {
                 "model": name_of(self.model),
@@ -304,6 +305,7 @@ class ModelGame(Game):
                 **self.task.metric_told(),
                 "n_prompts": len(derived.prompts),
                 **({} if clusters is None else {"clusters": clusters}),
+                **({} if given is None else {"cluster_ids": given.tolist()}),
                 **({} if accuracy is None else {"accuracy": accuracy.recorded()}),
                 **({} if use is None else {"experts": use.recorded()}),
                 "tokens_sha256": tokens_sha256(self.task.prompts),  # as given, of whatever type

@@ -40,6 +40,23 @@ def clusters_of(found: Measured) -> Int[np.ndarray, " prompt"] | None:
     return None if len(np.unique(clusters)) == n_prompts else clusters
 
 
+def shared_clusters(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[int, int]:
+    """How many clusters of the prompts measured now are clusters of those measured before, by
+    number or word, and how many there are; none where it is not known."""
+    each = []
+    for told in (before, now):
+        # A game of a model tells the numbers that were given apart from those of its clusters.
+        given = told.get("cluster_ids") if "tokens_sha256" in told else told.get("clusters")
+        each.append(set() if given is None else set(given))
+    return len(each[0] & each[1]), len(each[1])
+
+
+def with_shared_clusters(about: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result says of itself, with what was said of clusters where it was confirmed."""
+    shared = again.get("shared_clusters")
+    return dict(about) if shared is None else {**about, "shared_clusters": shared}
+
+
 def repeats_of(found: Measured) -> Int[np.ndarray, " prompt"]:
     """The number of the first prompt on which all values are the same: prompts that come twice.
     Prompts on which hardly anything happens may look alike and be different ones."""
@@ -71,6 +88,11 @@ def cautions_of(found: Measured, clusters: Int[np.ndarray, " prompt"] | None) ->
     count = n_independent(found.values, clusters)
     if found.about.get("clusters") is not None and count < n_prompts:
         said.append(f"errors and q are those of {count} clusters of {n_prompts} prompts")
+    if shared := found.about.get("shared_clusters"):
+        said.append(
+            f"{shared[0]} of {shared[1]} clusters of the prompts that confirm are of the search "
+            "too: what holds may hold for these alone"
+        )
     if count < FEW:
         what = "prompts" if count == n_prompts else "independent prompts"
         least = 2.0 ** (1 - count)

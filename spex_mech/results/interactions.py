@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
 from spex_mech.arguments import whole
-from spex_mech.results.cautions import cautions_of, clusters_of
+from spex_mech.results.cautions import cautions_of, clusters_of, with_shared_clusters
 from spex_mech.results.files import opened, write_whole
 from spex_mech.results.graphs import graph_of, neuronpedia_of
 from spex_mech.results.measured import Again, check_again
@@ -299,7 +299,7 @@ class Interactions:
                 return it.
         """
         check_again(again)
-        return as_part(self.take(np.arange(len(self))), confirmed=again.said_of(self))
+        return as_part(self.take(np.arange(len(self))), **_said_by(again, self))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything into one npz file (arrays and JSON, no pickles), all or nothing."""
@@ -360,6 +360,12 @@ def from_bytes(data: bytes, name: str = "the data") -> Interactions:
 def _read_from(file: BufferedIOBase | BytesIO, name: Any) -> Interactions:
     about, of_whole = read(file, name)
     return as_part(Interactions(**about), **of_whole)
+
+
+def _said_by(again: Again, found: Interactions) -> dict[str, Any]:
+    """What is confirmed of a result, and of which clusters that is."""
+    about = with_shared_clusters(found.about, again.about)
+    return {"confirmed": again.said_of(found), "about": about}
 
 
 def as_part(found: _Found, **of_whole: Any) -> _Found:

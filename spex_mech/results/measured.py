@@ -130,6 +130,9 @@ def check_again(again: Any) -> None:
 class Again(Protocol):
     """Another measurement of some of the same interactions."""
 
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+
     def said_of(self, found: Any) -> Int8[np.ndarray, " interaction"]:
         """Of each interaction of a result, whether it is confirmed (1, 0; -1: not measured)."""
         ...

@@ -220,7 +220,7 @@ def identity_of(game: Any) -> dict[str, Any]:
     versions = {of: version_of(name) for of, name in _NAMED_VERSIONS.items()}
     own = {**game.provenance(), **game.identity()}
     # From the rest, or from what the code does.
-    for follows in ("experts", "metric_python", "prompt_hashes"):
+    for follows in ("experts", "metric_python", "prompt_hashes", "cluster_ids"):
         own.pop(follows, None)
     return json.loads(json.dumps({**own, **units, **versions}, default=str))
 

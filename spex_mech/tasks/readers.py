@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -44,6 +45,7 @@ _NAMES = {
 _ALIKE = 0.7  # of two names, from which on one may be meant by the other
 # In names of other formats for what is read here.
 _MEANT = ("wrong", "incorrect", "distract", "corrupt", "answer", "foil", "patch", "counterfact")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")
 _MOST_CHARACTERS = 10_000_000  # of one field
 
 
@@ -150,7 +152,7 @@ def _warn_of_unread(name: str, rows: Sequence[Any]) -> None:
     read = (begins, *_NAMES[begins], "cluster")
     every = [name for key, others in _NAMES.items() for name in (key, *others)] + ["cluster"]
     for other in dict.fromkeys(str(key) for row in held for key in row if key not in read):
-        if get_close_matches(other, every, 1, _ALIKE) or _means_an_answer(other):
+        if get_close_matches(other.strip().lower(), every, 1, _ALIKE) or _means_an_answer(other):
             warn(f"{name}: {other!r} is not read; beside {begins!r}, {', '.join(read[1:])} are")
 
 
@@ -164,6 +166,9 @@ def _reader_for(
     """What reads each row, by the columns of the first."""
     if path.suffix.lower() != ".csv":
         return partial(_json_row, answered=answered)
+    for other in (str(name) for name in row if name != "cluster"):
+        if get_close_matches(other.strip().lower(), ["cluster"], 1, _ALIKE):
+            warn(f"{path}: the column {other!r} is not read; one called 'cluster' is")
     for right, wrong in _ID_COLUMNS:
         if right in row and wrong in row:
             return lambda row, place: _id_row(row, place, right, wrong)
@@ -176,8 +181,7 @@ def _reader_for(
 
 def _id_row(row: dict[str, Any], place: str, right: str, wrong: str) -> Row:
     texts = _field(row, "clean"), _field(row, "corrupted")
-    cluster = row.get("cluster") or None
-    return Row(*texts, _ids(row, right), _ids(row, wrong), place=place, cluster=cluster)
+    return Row(*texts, _ids(row, right), _ids(row, wrong), place=place, cluster=_cluster(row))
 
 
 def _year_row(row: dict[str, Any], place: str, tokens: YearTokens) -> Row | None:
@@ -185,7 +189,7 @@ def _year_row(row: dict[str, Any], place: str, tokens: YearTokens) -> Row | None
     if not label.isdecimal() or int(label) > 98:
         raise ValueError(f"the label {label!r} is no start year: two digits, 00 to 98")
     read = tokens.row(_field(row, "clean"), _field(row, "corrupted"), int(label), place)
-    return None if read is None else replace(read, cluster=row.get("cluster") or None)
+    return None if read is None else replace(read, cluster=_cluster(row))
 
 
 def _field(row: dict[str, Any], name: str) -> str:
@@ -240,12 +244,17 @@ def _answered_row(row: Mapping[str, Any], place: str, answered: bool) -> Row:
 
 
 def _cluster(row: Mapping[str, Any]) -> str | int | None:
-    """The cluster that a row says it is of.
+    """The cluster that a row says it is of: the same whether it stands in a file or a table, with
+    spaces around it, or as a number in the type that a program made of it.
 
     Raises:
         ValueError: it is neither a word nor a whole number.
     """
     cluster = row.get("cluster")
+    if isinstance(cluster, str):
+        cluster = cluster.strip() or None
+        if cluster and _WHOLE.fullmatch(cluster):
+            return int(cluster.split(".")[0])
     if isinstance(cluster, float) and cluster.is_integer():  # a column of a table with gaps
         cluster = int(cluster)
     if cluster is None or isinstance(cluster, str):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from spex_mech.arguments import counted
@@ -10,6 +11,7 @@ from spex_mech.engine.task import Task
 from spex_mech.engine.tokens import answer_tokens, encoder, has_two_spaces, is_glued, padded
 from spex_mech.notices import warn
 
+_FIRST_HASH = 2**40  # of a cluster's word; smaller numbers are clusters' own
 _IN_PROMPT = 0.5  # the least share of rows whose answers' words are in the prompt, to believe ids
 
 
@@ -209,12 +211,20 @@ def _prompts(kept: Sequence[_Encoded]) -> Prompts:
     corrupted = [one.corrupted for one in kept if one.corrupted is not None]
     right, wrong = [one.answers for one in kept], [one.wrong_answers for one in kept]
     clusters = [one.row.cluster for one in kept]
-    number = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    numbers = [_cluster_number(cluster) for cluster in clusters if cluster is not None]
     return Prompts(
         tokens,
         attention_mask=mask,
         answers=right if all(right) else None,
         wrong_answers=wrong if all(wrong) else None,
         corrupted=padded(corrupted)[0] if len(corrupted) == len(kept) else None,
-        clusters=None if None in number else [number[cluster] for cluster in clusters],
+        clusters=numbers if len(numbers) == len(kept) else None,
     )
+
+
+def _cluster_number(cluster: str | int) -> int:
+    """A number is its own, and a word its hash: the same in every task, so that a search and what
+    confirms it are seen to have clusters in common."""
+    if isinstance(cluster, int) and abs(cluster) < _FIRST_HASH:
+        return cluster
+    return _FIRST_HASH + int.from_bytes(sha256(str(cluster).encode()).digest()[:5], "big")
