@@ -321,6 +321,7 @@ def test_each_side_of_a_pattern_has_the_tokens_of_its_stack(
     assert sm.plot_attention(game, pair, row).axes
 
 
+@pytest.mark.filterwarnings("ignore:.*reads the output at padding")
 def test_positions_of_a_decoder_that_is_given_no_tokens_are_numbers() -> None:
     game = translating(N_POS)
     alone = sm.Prompts(game.prompts.tokens, game.prompts.attention_mask)

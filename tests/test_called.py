@@ -81,6 +81,7 @@ def with_gaps(at: int) -> tuple[Any, sm.Prompts]:
 @pytest.mark.parametrize("at", [0, 4])
 @pytest.mark.parametrize("batch_size", [None, 3, 1])
 @pytest.mark.filterwarnings("ignore:.*keeps a cache of keys and values")
+@pytest.mark.filterwarnings("ignore:.*begin with the model's padding token")
 def test_blocks_that_are_called_otherwise_for_some_prompts(
     make: Any, at: int, batch_size: int | None
 ) -> None:
