@@ -29,6 +29,19 @@ def smollm2(rows: Rows) -> Stated:
     }
 
 
+def smollm2_units(rows: Rows) -> Stated:
+    searches = rows.where(part="searches")
+    keys = [f"{chosen}@{k}" for chosen in ("attribution", "half") for k in (50, 100)]
+    return {
+        "searches": [[f"{row['budget']:,}", *(text(row[key]) for key in keys)] for row in searches],
+        "found": span(
+            searches.the(budget=1200)[f"{chosen}@100"] for chosen in ("attribution", "half")
+        ),
+        **{f"{row['set']}.heads": f"{row['heads']}" for row in rows.where(part="sets")},
+        "pairs": f"{rows.the(part='sets', set='half')['pairs']:,}",
+    }
+
+
 # What is stated of both tasks, and of either: figures of the whole map, and how they are written.
 BOTH = {
     "pairs": "{:,}", "prompts": "{}", "intact": "{:.1f}", "size_of_1th": "{:.1f}",
