@@ -318,8 +318,8 @@ def stated() -> Stated:
 
     benchmarks = (
         recovery, recovery_ioi, robustness, throughput, store_size, cluster, growth,
-        of_models.smollm2, of_models.smollm2_heads, of_models.smollm2_units, of_models.lenses, of_models.circuits,
-        of_models.pruning, of_models.families,
+        of_models.smollm2, of_models.smollm2_heads, of_models.smollm2_units, of_models.lenses,
+        of_models.circuits, of_models.pruning, of_models.families,
     )  # fmt: skip
     return {
         f"{of.__name__}.{name}": value

@@ -56,8 +56,7 @@ _FEW_PAIRS, _STUDENT_BUDGET = 20_000, 10  # all pairs of a student; else evaluat
 
 def discover(
     game: Any,
-    behind: str | Search | Task | None = None,
-    /,
+    method_or_task: str | Search | Task | None = None,
     budget: int | None = None,
     order: int = 2,
     seed: int = 0,
@@ -86,8 +85,7 @@ def discover(
             ``[unit]``, and returns one number per mask, or one per mask and prompt. How it is to be
             called is found out with a small batch (``calls``): ``cost["checks"]`` counts it. Or a
             model, with a task behind it: ``discover(model, task)``.
-        behind: what stands right behind the game, without a name: the method, or of a model the
-            task.
+        method_or_task: what stands right behind the game: the method, or of a model the task.
         method: "spex" (the default; adaptive: the strongest pairs, in close to linear cost),
             "proxyspex" (the same, on candidates of a small model that was distilled from masked
             runs) or
@@ -155,7 +153,7 @@ def discover(
             in a new one, ``interrupted-DATE-TIME.sqlite`` in the current folder: the text names it,
             and the same call with ``store=`` that file goes on. A second one ends at once.
     """
-    task, method = _task_and_method(behind, task, method)
+    task, method = _task_and_method(method_or_task, task, method)
     is_function = n is not None or labels is not None  # which a module may be too
     game = _game_of_model(game, task, units, ablation, is_function)
     order, seed = whole("order", order, 2), whole("seed", seed, 0)
