@@ -88,10 +88,9 @@ def discover(
         method_or_task: what stands right behind the game: the method, or of a model the task.
         method: "spex" (the default; adaptive: the strongest pairs, in close to linear cost),
             "proxyspex" (the same, on candidates of a small model that was distilled from masked
-            runs) or
-            "exhaustive" (every pair; a random sample of them where the budget is smaller). Or a
-            search of one's own, an object that derives from ``Search``: it brings its own budget,
-            order and seed.
+            runs) or "exhaustive" (every pair; a random sample of them where the budget is smaller).
+            Or a search of one's own, an object that derives from ``Search``: it brings its own
+            budget, order and seed.
         budget: evaluations that may be spent; one mask over all prompts is one, a gradient three.
             A few percent of it (8 to 200) ask some masks again (``search.again``): what a mask's
             values differ by, a function or model that varies, is then in the noise floor.

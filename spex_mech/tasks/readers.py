@@ -152,8 +152,13 @@ def _warn_of_unread(name: str, rows: Sequence[Any]) -> None:
     read = (begins, *_NAMES[begins], "cluster")
     every = [name for key, others in _NAMES.items() for name in (key, *others)] + ["cluster"]
     for other in dict.fromkeys(str(key) for row in held for key in row if key not in read):
-        if get_close_matches(other.strip().lower(), every, 1, _ALIKE) or _means_an_answer(other):
+        if _is_like(other, every) or _means_an_answer(other):
             warn(f"{name}: {other!r} is not read; beside {begins!r}, {', '.join(read[1:])} are")
+
+
+def _is_like(name: str, names: Sequence[str]) -> bool:
+    """Whether one of these may be meant by it."""
+    return bool(get_close_matches(name.strip().lower(), names, 1, _ALIKE))
 
 
 def _means_an_answer(name: str) -> bool:
@@ -167,7 +172,7 @@ def _reader_for(
     if path.suffix.lower() != ".csv":
         return partial(_json_row, answered=answered)
     for other in (str(name) for name in row if name != "cluster"):
-        if get_close_matches(other.strip().lower(), ["cluster"], 1, _ALIKE):
+        if _is_like(other, ["cluster"]):
             warn(f"{path}: the column {other!r} is not read; one called 'cluster' is")
     for right, wrong in _ID_COLUMNS:
         if right in row and wrong in row:
