@@ -5,14 +5,14 @@ from typing import Any
 
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.results.files import STORE_BEGINS, opened
-from spex_mech.results.interactions import Interactions
+from spex_mech.results.confirmation import Confirmation
 
 
 def load(path: str | os.PathLike[str]) -> Any:
     """What ``Interactions.save`` or ``Circuit.save`` wrote, by what the file holds.
 
     Returns:
-        ``Interactions`` or a ``Circuit``.
+        ``Interactions``, among them what ``confirm`` measured again, or a ``Circuit``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -26,4 +26,4 @@ def load(path: str | os.PathLike[str]) -> Any:
             f"{path} is the store of a search; discover(game, store=...) returns its result, and "
             "`spex-mech store FILE` shows what it holds"
         )
-    return Circuit.load(path) if start.lstrip()[:1] == b"{" else Interactions.load(path)
+    return Circuit.load(path) if start.lstrip()[:1] == b"{" else Confirmation.load(path)

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_quick_mode(name: str, tmp_path: Path, shared_data: Path) -> None:
-    row = run_one(name, Options(shared_data, True, tmp_path), 900)
+    row = run_one(name, Options(shared_data, True, tmp_path), 1800)
     assert row["ended"] == "done"
     quick = Options(out=tmp_path).kept(name)
     assert quick, "no results were written"

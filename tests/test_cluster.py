@@ -275,10 +275,12 @@ def test_a_functions_own_timeout_is_an_error_of_its_own() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_ray_workers_and_one_that_is_killed(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    alone = sm.discover(Planted(), **OPTIONS)
-    same(alone, sm.discover(Planted, workers=2, address="local", **OPTIONS))
+    of_eight = {**OPTIONS, "masks_per_batch": 8}
+    alone = sm.discover(Planted(), **of_eight)
+    on_ray = {**of_eight, "workers": 2, "address": "local"}
+    same(alone, sm.discover(Planted, **on_ray))
     dead = tmp_path / "dead"
-    same(alone, sm.discover(partial(Planted, dead), workers=2, address="local", **OPTIONS))
+    same(alone, sm.discover(partial(Planted, dead), **on_ray))
     assert dead.exists()
     with pytest.raises(ValueError, match="two are too many"):
         sm.discover(failing_game, workers=1, address="local", progress=False)

@@ -16,6 +16,7 @@ import torch
 
 import spex_mech as sm
 from spex_mech import cli
+from spex_mech.results.confirmation import Confirmation
 
 ROOT = Path(__file__).parents[1]
 
@@ -309,7 +310,7 @@ def test_prompts_of_the_search_among_others_confirm_nothing(ablation: str, tmp_p
     assert sm.confirm(found, other, progress=False).n_shared == 0
 
 
-def test_only_what_was_found_is_confirmed() -> None:
+def test_only_what_was_found_is_confirmed(tmp_path: Path) -> None:
     """Of the demo's 20 strongest, 14 are zeros, which were measured again and listed."""
     model = sm.load_model("demo")
     game, other = (
@@ -321,6 +322,13 @@ def test_only_what_was_found_is_confirmed() -> None:
     again = sm.confirm(found, other, progress=False)
     assert again.names == found.top(n_found).names and again.n_left_out == 20 - n_found
     assert f"{20 - n_found} of the 20 strongest are under the noise floor" in repr(again)
+    read = sm.load(again.save(tmp_path / "again.npz"))
+    assert repr(read) == repr(again) and read.holds.tolist() == again.holds.tolist()
+    assert read.frame().equals(again.frame()) and found.confirmed_by(read).frame().equals(
+        found.confirmed_by(again).frame()
+    )
+    plain = sm.Interactions.load(tmp_path / "again.npz")
+    assert not isinstance(plain, Confirmation) and plain.names == again.names
     assert "noise floor" not in repr(again.top(2))
     few = sm.confirm(found, other, 2, progress=False)
     assert len(few) == 2 and not few.n_left_out and "noise floor" not in repr(few)

@@ -1,13 +1,17 @@
 """Interactions measured again on other prompts, beside what the search had said of them."""
 
+import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
 from spex_mech.results.cautions import OF_A_SEARCH
-from spex_mech.results.interactions import Interactions, as_part
+from spex_mech.results.files import opened, write_whole
+from spex_mech.results.interactions import Interactions, as_part, from_bytes, to_bytes
+from spex_mech.results.npz import beside, write
 from spex_mech.results.printed import q_text, value_texts
 from spex_mech.results.tables import strongest_rows
 
@@ -108,6 +112,28 @@ class Confirmation(Interactions):
             table[name] = getattr(self, name)[rows]
         return table
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything into one npz file, with what the search had said, all or nothing."""
+        searched = np.frombuffer(to_bytes(self.searched), dtype=np.uint8)
+        counts = np.array([self.n_shared, self.n_left_out])
+        return write_whole(path, lambda file: write(self, file, searched=searched, counts=counts))
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Interactions:
+        """Read what :meth:`save` wrote; of a result that measures nothing again, that result.
+
+        Raises:
+            FileNotFoundError, ValueError: as of :meth:`Interactions.load`.
+        """
+        again = Interactions.load(path)
+        with opened(path) as raw:
+            arrays = beside(raw, "searched", "counts")
+        if arrays is None:
+            return again
+        searched, (n_shared, n_left_out) = from_bytes(arrays[0].tobytes(), str(path)), arrays[1]
+        how = {"n_shared": int(n_shared), "n_left_out": int(n_left_out)}
+        return _beside(searched, again, **how)
+
     def __repr__(self) -> str:
         n, lines = len(self), [*self._warning(), self._summary()]
         names = [" x ".join(units) for units in self.names]
@@ -189,10 +215,14 @@ def confirmation(found: Interactions, again: Interactions, *, n_left_out: int = 
     if missing := [names for names in wanted if names not in rows]:
         raise ValueError(f"{' x '.join(sorted(missing[0]))} was not measured again")
     part = again.take(np.array([rows[names] for names in wanted], dtype=np.int64))
-    fields = {name: getattr(part, name) for name in Interactions.__dataclass_fields__}
-    n_shared = n_shared_prompts(found, part)
-    both = Confirmation(**fields, searched=found, n_shared=n_shared, n_left_out=n_left_out)
-    return as_part(both, **part._of_whole(np.arange(len(part))))
+    return _beside(found, part, n_shared=n_shared_prompts(found, part), n_left_out=n_left_out)
+
+
+def _beside(found: Interactions, again: Interactions, **how: int) -> Confirmation:
+    """Rows of a search and the same rows measured again."""
+    fields = {name: getattr(again, name) for name in Interactions.__dataclass_fields__}
+    both = Confirmation(**fields, searched=found, **how)
+    return as_part(both, **again._of_whole(np.arange(len(again))))
 
 
 def n_shared_prompts(found: Interactions, again: Interactions) -> int:

@@ -19,8 +19,8 @@ _OF_WHOLE = (*OF_WHOLE_BY_ROW, "n_choices", "n_measured")
 _ZIP = b"PK"  # how an npz begins
 
 
-def write(found: Stored, file: BufferedIOBase) -> None:
-    """Write a result into an open file."""
+def write(found: Stored, file: BufferedIOBase, **beside: np.ndarray) -> None:
+    """Write a result into an open file, and arrays beside it that :func:`beside` reads."""
     about = {
         "format": _FORMAT,
         "labels": found.labels,
@@ -36,7 +36,14 @@ def write(found: Stored, file: BufferedIOBase) -> None:
     text = np.frombuffer(json.dumps(about, default=plain).encode(), dtype=np.uint8)
     arrays = {name: getattr(found, name) for name in (*_ARRAYS, *_OF_WHOLE)}
     arrays["stands_out"] = arrays["stands_out"].astype(np.uint8)
-    np.savez_compressed(file, about=text, **arrays)
+    np.savez_compressed(file, about=text, **arrays, **beside)
+
+
+def beside(raw: BufferedIOBase, *names: str) -> list[np.ndarray] | None:
+    """Arrays that were written beside a result that was read already; None where one is missing."""
+    raw.seek(0)
+    with np.load(raw, allow_pickle=False) as file:
+        return [file[name] for name in names] if {*names} <= {*file.files} else None
 
 
 def read(raw: BufferedIOBase, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
