@@ -334,10 +334,12 @@ def test_a_part_says_what_it_is_a_part_of(tmp_path: Path) -> None:
     found = a_result(9, triple=True, audit=None)
     top = found.top(2)
     for part in (top, sm.Interactions.load(top.save(tmp_path / "top.npz"))):
-        assert repr(part).startswith("the 2 strongest of 6 interactions among 4 units")
+        assert repr(part).startswith("2 of 6 interactions among 4 units")
         assert part.verdicts == found.top(2).verdicts
-    assert repr(top.top(1)).startswith("the strongest of 6 interactions")
-    assert repr(found.top(2, order=2)).startswith("the 2 strongest of 5 interactions")
+    assert repr(top.top(1)).startswith("1 of 6 interactions")
+    few = found.pairs_of(found.labels[0])  # not the strongest
+    assert repr(few).startswith(f"{len(few)} of 6 interactions")
+    assert repr(found.top(2, order=2)).startswith("2 of 5 interactions")
     audited = a_result(audit={"n_tested": 1, "k": 1, "recall": 1.0, "recall_low": 0.5,
                               "recall_high": 1.0, "energy_found": 1.0, "energy_missed": 0.0,
                               "energy_low": 0.0, "energy_high": 1.0})  # fmt: skip

@@ -43,15 +43,16 @@ def heading(found: Shown) -> str:
     """How many interactions of which units these are, what they cost, and the noise floor."""
     n, n_units = len(found), len(found.labels)
     kind = "interaction" if found.n_measured == 1 else "interactions"
-    of = f"strongest of {found.n_measured:,}"
-    many = f"{n:,}" if n == found.n_measured else f"the {of}" if n == 1 else f"the {n:,} {of}"
+    many = f"{n:,}" if n == found.n_measured else f"{n:,} of {found.n_measured:,}"
     spent = f"{found.cost.get('evaluations', 0):,.0f} evaluations"
     method = found.about.get("method", "unknown method")
     floor = f"noise floor {found.noise_floor:.1e}"
     text = f"{many} {kind} among {n_units:,} units, {spent} ({method}), {floor}"
     if found.values.shape[1] < 2 or not n:
         return text
-    return f"{text}; {int(found.is_significant.sum()):,} significant (q <= {SIGNIFICANT})"
+    of_them = "" if n == found.n_measured else " of them"
+    n_significant = f"{int(found.is_significant.sum()):,}{of_them}"
+    return f"{text}; {n_significant} significant (q <= {SIGNIFICANT})"
 
 
 def _nothing(found: Shown) -> list[str]:
