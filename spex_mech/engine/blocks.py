@@ -26,7 +26,7 @@ from spex_mech.engine.called import CannotReplay, check_called, grows, joined, r
 from spex_mech.engine.components import Site
 from spex_mech.engine.passes import Hook, Pass, Taps, call
 from spex_mech.engine.prompts import Prompts
-from spex_mech.engine.running import first_tensor, ours
+from spex_mech.engine.running import first_tensor, is_ours, ours
 
 Residual = Float[Tensor, "row pos d_model"]
 _ADDS, _ADDS_IN_HALF = 1e-3, 0.05  # relative difference up to which a projection only adds
@@ -484,11 +484,14 @@ def with_rounded_stream(
 
 
 def unembedding_of(model: Any) -> nn.Linear | None:
-    """The module that gives logits, where it is a plain linear one that no hook follows."""
+    """The module that gives logits, where it is a plain linear one, which no hook follows and of
+    which nobody has exchanged the forward, but for accelerate."""
     found = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if type(found) is not nn.Linear or found.weight.device.type == "meta":
         return None
-    return None if _is_followed(found) else found
+    forward = vars(found).get("forward")
+    patched = forward is not None and not is_ours(forward) and "_hf_hook" not in vars(found)
+    return None if patched or _is_followed(found) else found
 
 
 def _is_followed(module: nn.Module) -> bool:

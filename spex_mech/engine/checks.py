@@ -44,6 +44,8 @@ _OF_FULL_NOISE = 50  # the same of differences in full precision, in which both 
 _SAME_ALONE, ROUNDINGS_ALONE = 0.01, 30
 # By which outputs with and without a cache may differ, of the largest; in half precision.
 _CACHED, _CACHED_IN_HALF = 1e-3, 0.05
+# Chance of the host, in a type that no default of the user's makes coarser than what it rounds.
+_EXACT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 _EPS = {"float32": 0.0, "tf32": 2**-11, "bfloat16": 2**-8}
 _FLOOR_MASKS, _FLOOR_ROUNDINGS, _FLOOR_SIGMAS = 24, 4, 3
 
@@ -69,7 +71,7 @@ def self_test(taps: Taps, prompts: Prompts) -> None:
 
     def scramble(act: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(act.shape, generator=generator, device="cpu").to(act)
+        noise = torch.randn(act.shape, generator=generator, **_EXACT).to(act)
         return noise * (1 + act.nan_to_num(posinf=1, neginf=1).abs().max())
 
     with torch.no_grad(), taps.installed():
@@ -358,14 +360,14 @@ def _off(got: Tensor, want: Tensor, noisy: Tensor, eps: float) -> str:
 def sketch(output: Float[Tensor, "row ..."]) -> Float[Tensor, " row"]:
     """One number per row that any change of the output changes: a metric to compare passes with."""
     flat = output.flatten(1).float()
-    weights = torch.arange(flat.shape[1], device=flat.device).mul(0.7).cos()
+    weights = torch.arange(flat.shape[1], dtype=flat.dtype, device=flat.device).mul(0.7).cos()
     return flat @ weights / flat.shape[1] ** 0.5
 
 
 def _sketch_of_others(output: Any, n_rows: int) -> Float[Tensor, " row"]:
     """Of all tensors in an output but the first."""
     tensors = list(tensors_in(output))
-    total = torch.zeros(n_rows, device=tensors[0].device)
+    total = torch.zeros(n_rows, dtype=torch.float32, device=tensors[0].device)
     for number, tensor in enumerate(tensors[1:], start=1):
         if tensor.ndim and len(tensor) == n_rows and tensor.is_floating_point():
             total = total + sketch(tensor.unsqueeze(1)).to(total) / number
@@ -415,7 +417,7 @@ def _masks_to_compare(parts: Parts) -> Bool[Tensor, "mask unit"]:
     some = torch.randperm(n_units, generator=generator, device="cpu")[:6]
     masks = torch.ones(5 + 2 * len(some), n_units, dtype=torch.bool, device="cpu")
     masks[1] = False
-    masks[2:4] = torch.rand(2, n_units, generator=generator, device="cpu") > 0.3
+    masks[2:4] = torch.rand(2, n_units, generator=generator, **_EXACT) > 0.3
     first = int(parts.unit[parts.layer.argmin()])
     masks[4, first] = False
     for row, unit in enumerate(some.tolist(), start=5):
@@ -431,7 +433,7 @@ def rounded(setup: Setup, eps: float) -> Iterator[None]:
     taps, generator = setup.taps, torch.Generator().manual_seed(0)
 
     def round_off(x: Tensor) -> Tensor:
-        part = torch.rand(x.shape, generator=generator, device="cpu").to(x.device) - 0.5
+        part = torch.rand(x.shape, generator=generator, **_EXACT).to(x.device) - 0.5
         return (x * (1 + eps * part)).to(x.dtype)
 
     handles = []
@@ -464,7 +466,7 @@ def noise_floor(engine: Engine, plain: PlainEngine) -> float:
     """
     setup, generator = plain.setup, torch.Generator().manual_seed(0)
     n_units, n_prompts = setup.n_units, len(setup.prompts)
-    masks = torch.rand(_FLOOR_MASKS, n_units, generator=generator, device="cpu")
+    masks = torch.rand(_FLOOR_MASKS, n_units, generator=generator, **_EXACT)
     masks = masks > min(0.5, 2 / n_units)
     masks[0] = True
     batch = MaskBatch.of_kept(masks.numpy())

@@ -445,7 +445,8 @@ class Derived:
         return (
             f"no gradient of the metric {setup.measure.name} reaches {n_still} of the "
             f"{len(still)} units ({first}, ...), though ablating them changes it (quantised "
-            "layers, or a detach, lie between); say discover(..., gradients=False)"
+            "layers, a detach, or torch.utils.checkpoint with use_reentrant=True lie between); say "
+            "discover(..., gradients=False)"
         )
 
     @cached_property

@@ -44,6 +44,11 @@ def unwrapped(model: Any) -> Any:
             f"the model is a {type(model).__name__}, which is no torch.nn.Module; give the module "
             "itself"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"the {type(model).__name__} is a TorchScript program, within which nothing can be "
+            "ablated; give the module that it was made of"
+        )
     weights = list(model.parameters())
     if weights and all(weight.is_meta for weight in weights) and not _is_offloaded(model):
         raise ValueError(

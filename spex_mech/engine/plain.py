@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from spex_mech.engine.architectures import Architecture
 from spex_mech.engine.components import Site
@@ -211,8 +212,8 @@ class PlainEngine(Engine):
             asked, row_leaf = leaf_of.unique(return_inverse=True)
             exact = torch.float64 if gates.dtype == torch.float64 else torch.float32
             leaf = gates[asked // n_blocks].to(setup.device, exact).requires_grad_()
-            padded = torch.cat([leaf, leaf.new_ones(len(leaf), 1)], dim=1)
-            with torch.enable_grad():
+            with torch.enable_grad():  # whatever mode the caller has set
+                padded = torch.cat([leaf, leaf.new_ones(len(leaf), 1)], dim=1)
                 hooks = setup.hooks(padded[row_leaf.to(setup.device)], prompt_of)
                 output = setup.taps.run(setup.some_prompts(prompt_of), hooks)
                 measured = setup.measure(output, setup.some_prompts(prompt_of))
@@ -262,7 +263,8 @@ def slopes_of(
     """The gradients of the summed metric; no parameter's ``.grad`` is touched.
 
     Raises:
-        NoSlopes: the metric, or the model, has no gradient.
+        NoSlopes: the metric, or the model, has no gradient, or it works out its activations again
+            for it, when our hooks no longer stand.
     """
     if not measured.requires_grad:
         raise NoSlopes(
@@ -272,7 +274,14 @@ def slopes_of(
         )
     with torch.enable_grad():
         total = measured.sum() * scale
-    return torch.autograd.grad(total, asked, materialize_grads=True)
+    try:
+        return torch.autograd.grad(total, asked, materialize_grads=True)
+    except CheckpointError as error:
+        raise NoSlopes(
+            "the model works out its activations a second time for a gradient "
+            "(torch.utils.checkpoint), when nothing is ablated any more; switch checkpointing off, "
+            "or say discover(..., gradients=False)"
+        ) from error
 
 
 class NoSlopes(ValueError):

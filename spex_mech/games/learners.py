@@ -32,6 +32,7 @@ _HALVINGS = 40
 _ROUNDING = 1e-13  # of the loss: what its value cannot tell
 
 
+@torch.inference_mode(False)
 def ridge(
     x: Any,
     y: Any,
@@ -73,6 +74,7 @@ def ridge(
     return train
 
 
+@torch.inference_mode(False)
 def kernel_ridge(
     kernel: Any,
     y: Any,
@@ -127,6 +129,7 @@ def kernel_ridge(
     return train
 
 
+@torch.inference_mode(False)
 def logistic(
     x: Any,
     y: Any,
@@ -182,6 +185,7 @@ def logistic(
     return train
 
 
+@torch.inference_mode(False)
 def network(
     module: nn.Module,
     x: Any,
@@ -215,11 +219,12 @@ def network(
     """
     _check_order(x, y, x_test, y_test, sample_weight)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    module = copy.deepcopy(module).eval()
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     x, x_test = (
-        torch.from_numpy(numbers(name, a)).float().to(device)
+        torch.from_numpy(numbers(name, a)).to(device, own)
         for name, a in (("x", x), ("x_test", x_test))
     )
-    module = copy.deepcopy(module).eval()
     with torch.no_grad():
         shape = tuple(module(x[:1]).shape)
     if len(shape) != 2:
@@ -228,7 +233,7 @@ def network(
         )
     targets, test_targets = _network_targets(x, y, x_test, y_test, shape[1])
     targets, test_targets = targets.to(device), test_targets.to(device)
-    base = _weights(x, sample_weight).float().to(device)
+    base = _weights(x, sample_weight).to(device, own)
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
     buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
 
@@ -240,8 +245,9 @@ def network(
 
     values = torch.func.vmap(value, in_dims=(0, None, None))
 
+    @torch.inference_mode(False)
     def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
-        used = weights.float().to(device) * base
+        used = weights.to(device, own) * base
         n = len(used)
         # Its steps are taken number by number, so that stacked weights are trained apart.
         stacked = {k: p.expand(n, *p.shape).clone().requires_grad_() for k, p in start.items()}
@@ -453,7 +459,7 @@ def _network_targets(
                 "y holds two classes, and the module has one output, of which a softmax is always "
                 "1: give it two outputs, or targets as floats for a regression"
             )
-        return found.float(), test.float()
+        return found.to(x.dtype), test.to(x.dtype)
     for name, classes in (("y", found), ("y_test", test)):
         wrong = (classes != classes.round()) | (classes < 0) | (classes >= n_outputs)
         if wrong.any():

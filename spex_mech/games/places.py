@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 
+@torch.inference_mode(False)  # slopes index by it, whatever mode the caller has set
 def unit_of_places(groups: Sequence[Sequence[int]], n_places: int) -> Int[Tensor, " place"]:
     """The unit of each place (a position, an example); in none: one more than the last unit."""
     unit_of = torch.full((n_places,), len(groups))

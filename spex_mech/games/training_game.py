@@ -195,8 +195,8 @@ class TrainingGame(Game):
         values, slopes = [], []
 
         def run(part: slice) -> None:
-            leaf = gates[part].clone().requires_grad_()
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
+                leaf = gates[part].clone().requires_grad_()
                 found = self._values(leaf)
                 blocks = found.tensor_split(min(found.shape[1], _MOST_BLOCKS), dim=1)
                 # A block's share of the mean over all points, times the number of blocks.

@@ -68,6 +68,7 @@ class GaussianProcess(Proxy):
         self.rows: GradientRows | None = None  # pair effects from gradients
         self._fit: _Fit | None = None
 
+    @torch.inference_mode(False)  # what is learned has gradients, whatever the caller has set
     def fit(
         self,
         masks: Bool[np.ndarray, "mask unit"],
@@ -103,7 +104,8 @@ class GaussianProcess(Proxy):
             self.about = {"n_masks": len(masks), "constant": True}
             return
         y = y / torch.where(spread > floor, spread, torch.ones_like(spread))
-        self._learn(kernel, x, y)
+        with torch.enable_grad():
+            self._learn(kernel, x, y)
         with torch.no_grad():
             covariance = kernel.covariances(x, x)
             covariance.diagonal().add_(kernel.noise())
