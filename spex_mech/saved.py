@@ -4,8 +4,8 @@ import os
 from typing import Any
 
 from spex_mech.circuits.circuit import Circuit
-from spex_mech.results.files import STORE_BEGINS, opened
 from spex_mech.results.confirmation import Confirmation
+from spex_mech.results.files import STORE_BEGINS, opened
 
 
 def load(path: str | os.PathLike[str]) -> Any:

@@ -403,6 +403,18 @@ def test_noise_stands_out_of_noise_as_rarely_as_said(n: int) -> None:
     assert np.mean(wrong) <= 0.09
 
 
+def test_a_table_of_more_units_than_the_alphabet_has_letters_names_them_all() -> None:
+    n = 30
+    units = np.array([[0, 1, *[-1] * (n - 2)], [*range(n)]])
+    mains = np.arange(n, dtype=np.float64)[:, None] + np.zeros((n, 3))
+    found = sm.Interactions([f"u{i}" for i in range(n)], units, np.ones((2, 3)), mains, np.ones(3))
+    row = found.frame(order=n).iloc[0]
+    told = [row[name] for name in row.index if name.startswith("unit_")]
+    assert told == found.labels and (row["unit_z"], row["unit_aa"]) == ("u25", "u26")
+    assert [row[name] for name in row.index if name.startswith("main_")] == mains[:, 0].tolist()
+    assert list(found.frame(order=2).columns)[:3] == ["unit_a", "unit_b", "value"]
+
+
 # -- confirmation ---------------------------------------------------------------------------------
 
 
@@ -440,6 +452,19 @@ def test_confirmation_says_what_holds() -> None:
     np.testing.assert_array_equal(saved.confirmed, both.confirmed)
     assert both.frame().confirmed.tolist()[0] == 1
     assert (found.confirmed == -1).all()
+
+
+def test_a_second_confirmation_keeps_what_the_first_one_said() -> None:
+    """Of what it did not measure; of the rest it has the last word."""
+    found = sm.discover(planted(0), method="exhaustive", progress=False)
+    strong = sm.confirm(found.top(1), planted(1), progress=False)
+    rest = found.take(np.argsort(-abs(found.mean))[1:])
+    weak = sm.confirm(rest, planted(2), progress=False)
+    both = found.confirmed_by(strong).confirmed_by(weak).top(6)
+    assert both.confirmed.tolist() == [1, 0, 0, 0, 0, 0]
+    assert found.confirmed_by(weak).confirmed_by(strong).top(6).confirmed.tolist() == [1] + [0] * 5
+    none = sm.confirm(found.top(1), planted(3, pair=0.0), progress=False)
+    assert found.confirmed_by(strong).confirmed_by(none).top(1).confirmed.tolist() == [0]
 
 
 @pytest.mark.parametrize("shared", ["all", "some"])

@@ -47,6 +47,44 @@ def test_there_and_back() -> None:
         sm.from_shapiq(sm.to_shapiq(found), ["a", "b"])
 
 
+@pytest.mark.parametrize("index", ["SII", "BII", "Moebius", "k-SII", "Co-Moebius"])
+def test_what_shapiq_said_stays_what_it_was(index: str) -> None:
+    """Shapley values came back to shapiq as interactions at the intact model, as exact ones."""
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
+    table = np.random.default_rng(3).normal(size=2**5)
+
+    def game(masks: np.ndarray) -> np.ndarray:
+        return table[np.asarray(masks).astype(int) @ (2 ** np.arange(5))] - table[0] + 0.25
+
+    values = shapiq.ExactComputer(game=game, n_players=5)(index, order=3)
+    values.estimated = index == "BII"
+    back = sm.to_shapiq(sm.from_shapiq(values, list("abcde")))
+    assert (back.index, back.estimated, back.n_players) == (index, index == "BII", 5)
+    assert back.baseline_value == pytest.approx(values.baseline_value)
+    shared = [s for s in values.interactions if s]
+    assert len(shared) >= 5 + 10 + 10
+    for s in shared:
+        assert back[s] == pytest.approx(values[s], abs=1e-9)
+    if index != "SII":
+        with pytest.raises(ValueError, match=f"'shapley' is shapiq's SII, and these .* {index};"):
+            sm.to_shapiq(sm.from_shapiq(values), kind="shapley")
+    assert sm.to_shapiq(sm.from_shapiq(values).top(2)).index == index
+
+
+def test_rounding_of_shapiqs_is_noise() -> None:
+    """0.1 + 0.2 is not 0.3: of a game without interactions, one of 3e-17 stood out of zeros."""
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed")
+    weights = np.array([0.1, 0.2, 0.3, 0.7])
+    game = lambda masks: np.asarray(masks) @ weights  # noqa: E731
+    found = sm.from_shapiq(shapiq.ExactComputer(game=game, n_players=4)("Co-Moebius", order=2))
+    assert abs(found.mean).max() > 0 and found.is_noise.all()
+    assert not found.is_finding.any() and set(found.verdicts) == {"noise"}
+    kept = sm.from_shapiq(
+        shapiq.ExactComputer(game=lambda m: np.asarray(m).all(1), n_players=4)("Moebius", order=4)
+    )
+    assert kept.top(1).mean == pytest.approx([1.0]) and not kept.top(1).is_noise.any()
+
+
 def test_what_was_not_measured_is_absent() -> None:
     pytest.importorskip("shapiq", reason="shapiq is not installed")
     found = run(planted_game(60, 6, 1), budget=400)
@@ -261,5 +299,5 @@ def test_an_estimate_says_that_it_is_one() -> None:
     frame = small.frame(1, kind="shapley")
     pair = tuple(sorted(small.labels.index(unit) for unit in frame.units[0].split(" x ")))
     assert ours[pair] == pytest.approx(frame.estimate[0])
-    with pytest.raises(ValueError, match="unknown kind 'banzhaf'; choose one of intact"):
+    with pytest.raises(ValueError, match="'banzhaf' is shapiq's BII, and these values are Co-M"):
         sm.to_shapiq(run(planted_game(4, 2, 0), method="exhaustive"), "banzhaf")

@@ -128,6 +128,21 @@ def test_logistic_weights_and_intercept() -> None:
         np.testing.assert_allclose(values, -np.logaddexp(0, -margin), rtol=1e-6)
 
 
+@pytest.mark.parametrize("learner", [ridge, logistic])
+def test_examples_of_no_weight_are_nothing_to_train_on(learner: Any) -> None:
+    """With an intercept the equations had no solution, where on nothing at all they have."""
+    rng = np.random.default_rng(4)
+    x, y, base = rng.normal(size=(6, 2)), np.array([0, 1, 0, 1, 1, 0]), np.ones(6)
+    base[4:] = 0
+    train = learner(x, y, x[:3], y[:3], 0.5, sample_weight=base, intercept=True)
+    masks = torch.zeros(2, 6, dtype=torch.float64)
+    masks[1, 4:] = 1
+    nothing, weightless = train(masks)
+    assert torch.equal(nothing, weightless)
+    expected = np.full(3, -np.log(2)) if learner is logistic else -(y[:3].astype(float) ** 2)
+    np.testing.assert_allclose(weightless, expected, atol=1e-12)
+
+
 def test_counts_and_separable_data_converge() -> None:
     first = [[2, 2, 4], [1, 7, 1], [1, 2, 2], [72, 19, 300], [6, 3, 1], [300, 198, 1]]
     last = [[188, 1, 2], [1, 8, 1], [1, 1, 1], [25, 29, 300], [3, 3, 3], [1, 1, 1]]

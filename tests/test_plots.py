@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import spex_mech as sm
@@ -378,3 +379,19 @@ def test_what_was_not_measured_is_grey_in_a_map_and_nothing_else_is() -> None:
         red, green, blue = colour(column + 0.3, row + 0.3)
         assert max(red, green, blue) - min(red, green, blue) > 40
     assert colour(1.3, 1.1) == (255, 255, 255)  # a unit with itself
+
+
+@pytest.mark.parametrize("draw", [sm.plot_map, sm.plot_network])
+def test_dollar_signs_are_letters_and_no_formula(draw: Any, tmp_path: Path) -> None:
+    """What is no formula stopped the drawing, and what looked like one lost its spaces."""
+    labels = ["5:from $5 to $10", "9:$z_{", "x$"]
+    figure = draw(fake(labels))
+    path = tmp_path / "map.svg"
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path)
+    drawn = path.read_text(encoding="utf-8")
+    assert all(f">{label}</text>" in drawn for label in labels)
+    figure.suptitle(r"what a user adds: $\alpha$")  # is a formula still
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path)
+    assert ">\N{GREEK SMALL LETTER ALPHA}<" in path.read_text(encoding="utf-8")

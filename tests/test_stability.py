@@ -130,3 +130,26 @@ def test_a_difference_under_the_noise_floor_is_none() -> None:
     compared = sm.compare(first, moved)
     assert (compared.q_value <= 0.05).all() and compared.differs.tolist() == [False, True, False]
     assert compared.frame().units.tolist()[0] == "a x c" and "1 differ" in repr(compared)
+
+
+def test_the_floor_of_a_difference_of_triples_is_that_of_a_triple() -> None:
+    """An alternating sum over three units has eight values, and so twice the rounding."""
+    floor, by = 0.01, np.array([[0.015, 0.02], [0.03, 0.04], [0.03, 0.04], [0.05, 0.06]])
+    units = np.array([[0, 1, -1], [0, 2, -1], [0, 1, 2], [1, 2, 3]])
+    values = np.array([[5.0, 5, 5, 5], [4, 4, 4, 4], [3, 3, 3, 3], [2, 2, 2, 2]])
+    first = sm.Interactions([*"abcd"], units, values, -np.ones((4, 4)), np.ones(4), floor)
+    moved = replace(first, values=values + np.tile(by, 2))
+    compared = sm.compare(first, moved)
+    assert (compared.q_value <= 0.05).all()
+    # The floor of two results is 0.02 for a pair and 0.04 for a triple.
+    assert compared.differs.tolist() == [False, True, False, True]
+
+
+def test_what_shapiq_read_is_not_compared_with_what_was_measured_in_silence() -> None:
+    measured = result(STEADY)
+    shapley = replace(measured, about={"method": "shapiq", "index": "SII"})
+    with pytest.warns(UserWarning, match="interactions at the intact model and shapiq's SII"):
+        compared = sm.compare(measured, shapley)
+    assert compared.two_metrics
+    sm.compare(shapley, shapley)
+    sm.compare(measured, replace(measured, about={"method": "shapiq", "index": "Co-Moebius"}))

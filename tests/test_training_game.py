@@ -153,12 +153,26 @@ def test_digits_pairs_of_a_subset() -> None:
         ({"groups": [[0, 1], [1]]}, "an example is in two groups"),
         ({"groups": [[12]]}, "there is no example 12 among 12"),
         ({"groups": []}, "no units"),
+        ({"groups": [0, 1]}, r"groups hold 0, an int where a list belongs; give one list of"),
+        ({"groups": [[0.7], [1]]}, "groups hold 0.7, a float as an example; it must be a whole"),
+        ({"groups": [[True], [2]]}, "groups hold True, a bool as an example; it must be a whole"),
+        ({"failed": float("nan")}, "failed is nan, a float; it must be a finite number, or None"),
         ({"labels": ["a"]}, "1 labels for 12 units"),
     ],
 )
 def test_what_cannot_be_is_said(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         sm.TrainingGame.ridge(X, Y, X_TEST, Y_TEST, **options)
+
+
+@pytest.mark.parametrize(
+    "groups", [np.array([[0, 2], [1, 3]]), torch.tensor([[0, 2], [1, 3]]), [{0, 2}, (1, 3)]]
+)
+def test_groups_come_in_any_container(groups: Any) -> None:
+    game = sm.TrainingGame.ridge(X, Y, X_TEST, Y_TEST, groups=groups)
+    same = sm.TrainingGame.ridge(X, Y, X_TEST, Y_TEST, groups=[[0, 2], [1, 3]])
+    masks = torch.tensor([[True, False], [False, True], [False, False]])
+    assert game.labels == ["0+2", "1+3"] and torch.equal(game(masks), same(masks))
 
 
 def test_a_wrong_training_function_is_named() -> None:
@@ -276,6 +290,8 @@ def test_groups_of_equal_examples_and_clusters() -> None:
     assert example_groups(x, 2) == [[0, 2], [1, 3]]
     with pytest.raises(ValueError, match="n_clusters is 5; it must be 1 to 3"):
         example_groups(x, 5)
+    with pytest.raises(ValueError, match=r"x has shape \(0,\), and so no number to group by"):
+        example_groups([])
 
 
 def test_a_head_on_frozen_features() -> None:

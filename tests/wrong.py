@@ -224,6 +224,15 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         empty = torch.nn.Sequential(torch.nn.Linear(2, 2))
     yield "meta", "on the device meta", lambda: sm.ModelGame(empty, task)
     yield "tokens of meta", "on the device meta", lambda: sm.TokenGame(empty, token)
+    for value in (2.5, True, "[MASK]"):
+        text, given = f"mask_id is {value!r}, a ", {"masking": "token", "mask_id": value}
+        yield text, text, lambda g=given: sm.TokenGame(model, token, **g)
+    for value in (0, 2.5, "8", True):
+        text = f"n_examples is {value!r}"
+        yield text, text, lambda v=value: sm.TrainingGame(pair, v)
+        text = f"n_clusters is {value!r}"
+        yield text, text, lambda v=value: sm.example_groups(np.eye(3), v)
+    yield "failed='-1'", "failed is '-1'", lambda: sm.TrainingGame(pair, 4, failed="-1")
     yield from prompts(task.prompts.tokens)
     for name, value in {"replay": "yes", "compile": 1}.items():
         yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: game(**{n: v})

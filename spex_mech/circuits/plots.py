@@ -14,7 +14,7 @@ from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.curve import FaithfulnessCurve
 from spex_mech.circuits.explain import CircuitInteraction
 from spex_mech.plots.network import in_columns
-from spex_mech.plots.static import new_figure
+from spex_mech.plots.static import as_written, new_figure
 from spex_mech.plots.style import BLUE, RED
 from spex_mech.units import Blocks
 
@@ -37,6 +37,7 @@ def circuit_positions(circuit: Circuit) -> dict[str, tuple[float, float]]:
     return in_columns(ordered, layers)
 
 
+@as_written
 def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
     """The circuit by layer: members (as large as their effect inside), backups that were left out,
     and the ``most`` strongest interactions among what is shown. Groups are numbered.
@@ -113,6 +114,7 @@ def _line_style(link: CircuitInteraction) -> Any:
     return "-" if link.reading == "AND-like" else (0, (4, 2))
 
 
+@as_written
 def plot_curve(curves: FaithfulnessCurve | Mapping[str, FaithfulnessCurve]) -> "Figure":
     """Faithfulness by circuit size, of one or several named curves, with bands of one standard
     error; CPR and CMD in the legend.

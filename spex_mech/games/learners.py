@@ -66,8 +66,9 @@ def ridge(
     base, penalties = _weights(x, sample_weight), _penalties(x, penalty, intercept)
 
     def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
-        scaled = (weights * base)[:, :, None] * x
-        curve = scaled.mT @ x + _diagonal(penalties, weights)
+        used = weights * base
+        scaled = used[:, :, None] * x
+        curve = scaled.mT @ x + _diagonal(penalties, used)
         solved = torch.linalg.solve(curve, (scaled.mT @ y)[:, :, None])
         return -((solved[:, :, 0] @ x_test.T - y_test) ** 2)
 
@@ -172,7 +173,8 @@ def logistic(
     steps = int(_number("steps", steps))
 
     def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
-        used, ridge_of = weights * base, _diagonal(penalties, weights)
+        used = weights * base
+        ridge_of = _diagonal(penalties, used)
         with torch.no_grad():
             beta = _newton(x, x_test, sign, used.detach(), ridge_of.detach(), steps)
         # One more step, through which the derivative goes: dβ/dw = H^-1 dg/dw where g is 0.

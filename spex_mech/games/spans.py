@@ -22,6 +22,7 @@ from spex_mech.arguments import printable
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask
+from spex_mech.games.places import places_of
 
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Chinese characters
 _WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
@@ -52,9 +53,7 @@ def special_ids(tokenizer: Any) -> set[int]:
     return special if unknown in used else special - {unknown}
 
 
-def spans_of(
-    task: Task, spans: str | Sequence[Sequence[int]] | None, tokenizer: Any, left_out: set[int]
-) -> list[tuple[int, ...]]:
+def spans_of(task: Task, spans: Any, tokenizer: Any, left_out: set[int]) -> list[tuple[int, ...]]:
     """The positions of each unit.
 
     Args:
@@ -72,7 +71,7 @@ def spans_of(
         kind, spans = spans, [[p] for p in free]
         if kind is not None and free:
             spans = _parts(task, kind, free, tokenizer)
-    found = [tuple(int(p) for p in span) for span in spans]
+    found = places_of("spans", spans, "a position")
     used = [p for span in found for p in span]
     if not found or not all(found):
         raise ValueError("no units: every span needs at least one position")

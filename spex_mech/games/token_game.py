@@ -26,7 +26,7 @@ from spex_mech.engine.device import (
     in_batches,
     out_of_inference_mode,
 )
-from spex_mech.engine.facts import check_tokens, name_of, unwrapped
+from spex_mech.engine.facts import check_tokens, name_of, unwrapped, vocabulary_of
 from spex_mech.engine.metrics import METRICS, Metric
 from spex_mech.engine.passes import call, output_of, turn_of
 from spex_mech.engine.plain import NoSlopes, slopes_of
@@ -94,7 +94,7 @@ class TokenGame(Game):
         self,
         model: Any,
         task: Task,
-        spans: str | Sequence[Sequence[int]] | None = None,
+        spans: Any = None,
         *,
         masking: str | None = None,
         mask_id: int | None = None,
@@ -120,7 +120,7 @@ class TokenGame(Game):
         tokenizer = _tokenizer_for(model, task) if tokenizer is None else tokenizer
         _check_pair(model, self.prompt, tokenizer)
         own = getattr(tokenizer, "mask_token_id", None)
-        self.mask_id = own if mask_id is None else mask_id
+        self.mask_id = own if mask_id is None else _token_id(model, mask_id)
         self.masking = masking or self._default_masking()
         unhidden = _read_at(model, task) if self.masking == "attention" else set()
         asked = _asked_for(self.prompt, tokenizer) if self.masking == "delete" else set()
@@ -442,6 +442,14 @@ def _check_rows_alone(game: "TokenGame") -> None:
     if torch.equal(beside.nan_to_num(), again.nan_to_num()):  # it does not vary by itself
         rounding = torch.finfo(float_type_of(game.model)).eps * size
         check_same_alone(alone, beside, rounding, game.task.metric_name)
+
+
+def _token_id(model: Any, mask_id: Any) -> int:
+    """Raises:
+    ValueError: it is no token of the model's.
+    """
+    bound = vocabulary_of(model)
+    return whole("mask_id", mask_id, 0, bound - 1 if bound else None)
 
 
 def check_masking(game: "TokenGame") -> None:

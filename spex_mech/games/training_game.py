@@ -7,6 +7,7 @@ weight of each example screen the pairs.
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from spex_mech.arguments import label_list, labels_of, same_order, whole
+from spex_mech.arguments import label_list, labels_of, same_order, shown, whole
 from spex_mech.arrays import numbers, own_array
 from spex_mech.engine.device import in_batches, is_out_of_memory
 from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
 from spex_mech.game import Answer, Game, Tick, no_tick
 from spex_mech.games.learners import Train, kernel_ridge, logistic, network, ridge
-from spex_mech.games.places import spread, unit_of_places
+from spex_mech.games.places import places_of, spread, unit_of_places
 from spex_mech.masks import MaskBatch, names_of
 from spex_mech.notebook import counted, listed
 from spex_mech.notices import warn
@@ -60,7 +61,7 @@ class TrainingGame(Game):
         self,
         train: Train,
         n_examples: int,
-        groups: Sequence[Sequence[int]] | None = None,
+        groups: Any = None,
         *,
         labels: Sequence[str] | None = None,
         differentiable: bool = True,
@@ -68,9 +69,11 @@ class TrainingGame(Game):
         batch_size: int = _MASKS,
         name: str = "training",
     ) -> None:
+        n_examples = whole("n_examples", n_examples, 1)
         self.train, self.n_examples, self.name = train, n_examples, name
-        groups = [[i] for i in range(n_examples)] if groups is None else groups
-        used = [int(i) for group in groups for i in group]
+        own = [[i] for i in range(n_examples)] if groups is None else groups
+        groups = places_of("groups", own, "an example")
+        used = [i for group in groups for i in group]
         if not used or not all(len(group) for group in groups):
             raise ValueError("no units: every group needs at least one example")
         if len(set(used)) < len(used):
@@ -82,10 +85,10 @@ class TrainingGame(Game):
         numbers = ["+".join(map(str, group)) for group in groups]
         names = label_list(numbers if labels is None else labels, len(groups))
         self._units = Units(
-            Unit(name, "example", slots=tuple(str(int(i)) for i in group))
+            Unit(name, "example", slots=tuple(map(str, group)))
             for name, group in zip(names, groups, strict=True)
         )
-        self.batch_size, self.failed = whole("batch_size", batch_size, 1), failed
+        self.batch_size, self.failed = whole("batch_size", batch_size, 1), _finite(failed)
         self._differentiable = differentiable
         self._n_points: int | None = None  # known from training on all examples, where it may fail
         self._n_failed: int | None = 0  # subsets; None: one has not, or it was said
@@ -315,6 +318,16 @@ class TrainingGame(Game):
         return f"without {names_of(self.labels, lost)}" if lost else "on everything"
 
 
+def _finite(failed: Any) -> float | None:
+    """Raises:
+    ValueError: the value of subsets that fail is no finite number.
+    """
+    number = isinstance(failed, Real) and not isinstance(failed, bool)
+    if failed is not None and not (number and np.isfinite(float(failed))):
+        raise ValueError(f"failed is {shown(failed)}; it must be a finite number, or None")
+    return None if failed is None else float(failed)
+
+
 def _own(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Options of the learner, taken out of those of the game."""
     return {name: options.pop(name) for name in names if name in options}
@@ -359,6 +372,8 @@ def example_groups(x: Any, n_clusters: int | None = None, seed: int = 0) -> list
     held = own_array("x", x)
     if not held.ndim:
         raise ValueError("x is a single number; it must be [example ...]")
+    if not held.size:
+        raise ValueError(f"x has shape {held.shape}, and so no number to group by; give some")
     rows = held.reshape(len(held), -1)
     if rows.dtype.kind == "f":
         rows = np.where(np.isnan(rows), np.nan, rows + 0.0)  # one NaN, and no -0.0
@@ -366,7 +381,8 @@ def example_groups(x: Any, n_clusters: int | None = None, seed: int = 0) -> list
     which: dict[Any, int] = {}
     of = np.array([which.setdefault(key, len(which)) for key in keys], dtype=np.int64)
     if n_clusters is not None:
-        if not 1 <= n_clusters <= len(which):
+        n_clusters = whole("n_clusters", n_clusters, 1)
+        if n_clusters > len(which):
             raise ValueError(
                 f"n_clusters is {n_clusters}; it must be 1 to {len(which)}, the number of "
                 "different examples"

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from spex_mech.arguments import shown, whole
 from spex_mech.engine.components import Component
 from spex_mech.games.model_game import ModelGame
-from spex_mech.plots.static import new_figure
+from spex_mech.plots.static import as_written, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,6 +118,7 @@ def _positions(
     return _Positions([text.replace("\n", "\\n") for text in texts], here)
 
 
+@as_written
 def plot_attention(game: ModelGame, pair: Sequence[str], prompt: int = 0) -> "Figure":
     """The attention patterns of two heads on one prompt, intact and with the other head ablated.
 

@@ -5,9 +5,10 @@ The figures belong to no window and no global state of matplotlib, and show them
 without ``%matplotlib``.
 """
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -31,9 +32,27 @@ from spex_mech.results.interactions import Interactions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_Asked = ParamSpec("_Asked")
 _ROOMY = 16  # a map of at most this many units has numbers in its cells
 
 
+def as_written(draw: "Callable[_Asked, Figure]") -> "Callable[_Asked, Figure]":
+    """A drawing whose words stand as they are: what a unit or a task is called may hold dollar
+    signs, between which matplotlib would read a formula."""
+
+    @wraps(draw)
+    def drawn(*args: _Asked.args, **options: _Asked.kwargs) -> "Figure":
+        figure = draw(*args, **options)
+        from matplotlib.text import Text
+
+        for text in figure.findobj(Text):
+            cast(Text, text).set_parse_math(False)
+        return figure
+
+    return drawn
+
+
+@as_written
 def draw_map(found: Interactions, by: str, most: int) -> "Figure":
     """What :func:`spex_mech.plot_map` draws by matplotlib."""
     numbers = map_numbers(found, by, most)
@@ -54,6 +73,7 @@ def draw_map(found: Interactions, by: str, most: int) -> "Figure":
     return figure
 
 
+@as_written
 def draw_layers(found: Interactions) -> "Figure":
     """What :func:`spex_mech.plot_layers` draws by matplotlib."""
     numbers = layer_energy(found)
@@ -107,6 +127,7 @@ def _energy_bars(axes: Any, numbers: LayerEnergy) -> None:
     axes.set_title(f"{100 * numbers.share_within:.0f} % within layers", fontsize=10)
 
 
+@as_written
 def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
     """What :func:`spex_mech.plot_neurons` draws by matplotlib."""
     numbers = folded_numbers(found, share, most)
@@ -123,6 +144,7 @@ def draw_neurons(found: Interactions, share: float, most: int) -> "Figure":
     return figure
 
 
+@as_written
 def draw_network(found: Interactions, k: int) -> "Figure":
     """What :func:`spex_mech.plot_network` draws by matplotlib."""
     numbers = network_numbers(found, k)

@@ -21,6 +21,7 @@ _LOOKED_AT = 200  # strongest interactions
 _DISTINCT = 16  # values on a prompt, without which it may equal another by chance
 _SKEWED = 1.0  # typical skewness; of 16 normal prompts it is 0.4, of 16 exponential ones 1.3,
 _SKEWED_FEW = 0.75  # and of 8 it is 0.45 and 0.95
+MEASURED_INDEX = "Co-Moebius"  # what shapiq calls the interactions that a search measures
 OF_A_SEARCH = "trust what is significant here and again in confirm()"
 
 
@@ -117,9 +118,21 @@ def _strongest(found: Measured) -> Int[np.ndarray, " row"]:
     return np.argsort(-sizes, kind="stable")[:_LOOKED_AT]
 
 
+def index_of(about: Mapping[str, Any]) -> str:
+    """What shapiq calls the interactions of a result, by what it says of itself."""
+    return str(about.get("index", MEASURED_INDEX))
+
+
 def other_metric(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How the metrics of two results differ, by what they say of them; "" where they do not, or
-    where it is not known."""
+    """How the metrics of two results differ, or the indices of what was read from shapiq, by what
+    they say of them; "" where they do not, or where it is not known."""
+    indices = [index_of(told) for told in (before, now)]
+    if indices[0] != indices[1]:
+        first, second = (
+            "interactions at the intact model" if index == MEASURED_INDEX else f"shapiq's {index}"
+            for index in indices
+        )
+        return f"{first} and {second}"
     named = [told.get("metric") for told in (before, now)]
     if None in named:
         return ""

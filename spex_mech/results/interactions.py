@@ -292,7 +292,7 @@ class Interactions:
 
     def confirmed_by(self, again: Again) -> "Interactions":
         """This result with what another one said of it: ``again`` is what ``confirm`` returned.
-        Tables, pictures and the report then show what was confirmed.
+        Tables, pictures and the report show it. Of what it lacks an earlier one's word stays.
 
         Raises:
             ValueError: ``again`` measured none of these interactions, or ``confirm`` did not
@@ -363,9 +363,11 @@ def _read_from(file: BufferedIOBase | BytesIO, name: Any) -> Interactions:
 
 
 def _said_by(again: Again, found: Interactions) -> dict[str, Any]:
-    """What is confirmed of a result, and of which clusters that is."""
+    """What is confirmed of a result, and of which clusters that is; of what was not measured again
+    now, what an earlier confirmation said."""
     about = with_shared_clusters(found.about, again.about)
-    return {"confirmed": again.said_of(found), "about": about}
+    said = again.said_of(found)
+    return {"confirmed": np.where(said < 0, found.confirmed, said), "about": about}
 
 
 def as_part(found: _Found, **of_whole: Any) -> _Found:

@@ -12,13 +12,14 @@ import numpy as np
 
 from spex_mech.arguments import label_list, one_of, shown, whole
 from spex_mech.masks import Set
+from spex_mech.results.cautions import MEASURED_INDEX, index_of
 from spex_mech.results.interactions import Interactions
 
 if TYPE_CHECKING:
     import shapiq
 
-INDEX = "Co-Moebius"
-_INDICES = {"shapley": "SII", "banzhaf": "BII", "mobius": "Moebius", "intact": INDEX}
+_ROUNDINGS = 16  # of the largest value: what an alternating sum of four may be made of
+_INDICES = {"shapley": "SII", "banzhaf": "BII", "mobius": "Moebius", "intact": MEASURED_INDEX}
 
 
 @runtime_checkable
@@ -57,23 +58,24 @@ def to_shapiq(
     Of ``discover`` and ``measure`` these are interactions and main effects, averaged over prompts.
     What was not measured is absent. The values are exact: ``estimated`` is False. Main effects and
     other interactions of an odd number of units have the other sign there, as shapiq adds units
-    where this package ablates them: a unit that helps has a positive value.
+    where this package ablates them: a unit that helps has a positive value. What ``from_shapiq``
+    read keeps its index, its baseline and whether it was estimated.
 
     Of ``distill`` and ``explain`` they are the indices of a kind, and ``estimated`` unless every
     mask was evaluated.
 
     Args:
         kind: of a distillation: "shapley" (shapiq's SII, the default), "banzhaf" (BII), "mobius"
-            (Moebius) or "intact" (Co-Moebius). What was measured is "intact".
+            (Moebius) or "intact" (Co-Moebius). What was measured is "intact"; what was read from
+            shapiq is what it was.
         order: of a distillation, the largest number of units.
 
     Raises:
         ImportError: if shapiq is missing.
-        ValueError: it is no result of a search, or shapiq has no such kind.
+        ValueError: it is no result of a search, it is of another kind, or shapiq has no such kind.
     """
     if isinstance(found, Interactions):
-        one_of("kind", kind or "intact", ("intact",))
-        return _values_of(_measured(found), INDEX, found.intact, len(found.labels), found.cost)
+        return _of_result(found, kind)
     if not isinstance(found, Estimates):
         raise ValueError(
             "to_shapiq takes what discover, measure, distill and explain return, and got "
@@ -87,6 +89,20 @@ def to_shapiq(
     values = {s: sign ** len(s) * float(value) for s, value in terms.items() if s}
     named = _INDICES[kind]
     return _values_of({(): start, **values}, named, start, n, found.cost, not found.exact)
+
+
+def _of_result(found: Interactions, kind: str | None) -> "shapiq.InteractionValues":
+    """Of a search, or of what :func:`from_shapiq` read, which says what it is in ``about``."""
+    index = index_of(found.about)
+    if kind is not None and _INDICES[one_of("kind", kind, tuple(_INDICES))] != index:
+        raise ValueError(
+            f"kind={kind!r} is shapiq's {_INDICES[kind]}, and these values are {index}; leave kind "
+            "out, or distill the game for other kinds"
+        )
+    values, n = _measured(found), len(found.labels)
+    baseline = float(found.about.get("baseline_value", found.intact))
+    estimated = bool(found.about.get("estimated", False))
+    return _values_of(values, index, baseline, n, found.cost, estimated)
 
 
 def _measured(found: Interactions) -> dict[Set, float]:
@@ -128,7 +144,8 @@ def from_shapiq(
     They stay what they were: ``about["index"]`` says which index, ``about["estimated"]`` whether it
     was estimated, and neither is what ``discover`` measures unless the index is ``Co-Moebius``.
 
-    Sets of an odd number of units get the other sign, as in :func:`to_shapiq`.
+    Sets of an odd number of units get the other sign, as in :func:`to_shapiq`. The noise floor is
+    that of sums of four numbers in float64: shapiq does not say how finely its game can be told.
 
     Args:
         labels: the name of each player; default: their numbers.
@@ -157,10 +174,13 @@ def from_shapiq(
         "method": "shapiq",
         "index": str(values.index),
         "estimated": bool(values.estimated),
+        "baseline_value": float(values.baseline_value),
     }
     cost: dict[str, int | float] = {"evaluations": int(values.estimation_budget or 0)}
     start = by_set.get((), float(values.baseline_value))
-    return Interactions(names, units, sizes, main, np.array([start]), cost=cost, about=about)
+    largest = max(map(abs, [start, *by_set.values()]))
+    floor = _ROUNDINGS * float(np.finfo(np.float64).eps) * largest
+    return Interactions(names, units, sizes, main, np.array([start]), floor, cost, None, about)
 
 
 def _check_values(values: Any) -> None:

@@ -121,7 +121,8 @@ class Comparison:
         jaccard: how much of the two tops is shared, intersection over union.
         k: how many a top holds.
         n_a, n_b: how many interactions each measured.
-        noise_floor: the size below which a difference may be nothing but the rounding of both.
+        noise_floor: the size below which a difference of two pairs may be nothing but the rounding
+            of both; twice as much for each unit more.
         two_metrics: the values are of two metrics, so that no difference means anything.
     """
 
@@ -167,7 +168,8 @@ class Comparison:
     @property
     def differs(self) -> Bool[np.ndarray, " interaction"]:
         """True where a difference is over the noise floor and its q is at most 0.05."""
-        return (self.q_value <= SIGNIFICANT) & (abs(self.b - self.a) > self.noise_floor)
+        floors = self.noise_floor * 2.0 ** (np.array([len(names) for names in self.labels]) - 2)
+        return (self.q_value <= SIGNIFICANT) & (abs(self.b - self.a) > floors)
 
     def frame(self) -> "pd.DataFrame":
         """A pandas table of what both measured, the surest differences first: ``units value_a

@@ -1,6 +1,8 @@
 """A result as tables, and where in it something is."""
 
 from collections.abc import Sequence
+from itertools import islice
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +29,7 @@ def as_frame(found: Shown, order: int | None) -> "pd.DataFrame":
     if not 2 <= width <= found.units.shape[1]:
         raise ValueError(f"no interaction of order {order} was measured")
     rows = strongest_rows(found.mean, found.order, order)
-    letters, labels = "abcdefgh"[:width], np.array([*found.labels, ""], dtype=object)
+    letters, labels = _letters(width), np.array([*found.labels, ""], dtype=object)
     mains, units = np.append(found.main_effects, np.nan), found.units[rows]
     readings, verdicts = (
         np.array(of, dtype=object)[rows] for of in (found.readings, found.verdicts)
@@ -42,6 +44,12 @@ def as_frame(found: Shown, order: int | None) -> "pd.DataFrame":
         "confirmed": found.confirmed[rows].astype(int),
     }
     return pd.DataFrame(data)
+
+
+def _letters(count: int) -> list[str]:
+    """What tells the units of an interaction apart in the names of columns: a to z, aa, ab ..."""
+    pairs = (first + second for first in ["", *ascii_lowercase] for second in ascii_lowercase)
+    return list(islice(pairs, count))
 
 
 def _mains_frame(found: Shown) -> "pd.DataFrame":
