@@ -287,6 +287,34 @@ def circuits() -> Iterator[tuple[str, str, Callable[[], Any]]]:
                 f"{verb.__name__} of {value!r}", "give the Interactions that discover returned",
                 lambda f=verb, v=value: f(game, v, progress=False),
             )  # fmt: skip
+    small = sm.distill(pair, 20, n=4, progress=False)
+    for verb in (
+        sm.plot_map, sm.plot_layers, sm.plot_neurons, sm.plot_network, sm.plot_text,
+        sm.plot_examples, sm.stability, lambda f: sm.write_report(f, "report.html"),
+    ):  # fmt: skip
+        for value in (sm.score_circuit(game, ["0"], progress=False), small, None, "found.npz"):
+            yield (
+                f"{verb.__name__} of {type(value).__name__}", "give the Interactions that discover",
+                lambda f=verb, v=value: f(v),
+            )  # fmt: skip
+    yield "plot_circuit of a result", "give a Circuit", lambda: sm.plot_circuit(found)
+    for value in (-1, 2.5, "x"):
+        one = sm.score_circuit(game, ["0"], progress=False)
+        text = f"most is {value!r}"
+        yield text, text, lambda c=one, v=value: sm.plot_circuit(c, most=v)
+    for value in ([1, 2], None, {"a": 3}, found):
+        yield f"plot_curve({value!r})", "give a FaithfulnessCurve", lambda v=value: sm.plot_curve(v)
+    yield "plot_attention", "give a ModelGame", lambda: sm.plot_attention(game, ("0", "1"))
+    for value in ("2", 2.5, True, 0):
+        text = f"order is {value!r}"
+        yield text, text, lambda v=value: found.top(3, order=v)
+    yield "texts", "texts is 'abcd'", lambda: sm.plot_examples(found, "abcd")
+    for value in (np.zeros((4, 3)), np.zeros((4, 3, 8, 8)), np.full((4, 2, 2), "x")):
+        yield (
+            f"images {value.shape}", "an image has shape",
+            lambda v=value: sm.plot_examples(found, images=v),
+        )  # fmt: skip
+    yield "tokens", "tokens is 'a b'", lambda: found.to_neuronpedia("a b")
     yield "score nothing", "has no unit", lambda: sm.score_circuit(game, [], progress=False)
     yield "score None", "circuit is None", lambda: sm.score_circuit(game, None, progress=False)
     yield "score 3", "circuit is 3", lambda: sm.score_circuit(game, 3, progress=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spex_mech.arguments import shown, whole
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.curve import FaithfulnessCurve
 from spex_mech.circuits.explain import CircuitInteraction
@@ -37,6 +38,19 @@ def circuit_positions(circuit: Circuit) -> dict[str, tuple[float, float]]:
     return in_columns(ordered, layers)
 
 
+def _positions(circuit: Any) -> dict[str, tuple[float, float]]:
+    """Raises:
+    TypeError: it is no circuit.
+    ValueError: the circuit is empty.
+    """
+    if not isinstance(circuit, Circuit):
+        raise TypeError(f"circuit is {shown(circuit)}; give a Circuit, such as of find_circuit")
+    positions = circuit_positions(circuit)
+    if not positions:
+        raise ValueError("there is nothing to draw: the circuit has no units")
+    return positions
+
+
 @as_written
 def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
     """The circuit by layer: members (as large as their effect inside), backups that were left out,
@@ -44,11 +58,9 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
 
     Raises:
         ImportError: matplotlib is missing (the extra ``viz``).
-        ValueError: the circuit is empty.
+        ValueError: the circuit is empty, or ``most`` is negative.
     """
-    positions = circuit_positions(circuit)
-    if not positions:
-        raise ValueError("there is nothing to draw: the circuit has no units")
+    positions, most = _positions(circuit), whole("most", most, 0)
     links = [link for link in circuit.links if len(link.units) == 2]
     links = [link for link in links if all(unit in positions for unit in link.units)][:most]
     columns, in_column = np.unique([x for x, _ in positions.values()], return_counts=True)
@@ -123,7 +135,16 @@ def plot_curve(curves: FaithfulnessCurve | Mapping[str, FaithfulnessCurve]) -> "
         ImportError: matplotlib is missing (the extra ``viz``).
         ValueError: no curve was given.
     """
-    named = {"": curves} if isinstance(curves, FaithfulnessCurve) else dict(curves)
+    given = {"": curves} if isinstance(curves, FaithfulnessCurve) else curves
+    own = isinstance(given, Mapping) and all(
+        isinstance(curve, FaithfulnessCurve) for curve in given.values()
+    )
+    if not own:
+        raise TypeError(
+            f"curves is {shown(curves)}; give a FaithfulnessCurve, or several by name: "
+            '{"ours": curve, "theirs": other}'
+        )
+    named = dict(given)
     if not named:
         raise ValueError("there is nothing to draw: no curve was given")
     figure, axes = new_figure(6.8, 4.4)

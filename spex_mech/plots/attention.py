@@ -135,6 +135,8 @@ def plot_attention(game: ModelGame, pair: Sequence[str], prompt: int = 0) -> "Fi
         ValueError: not two heads of the game, an unknown prompt, or a model whose attention weights
             cannot be seen.
     """
+    if not isinstance(game, ModelGame):
+        raise TypeError(f"game is {shown(game)}; give a ModelGame, which has heads among its units")
     numbers = attention_numbers(game, pair, prompt)
     longest = max(max(pattern.shape) for pattern in numbers.intact)
     side = min(max(2.6, 1.2 + _CELL * longest), _WIDEST)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.arguments import whole
+from spex_mech.arguments import shown, whole
 from spex_mech.plots.numbers import pale
 from spex_mech.plots.style import PALE_OPACITY, colour_of
 from spex_mech.plots.text import write_page
-from spex_mech.results.interactions import Interactions
+from spex_mech.results.interactions import Interactions, as_result
 
 _SIZE, _THUMB, _RING = 420, 34, 165  # pixels
 _MOST_TEXT = 160  # characters of an example in the table
@@ -104,9 +104,12 @@ def plot_examples(
     Raises:
         ValueError: there are no pairs, or not as many texts or images as units.
     """
+    n_units = len(as_result(found).labels)
+    if isinstance(texts, str):
+        raise ValueError(f"texts is {shown(texts)}; give a list with the text of each unit")
     for name, given in (("texts", texts), ("images", images)):
-        if given is not None and len(given) != len(found.labels):
-            raise ValueError(f"{len(given)} {name} for {len(found.labels)} units")
+        if given is not None and len(given) != n_units:
+            raise ValueError(f"{len(given)} {name} for {n_units} units")
     pairs = example_pairs(found, k)
     units = list(dict.fromkeys(u for pair in pairs for u in pair.units))
     thumbs = {} if images is None else {u: _png(np.asarray(images[u])) for u in units}
@@ -209,8 +212,16 @@ def _png(image: np.ndarray) -> str:
     """As a data address; grey images are scaled to their own range, dark on white."""
     from matplotlib.image import imsave
 
+    is_grey = image.ndim == 2
+    if image.dtype.kind not in "fiub" or not (
+        is_grey or (image.ndim == 3 and image.shape[2] in (3, 4))
+    ):
+        raise ValueError(
+            f"an image has shape {image.shape}, of {image.dtype}; give numbers [height width], or "
+            "[height width 3] with the colours last"
+        )
     file = io.BytesIO()
-    if image.ndim == 2:
+    if is_grey:
         imsave(file, image, cmap="gray_r", format="png")
     else:
         imsave(file, np.clip(image / max(1, image.max()), 0, 1).astype(np.float32), format="png")

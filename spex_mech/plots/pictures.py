@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spex_mech.arguments import whole
 from spex_mech.plots import interactive, static
-from spex_mech.results.interactions import Interactions
+from spex_mech.results.interactions import Interactions, as_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,8 +112,12 @@ def plot_network(
 
 
 def _drawn(
-    backend: str, still: Callable[..., Any], moving: Callable[..., Any], *arguments: Any
+    backend: str,
+    still: Callable[..., Any],
+    moving: Callable[..., Any],
+    found: Interactions,
+    *options: Any,
 ) -> Any:
     if backend not in ("matplotlib", "plotly"):
         raise ValueError(f"backend is {backend!r}; choose 'matplotlib' or 'plotly'")
-    return (still if backend == "matplotlib" else moving)(*arguments)
+    return (still if backend == "matplotlib" else moving)(as_result(found), *options)

@@ -17,7 +17,7 @@ from spex_mech.arguments import whole
 from spex_mech.plots.network import Edge, edges_of
 from spex_mech.plots.style import PALE_OPACITY, colour_of, main_colour, rgb
 from spex_mech.results.files import write_text
-from spex_mech.results.interactions import Interactions
+from spex_mech.results.interactions import Interactions, as_result
 from spex_mech.units import Units
 
 _CELL, _GAP, _BOX = 8.4, 6, 22  # pixels: a letter's width, between units, a unit's height
@@ -62,7 +62,7 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
         ValueError: there are no pairs, or k is under 1.
     """
     whole("k", k, 1)
-    pairs = found.top(k, order=2)
+    pairs = as_result(found).top(k, order=2)
     if not len(pairs):
         raise ValueError("no pairs to draw: the result holds none")
     texts = [_printable(text) or "·" for text in _without_positions(found.unit_table)]

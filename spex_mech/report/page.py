@@ -22,7 +22,7 @@ from spex_mech.report.tables import circuit_shown, expert_rows, main_rows, pair_
 from spex_mech.report.words import summary, verdict
 from spex_mech.results.confirmation import Confirmation
 from spex_mech.results.files import write_whole
-from spex_mech.results.interactions import Interactions
+from spex_mech.results.interactions import Interactions, as_result
 
 if TYPE_CHECKING:
     from spex_mech.engine.task import Task
@@ -69,7 +69,7 @@ def write_report(
     Warns:
         UserWarning: ``beside`` is of another metric; then no differences are shown.
     """
-    found = found if confirmed is None else found.confirmed_by(confirmed)
+    found = as_result(found) if confirmed is None else as_result(found).confirmed_by(confirmed)
     page = page_of(found, task, tokenizer, circuit, title, command, beside)
     return write_whole(path, lambda file: file.write(page))
 

@@ -64,6 +64,8 @@ def networkx_or_error() -> Any:
 def neuronpedia_of(found: Shown, tokens: Sequence[str]) -> dict[str, Any]:
     """What :meth:`Interactions.to_neuronpedia` returns. Its layers are numbers in the order of a
     pass, also in a model of several stacks: the viewer knows no names of layers."""
+    if isinstance(tokens, str):
+        raise ValueError(f"tokens is {tokens!r}; give a list with the text of each token")
     layers = found.unit_table.layers
     # The viewer takes a highest layer of 0 for none at all.
     shown = np.maximum(layers, 1 if layers.max(initial=0) <= 0 else 0)

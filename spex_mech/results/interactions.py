@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-from spex_mech.arguments import whole
+from spex_mech.arguments import shown, whole
 from spex_mech.results.cautions import cautions_of, clusters_of, with_shared_clusters
 from spex_mech.results.files import opened, write_whole
 from spex_mech.results.graphs import graph_of, neuronpedia_of
@@ -221,7 +221,7 @@ class Interactions:
         """The k strongest by absolute value (of one order, if asked).
 
         Raises:
-            ValueError: k is not a whole number of at least 0.
+            ValueError: k or order is no whole number.
         """
         whole("k", k, 0)
         rows = strongest_rows(self.mean, self.order, order)
@@ -343,6 +343,17 @@ class Interactions:
         by_row = {name: getattr(self, name)[rows] for name in OF_WHOLE_BY_ROW}
         whole = ("n_choices", "n_measured", "clusters")
         return by_row | {name: getattr(self, name) for name in whole}
+
+
+def as_result(found: Any) -> Interactions:
+    """Raises:
+    TypeError: it is no result of a search.
+    """
+    if isinstance(found, Interactions):
+        return found
+    raise TypeError(
+        f"found is {shown(found)}; give the Interactions that discover, measure or confirm returned"
+    )
 
 
 def to_bytes(found: Interactions) -> bytes:

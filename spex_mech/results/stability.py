@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from spex_mech.arguments import whole
 from spex_mech.notices import warn
 from spex_mech.results.cautions import other_metric
-from spex_mech.results.interactions import Interactions
+from spex_mech.results.interactions import Interactions, as_result
 from spex_mech.results.statistics import n_independent, q_values
 from spex_mech.results.verdicts import SIGNIFICANT
 
@@ -77,7 +77,7 @@ def stability(found: Interactions, k: int = 20, n_boot: int = 200, seed: int = 0
     Raises:
         ValueError: a single prompt, fewer than two redraws, or no interaction.
     """
-    n_prompts = found.values.shape[1]
+    n_prompts = as_result(found).values.shape[1]
     if n_prompts < 2:
         raise ValueError("a bootstrap needs at least 2 prompts; this result has 1")
     clusters = np.arange(n_prompts) if found.clusters is None else found.clusters

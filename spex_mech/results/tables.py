@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from spex_mech.arguments import whole
 from spex_mech.results.measured import Shown
 from spex_mech.results.statistics import standard_errors
 
@@ -85,8 +86,13 @@ def strongest_rows(
     order: int | None = None,
 ) -> Int[np.ndarray, " some"]:
     """The rows of interactions with these values and orders (of one order, if asked), strongest
-    first."""
-    rows = np.arange(len(values)) if order is None else np.flatnonzero(orders == order)
+    first.
+
+    Raises:
+        ValueError: an order that is no whole number.
+    """
+    every = np.arange(len(values))
+    rows = every if order is None else np.flatnonzero(orders == whole("order", order, 1))
     return rows[np.argsort(-abs(values[rows]), kind="stable")]
 
 
