@@ -502,7 +502,8 @@ def confirm(
             is the other game's own.
 
     It warns where the game's prompts are those of the search, on which everything is found again,
-    or of its clusters (by their numbers), whose own effects are.
+    or of its clusters (by their numbers), whose own effects are; where it has another metric; and
+    where its model has other weights.
 
     Returns:
         the interactions as they are now, in the order of the search, with what the search had said
@@ -543,6 +544,7 @@ def confirm(
             f"the search and this game measure {differ}: where their values are of two metrics, "
             "whether they agree means nothing; give a game with the same metric"
         )
+    _warn_of_other_weights(found, measured)
     if again.n_shared:
         warn(
             f"{shared_text(again.n_shared, again.values.shape[1])}, on which every value is found "
@@ -556,6 +558,16 @@ def confirm(
             "if these are others"
         )
     return again
+
+
+def _warn_of_other_weights(found: Interactions, measured: Interactions) -> None:
+    hashes = [result.about.get("weights_sha256") for result in (found, measured)]
+    if None not in hashes and hashes[0] != hashes[1]:
+        warn(
+            "the model of this game has other weights (or the same in another precision) than that "
+            "of the search: what holds here is said of this model; to confirm, give a game of the "
+            "model that was searched, and to set two models side by side, compare their results"
+        )
 
 
 def _searched(

@@ -581,3 +581,16 @@ def test_a_text_search_never_mixes_two_models() -> None:
     game.__class__ = Changing
     with pytest.raises(RuntimeError, match=r"the hooks of transformer.h.0 changed during"):
         sm.discover(game, "exhaustive", progress=False)
+
+
+def test_another_model_confirms_nothing_in_silence() -> None:
+    """A model that was trained between the search and its confirmation is another one."""
+    model = build("gpt2")
+    prompts = some_prompts(8)
+    searched, others = (sm.Task(half, "logit_diff") for half in (prompts[:4], prompts[4:]))
+    found = sm.discover(sm.ModelGame(model, searched), progress=False)
+    sm.confirm(found, sm.ModelGame(model, others), k=2, progress=False)  # without a warning
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    with pytest.warns(UserWarning, match="the model of this game has other weights"):
+        sm.confirm(found, sm.ModelGame(model, others), k=2, progress=False)
