@@ -495,7 +495,10 @@ def test_int8_has_no_gradients_and_a_floor_above_its_noise() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = torch.ao.quantization.quantize_dynamic(llama, {nn.Linear})
-    with pytest.warns(UserWarning, match="cannot be replayed"):
+    with (
+        pytest.warns(UserWarning, match="another value alone than beside"),
+        pytest.warns(UserWarning, match="cannot be replayed"),
+    ):
         game = zero_game(model, components=all_units(llama)[:20])
     assert not game.has_slopes and "quantised" in game.why_no_slopes
     masks = some_masks(24, 20)
@@ -503,6 +506,36 @@ def test_int8_has_no_gradients_and_a_floor_above_its_noise() -> None:
     spread = (means - means[0]).abs().max().item()
     assert spread > 1e-5  # values depend on what shares the batch
     assert game.noise_floor > spread
+
+
+@pytest.mark.parametrize("where", ["transformer.h.0", "transformer.ln_f"])
+@pytest.mark.filterwarnings("ignore:.*cannot be replayed")
+def test_rows_that_change_each_other_are_told(where: str) -> None:
+    """A hook that adds the mean of the batch, after a block or before the unembedding."""
+    model, masks = build("gpt2"), some_masks(4, 8)
+
+    def mixed(module: nn.Module, args: Any, out: Any) -> Any:
+        return out + 0.3 * out.mean(0, keepdim=True)
+
+    model.get_submodule(where).register_forward_hook(mixed)
+    for replay in (None, False):
+        with pytest.warns(UserWarning, match=r"GPT2.* another value alone .*give batch_size=1"):
+            game = zero_game(model, replay=replay)
+        off = (game(masks) - heads_gone_alone(model, masks)).abs().max()
+        assert off > game.noise_floor  # which is why it must be told
+        alone = zero_game(model, replay=replay, batch_size=1)
+        torch.testing.assert_close(alone(masks), heads_gone_alone(model, masks), **CLOSE)
+    task = sm.Task(some_prompts()[:1], "logit_diff")
+    with pytest.warns(UserWarning, match=r"another value alone .*give batch_size=1"):
+        sm.TokenGame(model, task, masking="token", mask_id=3)
+    sm.TokenGame(model, task, masking="token", mask_id=3, batch_size=1)
+
+
+def heads_gone_alone(model: Any, masks: Tensor) -> Tensor:
+    """One prompt at a time."""
+    prompts = some_prompts()
+    each = [heads_gone(model, prompts[row : row + 1], masks) for row in range(len(prompts))]
+    return torch.cat(each, dim=1)
 
 
 def zero_rows(model: Any, game: sm.ModelGame, masks: Tensor, rows: int) -> Tensor:

@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from spex_mech.engine.architectures import Architecture, is_hooked
 from spex_mech.engine.blocks import Blocks, block_name, with_rounded_stream
 from spex_mech.engine.called import CannotReplay
-from spex_mech.engine.device import MemoryPlan, is_out_of_memory
+from spex_mech.engine.device import MemoryPlan, is_out_of_memory, narrowest
 from spex_mech.engine.facts import takes
 from spex_mech.engine.metrics import KL, ReadingMetric, logits_of
 from spex_mech.engine.passes import Taps, call
-from spex_mech.engine.plain import Engine, PlainEngine, Setup
+from spex_mech.engine.plain import Engine, Numbers, PlainEngine, Setup
 from spex_mech.engine.plan import Parts
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Readout
 from spex_mech.engine.replay import Replay
+from spex_mech.engine.rounding import eps_of_type, off_by, with_first
 from spex_mech.engine.running import first_tensor, ours, tensors_in
 from spex_mech.engine.sites import another_prompt
 from spex_mech.masks import MaskBatch
@@ -52,9 +53,7 @@ _FLOOR_MASKS, _FLOOR_ROUNDINGS, _FLOOR_SIGMAS = 24, 4, 3
 
 def eps_of(setup: Setup) -> float:
     """One rounding, of 1, in the narrowest type that a model computes in."""
-    own = torch.finfo(setup.float_type).eps
-    # Models in float64 normalise in float32.
-    return max(own, _EPS[setup.taps.precision], torch.finfo(torch.float32).eps)
+    return max(eps_of_type(setup.float_type), _EPS[setup.taps.precision])
 
 
 def self_test(taps: Taps, prompts: Prompts) -> None:
@@ -88,19 +87,29 @@ def check_metric(setup: Setup, own: bool, most_rows: int | None) -> None:
     """Whether a metric reads of each row what is its own.
 
     Args:
-        own: it is a function of the user's. The metrics of this package do, and so do models of
-            tokens.
+        own: it is a function of the user's. The metrics of this package do.
         most_rows: that one pass may have, where the user says so.
+
+    Raises:
+        ValueError: it does not, and it is the user's, or the model reads more than tokens.
+
+    Warns:
+        UserWarning: a model of tokens does not give each row its own.
     """
-    if (own or setup.prompts.inputs) and most_rows != 1:
-        check_rows_alone(setup)
+    if most_rows != 1:
+        try:
+            check_rows_alone(setup)
+        except RowsDiffer as error:
+            if own or setup.prompts.inputs:
+                raise
+            warn(error.of_model(type(setup.taps.model).__name__))
     if own:
         warn_of_padding_read(setup)
 
 
 def check_rows_alone(setup: Setup) -> None:
     """Raises:
-    ValueError: a prompt's value depends on what stands beside it in a batch.
+    RowsDiffer: a prompt's value depends on what stands beside it in a batch.
     """
     pair = another_prompt(setup.prompts)
     with torch.no_grad(), setup.taps.installed():
@@ -111,15 +120,43 @@ def check_rows_alone(setup: Setup) -> None:
         both.nan_to_num(), again.nan_to_num()
     ):  # it varies by itself, which masks that are asked again show
         return
-    rounding = torch.finfo(setup.float_type).eps * float(first_tensor(output).abs().max())
+    eps = torch.finfo(narrowest([setup.float_type, setup.output_type])).eps
+    rounding = eps * float(first_tensor(output).abs().max())
     check_same_alone(torch.cat(singles), both, rounding, setup.measure.name)
+
+
+class RowsDiffer(ValueError):
+    """A prompt has another value alone than beside another.
+
+    Args:
+        name: of the metric.
+        alone, beside: the values.
+    """
+
+    def __init__(self, name: str, alone: float, beside: float) -> None:
+        self.values = f"{alone:.4g} and {beside:.4g}"
+        super().__init__(
+            f"the metric {name} has another value for a prompt alone than beside "
+            f"another ({self.values}): it, or the model, compares the rows of a "
+            "batch, or has something ready in the order of the prompts; read each row's own "
+            "(of logits_per_image the diagonal, of a list of yours held[prompts.index]), or, "
+            "where the model compares rows, give batch_size=1"
+        )
+
+    def of_model(self, name: str) -> str:
+        """The same where the metric is known to read each row's own."""
+        return (
+            f"the {name} gives a prompt another value alone than beside another ({self.values}): "
+            "what shares a pass with it changes it, as where a hook takes the mean of a batch, or "
+            "layers quantise a batch together; give batch_size=1"
+        )
 
 
 def check_same_alone(
     alone: Float[Tensor, " row"], beside: Float[Tensor, " row"], rounding: float, name: str
 ) -> None:
     """Raises:
-    ValueError: a row has another value alone than beside others.
+    RowsDiffer: a row has another value alone than beside others.
     """
     # Each of them: a metric may compare all rows with the first.
     for one, other in zip(alone.tolist(), beside.tolist(), strict=True):
@@ -127,13 +164,7 @@ def check_same_alone(
             continue  # which is refused elsewhere
         near = max(_SAME_ALONE * abs(one), ROUNDINGS_ALONE * rounding)
         if not abs(one - other) <= near:  # one of them may be NaN, as the spread of one row is
-            raise ValueError(
-                f"the metric {name} has another value for a prompt alone than beside "
-                f"another ({one:.4g} and {other:.4g}): it, or the model, compares the rows of a "
-                "batch, or has something ready in the order of the prompts; read each row's own "
-                "(of logits_per_image the diagonal, of a list of yours held[prompts.index]), or, "
-                "where the model compares rows, give batch_size=1"
-            )
+            raise RowsDiffer(name, one, other)
 
 
 @torch.no_grad()
@@ -432,11 +463,7 @@ def rounded(setup: Setup, eps: float) -> Iterator[None]:
     blocks are known, and at each activation that may be ablated."""
     taps, generator = setup.taps, torch.Generator().manual_seed(0)
 
-    def round_off(x: Tensor) -> Tensor:
-        part = torch.rand(x.shape, generator=generator, **_EXACT).to(x.device) - 0.5
-        return (x * (1 + eps * part)).to(x.dtype)
-
-    handles = []
+    round_off, handles = off_by(eps, generator), []
     try:
         for block in _blocks_of(taps.model, setup.architecture):
             hook = ours(with_rounded_stream(round_off, lambda: taps.running is not None))
@@ -454,6 +481,22 @@ def _blocks_of(model: nn.Module, architecture: Architecture) -> list[nn.Module]:
     except CannotReplay:
         return []
     return list(dict.fromkeys(model.get_submodule(name) for name in names))
+
+
+def _measured_rounded(setup: Setup, generator: torch.Generator) -> Numbers:
+    """The metric of an output that is off by part of a rounding in the type in which its numbers
+    are, and is itself rounded to the type in which the metric gives it."""
+    eps = torch.finfo(setup.output_type).eps
+    half = eps > torch.finfo(torch.float32).eps
+
+    def read(output: Any, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        output = with_first(output, off_by(eps, generator)) if half else output
+        value = setup.measure(output, setup.some_prompts(rows))
+        if not value.is_floating_point() or value.dtype.itemsize >= 4:
+            return value
+        return off_by(torch.finfo(value.dtype).eps, generator)(value.float())
+
+    return read
 
 
 def noise_floor(engine: Engine, plain: PlainEngine) -> float:
@@ -475,7 +518,8 @@ def noise_floor(engine: Engine, plain: PlainEngine) -> float:
     size = max(1, min(plain.rows() // 3, len(masks) * n_prompts // 3))
     eps = eps_of(setup)
     with rounded(setup, eps):
-        back = plain.numbers(batch.ablated[::-1].copy(), rows=size).flip(0).mean(1)
+        read = _measured_rounded(setup, generator)
+        back = plain.numbers(batch.ablated[::-1].copy(), read, rows=size).flip(0).mean(1)
     sigma = (there - back).square().mean().sqrt().item() / np.sqrt(2)
     rounding = torch.finfo(torch.float32).eps * there.abs().max().item()
     return max(2 * _FLOOR_SIGMAS * sigma, _FLOOR_ROUNDINGS * rounding)

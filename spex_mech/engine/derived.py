@@ -67,6 +67,7 @@ from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
 from spex_mech.engine.references import Activations, References
 from spex_mech.engine.replay import Replay
+from spex_mech.engine.rounding import type_of_output, types_seen
 from spex_mech.engine.running import evaluating
 from spex_mech.engine.sites import (
     Calls,
@@ -281,9 +282,9 @@ class Derived:
         return places
 
     def _seen(self, prompts: Prompts, names: Sequence[str]) -> dict[str, Calls]:
-        with torch.no_grad(), self._running():
+        with torch.no_grad(), self._running(), types_seen(self.model) as types:
             seen, self._writes_over = seen_at(self.model, names, prompts)
-        types = [act.dtype for calls in seen.values() for act in calls]
+        types |= {act.dtype for calls in seen.values() for act in calls}
         self.float_type = narrowest([float_type_of(self.model), *types])
         return seen
 
@@ -330,6 +331,7 @@ class Derived:
         with torch.no_grad(), self.taps.installed():
             one = self.prompts[:1]
             output = self.taps.run(one)
+            self.output_type = type_of_output(output)
             by_position = gives_logits_by_position(output, one)
             if not callable(given):
                 _check_classes(output, self.prompts)
@@ -345,7 +347,6 @@ class Derived:
     def _setup(self) -> Setup:
         asked = self.asked
         name = asked.metric if isinstance(asked.metric, str) else name_of_metric(asked.metric)
-        labels = self.components.labels
         return Setup(
             taps=self.taps,
             architecture=self.architecture,
@@ -355,8 +356,9 @@ class Derived:
             references=self.references,
             exact=self.exact,
             float_type=self.float_type,
+            output_type=self.output_type,
             metric=self.metric,
-            measure=Measure(self.metric, name, labels, self.device),
+            measure=Measure(self.metric, name, self.components.labels, self.device),
             rows=asked.rows,
         )
 
@@ -443,10 +445,9 @@ class Derived:
             return ""
         n_still, first = int(still.sum()), self.components.labels[int(still.nonzero()[0])]
         return (
-            f"no gradient of the metric {setup.measure.name} reaches {n_still} of the "
-            f"{len(still)} units ({first}, ...), though ablating them changes it (quantised "
-            "layers, a detach, or torch.utils.checkpoint with use_reentrant=True lie between); say "
-            "discover(..., gradients=False)"
+            f"no gradient of the metric {setup.measure.name} reaches {n_still} of the {len(still)} "
+            f"units ({first}, ...), though ablating them changes it (quantised layers, "
+            "torch.utils.checkpoint or a detach lie between); say discover(..., gradients=False)"
         )
 
     @cached_property

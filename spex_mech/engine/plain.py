@@ -73,6 +73,7 @@ class Setup:
         references: what replaces activations, one per site.
         exact: an activation or a reference is infinite.
         float_type: the narrowest that the model's weights and activations have.
+        output_type: that in which all numbers of its output are.
         metric: as the task says, without checks.
     """
 
@@ -84,6 +85,7 @@ class Setup:
     references: References
     exact: bool
     float_type: torch.dtype
+    output_type: torch.dtype
     metric: Metric
     measure: Measure
     rows: Rows

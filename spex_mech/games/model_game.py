@@ -189,7 +189,11 @@ class ModelGame(Game):
             return Coarse(f"precision={self.precision!r}", "use precision='float32'")
         own = self._current.derived.float_type
         if own.itemsize >= 4:
-            return None
+            own = self._current.derived.output_type
+            if own.itemsize >= 4:
+                return None
+            name = str(own).removeprefix("torch.")
+            return Coarse(f"a model whose output is in {name}", "have it give float32")
         name, cure = str(own).removeprefix("torch."), "load it in float32: dtype=torch.float32"
         if float_type_of(self.model).itemsize >= 4:
             cure = "run its forward pass without autocast"

@@ -8,7 +8,7 @@ the mean one or by zeros; of the last two the gradient of every unit's gate is k
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from spex_mech.arguments import label_list, whole
 from spex_mech.engine.architectures import is_hooked
-from spex_mech.engine.checks import check_same_alone
+from spex_mech.engine.checks import RowsDiffer, check_same_alone
 from spex_mech.engine.device import (
     computing,
     device_of,
     float_type_of,
     in_batches,
+    narrowest,
     out_of_inference_mode,
 )
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped, vocabulary_of
@@ -31,6 +32,14 @@ from spex_mech.engine.metrics import METRICS, Metric
 from spex_mech.engine.passes import call, output_of, turn_of
 from spex_mech.engine.plain import NoSlopes, slopes_of
 from spex_mech.engine.prompts import Prompts, prompts_sha256
+from spex_mech.engine.rounding import (
+    Change,
+    off_by,
+    parts_rounded,
+    type_of_output,
+    types_seen,
+    with_first,
+)
 from spex_mech.engine.running import evaluating, first_tensor
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import TextTask, head_of
@@ -151,6 +160,8 @@ class TokenGame(Game):
                 lambda: Watch(self.model, self.prompt, self._computing, self._intact)
             )
 
+    _change: Change | None = None  # of the output, to see what its rounding does
+
     @property
     def units(self) -> Units:
         return self._units
@@ -260,25 +271,15 @@ class TokenGame(Game):
 
     @property
     def coarse(self) -> Coarse | None:
-        """Half-precision weights."""
-        kind = _precision_of(self.model)
-        return None if kind is None else Coarse(f"a model in {kind}", "use model.float()")
+        """Half precision, of the weights or of what a pass computes in or gives."""
+        return _coarse(self)
 
     @property
     def noise_floor(self) -> float | None:
         """Of a model in half precision: twice the error that its rounding makes in an interaction
-        of a pair, from a few masks on which it is compared with the same weights in float32."""
-        if _precision_of(self.model) is None:
-            return None
-        masks = (
-            torch.rand(_FLOOR_MASKS, len(self), generator=torch.Generator().manual_seed(0)) > 0.2
-        )
-        masks[0] = True
-        exact = copy.copy(self)
-        exact.model = copy.deepcopy(self.model).float()
-        error = self(masks) - exact(masks)
-        # An interaction is a sum of four values, so that its error is twice as large.
-        return 4 * float(error.square().mean().sqrt())
+        of a pair, from a few masks on which it is compared with the same weights in float32; with
+        itself, rounded otherwise, where these compute in half precision too."""
+        return _noise_floor(self)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -334,6 +335,8 @@ class TokenGame(Game):
             prompts = prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
             positions = self._positions
         output = _output(self.model, prompts, embeddings, positions, self._decoder)
+        if self._change is not None:
+            output = with_first(output, self._change)
         values = self._metric(output, prompts)
         if not isinstance(values, Tensor) or values.shape != (len(prompts),):
             raise ValueError(f"the metric {self.task.metric_name} must return one value per row")
@@ -429,19 +432,28 @@ def _check_embeddings(game: "TokenGame") -> None:
 
 def _check_rows_alone(game: "TokenGame") -> None:
     """Raises:
-    ValueError: a metric of one's own gives a row another value beside others than alone.
+    RowsDiffer: a metric of one's own gives a row another value beside others than alone.
+
+    Warns:
+        UserWarning: so does the model, of a metric that reads each row's own.
     """
-    if game.batch_size == 1 or game._metric in METRICS.values():
+    if game.batch_size == 1:
         return
     masks = torch.ones(3, len(game), dtype=torch.bool, device=game.device)
     masks[1, 0] = masks[2, -1] = False
     with torch.no_grad():
         beside, again = (game._measured(masks).double() for _ in range(2))
         alone = torch.cat([game._measured(mask[None]).double() for mask in masks])
-        size = float(first_tensor(game._intact(game.prompt)).abs().max())
+        output = game._intact(game.prompt)
     if torch.equal(beside.nan_to_num(), again.nan_to_num()):  # it does not vary by itself
-        rounding = torch.finfo(float_type_of(game.model)).eps * size
-        check_same_alone(alone, beside, rounding, game.task.metric_name)
+        size, kind = first_tensor(output).abs().max(), narrowest([float_type_of(game.model)])
+        rounding = torch.finfo(narrowest([kind, type_of_output(output)])).eps * float(size)
+        try:
+            check_same_alone(alone, beside, rounding, game.task.metric_name)
+        except RowsDiffer as error:
+            if game._metric not in METRICS.values():
+                raise
+            warn(error.of_model(type(game.model).__name__))
 
 
 def _token_id(model: Any, mask_id: Any) -> int:
@@ -571,6 +583,55 @@ def _precision_of(model: Any) -> str | None:
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     short = [kind for kind in kinds if kind.itemsize < 4]
     return str(short[0]).removeprefix("torch.") if short else None
+
+
+def _coarse(game: "TokenGame") -> Coarse | None:
+    if (kind := _precision_of(game.model)) is not None:
+        return Coarse(f"a model in {kind}", "use model.float()")
+    if (kind := _computes_in(game)).itemsize >= 4:
+        return None
+    name = str(kind).removeprefix("torch.")
+    return Coarse(
+        f"a model that computes in {name}", "run its forward pass in float32, without autocast"
+    )
+
+
+def _noise_floor(game: "TokenGame") -> float | None:
+    weights = _precision_of(game.model)
+    if weights is None and _computes_in(game).itemsize >= 4:
+        return None
+    chance = torch.Generator().manual_seed(0)
+    masks = torch.rand(_FLOOR_MASKS, len(game), generator=chance, dtype=torch.float32) > 0.2
+    masks[0] = True
+    values, other = game(masks), None
+    if weights is not None:
+        exact = copy.copy(game)
+        with suppress(Exception):  # of some nothing else than what they are can be made
+            exact.model = copy.deepcopy(game.model).float()
+            other = exact(masks) if _computes_in(exact).itemsize >= 4 else None
+    other = _rounded_otherwise(game, masks) if other is None else other
+    # An interaction is a sum of four values, so that its error is twice as large.
+    return 4 * float((values - other).square().mean().sqrt())
+
+
+def _computes_in(game: "TokenGame") -> torch.dtype:
+    """The narrowest floating type of a pass and of its output."""
+    with game._as_it_is(), torch.no_grad(), types_seen(game.model) as types:
+        output = game._intact(game.prompt)
+    return narrowest([*types, type_of_output(output)])
+
+
+def _rounded_otherwise(game: "TokenGame", masks: Tensor) -> Float[Tensor, "mask 1"]:
+    """The values where what is in half precision is off by parts of a rounding."""
+    chance = torch.Generator().manual_seed(0)
+    with game._as_it_is(), torch.no_grad(), parts_rounded(game.model, chance):
+        kind = type_of_output(game._intact(game.prompt))
+        half = kind.itemsize < 4
+        game._change = off_by(torch.finfo(kind).eps, chance) if half else None
+        try:
+            return game._measured(masks.to(game.device)).double().cpu()[:, None]
+        finally:
+            game._change = None
 
 
 def _pools_last(model: Any) -> bool:
