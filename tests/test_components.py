@@ -78,6 +78,7 @@ def test_layers_patterns_and_what_is_left() -> None:
     heads = sm.Components.heads(model)
     assert sm.Components.heads(model, layers=1).labels == heads.select("L1*").labels
     assert heads.select("L1H[01], L0H3").labels == ["L0H3", "L1H0", "L1H1"]
+    assert heads.select(["L1H[01]", "L0H3"]).labels == ["L0H3", "L1H0", "L1H1"]
     assert (heads - heads.select("L0*,L1H3")).labels == ["L1H0", "L1H1", "L1H2"]
     for wrong, told in (
         (lambda: heads.select("L0*,L7*"), "no component matches 'L7"),

@@ -37,6 +37,7 @@ from spex_mech.notices import warn
 
 _COMPARED = 2  # prompts on which a replay is compared with plain passes
 _ROUNDINGS = 500  # by which outputs may differ, of their size; not in half precision
+_ROUNDINGS_OF_ONE = 16  # by which a metric of logits may differ where all its values are nothing
 _OF_DIFFERENCES = 0.01  # by which differences between masks may be off, of their size
 # Times the noise of plain passes, by which outputs and, in half precision, differences may be off.
 _OF_NOISE = 4
@@ -333,6 +334,8 @@ def check_every_prompt(replay: Replay, plain: PlainEngine) -> Replay:
         with rounded(setup, eps):
             noise = (plain.numbers(masks, measured) - want).abs().nan_to_num(posinf=0.0)
         allowed = torch.maximum(allowed, _OF_FULL_NOISE * noise.max())
+        if isinstance(setup.metric, ReadingMetric):  # in logits or nats, of which sums cancel
+            allowed = allowed.clamp(min=_ROUNDINGS_OF_ONE * eps)
     if (off > allowed).any():
         prompt = int(off.max(dim=0).values.argmax())
         raise RuntimeError(

@@ -377,14 +377,16 @@ class Components(Sequence[Component | Group]):
         groups = (u for u in self.units if isinstance(u, Group) and u.label == label)
         return next(groups, None) or Component.called(label, self.architecture)
 
-    def select(self, pattern: str) -> "Components":
-        """Those whose label matches one of some shell patterns: ``"L3*"``, ``"L[0-4]H*,L7H2"``.
+    def select(self, pattern: str | Sequence[str]) -> "Components":
+        """Those whose label matches one of some shell patterns, in the order in which they are
+        here: ``"L3*"``, ``"L[0-4]H*,L7H2"``, or a list of such.
 
         Raises:
             ValueError: nothing matches one of them.
         """
         chosen: dict[Component | Group, None] = {}
-        for one in pattern.split(","):
+        listed = pattern if isinstance(pattern, str) else ",".join(pattern)
+        for one in listed.split(","):
             matches = [u for u in self.units if fnmatch.fnmatchcase(u.label, one.strip())]
             if not matches:
                 raise ValueError(

@@ -126,4 +126,4 @@ def with_first(output: Any, change: Change) -> Any:
 
 def _parts_of(model: nn.Module) -> list[nn.Module]:
     """The modules that hold no others."""
-    return [module for module in model.modules() if not any(module.children())]
+    return [part for part in model.modules() if next(part.children(), None) is None]
