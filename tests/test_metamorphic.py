@@ -244,7 +244,7 @@ def class_patched(parts: Parts) -> Undo:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return steer(self, args, original(self, *args, **kwargs))
 
-    PATCHED[kind] = original
+    PATCHED.setdefault(kind, original)  # it may be patched twice
     kind.forward = forward
     return lambda: setattr(kind, "forward", original)
 

@@ -371,7 +371,7 @@ def _compiled(model: nn.Module) -> dict[nn.Module, Callable[..., Any]]:
     found: dict[nn.Module, Callable[..., Any]] = {}
     for module in model.modules():
         kind = type(module)
-        if any(module.children()) or "forward" in module.__dict__:
+        if next(module.children(), None) is not None or "forward" in module.__dict__:
             continue
         if any(name in kind.__name__ for name in _NOT_COMPILED):
             continue
