@@ -131,8 +131,7 @@ class Confirmation(Interactions):
         if arrays is None:
             return again
         searched, (n_shared, n_left_out) = from_bytes(arrays[0].tobytes(), str(path)), arrays[1]
-        how = {"n_shared": int(n_shared), "n_left_out": int(n_left_out)}
-        return _beside(searched, again, **how)
+        return _beside(searched, again, int(n_shared), int(n_left_out))
 
     def __repr__(self) -> str:
         n, lines = len(self), [*self._warning(), self._summary()]
@@ -215,13 +214,15 @@ def confirmation(found: Interactions, again: Interactions, *, n_left_out: int = 
     if missing := [names for names in wanted if names not in rows]:
         raise ValueError(f"{' x '.join(sorted(missing[0]))} was not measured again")
     part = again.take(np.array([rows[names] for names in wanted], dtype=np.int64))
-    return _beside(found, part, n_shared=n_shared_prompts(found, part), n_left_out=n_left_out)
+    return _beside(found, part, n_shared_prompts(found, part), n_left_out)
 
 
-def _beside(found: Interactions, again: Interactions, **how: int) -> Confirmation:
+def _beside(
+    found: Interactions, again: Interactions, n_shared: int, n_left_out: int
+) -> Confirmation:
     """Rows of a search and the same rows measured again."""
     fields = {name: getattr(again, name) for name in Interactions.__dataclass_fields__}
-    both = Confirmation(**fields, searched=found, **how)
+    both = Confirmation(**fields, searched=found, n_shared=n_shared, n_left_out=n_left_out)
     return as_part(both, **again._of_whole(np.arange(len(again))))
 
 

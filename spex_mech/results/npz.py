@@ -36,7 +36,8 @@ def write(found: Stored, file: BufferedIOBase, **beside: np.ndarray) -> None:
     text = np.frombuffer(json.dumps(about, default=plain).encode(), dtype=np.uint8)
     arrays = {name: getattr(found, name) for name in (*_ARRAYS, *_OF_WHOLE)}
     arrays["stands_out"] = arrays["stands_out"].astype(np.uint8)
-    np.savez_compressed(file, about=text, **arrays, **beside)
+    every: dict[str, Any] = {"about": text, **arrays, **beside}
+    np.savez_compressed(file, **every)
 
 
 def beside(raw: BufferedIOBase, *names: str) -> list[np.ndarray] | None:
