@@ -3,7 +3,7 @@
 ``benchmarks/figures.py`` puts them where they are marked. Each function here states what one
 benchmark measured: its name, a full stop, and the name of a figure are what a mark holds. A figure
 is text as it is written, a table the cells of its rows (its head belongs to the page).
-``stated_of_models.py`` has what is about trained models.
+``stated_of_smollm2.py`` and ``stated_of_models.py`` have what is about trained models.
 """
 
 from typing import Any
@@ -315,11 +315,12 @@ def growth(rows: Rows) -> Stated:
 def stated() -> Stated:
     """Every figure and table of the pages."""
     from benchmarks import stated_of_models as of_models
+    from benchmarks import stated_of_smollm2 as of_smollm2
 
     benchmarks = (
         recovery, recovery_ioi, robustness, throughput, store_size, cluster, growth,
-        of_models.smollm2, of_models.smollm2_heads, of_models.smollm2_units, of_models.lenses,
-        of_models.circuits, of_models.pruning, of_models.families,
+        of_smollm2.smollm2, of_smollm2.smollm2_heads, of_smollm2.smollm2_units,
+        of_models.lenses, of_models.circuits, of_models.pruning, of_models.families,
     )  # fmt: skip
     return {
         f"{of.__name__}.{name}": value

@@ -1,0 +1,139 @@
+"""What README and docs state of SmolLM2 (``stated.py``)."""
+
+import numpy as np
+
+from benchmarks.frame import Row
+from benchmarks.rows import Rows, over, span, text
+from benchmarks.stated import Stated, Table
+
+
+def smollm2(rows: Rows) -> Stated:
+    run = rows.the(what="run")
+    return {
+        "units": f"{run['units']:,}",
+        "pairs": f"{run['pairs'] / 1e9:.2f} billion",
+        "evaluations": f"{run['evaluations']:,}",
+        "minutes": text(run["seconds"] / 60, 1),
+        "gigabytes": text(run["gigabytes"], 1),
+        "right": f"{run['right']} of {run['prompts']}",
+        "confirmed": f"{run['confirmed']} of {run['tried']}",
+        "same_sign": f"{run['same_sign']} of {run['tried']}",
+        "strongest": [
+            [row["pair"], f"{row['searched']:+.2f}", f"{row['again']:+.2f} ± {row['stderr']:.2f}"]
+            for row in rows.where(what="pair")[:8]
+        ],
+    }
+
+
+def smollm2_units(rows: Rows) -> Stated:
+    searches = rows.where(part="searches")
+    keys = [f"{chosen}@{k}" for chosen in ("attribution", "half") for k in (50, 100)]
+    return {
+        "searches": [[f"{row['budget']:,}", *(text(row[key]) for key in keys)] for row in searches],
+        "found": span(
+            searches.the(budget=1200)[f"{chosen}@100"] for chosen in ("attribution", "half")
+        ),
+        **{f"{row['set']}.heads": f"{row['heads']}" for row in rows.where(part="sets")},
+        "pairs": f"{rows.the(part='sets', set='half')['pairs']:,}",
+    }
+
+
+# What is stated of both tasks, and of either: figures of the whole map, and how they are written.
+BOTH = {
+    "pairs": "{:,}", "prompts": "{}", "intact": "{:.1f}", "size_of_1th": "{:.1f}",
+    "size_of_100th": "{:.2f}", "energy_of_top_10": "{:.0%}", "energy_of_top_100": "{:.0%}",
+    "energy_of_top_1000": "{:.0%}", "top_100_larger_than_the_smaller_main_effect": "{:.0%}",
+    "products_100": "{:.0%}",
+}  # fmt: skip
+OF_TASK = {
+    "capitals": BOTH | {
+        "units": "{}", "size_of_10th": "{:.1f}", "size_of_1000th": "{:.2f}",
+        "heads_in_top_100": "{}", "median_layers_apart_of_top_100": "{:.0f}",
+        "significant": "{:.0%}", "pairs_within_a_layer": "{:.1%}",
+        "top_100_within_a_layer": "{:.0%}", "top_100_positive": "{:.0%}", "products_500": "{:.0%}",
+    },
+    "ioi": BOTH,
+}  # fmt: skip
+LOOKS = ("io", "s", "duplicate", "induction", "previous")
+
+
+def smollm2_heads(rows: Rows) -> Stated:
+    found: Stated = {}
+    for task, figures in OF_TASK.items():
+        mine = rows.where(task=task)
+        whole = mine.the(what="map")
+        across = whole["mean_size_across_layers"]
+        stated: Stated = {
+            **{key: form.format(whole[key]).rstrip("%") for key, form in figures.items()},
+            "times_within": text(whole["mean_size_within_a_layer"] / across, 1),
+            "sets": [of_sets(mine.where(what="set", size=size)) for size in (5, 10, 20, 40)],
+            "again": [of_others(name, mine.the(what=what)) for what, name in OTHERS.items()],
+            "strongest": [
+                [row["pair"], *(f"{row[kind]:+.2f}" for kind in ("value", "same", "other"))]
+                for row in mine.where(what="pair")
+            ],
+            "searches": of_searches(rows.where(game=task)),
+        }
+        if task == "ioi":
+            stated["significant_pairs"] = text(whole["significant"] * whole["pairs"], 0)
+            stated["roles"] = of_roles(mine.where(what="role"))
+        else:
+            stated["apart"] = [
+                [row["ablated"] or "nothing", *(text(row[key], 1) for key in ("even", "odd"))]
+                + [text(mine.the(what="sink", ablated=row["ablated"])[k]) for k in ("even", "odd")]
+                for row in mine.where(what="apart")
+            ]
+        found |= {f"{task}.{name}": value for name, value in stated.items()}
+    return found
+
+
+def of_sets(mine: Rows) -> list[str]:
+    """Together, alone and with pairs of the strongest; mean errors of drawn ones."""
+    strong, drawn = mine.the(heads="strongest"), mine.where(heads="drawn")
+    shown = [f"{strong[key]:+.1f}" for key in ("together", "alone", "with_pairs")]
+    sizes = [abs(row["together"]) for row in drawn]
+    off = [[abs(r[key] - r["together"]) for r in drawn] for key in ("alone", "with_pairs")]
+    return [str(strong["size"]), *shown, *(text(float(np.mean(x))) for x in (sizes, *off))]
+
+
+OTHERS = {"same": "other prompts", "other": "other templates", "zero": "zero ablation"}
+
+
+def of_others(name: str, row: Row) -> list[str]:
+    shares = [
+        f"{row[f'{key}_{part}']:.0%}".replace("%", " %")
+        for part in ("0_100", "100_500")
+        for key in ("same_sign", "holds")
+    ]
+    last = (text(row[key]) for key in ("correlation_0_100", "size_ratio_0_100"))
+    return [name, f"{row['pairs']:,}", text(row["intact"], 1), *shares, *last]
+
+
+def of_roles(mine: Rows) -> Table:
+    """The heads one of whose shares is over a half, largest single effect first."""
+    rows = [row for row in mine if max(row[key] for key in LOOKS) > 0.5]
+    return [
+        [row["head"], f"{row['alone']:+.2f}", str(row["rank"]), str(row["pairs"])]
+        + [f"**{row[key]:.2f}**" if row[key] > 0.5 else text(row[key]) for key in LOOKS]
+        for row in sorted(rows, key=lambda row: row["rank"])
+    ]
+
+
+def of_searches(ran: Rows) -> Table:
+    names = {
+        "spex": "SPEX",
+        "proxyspex": "ProxySPEX",
+        "products of main effects": "products of main effects (single ablations)",
+        "Hessian-vector products": "Hessian-vector products",
+        "attribution patching, products": "products of attributions",
+        "LASSO on pairs, near intact": "LASSO on random masks",
+    }
+    table: Table = []
+    for method, name in names.items():
+        mine = ran.where(method=method)
+        if "spex" not in method and "main effects" not in method:
+            mine = mine.where(n_pairs=over(0))  # 270 evaluations leave rivals no pair to name
+        shares = [mine.mean("recall@100", budget=b) for b in (100, 135, 270, 350, 540)]
+        if mine:
+            table.append([name, *map(text, [*shares, mine.mean("recall@500", budget=540)])])
+    return table
