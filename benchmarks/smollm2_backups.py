@@ -96,7 +96,7 @@ def backup_scores(game: sm.ModelGame, primary: list[int]) -> Iterator[tuple[str,
         for (one, other), value in values_of(found).items():
             for head in (one, other):
                 score[head] = max(score[head], -value)
-        yield f"SPEX, no head given, {budget}", found.cost["evaluations"], score
+        yield f"SPEX, no head given, {budget}", int(found.cost["evaluations"]), score
     alone, given = divergence_of(game, []), divergence_of(game, primary)
     cost = 2 * (1 + len(game))
     yield "growth of the metric's loss, the three given", cost, growth(game, primary).mean(1)
