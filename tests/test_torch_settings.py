@@ -7,6 +7,8 @@ the default type, and logits of a forward that somebody exchanged.
 """
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -184,3 +186,27 @@ def test_a_torchscript_program_is_refused_in_words() -> None:
     traced = torch.jit.trace(Logits(), some_prompts().tokens % 50)
     with pytest.raises(ValueError, match=r"TorchScript program.*give the module"):
         zero_game(traced)
+
+
+TF32 = """
+import sys, torch
+from spex_mech.engine.device import computing
+matmul, device, name = torch.backends.cuda.matmul, torch.device("cuda"), sys.argv[1]
+off, on = (False, True) if name == "allow_tf32" else ("ieee", "tf32")
+setattr(matmul, name, on)
+for precision, within in (("float32", off), ("tf32", on)):
+    with computing(device, precision):
+        assert getattr(matmul, name) == within
+    assert getattr(matmul, name) == on
+print("kept")
+"""
+
+
+@pytest.mark.parametrize("name", ["allow_tf32", "fp32_precision"])
+def test_tf32_by_either_of_its_names_is_as_the_user_had_it(name: str) -> None:
+    """In a process of its own: torch refuses the older name where the newer one was set."""
+    if not hasattr(torch.backends.cuda.matmul, name):
+        pytest.skip(f"this torch has no {name}")
+    command = [sys.executable, "-c", TF32, name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "kept\n", done.stderr

@@ -122,14 +122,28 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
     mode that stands around the call is switched off within."""
     with ExitStack() as stack:
         if device.type == "cuda":
-            matmul = torch.backends.cuda.matmul
-            stack.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
-            matmul.allow_tf32 = precision == "tf32"
+            stack.enter_context(_products_in(precision == "tf32"))
         if precision == "bfloat16":
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
         elif torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         yield
+
+
+@contextmanager
+def _products_in(tf32: bool) -> Iterator[None]:
+    """CUDA's products of float32 in TF32, or not."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        name, before, within = "allow_tf32", matmul.allow_tf32, tf32
+    except RuntimeError:  # the user has set it by the newer name, and then the older cannot be read
+        name, before = "fp32_precision", matmul.fp32_precision
+        within = "tf32" if tf32 else "ieee"
+    setattr(matmul, name, within)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
 
 
 @contextmanager
