@@ -6,8 +6,7 @@ type that the model computes in. In half precision that is far more than two run
 differ, which round alike.
 """
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any
@@ -30,7 +29,7 @@ from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Readout
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.rounding import eps_of_type, off_by, with_first
-from spex_mech.engine.running import first_tensor, ours, tensors_in
+from spex_mech.engine.running import first_tensor, ours, tensors_in, with_tensors
 from spex_mech.engine.sites import another_prompt
 from spex_mech.masks import MaskBatch
 from spex_mech.notices import warn
@@ -428,20 +427,10 @@ def _blanked(output: Any, number: float) -> Any:
     """The output with a number in place of all floating tensors but the first."""
     first = first_tensor(output)
 
-    def blank(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            floats = value.is_floating_point() and value is not first
-            return torch.full_like(value, number) if floats else value
-        if isinstance(value, Mapping):
-            new: Any = copy.copy(value)
-            for key in value:
-                new[key] = blank(value[key])
-            return new
-        if isinstance(value, list | tuple):
-            return type(value)(blank(part) for part in value)
-        return value
+    def blank(x: Tensor) -> Tensor:
+        return torch.full_like(x, number) if x.is_floating_point() and x is not first else x
 
-    return blank(output)
+    return with_tensors(output, blank)
 
 
 def _masks_to_compare(parts: Parts) -> Bool[Tensor, "mask unit"]:

@@ -5,8 +5,7 @@ its forward, or in one part; and it may round its output and give it in float32.
 that are seen in a pass, and the output's is that in which all its numbers are.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spex_mech.engine.device import narrowest
-from spex_mech.engine.running import first_tensor, is_float, ours
+from spex_mech.engine.running import first_tensor, is_float, ours, with_tensors
 
 _LOOKED_AT, _FEWEST = 4096, 16  # numbers of an output; that are needed to tell its format
 _LAST_BIT = 0.2  # the share of them that uses the last bit, where a half format was used
@@ -107,21 +106,7 @@ def parts_rounded(model: nn.Module, generator: torch.Generator) -> Iterator[None
 def with_first(output: Any, change: Change) -> Any:
     """The output with its first tensor changed; the output itself is left."""
     first = first_tensor(output)
-
-    def changed(value: Any) -> Any:
-        if value is first:
-            return change(first)
-        if isinstance(value, Mapping):
-            new: Any = copy.copy(value)
-            for key in value:
-                new[key] = changed(value[key])
-            return new
-        if isinstance(value, list | tuple):
-            parts = [changed(part) for part in value]
-            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-        return value
-
-    return changed(output)
+    return with_tensors(output, lambda x: change(x) if x is first else x)
 
 
 def _parts_of(model: nn.Module) -> list[nn.Module]:

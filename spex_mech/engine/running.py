@@ -1,5 +1,6 @@
 """What every pass needs: evaluation mode, marks on what we put on a model, tensors in outputs."""
 
+import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,21 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for value in output:
             yield from tensors_in(value)
+
+
+def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The output with every tensor changed; the output itself is left."""
+    if isinstance(output, Tensor):
+        return change(output)
+    if isinstance(output, Mapping):
+        new: Any = copy.copy(output)
+        for key in output:
+            new[key] = with_tensors(output[key], change)
+        return new
+    if isinstance(output, list | tuple):
+        parts = [with_tensors(part, change) for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output
 
 
 def is_float(value: Any) -> bool:
