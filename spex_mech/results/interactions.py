@@ -27,7 +27,7 @@ from spex_mech.results.tables import (
     strongest_rows,
     unit_of,
 )
-from spex_mech.results.verdicts import is_significant, stand_out_by_order, verdicts
+from spex_mech.results.verdicts import floors_of, is_significant, stand_out_by_order, verdicts
 from spex_mech.units import Units
 
 if TYPE_CHECKING:
@@ -141,9 +141,8 @@ class Interactions:
 
     @cached_property
     def is_noise(self) -> Bool[np.ndarray, " interaction"]:
-        """True where a value is under the noise floor: that of a pair, and twice as much for each
-        unit more, whose alternating sum has twice as many terms."""
-        return abs(self.mean) <= self.noise_floor * 2.0 ** (self.order - 2)
+        """True where a value is under the noise floor of its order (``results.verdicts``)."""
+        return abs(self.mean) <= floors_of(self.noise_floor, self.order)
 
     @cached_property
     def is_significant(self) -> Bool[np.ndarray, " interaction"]:
@@ -154,8 +153,8 @@ class Interactions:
     def stands_out(self) -> Bool[np.ndarray, " interaction"]:
         """True where a value is too large to belong with the others of its order
         (``results.verdicts``): what can be said of a single prompt, which has no q."""
-        floor = self.noise_floor * 2.0 ** (self.order - 2)
-        return stand_out_by_order(abs(self.mean), floor, self.order)
+        floors = floors_of(self.noise_floor, self.order)
+        return stand_out_by_order(abs(self.mean), floors, self.order)
 
     @cached_property
     def is_finding(self) -> Bool[np.ndarray, " interaction"]:

@@ -16,7 +16,7 @@ from spex_mech.notices import warn
 from spex_mech.results.cautions import other_metric
 from spex_mech.results.interactions import Interactions, as_result
 from spex_mech.results.statistics import n_independent, q_values
-from spex_mech.results.verdicts import SIGNIFICANT
+from spex_mech.results.verdicts import SIGNIFICANT, floors_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +168,7 @@ class Comparison:
     @property
     def differs(self) -> Bool[np.ndarray, " interaction"]:
         """True where a difference is over the noise floor and its q is at most 0.05."""
-        floors = self.noise_floor * 2.0 ** (np.array([len(names) for names in self.labels]) - 2)
+        floors = floors_of(self.noise_floor, np.array([len(names) for names in self.labels]))
         return (self.q_value <= SIGNIFICANT) & (abs(self.b - self.a) > floors)
 
     def frame(self) -> "pd.DataFrame":

@@ -26,6 +26,14 @@ NO_STANDOUT, ONE_VALUE = "does not stand out", "a single value"
 _MEDIAN_OF_SIZES, _EFFICIENCY = 0.6745, 0.37
 
 
+def floors_of(
+    noise_floor: float, orders: Int[np.ndarray, " interaction"]
+) -> Float[np.ndarray, " interaction"]:
+    """The noise floor of interactions of so many units: that of a pair, and twice as much for each
+    unit more, whose alternating sum has twice as many terms."""
+    return noise_floor * 2.0 ** (orders - 2)
+
+
 def is_significant(
     is_noise: Bool[np.ndarray, " interaction"], q_value: Float[np.ndarray, " interaction"]
 ) -> Bool[np.ndarray, " interaction"]:
