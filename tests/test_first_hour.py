@@ -327,6 +327,11 @@ def test_only_what_was_found_is_confirmed(tmp_path: Path) -> None:
     assert read.frame().equals(again.frame()) and found.confirmed_by(read).frame().equals(
         found.confirmed_by(again).frame()
     )
+    held = (tmp_path / "again.npz").read_bytes()
+    at = held.index(b"searched.npy") + 200  # within what the search had said
+    (tmp_path / "cut.npz").write_bytes(held[:at] + bytes(40) + held[at + 40 :])
+    with pytest.raises(ValueError, match="or a damaged one"):
+        sm.load(tmp_path / "cut.npz")
     plain = sm.Interactions.load(tmp_path / "again.npz")
     assert not isinstance(plain, Confirmation) and plain.names == again.names
     assert "noise floor" not in repr(again.top(2))

@@ -127,7 +127,7 @@ class Confirmation(Interactions):
         """
         again = Interactions.load(path)
         with opened(path) as raw:
-            arrays = beside(raw, "searched", "counts")
+            arrays = beside(raw, path, "searched", "counts")
         if arrays is None:
             return again
         searched, (n_shared, n_left_out) = from_bytes(arrays[0].tobytes(), str(path)), arrays[1]

@@ -1,6 +1,8 @@
 """A result as an npz file: arrays and JSON, no pickles."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedIOBase
 from math import comb
 from typing import Any
@@ -40,10 +42,14 @@ def write(found: Stored, file: BufferedIOBase, **beside: np.ndarray) -> None:
     np.savez_compressed(file, **every)
 
 
-def beside(raw: BufferedIOBase, *names: str) -> list[np.ndarray] | None:
-    """Arrays that were written beside a result that was read already; None where one is missing."""
+def beside(raw: BufferedIOBase, path: Any, *names: str) -> list[np.ndarray] | None:
+    """Arrays that were written beside a result that was read already; None where one is missing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     raw.seek(0)
-    with np.load(raw, allow_pickle=False) as file:
+    with _damage_told(path), np.load(raw, allow_pickle=False) as file:
         return [file[name] for name in names] if {*names} <= {*file.files} else None
 
 
@@ -59,8 +65,14 @@ def read(raw: BufferedIOBase, path: Any) -> tuple[dict[str, Any], dict[str, Any]
     raw.seek(0)
     if start != _ZIP:
         raise ValueError(f"{path} is not a spex_mech result (npz): it {_begins(start)}")
-    try:
+    with _damage_told(path):
         return _fields(raw)
+
+
+@contextmanager
+def _damage_told(path: Any) -> Iterator[None]:
+    try:
+        yield
     except _NewerError:
         raise ValueError(f"{path} was written by a newer spex_mech; upgrade to read it") from None
     # Whatever zipfile, zlib, numpy or json raise of some changed byte.
