@@ -61,7 +61,7 @@ class Distillation:
     seen: Seen | None = None
 
     def __repr__(self) -> str:
-        fit = "no held-out masks" if self.r2 is None else f"r2 {self.r2:.3g}"
+        fit = "r2 unknown" if self.r2 is None else f"r2 {self.r2:.3g}"
         name = type(self.proxy).__name__
         return f"Distillation({name} of {len(self.labels):,} units, {self.n_masks:,} masks, {fit})"
 

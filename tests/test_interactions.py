@@ -459,6 +459,8 @@ def test_a_second_confirmation_keeps_what_the_first_one_said() -> None:
     found = sm.discover(planted(0), method="exhaustive", progress=False)
     strong = sm.confirm(found.top(1), planted(1), progress=False)
     rest = found.take(np.argsort(-abs(found.mean))[1:])
+    with pytest.raises(ValueError, match=r"rows is 0, an int; give a list, as in take\(\[0, 1\]\)"):
+        found.take(0)
     weak = sm.confirm(rest, planted(2), progress=False)
     both = found.confirmed_by(strong).confirmed_by(weak).top(6)
     assert both.confirmed.tolist() == [1, 0, 0, 0, 0, 0]

@@ -588,6 +588,31 @@ def test_slopes_that_reach_some_units_alone_are_none() -> None:
     assert "reaches 8 of the 104 units (L0H0" in game.why_no_slopes
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("scale", [-1.0, 0.5, 2.0])
+def test_slopes_that_a_backward_hook_changes_are_told(family: str, scale: float) -> None:
+    model = build(family)
+    last = model.transformer.h[-1] if family == "gpt2" else model.model.layers[-1]
+    game = sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"), all_units(model))
+    assert game.has_slopes  # and says nothing
+    last.register_full_backward_hook(
+        lambda module, grads, _: tuple(None if grad is None else scale * grad for grad in grads)
+    )
+    with pytest.warns(UserWarning, match="gradient of the metric logit_diff is not how its values"):
+        assert game.has_slopes
+
+
+def test_slopes_of_half_a_stream_are_told() -> None:
+    """What is detached in part has slopes everywhere, and they are too small."""
+    model = build("gpt2")
+    model.transformer.ln_f.register_forward_pre_hook(
+        lambda module, args: (args[0] / 2 + args[0].detach() / 2,)
+    )
+    game = sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"), all_units(model))
+    with pytest.warns(UserWarning, match="gradient of the metric logit_diff is not how its values"):
+        sm.discover(game, budget=120, progress=False)
+
+
 def test_a_forward_without_gradients() -> None:
     class NoGrad(tf.GPT2LMHeadModel):
         @torch.no_grad()

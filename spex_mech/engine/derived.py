@@ -22,13 +22,11 @@ from spex_mech.engine.architectures import KINDS, Architecture, Kind, architectu
 from spex_mech.engine.blocks import Blocks
 from spex_mech.engine.called import CannotReplay
 from spex_mech.engine.checks import (
-    ROUNDINGS_ALONE,
     MakeReplay,
     check_cache,
     check_every_prompt,
     check_metric,
     check_replay,
-    eps_of,
     noise_floor,
     self_test,
 )
@@ -48,6 +46,7 @@ from spex_mech.engine.device import (
     rows_on_cpu,
     rows_with_gradients,
 )
+from spex_mech.engine.differentiable import not_finite, why_no_slopes
 from spex_mech.engine.expert_use import ExpertUse, expert_use_of
 from spex_mech.engine.facts import answers_of, check_decoded, check_tokens
 from spex_mech.engine.gradients import Gradients
@@ -412,43 +411,13 @@ class Derived:
             raise NoSlopes(self.why_no_slopes)
         values, slopes = self.engine.slopes(gates)
         if not slopes.isfinite().all():
-            raise NoSlopes(_infinite(slopes, self.components.labels))
+            raise NoSlopes(not_finite(slopes, self.components.labels))
         return values, slopes
 
     @cached_property
     def why_no_slopes(self) -> str:
-        """Why there is no gradient; empty: there is one. One prompt is tried."""
-        setup = replace(self.setup, prompts=self.prompts[:1])
-        gates = torch.full((2, setup.n_units), 0.5, device="cpu")
-        gates[1] = 0
-        try:
-            values, slopes = PlainEngine(setup).slopes(gates)
-        except NoSlopes as error:
-            return str(error)
-        except RuntimeError as error:
-            if "nference tensors" not in str(error):
-                raise
-            return (
-                "a model whose weights were made in torch.inference_mode() has no gradient; make "
-                "it outside of that, or say discover(..., gradients=False)"
-            )
-        if not slopes.isfinite().all():
-            return _infinite(slopes, self.components.labels)
-        still = (slopes == 0).flatten(0, 1).all(dim=0)
-        if not still.any():
-            return ""
-        gates[1] = gates[0].where(~still, 0.0)
-        values = PlainEngine(setup).slopes(gates)[0]
-        # Equal rows of a batch may be rounded otherwise.
-        rounding = ROUNDINGS_ALONE * eps_of(setup) * values.abs().max()
-        if bool((values[0] - values[1]).abs().max() <= rounding):
-            return ""
-        n_still, first = int(still.sum()), self.components.labels[int(still.nonzero()[0])]
-        return (
-            f"no gradient of the metric {setup.measure.name} reaches {n_still} of the {len(still)} "
-            f"units ({first}, ...), though ablating them changes it (quantised layers, "
-            "torch.utils.checkpoint or a detach lie between); say discover(..., gradients=False)"
-        )
+        """See ``differentiable.why_no_slopes``. One prompt is tried."""
+        return why_no_slopes(replace(self.setup, prompts=self.prompts[:1]))
 
     @cached_property
     def noise_floor(self) -> float:
@@ -486,14 +455,6 @@ def _told_to_run_plain(model: Any) -> Iterator[None]:
     except CannotReplay as error:
         name = type(model).__name__
         raise ValueError(f"{name} cannot be replayed: {error}; give replay=False") from error
-
-
-def _infinite(slopes: Float[Tensor, "mask block unit"], labels: Sequence[str]) -> str:
-    unit = int((~slopes.isfinite()).flatten(0, -2).any(dim=0).nonzero()[0])
-    return (
-        f"the slope of {labels[unit]} is not finite, as where an activation or what replaces it is "
-        "infinite; say discover(..., gradients=False)"
-    )
 
 
 class ReplayEngine(Engine):

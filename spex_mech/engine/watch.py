@@ -209,6 +209,8 @@ _WORDS = {
     "is": "the class or place",
     "_forward_hooks": "the hooks",
     "_forward_pre_hooks": "the hooks",
+    "_backward_hooks": "the backward hooks",
+    "_backward_pre_hooks": "the backward hooks",
     "forward": "the forward",
     "config": "the configuration",
 }
@@ -244,7 +246,12 @@ def state_of(model: nn.Module) -> State:
     every = nn.modules.module
     state["", "global hooks"] = [
         [_Same(hook) for hook in hooks.values()]
-        for hooks in (every._global_forward_hooks, every._global_forward_pre_hooks)
+        for hooks in (
+            every._global_forward_hooks,
+            every._global_forward_pre_hooks,
+            every._global_backward_hooks,
+            every._global_backward_pre_hooks,
+        )
     ]
     for name, module in model.named_modules():
         state[name, "is"] = [_Number(id(module)), _Same(type(module)), _Same(type(module).forward)]

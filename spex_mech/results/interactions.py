@@ -332,9 +332,10 @@ class Interactions:
     def _repr_html_(self) -> str:
         return as_html(self)
 
-    def take(self, rows: Int[np.ndarray, " interaction"]) -> "Interactions":
-        """Those in these rows, in this order. What was worked out over the whole result stays:
-        q-values, ``n_choices``, ``n_measured``, what stands out, and what was confirmed."""
+    def take(self, rows: Any) -> "Interactions":
+        """Those in these rows (numbers, or True and False). What was worked out over the whole
+        stays: q-values, ``n_choices``, ``n_measured``, what stands out, what was confirmed."""
+        rows = _as_rows(rows)
         part = replace(self, units=self.units[rows], values=self.values[rows])
         return as_part(part, **self._of_whole(rows))
 
@@ -342,6 +343,12 @@ class Interactions:
         by_row = {name: getattr(self, name)[rows] for name in OF_WHOLE_BY_ROW}
         whole = ("n_choices", "n_measured", "clusters")
         return by_row | {name: getattr(self, name) for name in whole}
+
+
+def _as_rows(rows: Any) -> np.ndarray:
+    if np.ndim(rows) != 1:
+        raise ValueError(f"rows is {shown(rows)}; give a list, as in take([0, 1])")
+    return np.asarray(rows)
 
 
 def as_result(found: Any) -> Interactions:
