@@ -88,9 +88,37 @@ def _capitals(kind: str, tokenizer: Any) -> Iterator[dict[str, str]]:
         }
 
 
+_HE = "John Tom James Jack Paul Mark Peter David Ben Max".split()
+_SHE = "Mary Anna Sarah Emma Alice Kate Lucy Lily Mia Jane".split()
+_PRONOUNS = (
+    "{name} ran home, and",
+    "{name} knew that",
+    "{name} felt that",
+    "Before {name} left,",
+)
+_PRONOUNS_OTHER = (
+    "{name} was happy because",
+    "{name} was late, so",
+    "When {name} came home,",
+    "{name} smiled when",
+)
+
+
+def _pronouns(kind: str, tokenizer: Any) -> Iterator[dict[str, str]]:
+    """Two names of each sex for each template. Wrong is the other pronoun."""
+    rng = np.random.default_rng(KINDS.index(kind))
+    templates = _PRONOUNS_OTHER if kind == "other" else _PRONOUNS
+    for template in templates:
+        for names, answer, wrong in ((_HE, " he", " she"), (_SHE, " she", " he")):
+            for name in rng.choice(names, 2, replace=False):
+                row = {"prompt": template.format(name=name), "answer": answer}
+                yield row | {"distractor": wrong}
+
+
 _ROWS: dict[str, Callable[[str, Any], Iterator[dict[str, str]]]] = {
     "ioi": _ioi,
     "capitals": _capitals,
+    "pronouns": _pronouns,
 }
 TASKS = tuple(_ROWS)
 
@@ -99,7 +127,8 @@ def map_task(name: str, model: Any, kind: str = "searched") -> sm.Task:
     """16 prompts of a task, with the logit difference between answer and distractor.
 
     Args:
-        name: "ioi" (indirect object identification) or "capitals" ("The capital of France is").
+        name: "ioi" (indirect object identification), "capitals" ("The capital of France is") or
+            "pronouns" ("Mary ran home, and").
         model: SmolLM2, or another model with a tokenizer.
         kind: "searched", "same" (templates) or "other" (templates).
     """
