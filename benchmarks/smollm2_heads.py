@@ -7,27 +7,35 @@
 ``facts`` reads the files of ``benchmarks/head_map.py``: how the energy is spread, where the strong
 pairs lie, which of them hold on other prompts and with zero ablation, and what single ablations
 would have said. ``sink`` and ``roles`` look at attention, ``sets`` ablates many heads together,
-``searches`` and ``rivals`` run the model anew. Recall is the share of the true
-strongest pairs that were measured; of a rival, of those that are among as many predictions as the
-budget could measure. Writes ``results/smollm2_heads.json`` and ``pictures/smollm2_heads.png``.
+``searches`` and ``rivals`` run the model anew; so does ``audits``, which says how often the audit's
+intervals hold over 30 seeds (single heads and pairs it takes from the map). Recall is the share of
+the true strongest pairs that were measured; of a rival, of those that are among as many predictions
+as the budget could measure. Writes ``results/smollm2_heads.json`` and
+``pictures/smollm2_heads.png``.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import spex_mech as sm
+from benchmarks.calibration import audited, over_audits
 from benchmarks.frame import HERE, SEEDS, Options, Row, panels, rows_of, script, show_in_docs
-from benchmarks.games import strongest
+from benchmarks.games import Around, strongest, values_of
 from benchmarks.map_tasks import map_task
 from benchmarks.recovery import Case, draw_recall
+from spex_mech.game import Answer, no_tick
+from spex_mech.masks import MaskBatch
 
 TRUTH = HERE / "truth"
 TASKS = ("capitals", "ioi")
 KS = (100, 500)
 BUDGETS = (100, 135, 270, 350, 540, 1080)  # up to 4 evaluations per head; ProxySPEX needs 94
 WITH_SEEDS = (270, 540)  # three seeds of these
+# Budget and the audit's share of it: as it is, and so large that its tests can tell something.
+AUDITS, N_AUDITS = ((270, None), (540, None), (5400, 0.5)), 30
 RIVALS = (
     "Hessian-vector products",
     "attribution patching, products",
@@ -238,6 +246,56 @@ def rivals(options: Options) -> Iterator[Row]:
             yield from case.of_rivals(budget, RIVALS, (0,), 600)
 
 
+class OfMap(Around):
+    """A game whose singles and pairs are taken from a map; what else was asked is remembered."""
+
+    def __init__(self, game: sm.ModelGame, found: sm.Interactions) -> None:
+        super().__init__(game)
+        self.intact, self.alone = found.intact_by_prompt, found.main_effects_by_prompt
+        self.row = {tuple(pair): row for row, pair in enumerate(found.units[:, :2].tolist())}
+        self.pairs = found.values
+        self.asked: dict[tuple[tuple[int, ...], bool], Answer] = {}
+
+    def evaluate(self, masks: MaskBatch, slopes: bool = False, tick: Any = no_tick) -> Answer:
+        sets = [tuple(unit for unit in row if unit >= 0) for row in masks.ablated.tolist()]
+        asked = [s for s in dict.fromkeys(sets) if slopes or len(s) > 2]
+        new = [s for s in asked if (s, slopes) not in self.asked]
+        if new:
+            answer = self.game.evaluate(MaskBatch.of_sets(new, len(self.units)), slopes)
+            for at, units in enumerate(new):
+                own = None if answer.slopes is None else answer.slopes[at]
+                self.asked[units, slopes] = Answer(answer.values[at], own)
+        if slopes:
+            told = [self.asked[s, slopes] for s in sets]
+            return Answer(np.stack([a.values for a in told]), np.stack([a.slopes for a in told]))
+        return Answer(np.stack([self._value(s) for s in sets]))
+
+    def _value(self, units: tuple[int, ...]) -> np.ndarray:
+        if len(units) > 2:
+            return self.asked[units, False].values
+        pair = self.pairs[self.row[units]] if len(units) == 2 else 0.0
+        return self.intact + self.alone[list(units)].sum(axis=0) + pair
+
+
+def audits(options: Options) -> Iterator[Row]:
+    """The audit of SPEX, seed by seed, against all pairs."""
+    options.must_be_full()
+    for task in TASKS:
+        found = map_of(task)
+        truth = values_of(found)
+        game = OfMap(game_of(task), found)
+        for budget, share in AUDITS:
+            how = {"budget": budget, "audit": share, "progress": False}
+            runs = [sm.discover(game, seed=seed, **how) for seed in range(N_AUDITS)]
+            row: Row = {"task": task, "what": "audit", "budget": budget, "runs": N_AUDITS}
+            row["tests"] = float(np.median([run.audit["n_tested"] for run in runs]))
+            row["needed"] = float(np.median([run.audit["tests_needed"] for run in runs]))
+            row["cannot_tell"] = float(np.mean([run.audit["cannot_tell"] for run in runs]))
+            mine = [audited(run, truth) for run in runs]
+            row["recall_true"] = float(np.mean([of["recall_true"] for of in mine]))
+            yield row | over_audits(mine)
+
+
 def draw(rows: list[Row], file: Path) -> None:
     map_picture = file.with_name("smollm2_map.png")
     sm.plot_map(map_of("capitals"), most=40).savefig(map_picture, dpi=110)
@@ -261,6 +319,7 @@ PARTS = {
     "sets": sets,
     "searches": searches,
     "rivals": rivals,
+    "audits": audits,
 }
 
 if __name__ == "__main__":
