@@ -91,16 +91,16 @@ def _capitals(kind: str, tokenizer: Any) -> Iterator[dict[str, str]]:
 _HE = "John Tom James Jack Paul Mark Peter David Ben Max".split()
 _SHE = "Mary Anna Sarah Emma Alice Kate Lucy Lily Mia Jane".split()
 _PRONOUNS = (
-    "{name} ran home, and",
-    "{name} knew that",
-    "{name} felt that",
     "Before {name} left,",
+    "When {name} was young,",
+    "After {name} ate,",
+    "I like {name} because",
 )
 _PRONOUNS_OTHER = (
-    "{name} was happy because",
-    "{name} was late, so",
-    "When {name} came home,",
-    "{name} smiled when",
+    "While {name} slept,",
+    "Although {name} was tired,",
+    "I met {name} and",
+    "I know {name} because",
 )
 
 
@@ -128,7 +128,7 @@ def map_task(name: str, model: Any, kind: str = "searched") -> sm.Task:
 
     Args:
         name: "ioi" (indirect object identification), "capitals" ("The capital of France is") or
-            "pronouns" ("Mary ran home, and").
+            "pronouns" ("When Mary was young,").
         model: SmolLM2, or another model with a tokenizer.
         kind: "searched", "same" (templates) or "other" (templates).
     """

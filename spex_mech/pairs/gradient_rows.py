@@ -118,14 +118,24 @@ class GradientRows:
         """How many of each pair's two units have a row."""
         return (self._place[pairs] >= 0).sum(axis=1)
 
-    def predict(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, "pair block"]:
-        """The larger of ``s_ij`` and ``s_ji`` in each block; NaN where neither unit has a row."""
+    def predict(
+        self,
+        pairs: Int[np.ndarray, "pair 2"],
+        of_unit: Float[np.ndarray, " unit"] | None = None,
+    ) -> Float[np.ndarray, "pair block"]:
+        """The larger of ``s_ij`` and ``s_ji`` in each block; NaN where neither unit has a row.
+
+        Args:
+            of_unit: by which a unit's own slopes are to be multiplied: ``s_ij`` by that of j.
+        """
         if not self.asked:
             return np.full((len(pairs), self.n_blocks), np.nan)
         both = []
         for i, j in ((0, 1), (1, 0)):
             place = self._place[pairs[:, i]]
             value = self._slopes[place, :, pairs[:, j]].astype(np.float64)
+            if of_unit is not None:
+                value *= of_unit[pairs[:, j], None]
             both.append(np.where(place[:, None] >= 0, value, np.nan))
         first, second = both
         larger = np.isnan(first) | (abs(second) > abs(first))

@@ -15,8 +15,11 @@
    predicted size is the size of the mean plus a part of the root mean square over blocks. On the
    260K story model (900 units, all rows) the first 600 predictions then hold 0.95 of the true top
    100, against 0.92 by the mean alone; positions within prompts, kept apart too, add nothing.
-4. *Correction.* What is measured teaches one thing: a factor for each unit and block of prompts, as
-   on some prompts a unit comes to a cliff and all its slopes understate.
+4. *Correction.* What is measured teaches two things. A unit whose slope overstates what its own
+   ablation does overstates its interactions likewise: they are multiplied by the root of the ratio
+   of its single effect and its slope (the root, as the ratio itself is wrong where the effect
+   cancels). And a factor for each unit and block of prompts, as on some prompts a unit comes to a
+   cliff and all its slopes understate.
 
 What the rows miss is where both units are saturated on all prompts. Rows at other reference points
 (gates at 0.95, 0.9, 0.75; random masks), a regression on main effects and self-curvatures, and a
@@ -100,6 +103,7 @@ class RowRanker:
     def __init__(self, rows: GradientRows, settings: SearchSettings = DEFAULTS) -> None:
         self.rows, self._settings = rows, settings
         self._factors = np.ones((rows.n, rows.n_blocks))
+        self._bends = np.ones(rows.n)  # how much more a single ablation does than its slope says
         self._sizes: dict[Set, Float[np.ndarray, " block"]] = {}  # of measured pairs
         self._floor = 1e-6 * float(rows.matrix().max(initial=0.0)) or float(np.finfo(float).tiny)
 
@@ -117,10 +121,11 @@ class RowRanker:
         return []
 
     def fit(self, ledger: Ledger) -> None:
-        """A factor for each unit and block of prompts: how much larger its measured pairs are than
-        predicted, shrunk towards that of all pairs."""
+        """How each unit bends, and a factor for each unit and block of prompts: how much larger its
+        measured pairs are than predicted, shrunk towards that of all pairs."""
+        self._fit_bends(ledger)
         pairs, sizes = self._measured(ledger)
-        predicted = abs(self.rows.predict(pairs))
+        predicted = abs(self.rows.predict(pairs, self._bends))
         known = np.isfinite(predicted).all(axis=1)
         if not known.any() or not predicted[known].any():
             return
@@ -133,26 +138,39 @@ class RowRanker:
             np.add.at(expected, unit, predicted)
         self._factors = (observed / (overall or 1.0) + prior) / (expected + prior)
 
+    def _fit_bends(self, ledger: Ledger) -> None:
+        known = np.array([s[0] for s in ledger.value if len(s) == 1], dtype=np.int64)
+        if not len(known):
+            return
+        effects = self._by_block(np.array([ledger.effect((unit,)) for unit in known.tolist()]))
+        slopes = self.rows.intact[:, known].T
+        of_effect, of_slope = (np.sqrt((x**2).mean(axis=1)) for x in (effects, slopes))
+        told = (of_effect > 0) & (of_slope > 0)
+        self._bends[known[told]] = np.sqrt(of_effect[told] / of_slope[told])
+
+    def _by_block(self, values: Float[np.ndarray, "set prompt"]) -> Float[np.ndarray, "set block"]:
+        """The means over the prompts of each block."""
+        n_blocks = self.rows.n_blocks
+        block = np.arange(values.shape[1]) * n_blocks // values.shape[1]
+        return np.stack([values[:, block == b].mean(1) for b in range(n_blocks)], axis=1)
+
     def _measured(
         self, ledger: Ledger
     ) -> tuple[Int[np.ndarray, "pair 2"], Float[np.ndarray, "pair block"]]:
         """The pairs that were measured, and their sizes in each block of prompts; those of earlier
         rounds are kept."""
-        n_blocks = self.rows.n_blocks
         new = [s for s in ledger.interaction if len(s) == 2 and s not in self._sizes]
         if new:
-            values = np.array([ledger.effect(s) for s in new])
-            block = np.arange(values.shape[1]) * n_blocks // values.shape[1]
-            sizes = abs(np.stack([values[:, block == b].mean(1) for b in range(n_blocks)], axis=1))
+            sizes = abs(self._by_block(np.array([ledger.effect(s) for s in new])))
             self._sizes.update(zip(new, sizes, strict=True))
         if not self._sizes:
-            return np.empty((0, 2), dtype=np.int64), np.empty((0, n_blocks))
+            return np.empty((0, 2), dtype=np.int64), np.empty((0, self.rows.n_blocks))
         return np.array(list(self._sizes)), np.array(list(self._sizes.values()))
 
     def score(self, pairs: Int[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
         """Predicted log-size, up to a constant."""
         factors = np.maximum(*self._factors[pairs.T])
-        corrected = (self.rows.predict(pairs) * factors)[:, :, None]
+        corrected = (self.rows.predict(pairs, self._bends) * factors)[:, :, None]
         predicted = self.rows.magnitude(corrected)[:, 0]
         unknown = np.isnan(predicted)
         predicted[unknown] = self.rows.extrapolate(pairs[unknown])
