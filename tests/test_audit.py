@@ -144,16 +144,21 @@ def test_the_interval_of_recall_holds(kind: str, slopes: str, budget: int, top: 
 
 
 def test_an_audit_that_cannot_tell_says_how_many_tests_would_do() -> None:
-    """And they do: with so many tests the interval is narrower than one half."""
-    _, found = one_search("dense", 60, 0, "exact", 300, top=60)
-    audit = found.audit
-    assert audit["cannot_tell"]
-    text = recall_text(audit)
-    assert text.startswith(f"cannot tell from {audit['n_tested']} tests")
-    share = audit["tests_needed"] / (audit["tests_needed"] + 300)
-    _, found = one_search("dense", 60, 0, "exact", audit["tests_needed"] + 300, top=60, audit=share)
-    assert found.audit["n_tested"] > 0.7 * audit["tests_needed"]
-    assert not found.audit["cannot_tell"]
+    """And they do, in most of the games: with so many tests the interval is narrower than one half.
+    (They are worked out from few, which may have met fewer strong pairs than there are.)"""
+    n_told = 0
+    for seed in range(8):
+        _, found = one_search("dense", 60, seed, "exact", 300, top=60)
+        audit = found.audit
+        assert audit["cannot_tell"]
+        text = recall_text(audit)
+        assert text.startswith(f"cannot tell from {audit['n_tested']} tests")
+        budget = audit["tests_needed"] + 300
+        share = audit["tests_needed"] / budget
+        _, found = one_search("dense", 60, seed, "exact", budget, top=60, audit=share)
+        assert found.audit["n_tested"] > 0.7 * audit["tests_needed"]
+        n_told += not found.audit["cannot_tell"]
+    assert n_told >= 7
 
 
 def test_the_part_for_the_audit_is_what_is_asked_for() -> None:

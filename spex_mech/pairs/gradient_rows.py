@@ -12,6 +12,8 @@ from spex_mech.masks import Set
 from spex_mech.pairs.largest import largest_pairs
 
 _ROOM = 4  # rows, before more are reserved
+_SLOPES = 0.5  # the weight of a unit's slopes in its promise, chosen on five games
+_LEAST = 0.1  # of the mean size
 _MORE = 8  # strongest pairs are kept for so many parts of them more
 
 
@@ -94,11 +96,12 @@ class GradientRows:
         return {(): intact, **{(u,): intact - means[self._place[u]] for u in self.asked}}
 
     def next_rows(self, count: int) -> list[int]:
-        """The units whose rows promise most."""
-        score = self._promise.copy()
+        """The units whose rows promise most: by what random masks change of their slopes, by their
+        columns in the rows known so far, and, with half the weight, by their slopes themselves."""
+        told = [(self._promise, 1.0), (self.magnitude(self.intact), _SLOPES)]
         if self.asked:
-            rms = self.column_rms()
-            score = _relative(score, self.asked) + _relative(rms, self.asked)
+            told.append((self.column_rms(), 1.0))
+        score = sum(weight * np.log(_relative(sizes)) for sizes, weight in told)
         score[self.asked] = -np.inf
         best = np.argsort(-score, kind="stable")[:count]
         return [int(u) for u in best if score[u] > -np.inf]
@@ -154,6 +157,7 @@ class GradientRows:
             yield np.full(self.n, unit), others, np.where(others == unit, -1.0, row)
 
 
-def _relative(sizes: Float[np.ndarray, " unit"], to: list[int]) -> Float[np.ndarray, " unit"]:
-    """Sizes over the mean of some of them, whatever the scale; as they are where that is 0."""
-    return sizes / (float(sizes[to].mean()) or 1.0)
+def _relative(sizes: Float[np.ndarray, " unit"]) -> Float[np.ndarray, " unit"]:
+    """Sizes over their mean, whatever the scale. None is nothing: what one of several tells nothing
+    of, as a slope of a unit that is saturated, another may know."""
+    return np.maximum(sizes / (float(sizes.mean()) or 1.0), _LEAST)

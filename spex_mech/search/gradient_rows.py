@@ -8,8 +8,11 @@
    difference to the slope at the intact model, ``s_ij = g_j(N) - g_j(N without i)``, is the
    interaction of i and j if j acts linearly. One gradient so predicts a whole row. Where i and j
    both have a row, the larger of ``s_ij`` and ``s_ji`` is the prediction: saturation makes one of
-   them vanish, hardly both. After each batch of rows, a unit's promise also counts the root mean
-   square of its column.
+   them vanish, hardly both. The next rows are those of the units whose geometric mean is largest of
+   what changes of their slopes at random masks, their columns in the rows known so far, and (with
+   half the weight) their slopes at the intact model. On five games (heads of SmolLM2 on two tasks,
+   units of the story models on three) their logarithms correlate with that of the norm of all a
+   unit's interactions by 0.78 to 0.97, 0.82 to 1.0 and 0.47 to 0.94. The weights were chosen there.
 3. *Ranking.* Slopes come by block of prompts. A pair may help on some prompts and hurt on others,
    or be saturated on average, and the mean of ``s_ij`` vanish where its blocks do not: the
    predicted size is the size of the mean plus a part of the root mean square over blocks. On the
