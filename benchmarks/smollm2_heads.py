@@ -6,11 +6,11 @@
 
 ``facts`` reads the files of ``benchmarks/head_map.py``: how the energy is spread, where the strong
 pairs lie, which of them hold on other prompts and with zero ablation, and what single ablations
-would have said. ``sink`` and ``roles`` look at attention, ``sets`` ablates many heads together,
-``searches`` and ``rivals`` run the model anew; so does ``audits``, which says how often the audit's
-intervals hold over 30 seeds (single heads and pairs it takes from the map). Recall is the share of
-the true strongest pairs that were measured; of a rival, of those that are among as many predictions
-as the budget could measure. Writes ``results/smollm2_heads.json`` and
+would have said. ``sink`` and ``roles`` look at attention, ``sets`` ablates many heads together.
+``searches``, ``rivals`` and ``audits`` run the model anew; of our searches, single heads and pairs
+are taken from the map. ``audits`` says how often the audit's intervals hold over 30 seeds. Recall
+is the share of the true strongest pairs that were measured; of a rival, of those that are among as
+many predictions as the budget could measure. Writes ``results/smollm2_heads.json`` and
 ``pictures/smollm2_heads.png``.
 """
 
@@ -223,17 +223,16 @@ def kept(found: sm.Interactions, again: sm.Interactions) -> Row:
     return row
 
 
-def cases(options: Options) -> Iterator[Case]:
-    """The games, with their truth."""
-    options.must_be_full()
-    for task in TASKS:
-        truth = map_of(task)
-        yield Case(task, game_of(task), strongest(truth), truth.main_effects, KS)
+def case_of(task: str, game: Any) -> Case:
+    """A game, with its truth."""
+    truth = map_of(task)
+    return Case(task, game, strongest(truth), truth.main_effects, KS)
 
 
 def searches(options: Options) -> Iterator[Row]:
     """Both searches at up to 4 evaluations per head."""
-    for case in cases(options):
+    options.must_be_full()
+    for case in (case_of(task, OfMap(game_of(task), map_of(task))) for task in TASKS):
         for budget in BUDGETS:
             seeds = SEEDS if budget in WITH_SEEDS else (0,)
             yield from case.of_ours(budget, ("spex", "proxyspex"), seeds)
@@ -241,7 +240,8 @@ def searches(options: Options) -> Iterator[Row]:
 
 def rivals(options: Options) -> Iterator[Row]:
     """What others predict with one and two evaluations per head."""
-    for case in cases(options):
+    options.must_be_full()
+    for case in (case_of(task, game_of(task)) for task in TASKS):
         for budget in WITH_SEEDS:
             yield from case.of_rivals(budget, RIVALS, (0,), 600)
 
