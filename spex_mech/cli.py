@@ -761,9 +761,18 @@ def _status(options: argparse.Namespace) -> None:
     _print_status(status(options.folder))
 
 
+# What else tells one cell of a sweep from another, beside the lists.
+_OF_A_CELL = (
+    "n_prompts", "seed", "file", "metric", "precision", "batch_size", "bridge", "budget", "order",
+)  # fmt: skip
+
+
 def _print_status(table: Any) -> None:
-    names = ("model", "task", "units", "ablation", "method", "state", "evaluations")
-    shown = [n for n in (*names, "strongest", "value", "error") if n in table]
+    names = ("model", "task", "units", "ablation", "method")
+    # Two sweeps in one folder may be of other seeds, prompts or budgets.
+    odd = [n for n in _OF_A_CELL if n in table and table[n].nunique(dropna=False) > 1]
+    shown = [*names, *odd, "state", "evaluations", "strongest", "value", "error"]
+    shown = [n for n in shown if n in table]
     words = table[shown].astype(object).where(table[shown].notna(), "")
     say(words.to_string(index=False, max_colwidth=60))
 

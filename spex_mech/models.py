@@ -88,7 +88,8 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
         from transformer_lens.model_bridge import TransformerBridge
 
         return _or_explain(str(model), TransformerBridge.boot_transformers, device=device).eval()
-    loaded = _or_explain(str(model), lambda name: _class_of(folder).from_pretrained(name))
+    source = str(folder if folder.is_dir() else model)  # the home folder is no name to others
+    loaded = _or_explain(source, lambda name: _class_of(folder).from_pretrained(name))
     return (_as_bridge(loaded) if bridge else loaded).to(device).eval()
 
 

@@ -16,16 +16,16 @@ import socket
 import time
 import tomllib
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spex_mech.arguments import one_of, path_of, shown, text_of, whole
+from spex_mech.arguments import first_twice, one_of, path_of, shown, switch, text_of, whole
 from spex_mech.results.files import text_in
-from spex_mech.runs.factory import GameFactory
+from spex_mech.runs.factory import GameFactory, metric_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,9 @@ _SUCH = {
 AXES = tuple(_SUCH)
 _DONE, _RUNNING, _FAILED, _WAITING, _KILLED = "done", "running", "failed", "waiting", "killed"
 _INTERRUPTED = "interrupted"
+_READS_FILE = "text"  # the task of the text file
 _LONGEST_NAME = 120  # characters of a folder's name; file systems take 255 bytes
+_SUMMARIES = ("summary.csv", "summary.parquet")
 _POLL = 1.0  # seconds between two looks at a cell that another process runs
 
 
@@ -101,7 +103,8 @@ def cells_of(axes: Mapping[str, Any], **common: Any) -> list[Cell]:
         axes: "models", "tasks", "units", "ablations", "methods", each a list of texts; those left
             out have one value, the default of ``GameFactory`` or ``Cell``.
         common: of every cell: what else ``GameFactory`` takes (``n_prompts``, ``seed``, ``file``,
-            ``precision``, ``batch_size``, ``bridge``), ``budget`` and ``order``.
+            ``precision``, ``batch_size``, ``bridge``), ``budget`` and ``order``. ``file`` goes to
+            the task "text" alone, where that is one of several.
 
     Raises:
         ValueError: an unknown or empty axis or option, no models, or two cells of one folder.
@@ -122,16 +125,28 @@ def cells_of(axes: Mapping[str, Any], **common: Any) -> list[Cell]:
     if axes.get("models", []) == []:
         raise ValueError("a sweep needs models: a list of bundled names, folders or hub names")
     names = [name if name == "units" else name.removesuffix("s") for name in axes]
+    lists = {name: _listed(name, values) for name, values in axes.items()}
+    reads_file = _READS_FILE in lists.get("tasks", [])  # others take no file
     cells = []
-    for values in product(*(_listed(name, values) for name, values in axes.items())):
+    for values in product(*lists.values()):
         given = {**dict(zip(names, values, strict=True)), **common}
+        if given.get("task", GameFactory.task) != _READS_FILE and reads_file:
+            given.pop("file", None)
         of_search = {name: given.pop(name) for name in _OF_SEARCH if name in given}
         cells.append(Cell(GameFactory(**given), **of_search))
-    folders = [cell.name for cell in cells]
-    if len(set(folders)) < len(folders):
-        twice = next(name for name in folders if folders.count(name) > 1)
-        raise ValueError(f"two cells would share the folder {twice!r}; name them differently")
+    _check_folders(cells)
     return cells
+
+
+def _check_folders(cells: Sequence[Cell]) -> None:
+    """Raises:
+    ValueError: two cells have one folder, so that one would take the place of the other.
+    """
+    if (twice := first_twice([cell.name for cell in cells])) is not None:
+        raise ValueError(
+            f"two cells would share the folder {twice!r}; name them differently, or sweep them "
+            "into two folders"
+        )
 
 
 def _listed(axis: str, values: Any) -> list[str]:
@@ -167,7 +182,7 @@ def cells_from_toml(path: str | Path) -> list[Cell]:
 
 
 def sweep(
-    cells: Sequence[Cell],
+    cells: Iterable[Cell],
     folder: str | Path,
     *,
     resume: bool = True,
@@ -180,6 +195,7 @@ def sweep(
     """Run all cells, one after the other, and write the summary.
 
     Args:
+        cells: as ``cells_of`` makes them; all that they read is looked for before any runs.
         folder: gets a folder per cell.
         resume: leave out what is done, and go on where a cell was killed; False: all anew.
         workers, address, progress, masks_per_batch, timeout: as of ``discover``.
@@ -188,21 +204,22 @@ def sweep(
         ``status`` of the folder: a row per cell, other sweeps' cells included.
 
     Raises:
-        ValueError: a cell cannot be what it says, or its model is not to be had (before anything
-            runs), a cell that is done was done with other files than there are now or has other
-            values now, or with ``resume=False`` a cell is running.
+        ValueError: there is no cell, two have one folder, one cannot be what it says, or its model
+            is not to be had (before anything runs), a cell that is done was done with other files
+            than there are now or has other values now, or with ``resume=False`` a cell is running.
     """
     from spex_mech.report.folder import check_folder
     from spex_mech.runs.session import RunSettings
 
     how = RunSettings(progress, None, workers, address, masks_per_batch, timeout)
-    root = path_of("folder", folder)
+    root, resume, cells = path_of("folder", folder), switch("resume", resume), _all_cells(cells)
     check_folder(root, "folder")
     for cell in cells:
         _check(cell)
     _check_inputs(cells, root, resume)
     waiting = [cell for cell in cells if not (resume and _is_done(root / cell.name, cell))]
     if address is None:  # what a cluster's machines hold is not known here
+        _check_metrics(waiting)
         _check_models(waiting)
         _check_tokenizers(waiting)
     if resume:
@@ -226,6 +243,19 @@ def sweep(
         _run(cell, root / cell.name, how)
         summarise(root)
     return summarise(root)
+
+
+def _all_cells(cells: Any) -> list[Cell]:
+    """Raises:
+    ValueError: what was given are no cells, or none, or two have one folder.
+    """
+    given = list(cells) if isinstance(cells, Iterable) else [cells]
+    if isinstance(cells, str) or not all(isinstance(cell, Cell) for cell in given):
+        raise ValueError(f"cells is {shown(cells)}; give a list of Cell, as cells_of makes it")
+    if not given:
+        raise ValueError("cells is empty, so that there is nothing to run; cells_of makes them")
+    _check_folders(given)
+    return given
 
 
 def _in_turn(cells: Sequence[Cell], root: Path) -> Iterator[Cell]:
@@ -298,6 +328,7 @@ def _check(cell: Cell) -> None:
     """
     from spex_mech.discover import METHODS
     from spex_mech.engine.device import PRECISIONS
+    from spex_mech.engine.metrics import METRICS
     from spex_mech.engine.references import ABLATIONS
     from spex_mech.tasks import TASKS
 
@@ -305,12 +336,28 @@ def _check(cell: Cell) -> None:
     one_of("method", cell.method, METHODS)
     one_of("ablation", game.ablation, ABLATIONS)
     one_of("precision", game.precision, PRECISIONS)
-    if game.task not in TASKS and not os.path.isfile(game.task):
+    if game.task not in TASKS and not path_of("task", game.task).is_file():
         raise ValueError(
             f"unknown task {game.task!r}; choose one of {', '.join(TASKS)}, or give a prompt file"
         )
-    if game.file is not None and not os.path.isfile(game.file):
+    if game.file is not None and not path_of("file", game.file).is_file():
         raise ValueError(f"no text file {game.file}")
+    if (game.file is None) == (game.task == _READS_FILE):
+        raise ValueError(
+            f"the task {_READS_FILE!r} reads a text file, and no other one does; file is "
+            f"{shown(game.file)}, and the task {game.task!r}"
+        )
+    if game.metric is not None and ":" not in game.metric:
+        one_of("metric", game.metric, [*METRICS, "kl"])
+
+
+def _check_metrics(cells: Sequence[Cell]) -> None:
+    """Raises:
+    ValueError: a metric is no function that can be had; each is looked for once.
+    """
+    for metric in dict.fromkeys(cell.game.metric for cell in cells):
+        if metric is not None:
+            metric_named(metric)
 
 
 def _check_models(cells: Sequence[Cell]) -> None:
@@ -362,7 +409,7 @@ def _check_inputs(cells: Sequence[Cell], root: Path, resume: bool) -> None:
                 "everything was to be done anew; wait for it, or stop it"
             )
         state = _read(place)
-        if resume and _is_done(place, cell) and state.get("inputs", {}) != _inputs_of(cell):
+        if resume and _is_done(place, cell) and _have_changed(cell, state):
             raise ValueError(
                 f"{cell.name} is done, but the files of its model or prompts have changed since; "
                 "do all anew (--fresh), or give another folder"
@@ -372,6 +419,15 @@ def _check_inputs(cells: Sequence[Cell], root: Path, resume: bool) -> None:
                 f"the folder {cell.name} holds what was done for {other}; give another folder, or "
                 "do all anew (--fresh)"
             )
+
+
+def _have_changed(cell: Cell, state: Mapping[str, Any]) -> bool:
+    """Whether the files that a cell read are others now. Older sweeps noted more of a model's
+    folder: all that lay below it."""
+    now, before = _inputs_of(cell), state.get("inputs", {})
+    model = path_of("model", cell.game.model)
+    below = {name for name in before if model in Path(name).parents and Path(name).parent != model}
+    return {name: held for name, held in before.items() if name in now or name not in below} != now
 
 
 def _other_inputs(cell: Cell, state: Mapping[str, Any]) -> str:
@@ -412,10 +468,22 @@ def _check_values(cells: Sequence[Cell], root: Path, how: "RunSettings") -> None
 
 def _inputs_of(cell: Cell) -> dict[str, str]:
     """Hashes of the files that a cell reads: a local model's, a prompt file, a text."""
-    game = cell.game
-    paths = [Path(p) for p in (game.model, game.task, game.file) if p is not None]
-    files = [f for path in paths for f in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    from spex_mech.models import BUNDLED
+    from spex_mech.tasks import TASKS
+
+    game, files = cell.game, []
+    names = [None if game.model in BUNDLED else game.model]
+    names += [None if game.task in TASKS else game.task, game.file]
+    for path in (path_of("input", name) for name in names if name is not None):
+        files += sorted(_files_of_model(path)) if path.is_dir() else [path]
     return {str(file): _file_sha256(file) for file in files if file.is_file()}
+
+
+def _files_of_model(folder: Path) -> list[Path]:
+    """What is read of a model's folder. What a sweep writes into it is not, nor are checkpoints and
+    results in folders of their own."""
+    own = [file for file in folder.iterdir() if file.name not in _SUMMARIES]
+    return [*own, *folder.glob("*/*.gguf")]
 
 
 def _file_sha256(file: Path) -> str:
@@ -448,9 +516,10 @@ def summarise(folder: str | Path) -> "pd.DataFrame":
     """Write ``summary.csv``, and ``summary.parquet`` where pyarrow is installed."""
     folder = path_of("folder", folder)
     table = status(folder)
-    table.to_csv(folder / "summary.csv", index=False)
+    csv, parquet = (folder / name for name in _SUMMARIES)
+    table.to_csv(csv, index=False)
     with suppress(ImportError):
-        table.to_parquet(folder / "summary.parquet", index=False)
+        table.to_parquet(parquet, index=False)
     return table
 
 
@@ -492,10 +561,14 @@ def _run(cell: Cell, place: Path, how: "RunSettings") -> None:
         "value": float(best.mean[0]) if labels else None,
         "stderr": float(best.stderr[0]) if labels else None,
     }
-    counts = {"n_units": len(found.labels), "n_interactions": len(found)}
+    told = {
+        "n_units": len(found.labels),
+        "n_interactions": len(found),
+        "metric": cell.game.metric or found.about.get("metric"),
+    }
     # Its store is its own: none of another search is in it, and what was in it is of this one.
     cost = {**found.cost, "reused": min(kept, int(found.cost["evaluations"]))}
-    _write(place, cell, _DONE, inputs=inputs, **counts, **cost, **strongest)
+    _write(place, cell, _DONE, inputs=inputs, **told, **cost, **strongest)
 
 
 def _kept(place: Path) -> int:

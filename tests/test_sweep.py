@@ -304,6 +304,10 @@ def test_another_file_of_the_same_name_does_not_overwrite_what_is_done(tmp_path:
         ({"ablation": "blur"}, "unknown ablation 'blur'"),
         ({"task": "inducton"}, "unknown task 'inducton'"),
         ({"file": "gone.txt"}, "no text file gone.txt"),
+        ({"file": __file__}, "'text' reads a text file, and no other one does; file is '.*induct"),
+        ({"task": "text"}, "'text' reads a text file, and no other one does; file is None, and"),
+        ({"metric": "logit_dif"}, "unknown metric 'logit_dif'; choose one of logit_diff"),
+        ({"metric": "no_such_module:margin"}, "No module named 'no_such_module'"),
     ],
 )
 def test_everything_is_checked_before_anything_runs(
@@ -391,3 +395,67 @@ def test_a_toml_file_and_the_command_line(tmp_path: Path, capsys: Any) -> None:
     file.write_text("models = [")
     with pytest.raises(ValueError, match="is not a TOML file"):
         cells_from_toml(file)
+
+
+def test_the_text_file_goes_to_the_task_that_reads_it() -> None:
+    """Every cell of another task failed: it takes no file."""
+    tasks = ["induction", "text"]
+    cells = cells_of({"models": ["demo"], "tasks": tasks}, file="passages.txt")
+    assert [cell.game.file for cell in cells] == [None, "passages.txt"]
+
+
+@pytest.mark.parametrize("out", ["model/sweep", "model"])
+def test_a_sweep_may_lie_in_the_folder_of_its_model(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the sweep wrote counted as files of the model, which had changed by that."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.logging.is_progress_bar_enabled", lambda: False)
+    sm.load_model("demo").save_pretrained("model")
+    cells = cells_of({"models": ["~/model"]}, n_prompts=2, budget=40)
+    assert sweep(cells, out, progress=False).state.tolist() == ["done"]
+    Path("model/checkpoint-7").mkdir()
+    Path("model/checkpoint-7/model.safetensors").write_text("of another time")
+    assert sweep(cells, out, progress=False).reused.tolist() == [40]
+    # An older sweep had noted these files too.
+    module, place = sys.modules["spex_mech.sweep"], Path(out) / cells[0].name
+    state = module._read(place)
+    state["inputs"][f"{tmp_path}/model/sweep/older/log.txt"] = "0"
+    module._write_text(place, state)
+    assert sweep(cells, out, progress=False).reused.tolist() == [40]
+    config = Path("model/config.json")
+    config.write_text(config.read_text().replace("0.02", "0.03"))
+    with pytest.raises(ValueError, match="is done, but the files of its model or prompts have ch"):
+        sweep(cells, out, progress=False)
+
+
+def test_a_folder_that_is_called_as_a_bundled_model_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "induction"):
+        Path(name).mkdir()
+        Path(name, "notes.txt").write_text("mine")
+    assert sys.modules["spex_mech.sweep"]._inputs_of(some_cells()[0]) == {}
+
+
+def test_two_cells_of_one_folder_are_refused(tmp_path: Path) -> None:
+    """The second took the place of the first, and both failed or were lost."""
+    cells = [Cell(sm.GameFactory(f"{name}/demo")) for name in "ab"]
+    with pytest.raises(ValueError, match="two cells would share the folder 'demo__"):
+        sweep(cells, tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="cells is empty, so that there is nothing to run"):
+        sweep([], tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_printed_table_tells_cells_apart(tmp_path: Path, capsys: Any) -> None:
+    """Two sweeps in one folder, of other seeds, were rows of the same words and other values."""
+    for seed in (0, 1):
+        sweep(some_cells(seed=seed)[:1], tmp_path, progress=False)
+    assert cli.main(["status", str(tmp_path)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "seed" in head and "budget" not in head and "metric" not in head
+    assert len({row.split("done")[0] for row in rows}) == 2
+    assert status(tmp_path).metric.tolist() == ["log_prob"] * 2

@@ -15,7 +15,7 @@ import torch
 import spex_mech as sm
 from spex_mech.game import Answer, as_game
 from spex_mech.runs.contents import contents
-from spex_mech.sweep import cells_from_toml
+from spex_mech.sweep import cells_from_toml, cells_of, sweep
 from spex_mech.units import Units
 
 
@@ -58,6 +58,12 @@ def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     for name in ("task", "units", "ablation", "precision", "file", "seed", "n_prompts"):
         text = f"{name} is {{}}, a dict"
         yield f"factory, {text}", text, lambda n=name: sm.GameFactory("demo", **{n: {}})
+    cells = cells_of({"models": ["demo"]}, n_prompts=2)
+    for value in (["demo"], "demo", 3, None):
+        text = "give a list of Cell, as cells_of makes it"
+        yield f"cells={value!r}", text, lambda v=value: sweep(v, folder / "sweep")
+    text = "resume is 'no', a str; it must be True or False"
+    yield "resume", text, lambda: sweep(cells, folder / "sweep", resume="no")  # type: ignore[arg-type]
     os.mkfifo(folder / "pipe")
     for name, call in {
         "save": found.save, "write_report": lambda path: sm.write_report(found, path),
