@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,23 @@ def test_padding_that_no_mask_marks_is_told(side: str) -> None:
     # A begin token that is the padding token stands once in all of them, and is none.
     begun = sm.Task(sm.Prompts([[0, *row[:2]] for row in rows], answers=[4] * 4), "log_prob")
     assert not [text for text in warnings_of(lambda: sm.ModelGame(model, begun)) if "padd" in text]
+
+
+@pytest.mark.parametrize("bridge", [False, True])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_by_an_end_token_is_told(side: str, bridge: bool) -> None:
+    """GPT-2 has no padding token, and people pad with its end token: the answer was read there."""
+    model = sm.load_model("demo", bridge=bridge)
+    assert model.config.pad_token_id is None
+    end = model.config.eos_token_id = 5
+    rows = [[2, 3, 4, 6], [3, 6, 7, 2], [4, 2]]
+    for padding, wanted in (([end, end], True), ([9, end], False)):
+        row = padding + rows[2] if side == "left" else rows[2] + padding
+        task = sm.Task(sm.Prompts([*rows[:2], row], answers=[4] * 3), "log_prob")
+        said = [text for text in warnings_of(partial(sm.ModelGame, model, task)) if "token" in text]
+        word = {"left": "begin with", "right": "end in"}[side]
+        assert len(said) == wanted
+        assert all(f"1 prompts {word} the model's end token 5" in text for text in said)
 
 
 def halves() -> tuple[Any, sm.Prompts]:

@@ -1,6 +1,7 @@
 """Prompts are checked once, metrics against formulas written out, bad input by its message."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,6 +230,20 @@ def test_per_position_mean_of_positions_that_few_prompts_reach_is_told() -> None
 
 def right_at_the_end(logits: Tensor, prompts: sm.Prompts) -> Tensor:
     return (logits[:, -1].argmax(-1) == prompts.answers[:, 0]).float()
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.uint16, np.int8, torch.uint16, torch.int8])
+def test_token_ids_may_be_of_any_whole_type(kind: Any) -> None:
+    """Of unsigned ones torch has few functions, and reads none from a list."""
+    made = torch.tensor(TOKENS).to(kind) if isinstance(kind, torch.dtype) else kind(TOKENS)
+    prompts = sm.Prompts(made, answers=[made[0, :1], made[1, :1]], wrong_answers=made[:, 1])
+    assert prompts.tokens.tolist() == TOKENS
+    assert prompts.answers is not None and prompts.wrong_answers is not None
+    assert prompts.answers.tolist() == [[row[0]] for row in TOKENS]
+    assert prompts.wrong_answers.tolist() == [[row[1]] for row in TOKENS]
+    if isinstance(made, np.ndarray):
+        unequal = sm.Prompts(TOKENS, answers=[made[0, :2], made[1, :1]])
+        assert unequal.answers is not None and unequal.answers.tolist() == [[1, 2], [4, -1]]
 
 
 def test_a_count_of_right_answers_that_reads_padding_is_told() -> None:

@@ -53,6 +53,7 @@ def test_induction_model_heads_back_one_another_up(shared_data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*'template' is not read")
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_strongest_pairs_on_real_ioi_hold_on_other_prompts(
     shared_data: Path, ablation: str

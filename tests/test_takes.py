@@ -358,6 +358,53 @@ def test_two_columns_of_one_name_are_refused(model: Any, tokenizer: Any) -> None
         sm.load_task(given, model, tokenizer=tokenizer)
 
 
+@pytest.mark.parametrize("kind", ["csv", "json", "lines.json"])
+def test_a_name_that_stands_twice_in_a_file_is_refused(
+    model: Any, tokenizer: Any, tmp_path: Path, kind: str
+) -> None:
+    """Python takes the last, so that the answer of another column was scored."""
+    row = '{"prompt": "the city is", "answer": " Rome", "answer": " dog"}'
+    text = {
+        "csv": "clean,corrupted,correct_idx,incorrect_idx,correct_idx\nthe,the,3,4,5\n",
+        "json": f"[{row}]",
+        "lines.json": f"{row}\n{row}\n",
+    }[kind]
+    file = tmp_path / f"rows.{kind}"
+    file.write_text(text, encoding="utf-8")
+    name = "correct_idx" if kind == "csv" else "answer"
+    with pytest.raises(ValueError, match=f"'{name}'.*; leave one out"):
+        sm.load_task(file, model, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["rows", "json", "csv"])
+def test_a_column_that_puts_rows_together_and_is_not_read_is_said(
+    model: Any, tokenizer: Any, tmp_path: Path, kind: str
+) -> None:
+    """Rows of one template counted as independent, and errors and q-values were too small."""
+
+    def told(templates: list[Any], **more: Any) -> list[str]:
+        rows: Any = [{"prompt": a, "answer": b, "template": c, **more}
+                     for a, b, c in zip(TEXTS, ANSWERS, templates, strict=True)]  # fmt: skip
+        if kind == "csv":
+            ids = [tokenizer(answer)["input_ids"][-1] for answer in (*ANSWERS, *ANSWERS[:1])]
+            rows = pd.DataFrame(rows).drop(columns="answer").rename(columns={"prompt": "clean"})
+            rows = rows.assign(corrupted=TEXTS, correct_idx=ids[:3], incorrect_idx=ids[1:])
+        if kind != "rows":
+            file = tmp_path / f"rows.{kind}"
+            text = rows.to_csv(index=False) if kind == "csv" else json.dumps(rows)
+            file.write_text(text, encoding="utf-8")
+            rows = file
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            sm.load_task(rows, model, tokenizer=tokenizer)
+        return [str(one.message) for one in said if "template" in str(one.message)]
+
+    (said,) = told(["a", "b", "a"])
+    assert "'template' is not read, and 3 rows have 2 different ones" in said
+    assert not told(["a", "b", "c"]) and not told(["a", "a", "a"])
+    assert not told(["a", "b", "a"], cluster=7)
+
+
 def test_an_answer_without_its_space_is_said() -> None:
     for made in (spaced_tokenizer(), ending_tokenizer()):
         name = "rome" if made.unk_token else "Rome"

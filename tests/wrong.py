@@ -270,6 +270,13 @@ def prompts(tokens: Any) -> Iterator[tuple[str, str, Callable[[], Any]]]:
                 f"{name}={value!r}", f"{name} is ",
                 lambda n=name, v=value: sm.Prompts(tokens, **{n: v}),
             )  # fmt: skip
+        # What is added to scores, numbers of packed texts, weights, labels.
+        for value in (-1e9, 2, 0.5, float("nan"), -100):
+            text, full = f"{name} holds {value}; it must be", torch.full(tokens.shape, value)
+            yield text, text, lambda n=name, v=full: sm.Prompts(tokens, **{n: v})
+    for value in (tokens.to_sparse(), tokens.to("meta")):
+        text = "tensor; give one that holds a number for each prompt and position"
+        yield f"tokens of {value.layout} {value.device}", text, lambda v=value: sm.Prompts(v)
 
 
 def circuits() -> Iterator[tuple[str, str, Callable[[], Any]]]:

@@ -642,17 +642,31 @@ def _token_matrix(name: str, value: Any) -> Int[Tensor, "prompt pos"]:
                 "use prompts of one length"
             )
         value = _whole_numbers(name, rows)
+    _check_readable(name, value)
     if value.ndim != 2 or value.dtype.is_floating_point or value.dtype == torch.bool:
         raise ValueError(
             f"{name} must be token ids [prompt pos], not {value.dtype} of shape "
             f"{tuple(value.shape)}"
         )
+    value = value.long()
     if value.numel() and int(value.min()) < 0:
         raise ValueError(
             f"{name} holds the token {int(value.min())}; token ids are not negative (padding is a "
             "token of its own, which attention_mask marks)"
         )
-    return value.long()
+    return value
+
+
+def _check_readable(name: str, value: Tensor) -> None:
+    """Raises:
+    ValueError: its numbers do not stand in a table, or there are none.
+    """
+    kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+    kind = "meta" if value.is_meta else kind
+    if kind != "strided":
+        raise ValueError(
+            f"{name} is a {kind} tensor; give one that holds a number for each prompt and position"
+        )
 
 
 def _items(name: str, value: Any, what: str) -> list[Any]:
@@ -681,6 +695,9 @@ def _whole_numbers(name: str, rows: list[Any]) -> Tensor:
     ValueError: one is something else.
     """
     try:
+        each = np.array(rows, dtype=object)
+        if any(isinstance(x, np.unsignedinteger) for x in each.flat):  # torch reads no such lists
+            rows = each.astype(np.int64).tolist()
         return _whole(name, torch.tensor(rows))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
@@ -710,13 +727,15 @@ def _same_shape(tokens: Tensor, name: str, value: Tensor) -> Tensor:
 def _like(tokens: Tensor, name: str, value: Any) -> Bool[Tensor, "prompt pos"] | None:
     if value is None:
         return None
+    wanted = "it must be True and False, or 1 and 0, [prompt pos]"
     try:
-        found = torch.as_tensor(value).bool()
+        found = torch.as_tensor(value)
+        odd = found[(found != 0) & (found != 1)]  # weights, numbers of segments, -100, -inf
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{name} is {shown(value)}; it must be True and False, or 1 and 0, [prompt pos]"
-        ) from error
-    return _same_shape(tokens, name, found)
+        raise ValueError(f"{name} is {shown(value)}; {wanted}") from error
+    if odd.numel():
+        raise ValueError(f"{name} holds {odd[0].item()}; {wanted}")
+    return _same_shape(tokens, name, found.bool())
 
 
 def _one_each(name: str, value: Any, n_prompts: int) -> Int[Tensor, " prompt"] | None:
@@ -741,6 +760,7 @@ def _answer_matrix(name: str, value: Any, n_prompts: int) -> Int[Tensor, "prompt
         rows = [[row] if isinstance(row, str) or not np.ndim(row) else list(row) for row in each]
         width = max((len(row) for row in rows), default=0)
         value = _whole_numbers(name, [[*row, *[-1] * (width - len(row))] for row in rows])
+    value = _whole(name, value)
     if value.ndim == 1:
         value = value[:, None]
     if value.ndim != 2 or len(value) != n_prompts or not value.shape[1]:
@@ -750,7 +770,7 @@ def _answer_matrix(name: str, value: Any, n_prompts: int) -> Int[Tensor, "prompt
         )
     if not (value >= 0).any(dim=1).all():
         raise ValueError(f"{name}: a prompt has no answer at all (only -1, the padding)")
-    return _each_once(_whole(name, value))
+    return _each_once(value)
 
 
 def _each_once(answers: Int[Tensor, "prompt answer"]) -> Int[Tensor, "prompt answer"]:

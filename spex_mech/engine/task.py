@@ -145,7 +145,7 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
     if prompts.has_tokens:
         _warn_of_pairs(model, prompts)
         if prompts.attention_mask is None:
-            cure = "no attention_mask says so", "Prompts(attention_mask=tokens != pad)"
+            cure = "no attention_mask says so", "Prompts the attention_mask of the tokenizer"
             _warn_of_padding(model, prompts.tokens, "prompts", *cure)
     if prompts.decoded is not prompts.tokens and "decoder_attention_mask" not in prompts.inputs:
         cure = "no decoder_attention_mask says so", "inputs['decoder_attention_mask']"
@@ -153,23 +153,34 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
 
 
 def _warn_of_padding(model: Any, tokens: Tensor, what: str, lacks: str, cure: str) -> None:
-    padding = getattr(text_config(model), "pad_token_id", None)
-    if not isinstance(padding, int):
-        return
-    begins = _n_at_end((tokens == padding).flip(1))
-    usual = min(1, int(begins.min()))  # a begin token that is the padding token, in all prompts
-    if (begins > usual).any():
-        warn(
-            f"{int((begins > usual).sum())} {what} begin with the model's padding token {padding}, "
-            f"and {lacks}: it is read as a part of the text; pad on the right "
-            f"(tokenizer.padding_side = 'right') and give {cure}",
-        )
-    ends = _n_at_end(tokens == padding)
-    if ends.any() and ends.max() > ends.min():
-        warn(
-            f"{int((ends > 0).sum())} {what} end in the model's padding token {padding}, and "
-            f"{lacks}: it is read, and the answer is read behind it; give {cure}",
-        )
+    for token, (kind, least) in _padding_tokens(model).items():
+        begins, ends = _n_at_end((tokens == token).flip(1)), _n_at_end(tokens == token)
+        usual = min(1, int(begins.min()))  # a begin token that is the padding token, in all prompts
+        if begins.max() >= least and (begins > usual).any():
+            warn(
+                f"{int((begins > usual).sum())} {what} begin with the {kind} token {token}, "
+                f"and {lacks}: it is read as a part of the text; pad on the right "
+                f"(tokenizer.padding_side = 'right') and give {cure}",
+            )
+        if ends.max() >= least and ends.max() > ends.min():
+            warn(
+                f"{int((ends > 0).sum())} {what} end in the {kind} token {token}, and "
+                f"{lacks}: it is read, and the answer is read behind it; give {cure}",
+            )
+
+
+def _padding_tokens(model: Any) -> dict[int, tuple[str, int]]:
+    """What prompts may be padded with, and how often it must stand there to be taken for padding:
+    an end token may end a prompt once, and where a model has no padding token it is what people pad
+    with."""
+    config, tokenizer = text_config(model), getattr(model, "tokenizer", None)
+    ends = getattr(config, "eos_token_id", None)
+    found: dict[Any, tuple[str, int]] = {}
+    for end in ends if isinstance(ends, list) else [ends]:
+        found[end] = "model's end", 2
+    found[getattr(tokenizer, "pad_token_id", None)] = "tokenizer's padding", 2
+    found[getattr(config, "pad_token_id", None)] = "model's padding", 1
+    return {token: told for token, told in found.items() if isinstance(token, int)}
 
 
 def _warn_of_pairs(model: Any, prompts: Prompts) -> None:

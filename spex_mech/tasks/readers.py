@@ -13,7 +13,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from spex_mech.arguments import shown
+from spex_mech.arguments import counted, first_twice, shown
 from spex_mech.notices import warn
 from spex_mech.results.files import text_in
 from spex_mech.tasks.greater_than import YearTokens
@@ -45,6 +45,8 @@ _NAMES = {
 _ALIKE = 0.7  # of two names, from which on one may be meant by the other
 # In names of other formats for what is read here.
 _MEANT = ("wrong", "incorrect", "distract", "corrupt", "answer", "foil", "patch", "counterfact")
+# In names of what puts rows together.
+_PUT_TOGETHER = ("template", "group")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")
 _MOST_CHARACTERS = 10_000_000  # of one field
 
@@ -65,7 +67,7 @@ def read_rows(path: Path, tokenizer: Any, answered: bool = True) -> list[Row]:
     rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text)
     if not rows:
         raise ValueError(f"{path} holds no rows; {FORMATS}")
-    return _read(str(path), rows, _reader_for(path, rows[0][1], tokenizer, answered))
+    return _read(str(path), rows, _reader_for(path, [row for _, row in rows], tokenizer, answered))
 
 
 def listed_rows(given: Any, answered: bool = True) -> list[Row]:
@@ -114,7 +116,10 @@ def _read(
 def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
     before = csv.field_size_limit(_MOST_CHARACTERS)
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        read = csv.DictReader(io.StringIO(text, newline=""))
+        if (twice := first_twice([name for name in read.fieldnames or () if name])) is not None:
+            raise ValueError(f"two columns of {path} are called {twice!r}; leave one out")
+        rows = list(read)
     except csv.Error as error:
         raise ValueError(f"{path} is not a .csv file that can be read: {error}") from error
     finally:
@@ -124,14 +129,22 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
 
 def _json_rows(path: Path, text: str) -> list[tuple[int, Any]]:
     try:
-        rows = json.loads(text)
+        return _json_listed(path, text)
+    except _TwiceError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _json_listed(path: Path, text: str) -> list[tuple[int, Any]]:
+    read = partial(json.loads, object_pairs_hook=_named_once)
+    try:
+        rows = read(text)
     except (ValueError, RecursionError) as whole:  # a number too long, lists too deep
         # Some of the field's .json files hold a row per line.
         lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
         rows = []
         for number, line in lines:
             try:
-                rows.append(json.loads(line))
+                rows.append(read(line))
             except (ValueError, RecursionError) as error:
                 where = whole if number == lines[0][0] else f"line {number}: {error}"
                 raise ValueError(f"{path} is not JSON: {where}") from error
@@ -143,17 +156,47 @@ def _json_rows(path: Path, text: str) -> list[tuple[int, Any]]:
     return list(enumerate(rows, start=1))
 
 
+def _named_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises:
+    _TwiceError: a name stands twice, of which Python would take the last.
+    """
+    if (twice := first_twice([name for name, _ in pairs])) is not None:
+        raise _TwiceError(f"the name {twice!r} stands twice in one row; leave one out")
+    return dict(pairs)
+
+
+class _TwiceError(Exception):
+    """A name stands twice."""
+
+
 def _warn_of_unread(name: str, rows: Sequence[Any]) -> None:
     """Say which names that are not read may be misspelt, or of another format."""
     held = [row for row in rows if isinstance(row, Mapping)]
     begins = next((key for key in _NAMES if held and key in held[0]), None)
     if begins is None:
         return
+    _warn_of_groups(name, held)
     read = (begins, *_NAMES[begins], "cluster")
     every = [name for key, others in _NAMES.items() for name in (key, *others)] + ["cluster"]
     for other in dict.fromkeys(str(key) for row in held for key in row if key not in read):
         if _is_like(other, every) or _means_an_answer(other):
             warn(f"{name}: {other!r} is not read; beside {begins!r}, {', '.join(read[1:])} are")
+
+
+def _warn_of_groups(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say which name that is not read puts several rows together, where no cluster does."""
+    if any(row.get("cluster") not in (None, "") for row in rows):
+        return
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [repr(row[key]) for row in rows if row.get(key) is not None]
+        n_different = len({*values})
+        meant = any(word in str(key).lower() for word in _PUT_TOGETHER)
+        if meant and 1 < n_different < len(values):
+            warn(
+                f"{name}: {key!r} is not read, and {counted(len(values), 'row')} have "
+                f"{n_different:,} different ones; if rows of one {key} are not independent, call "
+                "it 'cluster', so that errors and q-values are taken by it"
+            )
 
 
 def _is_like(name: str, names: Sequence[str]) -> bool:
@@ -166,11 +209,13 @@ def _means_an_answer(name: str) -> bool:
 
 
 def _reader_for(
-    path: Path, row: Any, tokenizer: Any, answered: bool
+    path: Path, rows: Sequence[Any], tokenizer: Any, answered: bool
 ) -> Callable[[Any, str], Row | None]:
     """What reads each row, by the columns of the first."""
     if path.suffix.lower() != ".csv":
         return partial(_json_row, answered=answered)
+    row = rows[0]
+    _warn_of_groups(str(path), rows)
     for other in (str(name) for name in row if name != "cluster"):
         if _is_like(other, ["cluster"]):
             warn(f"{path}: the column {other!r} is not read; one called 'cluster' is")
