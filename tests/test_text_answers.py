@@ -127,3 +127,41 @@ def test_a_mask_token_is_in_no_unit_and_nothing_is_said() -> None:
     task = sm.text_task(model, "the film was [MASK] .", "good", tokenizer=tokenizer)
     game = sm.TokenGame(model, task, masking="delete", tokenizer=tokenizer)
     assert int(task.prompts.last) not in {p for span in game.spans for p in span}
+
+
+@pytest.mark.parametrize(
+    "text", [None, 3.5, b"the cat", {"the": 1}, {1, 2}, ["the cat", "the dog"], [[2, 3]], []]
+)
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    """None and a number ended in an error of Python's, and a list of texts in one about answers."""
+    with pytest.raises(ValueError, match=r"text is .*; give a text, chat messages, or a list of t"):
+        sm.text_task(gpt2(), text, 2, tokenizer=whole_words())
+    encoded = whole_words()("the cat")
+    with pytest.raises(ValueError, match=r"text is .*a BatchEncoding; give a text"):
+        sm.text_task(gpt2(), encoded, 2, tokenizer=whole_words())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_half_a_character_and_a_negative_token_are_refused(head: str) -> None:
+    make, tokenizer, text = HEADS[head]
+    for given in ((f"{text} \ud800", "cat"), (text, "\ud800")):
+        with pytest.raises(ValueError, match="holds half a character"):
+            sm.text_task(make(), *given, tokenizer=tokenizer())
+    with pytest.raises(ValueError, match="the answer is -1; a token's number is not negative"):
+        sm.text_task(make(), text, -1, tokenizer=tokenizer())
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_one_hot_labels_are_told(kind: Any) -> None:
+    """They were read as sets of classes, the same in every row: the score was that of all."""
+    model, texts = sm.load_model("sentiment"), ["a good film .", "a bad film ."]
+    encoded = sm.load_tokenizer(model)(texts, padding=True, return_tensors="pt")
+
+    def game(labels: Any) -> sm.ModelGame:
+        return sm.ModelGame(model, sm.Task(sm.Prompts(encoded, answers=labels), "log_prob"))
+
+    with pytest.warns(UserWarning, match="hold 0 and 1 alone, and both in 2 of 2 rows: .*argmax"):
+        of_both = game(kind([[0, 1], [1, 0]]))
+    assert np.allclose(of_both(np.ones((1, len(of_both)), bool)), 0, atol=1e-6)
+    right = game(kind([1, 0]))
+    assert (right(np.ones((1, len(right)), bool)) < -1e-5).all()

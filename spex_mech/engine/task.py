@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spex_mech.arguments import shown
+from spex_mech.arguments import counted, shown
 from spex_mech.engine.architectures import text_config
 from spex_mech.engine.metrics import METRICS, Metric, check_takes_two, name_of_metric
 from spex_mech.engine.prompts import Prompts
@@ -142,6 +142,8 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
             f"only {n_different} of the {len(prompts)} prompts differ: standard errors and "
             "q-values count those that read the same as one; leave the repeated ones out",
         )
+    _warn_of_flags("answers", prompts.answers)
+    _warn_of_flags("wrong_answers", prompts.wrong_answers)
     if prompts.has_tokens:
         _warn_of_pairs(model, prompts)
         if prompts.attention_mask is None:
@@ -150,6 +152,19 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
     if prompts.decoded is not prompts.tokens and "decoder_attention_mask" not in prompts.inputs:
         cure = "no decoder_attention_mask says so", "inputs['decoder_attention_mask']"
         _warn_of_padding(model, prompts.decoded, "decoder_input_ids", *cure)
+
+
+def _warn_of_flags(name: str, numbers: Tensor | None) -> None:
+    """Of one-hot labels each row holds 0 and 1, which are read as two answers, the same in all."""
+    if numbers is None or numbers.shape[1] < 2 or int(numbers.max()) > 1:
+        return
+    n_both = int(((numbers == 0).any(dim=1) & (numbers == 1).any(dim=1)).sum())
+    if n_both:
+        warn(
+            f"{name} hold 0 and 1 alone, and both in {n_both} of {counted(len(numbers), 'row')}: "
+            "they are read as the numbers of tokens or classes that are right at once, and not as "
+            f"one-hot labels; of those give {name}=labels.argmax(-1)"
+        )
 
 
 def _warn_of_padding(model: Any, tokens: Tensor, what: str, lacks: str, cure: str) -> None:

@@ -27,10 +27,7 @@ def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
         return ids
 
     def read(text: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the text {text!r} holds half a character: {error.reason}") from error
+        check_encodes(text)
         ids = without_second_begin(tokenizer, list(tokenizer(text)["input_ids"]), text)
         own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         for start in range(len(ids) - len(own) + 1):
@@ -39,6 +36,16 @@ def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
         return ids
 
     return encode
+
+
+def check_encodes(text: str) -> None:
+    """Raises:
+    ValueError: it holds half a character, which no tokenizer reads.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text {text!r} holds half a character: {error.reason}") from error
 
 
 def without_second_begin(tokenizer: Any, ids: list[int], text: str) -> list[int]:

@@ -1,11 +1,12 @@
 """One text as a task."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from spex_mech.arguments import shown
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.text import (
     DecodedLogProb,
@@ -18,7 +19,7 @@ from spex_mech.engine.text import (
     sum_log_prob,
     whole_number,
 )
-from spex_mech.engine.tokens import check_known, without_second_begin
+from spex_mech.engine.tokens import check_encodes, check_known, without_second_begin
 from spex_mech.models import load_tokenizer
 
 _REDUCE = ("mean", "sum")
@@ -133,7 +134,11 @@ class _Encoder:
     def read(self, text: Any, second: str | None = None) -> _Read:
         if isinstance(text, str):
             return self._read(text, second)
-        rows = text.tolist() if hasattr(text, "tolist") else list(text)
+        wanted = f"text is {shown(text)}; give a text, chat messages, or a list of token ids"
+        rows = text.tolist() if hasattr(text, "tolist") else text
+        if isinstance(rows, Mapping | Set | bytes) or not isinstance(rows, Iterable):
+            raise ValueError(wanted)
+        rows = list(rows)
         if rows and all(isinstance(row, Mapping) for row in rows):
             if not getattr(self.tokenizer, "chat_template", None):
                 raise ValueError("the tokenizer has no chat template; write the messages as a text")
@@ -141,11 +146,13 @@ class _Encoder:
                 rows, add_generation_prompt=True, tokenize=False
             )
             return self._read(written, second, templated=True)
-        if not rows or np.ndim(rows) != 1:
-            raise ValueError("the text must be a text, chat messages, or a list of token ids")
+        if not rows or np.ndim(rows) != 1 or any(isinstance(row, str) for row in rows):
+            raise ValueError(wanted)
         return _Read([whole_number(row) for row in rows])
 
     def _read(self, text: str, second: str | None, templated: bool = False) -> _Read:
+        for part in (text, second or ""):
+            check_encodes(part)
         fast = bool(getattr(self.tokenizer, "is_fast", False))
         given: dict[str, Any] = {"return_offsets_mapping": True} if fast else {}
         if templated:
@@ -213,6 +220,7 @@ class _Encoder:
 
     def alone(self, answer: str) -> list[int]:
         """The tokens of an answer by itself, without special ones."""
+        check_encodes(answer)
         ids = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
         if not ids:
             raise ValueError(f"the answer {answer!r} has no token in this tokenizer")
@@ -226,12 +234,23 @@ class _Encoder:
         return TextTask(prompts, metric, name, self.tokenizer, score, read.source, read.offsets)
 
 
+def _token(answer: Any) -> int:
+    """The token of an answer that is given as its number.
+
+    Raises:
+        ValueError: it is no whole number, or a negative one.
+    """
+    if (number := whole_number(answer)) < 0:
+        raise ValueError(f"the answer is {number}; a token's number is not negative")
+    return number
+
+
 def _causal(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
     if asked.continuation is None:
         if isinstance(asked.answer, str):
             target = words.following(read, asked.answer)[0]
         else:
-            target = whole_number(asked.answer)
+            target = _token(asked.answer)
         score = f"log-probability of the token {words.shown(target)} after the text"
         return words.task(read, read.prompts(answers=[target]), "log_prob", "text", score)
     rest = words.following(read, asked.continuation)
@@ -260,7 +279,7 @@ def _decoded(words: _Encoder, read: _Read, asked: _Asked, model: Any) -> TextTas
             "that it is not known how its decoder begins; set it"
         )
     answer = asked.answer if asked.continuation is None else asked.continuation
-    target = words.alone(answer) if isinstance(answer, str) else [whole_number(answer)]
+    target = words.alone(answer) if isinstance(answer, str) else [_token(answer)]
     shown = answer if isinstance(answer, str) else words.tokenizer.decode(target)
     task = words.task(
         read,
@@ -298,7 +317,7 @@ def _masked(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
         target = ids[place]
         check_known(words.tokenizer, asked.answer, [target])
     else:
-        target = whole_number(asked.answer)
+        target = _token(asked.answer)
     prompts = read.prompts(answers=[target], answer_pos=[place])
     score = f"log-probability of the token {words.shown(target)} at {name}, position {place}"
     return words.task(read, prompts, "log_prob", "text", score)
