@@ -502,8 +502,8 @@ def confirm(
             is the other game's own.
 
     It warns where the game's prompts are those of the search, on which everything is found again,
-    or of its clusters (by their numbers), whose own effects are; where it has another metric; and
-    where its model has other weights.
+    or of its clusters (by their numbers), whose own effects are; where it has another metric or
+    ablation; and where its model has other weights.
 
     Returns:
         the interactions as they are now, in the order of the search, with what the search had said
@@ -544,7 +544,7 @@ def confirm(
             f"the search and this game measure {differ}: where their values are of two metrics, "
             "whether they agree means nothing; give a game with the same metric"
         )
-    _warn_of_other_weights(found, measured)
+    _warn_of_other_model(found, measured)
     if again.n_shared:
         warn(
             f"{shared_text(again.n_shared, again.values.shape[1])}, on which every value is found "
@@ -560,13 +560,19 @@ def confirm(
     return again
 
 
-def _warn_of_other_weights(found: Interactions, measured: Interactions) -> None:
+def _warn_of_other_model(found: Interactions, measured: Interactions) -> None:
     hashes = [result.about.get("weights_sha256") for result in (found, measured)]
     if None not in hashes and hashes[0] != hashes[1]:
         warn(
             "the model of this game has other weights (or the same in another precision) than that "
             "of the search: what holds here is said of this model; to confirm, give a game of the "
             "model that was searched, and to set two models side by side, compare their results"
+        )
+    ablations = [result.about.get("ablation") for result in (found, measured)]
+    if None not in ablations and ablations[0] != ablations[1]:
+        warn(
+            f"the search ablates by {ablations[0]!r} and this game by {ablations[1]!r}: what holds "
+            "here is said of both together; to confirm, give a game with the same ablation"
         )
 
 

@@ -19,6 +19,7 @@ import transformers as tf
 from torch import Tensor, nn
 
 import spex_mech as sm
+from spex_mech.report.page import page_of
 from tests.families import D_VOCAB, build
 from tests.test_engine import all_units, some_masks, some_prompts
 
@@ -594,3 +595,42 @@ def test_another_model_confirms_nothing_in_silence() -> None:
         next(model.parameters()).mul_(1.5)
     with pytest.warns(UserWarning, match="the model of this game has other weights"):
         sm.confirm(found, sm.ModelGame(model, others), k=2, progress=False)
+
+
+def two_games(model: Any, metric: str = "log_prob", ablation: str = "mean") -> list[sm.ModelGame]:
+    tasks = sm.load_task("induction", model, 8, metric=metric).split(4)
+    return [sm.ModelGame(model, task, "L0H3,L1H*", ablation=ablation) for task in tasks]
+
+
+@pytest.mark.parametrize("differs", ["weights", "ablation", "metric"])
+def test_what_confirms_another_search_is_told(differs: str) -> None:
+    """What was measured again of another model, ablation or metric passed as that of a result."""
+    model = sm.load_model("demo")
+    searched, others = two_games(model)
+    found = sm.discover(searched, progress=False)
+    again = sm.confirm(found, others, k=2, progress=False)
+    found.confirmed_by(again)  # without a warning
+    if differs == "weights":
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.5)
+    another = {"weights": {}, "ablation": {"ablation": "zero"}, "metric": {"metric": "loss"}}
+    searched, others = two_games(model, **another[differs])
+    if differs == "ablation":
+        with pytest.warns(UserWarning, match="the search ablates by 'mean' and this game by 'zer"):
+            sm.confirm(found, others, k=2, progress=False)
+    found = sm.discover(searched, progress=False)
+    with pytest.warns(UserWarning, match=f"of another search, which differs .* in {differs}"):
+        found.confirmed_by(again)
+
+
+def test_a_circuit_of_another_model_is_not_shown_in_silence() -> None:
+    model = sm.load_model("demo")
+    searched, _ = two_games(model)
+    found = sm.discover(searched, progress=False)
+    circuit = sm.find_circuit(searched, found, size=2, progress=False)
+    page_of(found, circuit=circuit)  # without a warning
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    other = sm.discover(two_games(model)[0], progress=False)
+    with pytest.warns(UserWarning, match="the circuit and the result .* differ in weights"):
+        page_of(other, circuit=circuit)

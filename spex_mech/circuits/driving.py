@@ -27,7 +27,10 @@ from spex_mech.runs.workers import started
 from spex_mech.search.contract import GRADIENT_COST
 
 T = TypeVar("T")
-_NAMED = ("model", "weights_sha256", "task", "metric", "ablation", "tokens_sha256")
+_NAMED = (
+    *("model", "weights_sha256", "task", "metric", "metric_sha256", "metric_python", "own_metric"),
+    *("ablation", "tokens_sha256"),
+)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ import numpy as np
 
 from spex_mech.circuits.span import Span
 from spex_mech.notices import warn
-from spex_mech.results.cautions import other_metric, shared_clusters
+from spex_mech.results.cautions import other_game, shared_clusters
 from spex_mech.tasks.named import TASKS
 
-# What two games of one circuit should have in common, and what a description calls it.
-_SAME = {"ablation": "ablation", "weights_sha256": "weights"}
 _NEAR = 1e-5  # of the spread over prompts: values of one prompt in two runs of the model
 
 
@@ -33,12 +31,7 @@ def measured_on(
             or another metric, ablation or model.
     """
     ours, theirs = described
-    differs = [f"metric {metrics}"] if (metrics := other_metric(ours, theirs)) else []
-    differs += [
-        f"{name} {ours[key]!r} and {theirs[key]!r}" if key != "weights_sha256" else name
-        for key, name in _SAME.items()
-        if key in ours and key in theirs and ours[key] != theirs[key]
-    ]
+    differs = other_game(ours, theirs)
     tasks = ours.get("task"), theirs.get("task")
     # Of prompts of one's own a name says nothing: others often come from a file of another name.
     if tasks[0] != tasks[1] and {*tasks} <= {*TASKS}:

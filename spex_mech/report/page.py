@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spex_mech.circuits.circuit import Circuit
+from spex_mech.notices import warn
 from spex_mech.report.beside import compared
 from spex_mech.report.maps import folded_map, layer_map, unit_map
 from spex_mech.report.network import network
@@ -20,6 +21,7 @@ from spex_mech.report.prompts import prompts_shown
 from spex_mech.report.reproduce import code_of, command_note, facts
 from spex_mech.report.tables import circuit_shown, expert_rows, main_rows, pair_rows, tiles
 from spex_mech.report.words import summary, verdict
+from spex_mech.results.cautions import other_game
 from spex_mech.results.confirmation import Confirmation
 from spex_mech.results.files import write_whole
 from spex_mech.results.interactions import Interactions, as_result
@@ -67,7 +69,8 @@ def write_report(
             shares no unit with it.
 
     Warns:
-        UserWarning: ``beside`` is of another metric; then no differences are shown.
+        UserWarning: ``beside`` is of another metric; then no differences are shown. Or the circuit
+            is of another metric, ablation or model than the result.
     """
     found = as_result(found) if confirmed is None else as_result(found).confirmed_by(confirmed)
     page = page_of(found, task, tokenizer, circuit, title, command, beside)
@@ -108,6 +111,8 @@ def _page(
     )
     prompts = None if task is None else prompts_shown(found, task, tokenizer)
     shown = circuit_shown(circuit) if circuit is not None else None
+    if circuit is not None and (differ := other_game(found.about, circuit.about)):
+        warn(f"the circuit and the result that the page shows differ in {', '.join(differ)}")
     other = compared(found, beside)
     rows, n_left_out = pair_rows(found)
     mains, mains_left_out = main_rows(found)

@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
 from spex_mech.arguments import shown, whole
-from spex_mech.results.cautions import cautions_of, clusters_of, with_shared_clusters
+from spex_mech.notices import warn
+from spex_mech.results.cautions import (
+    cautions_of,
+    clusters_of,
+    other_game,
+    with_shared_clusters,
+)
 from spex_mech.results.files import opened, write_whole
 from spex_mech.results.graphs import graph_of, neuronpedia_of
 from spex_mech.results.measured import Again, check_again
@@ -381,7 +387,17 @@ def _read_from(file: BufferedIOBase | BytesIO, name: Any) -> Interactions:
 
 def _said_by(again: Again, found: Interactions) -> dict[str, Any]:
     """What is confirmed of a result, and of which clusters that is; of what was not measured again
-    now, what an earlier confirmation said."""
+    now, what an earlier confirmation said.
+
+    Warns:
+        UserWarning: it confirms a result of another metric, ablation or model.
+    """
+    if differ := other_game(found.about, again.searched.about):
+        warn(
+            f"what confirms is of another search, which differs from this one in "
+            f"{', '.join(differ)}: it says nothing of this result; give what confirm returned for "
+            "this one"
+        )
     about = with_shared_clusters(found.about, again.about)
     said = again.said_of(found)
     return {"confirmed": np.where(said < 0, found.confirmed, said), "about": about}

@@ -133,6 +133,9 @@ class Again(Protocol):
     @property
     def about(self) -> Mapping[str, Any]: ...
 
+    @property
+    def searched(self) -> Any: ...
+
     def said_of(self, found: Any) -> Int8[np.ndarray, " interaction"]:
         """Of each interaction of a result, whether it is confirmed (1, 0; -1: not measured)."""
         ...
