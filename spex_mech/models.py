@@ -67,7 +67,8 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
         ImportError: a GGUF file, and a package that reads it is missing.
 
     Warns:
-        UserWarning: a GGUF file with scaled rotary embeddings, which transformers does not read.
+        UserWarning: a GGUF file with scaled rotary embeddings, which transformers does not read; or
+            a folder that lacks weights of its model, which are random numbers then.
     """
     if not isinstance(model, str | Path):
         return model
@@ -89,7 +90,15 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
 
         return _or_explain(str(model), TransformerBridge.boot_transformers, device=device).eval()
     source = str(folder if folder.is_dir() else model)  # the home folder is no name to others
-    loaded = _or_explain(source, lambda name: _class_of(folder).from_pretrained(name))
+    loaded, read = _or_explain(
+        source, lambda name: _class_of(folder).from_pretrained(name, output_loading_info=True)
+    )
+    if missing := sorted(read["missing_keys"]):
+        warn(
+            f"{source} lacks {len(missing)} of the weights of a {type(loaded).__name__} "
+            f"({', '.join(missing[:3])}), which are random numbers now, others at each loading; "
+            "give the folder of the whole model"
+        )
     return (_as_bridge(loaded) if bridge else loaded).to(device).eval()
 
 

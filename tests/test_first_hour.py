@@ -288,6 +288,22 @@ def test_padding_that_no_mask_marks_is_told(side: str) -> None:
     assert not [text for text in warnings_of(lambda: sm.ModelGame(model, begun)) if "padd" in text]
 
 
+def test_a_folder_that_lacks_weights_is_told(tmp_path: Path) -> None:
+    """transformers fills them with random numbers, and says so in a log alone."""
+    from safetensors.torch import load_file, save_file
+
+    from tests.families import build
+
+    build("gpt2").save_pretrained(tmp_path)
+    assert not warnings_of(lambda: sm.load_model(tmp_path))
+    file, lacks = tmp_path / "model.safetensors", "transformer.h.1.attn.c_proj.weight"
+    held = load_file(file)
+    del held[lacks]
+    save_file(held, file, metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match=f"lacks 1 of the weights of a GPT2LMHeadModel .{lacks}"):
+        sm.load_model(tmp_path)
+
+
 @pytest.mark.parametrize("bridge", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_by_an_end_token_is_told(side: str, bridge: bool) -> None:
