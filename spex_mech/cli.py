@@ -515,7 +515,7 @@ def _confirm(options: argparse.Namespace) -> None:
     found = _result_of(options)
     best = found.top(whole("k", options.k, 1))
     names = list(dict.fromkeys(name for pair in best.names for name in pair))
-    game = _factory_of(found, options, names, _other_seed(found, options))()
+    game = _game_of(found, options, names, _other_seed(found, options))
     again = sm.confirm(best, game, k=options.k, store=options.store)
     files = _write(found.confirmed_by(again), options, None)
     again.save(options.out / "confirmed.npz")
@@ -528,10 +528,10 @@ def _circuit(options: argparse.Namespace) -> None:
 
     check_folder(options.out)
     found = _result_of(options)
-    searched = _factory_of(found, options, found.labels, int(found.about.get("seed", 0)))()
+    searched = _game_of(found, options, found.labels, int(found.about.get("seed", 0)))
     if options.held_out is not None:
         options.task = options.held_out
-    held_out = _factory_of(found, options, found.labels, _other_seed(found, options))()
+    held_out = _game_of(found, options, found.labels, _other_seed(found, options))
     share = 0.9 if options.faithfulness is None and options.size is None else options.faithfulness
     given = {"faithfulness": share, "size": options.size, "budget": options.budget}
     circuit = sm.find_circuit(searched, found, held_out=held_out, store=options.store, **given)
@@ -563,6 +563,34 @@ def _result_of(options: argparse.Namespace) -> Any:
 def _other_seed(found: Any, options: argparse.Namespace) -> int:
     """Of prompts that the search did not have: ``discover`` draws them by the search's seed."""
     return int(found.about.get("seed", 0)) + 1 if options.seed is None else options.seed
+
+
+def _game_of(found: Any, options: argparse.Namespace, units: Sequence[str], seed: int) -> Any:
+    """The game of a result, on prompts of this seed.
+
+    Raises:
+        ValueError: as of :func:`_factory_of`; or no model was named, and the one that has the name
+            of the result's is not to be had or is another one: of a folder a result has the last
+            part, which may be the name of a model on the hub.
+    """
+    from spex_mech.models import check_model
+
+    factory = _factory_of(found, options, units, seed)
+    if options.model is not None:
+        return factory()
+    told = f"{options.result} is of a model called {factory.model!r}"
+    try:
+        check_model(factory.model)
+    except ValueError as error:
+        raise ValueError(f"{told}, and that name is not enough: give --model ({error})") from error
+    game = factory()
+    hashes = [about.get("weights_sha256") for about in (found.about, game.provenance())]
+    if None not in hashes and hashes[0] != hashes[1]:
+        raise ValueError(
+            f"{told}, and what has that name now has other weights; give --model, the folder or "
+            "name of the model that was searched (or of another one that you mean)"
+        )
+    return game
 
 
 def _factory_of(found: Any, options: argparse.Namespace, units: Sequence[str], seed: int) -> Any:
@@ -638,8 +666,11 @@ def _discover_data(options: argparse.Namespace) -> None:
     if (found := _found(game, options)) is None:
         return
     files = _write(found, options, None)
-    sm.plot_examples(found, texts).save(options.out / "examples.html")
     said = "and examples.html, the examples that pull together or against one another"
+    try:
+        sm.plot_examples(found, texts).save(options.out / "examples.html")
+    except ValueError as error:  # there is nothing to draw, and the result is none the worse
+        said = f"no examples.html: {error}"
     say(f"{found}\n\n{files}\n{said}")
 
 

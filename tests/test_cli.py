@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -552,6 +553,36 @@ def test_a_result_is_confirmed_on_other_prompts(
     fresh = sm.ModelGame(model, sm.load_task("induction", model, 16, seed=1))
     want = sm.confirm(sm.load(searched), fresh, k=3, progress=False)
     assert sm.load(tmp_path / "confirmed.npz")[pair] == pytest.approx(want[pair], abs=1e-5)
+
+
+@pytest.mark.parametrize("command", ["confirm", "circuit"])
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"weights_sha256": "0" * 16}, "called 'demo', and what has that name now has other wei"),
+        ({"model": "no/such/model"}, "called 'no/such/model', and that name is not enough: give "),
+    ],
+)
+def test_another_model_of_the_same_name_is_refused(
+    searched: Path, tmp_path: Path, capsys: Any, command: str, about: dict[str, Any], told: str
+) -> None:
+    """A result of a folder called as a model of the hub was taken up again with that model."""
+    found = sm.load(searched)
+    file = replace(found, about=found.about | about).save(tmp_path / "other.npz")
+    words = [command, str(file), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error and "--model" in error and not (tmp_path / "out").exists()
+
+
+def test_examples_of_which_nothing_is_found_are_no_error(tmp_path: Path, capsys: Any) -> None:
+    """The result was written, and then the picture failed, and with it the command."""
+    eye, y = np.eye(4), np.array([1.0, 1, 0, 0])
+    np.savez(tmp_path / "e.npz", x=eye, y=y, x_test=eye, y_test=y)
+    given = ["--examples", str(tmp_path / "e.npz"), "--out", str(tmp_path / "out")]
+    assert cli.main(["discover", "--lens", "data", *given]) == 0
+    assert "no examples.html: no pairs to draw" in capsys.readouterr().out
+    assert (tmp_path / "out" / "interactions.npz").is_file()
 
 
 def test_prompts_of_the_search_are_said(searched: Path, tmp_path: Path, capsys: Any) -> None:
