@@ -399,9 +399,10 @@ def sketch(output: Float[Tensor, "row ..."]) -> Float[Tensor, " row"]:
 
 def _sketch_of_others(output: Any, n_rows: int) -> Float[Tensor, " row"]:
     """Of all tensors in an output but the first."""
-    tensors = list(tensors_in(output))
-    total = torch.zeros(n_rows, dtype=torch.float32, device=tensors[0].device)
-    for number, tensor in enumerate(tensors[1:], start=1):
+    first = first_tensor(output)
+    others = [tensor for tensor in tensors_in(output) if tensor is not first]
+    total = torch.zeros(n_rows, dtype=torch.float32, device=first.device)
+    for number, tensor in enumerate(others, start=1):
         if tensor.ndim and len(tensor) == n_rows and tensor.is_floating_point():
             total = total + sketch(tensor.unsqueeze(1)).to(total) / number
     return total

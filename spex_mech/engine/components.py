@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spex_mech.arguments import shown
 from spex_mech.engine.architectures import Architecture, Kind, architecture_of
+from spex_mech.engine.facts import unwrapped
 from spex_mech.engine.prompts import Prompts
 from spex_mech.notebook import facts_html, listed, units_text
 from spex_mech.units import Unit, Units
@@ -250,7 +251,7 @@ class Components(Sequence[Component | Group]):
         Raises:
             ValueError: a label cannot be read, or the model has no such component.
         """
-        sized = architecture_of(model, architecture, prompts)
+        sized = _architecture_in(model, architecture, prompts)
         units = tuple(Component.called(label, sized) for label in labels)
         for unit in units:
             if not 0 <= unit.layer < sized.n_layers:
@@ -498,6 +499,14 @@ def _without(
     return left
 
 
+def _architecture_in(
+    model: Any, architecture: Architecture | None, prompts: Prompts | None
+) -> Architecture:
+    """Of the module inside what a library wrapped around it, as a game takes it."""
+    inside = model if isinstance(model, Architecture) else unwrapped(model)
+    return architecture_of(inside, architecture, prompts)
+
+
 def _all_of(
     kind: Kind,
     model: Any,
@@ -505,7 +514,7 @@ def _all_of(
     layers: Iterable[int] | int | None,
     prompts: Prompts | None,
 ) -> Components:
-    sized = architecture_of(model, architecture, prompts)
+    sized = _architecture_in(model, architecture, prompts)
     if layers is None:
         chosen = [layer for layer in range(sized.n_layers) if sized.has(kind, layer)]
     else:

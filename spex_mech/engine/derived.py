@@ -67,7 +67,7 @@ from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
 from spex_mech.engine.references import Activations, References
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.rounding import type_of_output, types_seen
-from spex_mech.engine.running import evaluating
+from spex_mech.engine.running import evaluating, logits_in
 from spex_mech.engine.sites import (
     Calls,
     Key,
@@ -135,8 +135,8 @@ def _check_classes(output: Any, prompts: Prompts) -> None:
     """Raises:
     ValueError: an answer is none of the things that the model can answer.
     """
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
+    logits = logits_in(output)
+    if logits is None:
         return
     for name in ("answers", "wrong_answers"):
         value = getattr(prompts, name)

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.engine.checks import ROUNDINGS_ALONE, eps_of
+from spex_mech.engine.device import is_out_of_memory
 from spex_mech.engine.plain import NoSlopes, PlainEngine, Setup
+from spex_mech.engine.running import one_line
 from spex_mech.notices import warn
 
 _STEP = 0.05  # of gates, from one half; and half of it
@@ -33,11 +35,18 @@ def why_no_slopes(setup: Setup) -> str:
     except NoSlopes as error:
         return str(error)
     except RuntimeError as error:
-        if "nference tensors" not in str(error):
+        if is_out_of_memory(error):
             raise
+        if "nference tensors" in str(error):
+            return (
+                "a model whose weights were made in torch.inference_mode() has no gradient; make "
+                "it outside of that, or say discover(..., gradients=False)"
+            )
+        # Values are had without gradients: what fails here is asked of gradients alone.
         return (
-            "a model whose weights were made in torch.inference_mode() has no gradient; make "
-            "it outside of that, or say discover(..., gradients=False)"
+            f"the model or the metric {setup.measure.name} fails where a gradient is asked for "
+            f"({one_line(error)}); mend that, or say "
+            "discover(..., gradients=False)"
         )
     if not slopes.isfinite().all():
         return not_finite(slopes, labels)

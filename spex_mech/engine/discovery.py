@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from spex_mech.engine.examples import Example
 from spex_mech.engine.experts import Routed, n_experts_of, why_no_mixture
 from spex_mech.engine.products import Products, heads_back, heads_last
-from spex_mech.engine.running import evaluating, is_float, is_ours, ours
+from spex_mech.engine.running import evaluating, is_float, is_ours, one_line, ours
 
 _HANDED_OUT, _PRODUCTS, _NOTHING = "handed out", "products", "nothing"  # attention
 _LEAST, _ROUNDINGS = 1e-6, 8  # what shows noise: relative to the largest number, in roundings
@@ -249,7 +249,7 @@ class _Hooks:
             with watching.attention_watched():
                 self.model(**inputs)
         except Exception as error:
-            raise NotFound(_one_line(error)) from error
+            raise NotFound(one_line(error)) from error
         finally:
             self.watching = None
 
@@ -919,11 +919,6 @@ def _all_as_first(flat: Float[Tensor, "row pos width"], like: Tensor, n_same: in
     new = flat.clone()
     new[:n_same] = flat[0]
     return new.reshape(like.shape)
-
-
-def _one_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text}"[:300]
 
 
 def _differs(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spex_mech.engine.device import at_least_float32
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.running import logits_in
 
 Metric = Callable[[Any, Prompts], Tensor]
 Positions = Int[Tensor, "prompt k"] | None  # where logits are read; None: everywhere
@@ -258,8 +259,8 @@ def logits_of(output: Any) -> Float[Tensor, "row *pos d_vocab"]:
     Raises:
         ValueError: there are none.
     """
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
+    logits = logits_in(output)
+    if logits is None:
         raise ValueError(
             f"the model returned {type(output).__name__} without logits; give a metric of your "
             "own, metric(output, prompts) -> one value per row"

@@ -13,6 +13,7 @@ from spex_mech.engine.device import MemoryPlan, as_the_user
 from spex_mech.engine.facts import answers_of
 from spex_mech.engine.metrics import Metric, narrowed, read_positions, read_tokens, renumbered
 from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.running import logits_in
 from spex_mech.masks import names_of
 
 _MOST_ROWS = 4096
@@ -132,10 +133,8 @@ class Readout:
 
 def gives_logits_by_position(output: Any, prompts: Prompts) -> bool:
     """Whether an output is logits at each of the prompts' positions."""
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    return (
-        isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[:2] == prompts.tokens.shape
-    )
+    logits = logits_in(output)
+    return logits is not None and logits.ndim == 3 and logits.shape[:2] == prompts.tokens.shape
 
 
 def at_positions(

@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -74,9 +75,35 @@ def is_ours(function: Any) -> bool:
     return hasattr(function, "spex_mech_had")
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def logits_in(output: Any) -> Tensor | None:
+    """What an output calls its logits: by attribute or by key, or a tensor itself; None: nothing."""
+    if isinstance(output, Tensor):
+        return output
+    by_key = output.get("logits") if isinstance(output, Mapping) else None
+    logits = getattr(output, "logits", by_key)
+    return logits if isinstance(logits, Tensor) else None
+
+
 def first_tensor(output: Any) -> Tensor:
-    """Of an output, whatever holds it."""
-    return next(tensors_in(output))
+    """Of an output, whatever holds it: its logits, where something is called so.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    logits = logits_in(output)
+    first = next(tensors_in(output), None) if logits is None else logits
+    if first is None:
+        raise ValueError(
+            f"the model returned {type(output).__name__}, in which no tensor is found; wrap it in "
+            "a module that returns a tensor, or a tuple, list, dict or dataclass that holds some"
+        )
+    return first
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
@@ -89,6 +116,9 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for value in output:
             yield from tensors_in(value)
+    elif is_dataclass(output):
+        for part in fields(output):
+            yield from tensors_in(getattr(output, part.name))
 
 
 def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -103,6 +133,12 @@ def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(output, list | tuple):
         parts = [with_tensors(part, change) for part in output]
         return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    if is_dataclass(output):
+        new = copy.copy(output)
+        for part in fields(output):  # also of one that is frozen
+            value = with_tensors(getattr(output, part.name), change)
+            object.__setattr__(new, part.name, value)
+        return new
     return output
 
 
