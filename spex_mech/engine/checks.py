@@ -1,4 +1,4 @@
-"""What an engine must pass: it changes something, it equals plain passes, and its noise is known.
+"""What an engine must pass: it changes something, and it equals plain passes.
 
 How far rounding moves a value is found out by rounding: plain passes are run again with every
 block's input and every activation that is ablated changed by a random part of one rounding of the
@@ -23,12 +23,12 @@ from spex_mech.engine.device import MemoryPlan, is_out_of_memory, narrowest
 from spex_mech.engine.facts import takes
 from spex_mech.engine.metrics import KL, ReadingMetric, logits_of
 from spex_mech.engine.passes import Taps, call
-from spex_mech.engine.plain import Engine, Numbers, PlainEngine, Setup
+from spex_mech.engine.plain import PlainEngine, Setup
 from spex_mech.engine.plan import Parts
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.readout import Readout
 from spex_mech.engine.replay import Replay
-from spex_mech.engine.rounding import eps_of_type, off_by, with_first
+from spex_mech.engine.rounding import eps_of_type, off_by
 from spex_mech.engine.running import first_tensor, ours, tensors_in, with_tensors
 from spex_mech.engine.sites import another_prompt
 from spex_mech.masks import MaskBatch
@@ -48,7 +48,6 @@ _CACHED, _CACHED_IN_HALF = 1e-3, 0.05
 # Chance of the host, in a type that no default of the user's makes coarser than what it rounds.
 _EXACT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 _EPS = {"float32": 0.0, "tf32": 2**-11, "bfloat16": 2**-8}
-_FLOOR_MASKS, _FLOOR_ROUNDINGS, _FLOOR_SIGMAS = 24, 4, 3
 
 
 def eps_of(setup: Setup) -> float:
@@ -451,10 +450,10 @@ def _masks_to_compare(parts: Parts) -> Bool[Tensor, "mask unit"]:
 
 
 @contextmanager
-def rounded(setup: Setup, eps: float) -> Iterator[None]:
+def rounded(setup: Setup, eps: float, seed: int = 0) -> Iterator[None]:
     """Passes that we start are off by random parts of a rounding: at the input of each block, where
     blocks are known, and at each activation that may be ablated."""
-    taps, generator = setup.taps, torch.Generator().manual_seed(0)
+    taps, generator = setup.taps, torch.Generator().manual_seed(seed)
 
     round_off, handles = off_by(eps, generator), []
     try:
@@ -474,45 +473,3 @@ def _blocks_of(model: nn.Module, architecture: Architecture) -> list[nn.Module]:
     except CannotReplay:
         return []
     return list(dict.fromkeys(model.get_submodule(name) for name in names))
-
-
-def _measured_rounded(setup: Setup, generator: torch.Generator) -> Numbers:
-    """The metric of an output that is off by part of a rounding in the type in which its numbers
-    are, and is itself rounded to the type in which the metric gives it."""
-    eps = torch.finfo(setup.output_type).eps
-    half = eps > torch.finfo(torch.float32).eps
-
-    def read(output: Any, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-        output = with_first(output, off_by(eps, generator)) if half else output
-        value = setup.measure(output, setup.some_prompts(rows))
-        if not value.is_floating_point() or value.dtype.itemsize >= 4:
-            return value
-        return off_by(torch.finfo(value.dtype).eps, generator)(value.float())
-
-    return read
-
-
-def noise_floor(engine: Engine, plain: PlainEngine) -> float:
-    """The size under which an interaction cannot be told from rounding, in the metric's unit.
-
-    The same masks are asked twice, the second time by plain passes that are rounded otherwise, at
-    other places of batches of another size; ``sigma`` is the root mean square of the difference
-    over sqrt(2). An interaction adds four such values (2 sigma); the floor is three times that, and
-    at least four roundings of the metric.
-    """
-    setup, generator = plain.setup, torch.Generator().manual_seed(0)
-    n_units, n_prompts = setup.n_units, len(setup.prompts)
-    masks = torch.rand(_FLOOR_MASKS, n_units, generator=generator, **_EXACT)
-    masks = masks > min(0.5, 2 / n_units)
-    masks[0] = True
-    batch = MaskBatch.of_kept(masks.numpy())
-    there = torch.from_numpy(engine.values(batch.ablated)).mean(1)
-    # A third of what fits, and less where all masks would fit in one batch.
-    size = max(1, min(plain.rows() // 3, len(masks) * n_prompts // 3))
-    eps = eps_of(setup)
-    with rounded(setup, eps):
-        read = _measured_rounded(setup, generator)
-        back = plain.numbers(batch.ablated[::-1].copy(), read, rows=size).flip(0).mean(1)
-    sigma = (there - back).square().mean().sqrt().item() / np.sqrt(2)
-    rounding = torch.finfo(torch.float32).eps * there.abs().max().item()
-    return max(2 * _FLOOR_SIGMAS * sigma, _FLOOR_ROUNDINGS * rounding)

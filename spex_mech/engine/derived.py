@@ -27,7 +27,6 @@ from spex_mech.engine.checks import (
     check_every_prompt,
     check_metric,
     check_replay,
-    noise_floor,
     self_test,
 )
 from spex_mech.engine.components import Components
@@ -51,6 +50,7 @@ from spex_mech.engine.expert_use import ExpertUse, expert_use_of
 from spex_mech.engine.facts import answers_of, check_decoded, check_tokens
 from spex_mech.engine.gradients import Gradients
 from spex_mech.engine.metrics import KL, METRICS, Metric, name_of_metric
+from spex_mech.engine.noise import noise_floor, rounding_of_metric
 from spex_mech.engine.passes import Taps, call, seen_at, turn_of
 from spex_mech.engine.plain import (
     MOST_BLOCKS,
@@ -421,8 +421,13 @@ class Derived:
 
     @cached_property
     def noise_floor(self) -> float:
-        """See ``checks.noise_floor``."""
-        return noise_floor(self.engine, self.plain)
+        """See ``noise.noise_floor``."""
+        return noise_floor(self.engine, self.plain, self.metric_rounding)
+
+    @cached_property
+    def metric_rounding(self) -> float:
+        """What the metric itself rounds of the value of a prompt, about as a standard deviation."""
+        return rounding_of_metric(self.setup)
 
     @cached_property
     def accuracy(self) -> Accuracy | None:

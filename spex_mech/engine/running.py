@@ -82,7 +82,7 @@ def one_line(error: BaseException) -> str:
 
 
 def logits_in(output: Any) -> Tensor | None:
-    """What an output calls its logits: by attribute or by key, or a tensor itself; None: nothing."""
+    """What an output calls its logits, by attribute or key, or a tensor itself; None: nothing."""
     if isinstance(output, Tensor):
         return output
     by_key = output.get("logits") if isinstance(output, Mapping) else None

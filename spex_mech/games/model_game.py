@@ -24,6 +24,7 @@ from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
 from spex_mech.engine.expert_use import ExpertUse
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped, weight_processing
+from spex_mech.engine.noise import coarse_metric
 from spex_mech.engine.prompts import Prompts, hashes_of_each, prompts_sha256, tokens_sha256
 from spex_mech.engine.references import check_asked
 from spex_mech.engine.task import Task, warn_of_prompts
@@ -185,19 +186,7 @@ class ModelGame(Game):
     @property
     def coarse(self) -> Coarse | None:
         """Why values are less exact than float32; None: they are not."""
-        if self.precision != "float32":
-            return Coarse(f"precision={self.precision!r}", "use precision='float32'")
-        own = self._current.derived.float_type
-        if own.itemsize >= 4:
-            own = self._current.derived.output_type
-            if own.itemsize >= 4:
-                return None
-            name = str(own).removeprefix("torch.")
-            return Coarse(f"a model whose output is in {name}", "have it give float32")
-        name, cure = str(own).removeprefix("torch."), "load it in float32: dtype=torch.float32"
-        if float_type_of(self.model).itemsize >= 4:
-            cure = "run its forward pass without autocast"
-        return Coarse(f"a model in {name}", cure)
+        return _coarse(self)
 
     def pass_size(self) -> int | None:
         return self.batch_size
@@ -256,7 +245,8 @@ class ModelGame(Game):
         """The size under which an interaction cannot be told from rounding, in the metric's unit.
 
         The same masks are asked twice, the second time by plain passes that are rounded otherwise,
-        at other places of batches of another size (``engine.checks.noise_floor``).
+        at other places of batches of another size; what a metric of one's own rounds within is
+        added (``engine.noise``).
         """
         with self._current.as_it_is() as derived:
             return derived.noise_floor
@@ -344,6 +334,23 @@ def _in_words(game: ModelGame) -> dict[str, str]:
     given = {"model": name_of(game.model), "task": game.task.name, "metric": game.task.metric_name}
     given |= {"prompts": game.task.prompts.in_short(), "ablation": f"{game.ablation} ablation"}
     return given if game.precision == "float32" else given | {"precision": game.precision}
+
+
+def _coarse(game: ModelGame) -> Coarse | None:
+    if game.precision != "float32":
+        return Coarse(f"precision={game.precision!r}", "use precision='float32'")
+    own = game._current.derived.float_type
+    if own.itemsize >= 4:
+        own = game._current.derived.output_type
+        if own.itemsize >= 4:
+            with game._current.as_it_is() as derived:
+                return coarse_metric(game.task.metric_name, derived.metric_rounding)
+        name = str(own).removeprefix("torch.")
+        return Coarse(f"a model whose output is in {name}", "have it give float32")
+    name, cure = str(own).removeprefix("torch."), "load it in float32: dtype=torch.float32"
+    if float_type_of(game.model).itemsize >= 4:
+        cure = "run its forward pass without autocast"
+    return Coarse(f"a model in {name}", cure)
 
 
 def _listed(labels: str | Sequence[str]) -> list[str]:

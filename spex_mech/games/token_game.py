@@ -29,6 +29,7 @@ from spex_mech.engine.device import (
 )
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped, vocabulary_of
 from spex_mech.engine.metrics import METRICS, Metric
+from spex_mech.engine.noise import coarse_metric, rounding_within
 from spex_mech.engine.passes import call, output_of, turn_of
 from spex_mech.engine.plain import NoSlopes, slopes_of
 from spex_mech.engine.prompts import Prompts, prompts_sha256
@@ -278,7 +279,8 @@ class TokenGame(Game):
     def noise_floor(self) -> float | None:
         """Of a model in half precision: twice the error that its rounding makes in an interaction
         of a pair, from a few masks on which it is compared with the same weights in float32; with
-        itself, rounded otherwise, where these compute in half precision too."""
+        itself, rounded otherwise, where these compute in half precision too. Of a metric of one's
+        own that rounds, twice what that makes."""
         return _noise_floor(self)
 
     # -- inside ---------------------------------------------------------------------------------
@@ -589,7 +591,7 @@ def _coarse(game: "TokenGame") -> Coarse | None:
     if (kind := _precision_of(game.model)) is not None:
         return Coarse(f"a model in {kind}", "use model.float()")
     if (kind := _computes_in(game)).itemsize >= 4:
-        return None
+        return coarse_metric(game.task.metric_name, _rounding_of_metric(game))
     name = str(kind).removeprefix("torch.")
     return Coarse(
         f"a model that computes in {name}", "run its forward pass in float32, without autocast"
@@ -599,7 +601,7 @@ def _coarse(game: "TokenGame") -> Coarse | None:
 def _noise_floor(game: "TokenGame") -> float | None:
     weights = _precision_of(game.model)
     if weights is None and _computes_in(game).itemsize >= 4:
-        return None
+        return 4 * _rounding_of_metric(game) or None
     chance = torch.Generator().manual_seed(0)
     masks = torch.rand(_FLOOR_MASKS, len(game), generator=chance, dtype=torch.float32) > 0.2
     masks[0] = True
@@ -612,6 +614,15 @@ def _noise_floor(game: "TokenGame") -> float | None:
     other = _rounded_otherwise(game, masks) if other is None else other
     # An interaction is a sum of four values, so that its error is twice as large.
     return 4 * float((values - other).square().mean().sqrt())
+
+
+def _rounding_of_metric(game: "TokenGame") -> float:
+    """What a metric of one's own rounds of a value, of an output in float32."""
+    if isinstance(game.task.metric, str):
+        return 0.0
+    with game._as_it_is(), torch.no_grad():
+        output = game._intact(game.prompt)
+        return rounding_within(lambda moved: game._metric(moved, game.prompt), output)
 
 
 def _computes_in(game: "TokenGame") -> torch.dtype:
