@@ -234,8 +234,7 @@ def _plain(name: str, value: Any) -> np.ndarray:
                 error
             )
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, on any device
-        value = value.detach().cpu()
-        value = value if str(value.layout) == "torch.strided" else value.to_dense()
+        value = plain_tensor(name, value).detach().cpu()
         short = value.is_floating_point() and value.dtype.itemsize < 4  # bfloat16 is not numpy's
         return (value.float() if short else value).resolve_conj().numpy()
     if hasattr(value, "toarray"):  # scipy's sparse matrices
@@ -250,6 +249,21 @@ def _plain(name: str, value: Any) -> np.ndarray:
         f"{name} is a {type(value).__name__}; give a numpy array, a torch tensor, a pandas table "
         "or column, a scipy sparse matrix or a list of numbers"
     )
+
+
+def plain_tensor(name: str, value: Any) -> Any:
+    """A torch tensor as a table of numbers, where it is: of a sparse one with its zeros.
+
+    Raises:
+        ValueError: it has no numbers, or rows that may differ in length.
+    """
+    if value.is_meta:
+        raise ValueError(f"{name} is on the device meta: it has a shape and no numbers")
+    if value.is_nested:
+        raise ValueError(f"{name} is a nested tensor, of rows of any length; give a table")
+    if value.is_quantized:
+        value = value.dequantize()
+    return value if str(value.layout) == "torch.strided" else value.to_dense()
 
 
 def _holds(value: Any) -> bool:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.arguments import label_list, shown, switch, whole
-from spex_mech.arrays import answer_table, check_units, mask_array, own_array
+from spex_mech.arrays import answer_table, check_units, mask_array, own_array, plain_tensor
 from spex_mech.calls import Called
 from spex_mech.fingerprints import function_identity
 from spex_mech.masks import MaskBatch
@@ -511,12 +511,17 @@ def as_game(
 
 
 def mask_table(masks: Any, n_units: int) -> Tensor:
-    """Masks or gates from a tensor, an array or lists: ``[mask unit]``, detached, on the CPU.
+    """Masks or gates from whatever holds numbers: ``[mask unit]``, detached, on the CPU.
 
     Raises:
         ValueError: another shape.
     """
-    masks = torch.as_tensor(masks).detach().cpu()
+    if isinstance(masks, Tensor):
+        masks = plain_tensor("masks", masks).detach().cpu()
+    else:
+        array = own_array("masks", masks)
+        single = isinstance(masks, list | tuple) and array.dtype == np.float64  # as torch reads it
+        masks = torch.as_tensor(array.astype(np.float32) if single else array)
     if masks.ndim != 2 or masks.shape[1] != n_units:
         raise ValueError(
             f"masks have shape {tuple(masks.shape)}; they need [mask unit] with {n_units} units"

@@ -107,3 +107,65 @@ def test_a_part_that_fails_with_gradients_leaves_the_values(hook: Any) -> None:
     with pytest.warns(UserWarning, match="the search does without gradients"):
         found = sm.discover(game, budget=60, progress=False)
     assert len(found)
+
+
+# -- sparse tensors, and forwards that keep what they gave ----------------------------------------
+
+
+@pytest.mark.parametrize("sparse", [Tensor.to_sparse, Tensor.to_sparse_csr])
+@pytest.mark.filterwarnings("ignore:.*Sparse CSR")
+def test_sparse_gates_and_references_are_those_numbers(sparse: Any) -> None:
+    model, gates = build("gpt2"), some_masks(4, 8).float()
+    task = sm.Task(some_prompts(), "logit_diff")
+    game = sm.ModelGame(model, task, ablation="zero")
+    values, slopes = game.value_and_gradient(sparse(gates))
+    torch.testing.assert_close(slopes, game.gradient(gates))
+    torch.testing.assert_close(values, game(gates.bool()), **CLOSE)
+    given = {name: sparse(torch.zeros(1, 32)) for name in game.hook_points}
+    same = sm.ModelGame(model, task, ablation=given)
+    torch.testing.assert_close(same(gates.bool()), game(gates.bool()), **CLOSE)
+
+
+def test_a_metric_may_give_a_sparse_tensor() -> None:
+    def first(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+        return logits[:, -1, 0]
+
+    dense, sparse = (
+        sm.ModelGame(build("gpt2"), sm.Task(some_prompts(), metric), ablation="zero")
+        for metric in (first, lambda logits, prompts: first(logits, prompts).to_sparse())
+    )
+    masks = some_masks(4, 8)
+    torch.testing.assert_close(sparse(masks), dense(masks))
+
+
+def test_gates_without_numbers_are_told() -> None:
+    game = sm.ModelGame(build("gpt2"), sm.Task(some_prompts(), "logit_diff"), ablation="zero")
+    with pytest.raises(ValueError, match="masks is on the device meta"):
+        game.gradient(torch.ones(2, 8, device="meta"))
+    with pytest.raises(TypeError, match="masks is a"):
+        game.gradient(object())
+
+
+def keeping(model: Any, of_each: bool) -> Any:
+    """A patched forward: it gives again what it gave for the same input, or for any."""
+    mlp, kept = model.transformer.h[0].mlp, {}
+    original = mlp.forward
+
+    def forward(x: Tensor) -> Tensor:
+        key = (tuple(x.shape), float(x.double().sum())) if of_each else ()
+        if key not in kept:
+            kept[key] = original(x)
+        return kept[key]
+
+    mlp.forward = forward
+    return model
+
+
+def test_a_forward_that_keeps_what_it_gave_is_told() -> None:
+    task = sm.Task(some_prompts(), "logit_diff")
+    with pytest.raises(RuntimeError, match=r"h\.0\.mlp\.c_proj did not fire.*keeps what it gave"):
+        sm.ModelGame(keeping(build("gpt2"), True), task, "heads+neurons", ablation="zero")
+    with pytest.raises(
+        ValueError, match=r"does not run on prompts of the shape \[1, 7\].*keep what it gave"
+    ):
+        sm.ModelGame(keeping(build("gpt2"), False), task, "heads+neurons", ablation="zero")

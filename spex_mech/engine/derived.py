@@ -67,7 +67,7 @@ from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
 from spex_mech.engine.references import Activations, References
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.rounding import type_of_output, types_seen
-from spex_mech.engine.running import evaluating, logits_in
+from spex_mech.engine.running import evaluating, logits_in, one_line
 from spex_mech.engine.sites import (
     Calls,
     Key,
@@ -282,7 +282,16 @@ class Derived:
 
     def _seen(self, prompts: Prompts, names: Sequence[str]) -> dict[str, Calls]:
         with torch.no_grad(), self._running(), types_seen(self.model) as types:
-            seen, self._writes_over = seen_at(self.model, names, prompts)
+            try:
+                seen, self._writes_over = seen_at(self.model, names, prompts)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                raise ValueError(
+                    f"the {type(self.model).__name__} does not run on prompts of the shape "
+                    f"{list(prompts.tokens.shape)} ({one_line(error)}); if it does elsewhere, "
+                    "something in it may keep what it gave before (a patched forward)"
+                ) from error
         types |= {act.dtype for calls in seen.values() for act in calls}
         self.float_type = narrowest([float_type_of(self.model), *types])
         return seen

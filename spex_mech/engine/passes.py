@@ -119,11 +119,12 @@ class Taps:
         one = Pass(len(prompts), replace or {}, seen, sees_experts=seen is not None)
         with self.passing(one):
             output = call(self.model, prompts)
-        for index in one.replace:
+        for index in one.replace if seen is None else range(len(self.places)):
             if index not in one.fired:
                 raise RuntimeError(
                     f"the hook at {self.places[index].name} did not fire: the model's forward pass "
-                    "goes around it, so ablating there would change nothing (a fused forward?)"
+                    "goes around it, so ablating there would change nothing (a fused forward, or "
+                    "one that keeps what it gave before?)"
                 )
         return output
 

@@ -507,6 +507,7 @@ def _row_by_row(name: str, value: Any) -> Tensor:
     """
     try:
         found = torch.as_tensor(value)
+        found = found if found.layout == torch.strided else found.to_dense()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name} is {shown(value)}; it must be a tensor with one row for each prompt"

@@ -55,6 +55,8 @@ class Measure:
                 f"the metric {self.name} returned {shape} for {len(prompts)} rows; it must "
                 "return one value per row, a tensor of shape [row]"
             )
+        if values.layout != torch.strided:
+            values = values.to_dense()
         if values.is_complex():
             raise ValueError(
                 f"the metric {self.name} returned complex numbers, of which it is not known what "

@@ -288,7 +288,9 @@ def given(
             raise ValueError(f"no reference tensor for {name!r}; give one for every hook point")
         act = seen[index]
         shape = (n_prompts, *act.shape[1:])
-        value = torch.as_tensor(tensors[name]).detach().to(at_least_float32(act), copy=True)
+        given = torch.as_tensor(tensors[name]).detach()
+        given = given if given.layout == torch.strided else given.to_dense()
+        value = given.to(at_least_float32(act), copy=True)
         value = value.reshape((1,) * (3 - value.ndim) + tuple(value.shape))
         fits = value.ndim == 3 and all(v in (1, s) for v, s in zip(value.shape, shape, strict=True))
         if not fits:
