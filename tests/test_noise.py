@@ -153,12 +153,30 @@ def test_where_single_values_jump_more_masks_are_asked(
 
     monkeypatch.setattr(noise, "_differences", differences)
     derived = heads("logit_diff")._current.derived
-    floor = noise.noise_floor(derived.engine, derived.plain, of_metric=0.0)
+    floor = noise.noise_floor(derived.engine, derived.plain, 0.0, has_experts=False)
     if not jump:
         assert asked == [24] and 0.001 < floor < 0.004  # 3 roundings of four values of 3 prompts
         return
     assert len(asked) == 2
     assert floor > 0.6 / 3 and floor < 2 * 0.6 / 3  # the larger jump, of one of three prompts
+
+
+@pytest.mark.parametrize(("dtype", "times"), [(torch.float32, 1), (HALF, 2)])
+def test_more_masks_are_asked_of_a_mixture_in_half_precision(
+    dtype: torch.dtype, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def differences(engine: Any, plain: Any, n_masks: int, seed: int) -> tuple[Tensor, float]:
+        asked.append(n_masks)
+        return torch.zeros(n_masks, 3, dtype=torch.float64), 1.0
+
+    monkeypatch.setattr(noise, "_differences", differences)
+    model = MIXTURES["mixtral"]().eval().to(dtype)
+    model.set_experts_implementation("eager")
+    game = sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"), "L0H0,L1H1")
+    assert game.noise_floor > 0
+    assert len(asked) == times
 
 
 @pytest.mark.slow

@@ -431,7 +431,8 @@ class Derived:
     @cached_property
     def noise_floor(self) -> float:
         """See ``noise.noise_floor``."""
-        return noise_floor(self.engine, self.plain, self.metric_rounding)
+        has_experts = any(place.n_experts for place in self.places.values())
+        return noise_floor(self.engine, self.plain, self.metric_rounding, has_experts)
 
     @cached_property
     def metric_rounding(self) -> float:

@@ -40,22 +40,25 @@ _OF_STEP = 0.5  # one rounding is off by a step over sqrt(12); a metric makes a 
 _EXACT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 
-def noise_floor(engine: Engine, plain: PlainEngine, of_metric: float) -> float:
+def noise_floor(engine: Engine, plain: PlainEngine, of_metric: float, has_experts: bool) -> float:
     """The size under which an interaction cannot be told from rounding, in the metric's unit.
 
     The same masks are asked twice, the second time by plain passes that are rounded otherwise, at
     other places of batches of another size; ``sigma`` is the root mean square of the difference
     over sqrt(2). An interaction adds four such values (2 sigma); the floor is three times that, and
-    at least four roundings of the metric. Where a routed token may go to another expert few values
-    jump far: then more masks are asked, and the largest difference counts.
+    at least four roundings of the metric. Where a token may go to another expert few values jump
+    far: then, and wherever one value is seen to jump, more masks are asked. The largest difference
+    counts as well.
 
     Args:
         of_metric: what the metric itself rounds of the value of a prompt.
+        has_experts: tokens are sent to experts, which in half precision may be others.
     """
     setup = plain.setup
     off, largest = _differences(engine, plain, _MASKS, seed=0)
     rounding = torch.finfo(torch.float32).eps * largest
-    if _jumps(off, _ROUNDINGS * rounding):
+    may_jump = has_experts and eps_of(setup) > torch.finfo(torch.float32).eps
+    if may_jump or _jumps(off, _ROUNDINGS * rounding):
         off = torch.cat([off, _differences(engine, plain, _MORE_MASKS, seed=1)[0]])
     means = off.mean(1)
     sigma = means.square().mean().sqrt().item() / np.sqrt(2)
