@@ -1,11 +1,11 @@
 """SmolLM2's heads beyond pairs on two tasks: a third task, triples, and a circuit.
 
-    python -m benchmarks.smollm2_more --only third     # five minutes on one core
+    python -m benchmarks.smollm2_more --only third     # fifteen minutes on one core
     python -m benchmarks.smollm2_more --only triples   # half an hour, once; then minutes
     python -m benchmarks.smollm2_more --only circuit   # half an hour
 
-``third`` measures all pairs of the 60 heads that the strongest pairs of indirect object
-identification name, on pronouns, and compares them with both maps. ``triples`` measures all triples
+``third`` measures pairs on pronouns ("When Mary was young,"), compares those of 60 heads with both
+maps, and runs SPEX on a task that was not looked at before. ``triples`` measures all triples
 of the first 40 of these heads on indirect object identification: how large they are beside pairs,
 how much of the joint effect of many heads they explain, and which of them a search of the 270 heads
 measures. ``circuit`` finds the heads that do the task, on the searched prompts, and scores them on
@@ -15,20 +15,24 @@ stopped goes on from its store in the folder of temporary files. Writes
 """
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from tempfile import gettempdir
 
 import numpy as np
 
 import spex_mech as sm
-from benchmarks.frame import Options, Row, provenance, script
-from benchmarks.games import values_of
+from benchmarks.frame import SEEDS, Options, Row, provenance, script
+from benchmarks.games import recall, strongest, values_of
 from benchmarks.head_map import ZERO, heads_of_the_strongest
 from benchmarks.map_tasks import KINDS, map_task
 from benchmarks.smollm2_heads import TRUTH, kept, map_of
+from spex_mech.masks import MaskBatch
+from spex_mech.pairs.gradient_rows import GradientRows
+from spex_mech.search.settings import DEFAULTS
 
 TASK, N_HEADS = "ioi", 40
+N_LIKELY, N_DRAWN_PAIRS = 1500, 300  # pairs of the third task
 BUDGETS, KS = (540, 1080), (20, 100)
 SIZES, N_DRAWN = (5, 10, 20), 20  # of sets of the 40 heads
 SIZE_BUDGET = 10  # evaluations per head, of the selection of the circuit
@@ -52,27 +56,48 @@ def measured(game: sm.ModelGame, sets: np.ndarray, name: str) -> sm.Interactions
 
 
 def third(options: Options) -> Iterator[Row]:
-    """Whether the pairs of one task are those of another."""
+    """Whether the pairs of one task are those of another; and SPEX on a task on which nothing of it
+    was tried. The truth: all pairs of the 60 heads, and of all heads those that gradients of every
+    head predict to be largest; some drawn from the others say what is missing."""
     options.must_be_full()
-    heads = heads_of_the_strongest(map_of(TASK), ZERO)
-    found = measured(
-        game_on("pronouns"), np.array(list(combinations(heads, 2))), "smollm2_pronouns"
-    )
-    sizes = np.sort(abs(found.mean))[::-1]
+    game = game_on("pronouns")
+    rng, listed = np.random.default_rng(0), by_prediction(game)
+    among = [*combinations(heads_of_the_strongest(map_of(TASK), ZERO), 2)]
+    likely = {*listed[:N_LIKELY], *among}
+    others = [pair for pair in listed if pair not in likely]
+    drawn = [others[at] for at in rng.choice(len(others), N_DRAWN_PAIRS, replace=False)]
+    found = measured(game, np.array(sorted(likely | {*drawn})), "smollm2_pronouns")
+    values, sizes = values_of(found), np.sort(abs(found.mean))[::-1]
     row: Row = {"task": "pronouns", "what": "map", "pairs": len(found), "intact": found.intact}
+    row["largest_drawn"] = max(abs(values[pair]) for pair in drawn)
     yield row | {f"size_of_{k}th": float(sizes[k - 1]) for k in (1, 10, 100)}
-    strongest = {tuple(pair) for pair in found.top(100).names}
     for task in ("ioi", "capitals"):
-        other = map_of(task)
-        shared = {pair: other.value(*pair) for pair in map(tuple, found.names)}
-        first = sorted(shared, key=lambda pair: -abs(shared[pair]))[:100]
+        other, shared = values_of(map_of(task)), found.take([pair in among for pair in values])
         row = {"task": "pronouns", "what": "against", "other": task}
-        row["of_top_100"] = len(strongest & set(first)) / 100
-        yield row | kept(other, found)
+        top = [
+            {*sorted(among, key=lambda of: -abs(of_task[of]))[:100]} for of_task in (values, other)
+        ]
+        row["of_top_100"] = len(top[0] & top[1]) / 100
+        yield row | kept(map_of(task), shared)
     for pair in found.top(8).names:
         row = {"task": "pronouns", "what": "pair", "pair": " x ".join(pair)}
         elsewhere = {task: map_of(task).value(*pair) for task in ("ioi", "capitals")}
         yield row | {"value": found.value(*pair)} | elsewhere
+    for budget, seed in product((270, 350, 540), SEEDS):
+        ran = sm.discover(game, budget=budget, seed=seed, progress=False)
+        row = {"task": "pronouns", "what": "search", "budget": budget, "seed": seed}
+        yield row | {"recall@100": recall(values_of(ran), strongest(found), 100)}
+
+
+def by_prediction(game: sm.ModelGame) -> list[tuple[int, ...]]:
+    """All pairs, those first that the gradients without one head each predict to be largest."""
+    n = len(game)
+    gone = MaskBatch.of_sets([(), *((head,) for head in range(n))], n)
+    slopes = np.concatenate([game.evaluate(part, slopes=True).slopes for part in gone.split(30)])
+    rows = GradientRows(slopes[0], block_weight=DEFAULTS.block_weight)
+    for head in range(n):
+        rows.add(head, slopes[1 + head])
+    return [tuple(pair) for pair in rows.strongest(n * (n - 1) // 2).tolist()]
 
 
 def triples(options: Options) -> Iterator[Row]:
