@@ -58,9 +58,9 @@ def test_it_is_asked_of_the_hub_by_its_own_name(
 ) -> None:
     asked = []
 
-    def fetched(name: str, *args: Any, **options: Any) -> nn.Module:
+    def fetched(name: str, *args: Any, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
         asked.append(name)
-        return nn.Linear(1, 1)
+        return nn.Linear(1, 1), {"missing_keys": []}
 
     monkeypatch.setattr(models, "_or_explain", fetched)
     sm.load_model("smollm2")

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spex_mech.engine.checks import ROUNDINGS_ALONE, eps_of
+from spex_mech.engine.checks import ROUNDINGS_ALONE, eps_of, rounded
 from spex_mech.engine.device import is_out_of_memory
 from spex_mech.engine.plain import NoSlopes, PlainEngine, Setup
 from spex_mech.engine.running import one_line
@@ -15,6 +15,7 @@ from spex_mech.notices import warn
 _STEP = 0.05  # of gates, from one half; and half of it
 _DIRECTIONS = 2
 _OFF = 0.1  # by which a difference and a slope may differ, of the length of all slopes
+_OF_NOISE = 4  # the same, times what passes differ by that round otherwise
 _OF_CURVATURE = 4  # the same, times that by which a step and half of it differ
 
 
@@ -85,12 +86,16 @@ def _compare_with_differences(setup: Setup, slopes: Float[Tensor, " unit"]) -> N
     sign = (sign > 0.5).to(slopes) * 2 - 1
     steps = torch.tensor([_STEP, -_STEP, _STEP / 2, -_STEP / 2], device="cpu").to(slopes)
     gates = 0.5 + steps[:, None, None] * sign
-    values = PlainEngine(setup).slopes(gates.flatten(0, 1).float())[0].mean(dim=1)
+    gates = gates.flatten(0, 1).float()
+    values = PlainEngine(setup).slopes(gates)[0].mean(dim=1)
+    with rounded(setup, eps_of(setup)):  # small values may be differences of large ones
+        otherwise = PlainEngine(setup).slopes(gates)[0].mean(dim=1)
+    rounding = _OF_NOISE * float((values - otherwise).abs().max()) + _rounding(setup, values)
     far, far_below, near, near_below = values.unflatten(0, (4, _DIRECTIONS))
     wide, narrow = (far - far_below) / (2 * _STEP), (near - near_below) / _STEP
     size = slopes.square().sum().sqrt()
     allowed = _OFF * size + _OF_CURVATURE * (wide - narrow).abs()
-    allowed = allowed + 2 * _rounding(setup, values) / _STEP
+    allowed = allowed + 2 * rounding / _STEP
     said = sign @ slopes
     if bool(((said - narrow).abs() > allowed).any()):
         worst = int((said - narrow).abs().argmax())
