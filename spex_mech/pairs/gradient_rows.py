@@ -101,7 +101,7 @@ class GradientRows:
         told = [(self._promise, 1.0), (self.magnitude(self.intact), _SLOPES)]
         if self.asked:
             told.append((self.column_rms(), 1.0))
-        score = sum(weight * np.log(_relative(sizes)) for sizes, weight in told)
+        score = np.sum([weight * np.log(_relative(sizes)) for sizes, weight in told], axis=0)
         score[self.asked] = -np.inf
         best = np.argsort(-score, kind="stable")[:count]
         return [int(u) for u in best if score[u] > -np.inf]
