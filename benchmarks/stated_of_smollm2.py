@@ -137,3 +137,59 @@ def of_searches(ran: Rows) -> Table:
         if mine:
             table.append([name, *map(text, [*shares, mine.mean("recall@500", budget=540)])])
     return table
+
+
+def smollm2_backups(rows: Rows) -> Stated:
+    (truth,) = [row for row in rows if "backups" in row]
+    return {
+        "backups": str(len(truth["backups"])),
+        "heads": str(truth["heads"]),
+        "finders": [
+            [row["finder"], f"{row['evaluations']:,}", text(row["roc"]), text(row["precision"])]
+            for row in rows
+            if "finder" in row
+        ],
+    }
+
+
+OF_BOTH = ("of_top", "same_sign_0", "correlation_0")
+TRIPLE_RECALLS = ("recall@20", "recall@100")
+
+
+def smollm2_more(rows: Rows) -> Stated:
+    third, found = rows.where(part="third"), rows.where(part="triples")
+    found_of = {row["what"]: row for row in found}
+    whole, triples = third.the(what="map"), found_of.get("triples")
+    stated: Stated = {
+        "third.pairs": f"{whole['pairs']:,}",
+        "third.intact": text(whole["intact"], 1),
+        "third.size_of_100th": text(whole["size_of_100th"]),
+        "third.largest_drawn": text(whole["largest_drawn"]),
+        "third.against": [
+            [row["other"], *(text(row[f"{k}_100"]) for k in OF_BOTH)]
+            for row in third.where(what="against")
+        ],
+        "third.searches": [
+            [str(budget), text(third.mean("recall@100", what="search", budget=budget))]
+            for budget in (270, 350, 540)
+        ],
+    }
+    if triples is None:
+        return stated
+    return stated | {
+        "triples": f"{triples['triples']:,}",
+        "triples.energy": text(triples["order_3_energy"] / triples["order_2_energy"]),
+        "triples.sizes": [
+            [f"{k}", *(text(triples[f"order_{order}_size_of_{k}th"]) for order in (2, 3))]
+            for k in (1, 10, 100)
+        ],
+        "triples.sets": [
+            [str(row["size"]), *(text(row[key]) for key in ("together", "missed_by_1"))]
+            + [text(row[f"missed_by_{order}"]) for order in (2, 3)]
+            for row in found.where(what="set")
+        ],
+        "triples.searches": [
+            [f"{row['budget']:,}", str(row["measured"]), *(text(row[k]) for k in TRIPLE_RECALLS)]
+            for row in found.where(what="search")
+        ],
+    }
