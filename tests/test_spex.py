@@ -525,6 +525,38 @@ def test_rows_are_asked_for_units_that_other_rows_lean_on() -> None:
     assert rows.next_rows(1) == [7]
 
 
+def test_rows_are_asked_for_units_of_large_slopes_and_of_none() -> None:
+    """Of two that random masks and rows tell as much of, that of the larger slope goes first; a
+    unit that is saturated, and has no slope, is not out of the running."""
+    from spex_mech.pairs.gradient_rows import GradientRows
+
+    intact = np.ones((1, 12))
+    intact[0, 4], intact[0, 9] = 3.0, 0.0
+    deep = np.repeat(intact[None] + 1.0, 3, axis=0)
+    deep[:, 0, 9] = 40.0
+    rows = GradientRows(intact, deep, block_weight=DEFAULTS.block_weight)
+    assert rows.next_rows(2) == [9, 4]
+
+
+def test_a_unit_whose_slope_overstates_its_ablation_has_its_pairs_corrected() -> None:
+    """Units 2 and 3 have the same predicted pairs with unit 0; the slope of 2 is sixteen times what
+    its ablation does."""
+    from spex_mech.pairs.gradient_rows import GradientRows
+    from spex_mech.search.gradient_rows import RowRanker
+
+    rows = GradientRows(np.full((1, 6), -1.0), block_weight=DEFAULTS.block_weight)
+    rows.add(0, np.array([[-1.0, -1.0, -1.5, -1.5, -1.0, -1.0]]))
+    ranker, ledger = RowRanker(rows), Ledger(6, 100)
+    pairs = np.array([[0, 2], [0, 3]])
+    ranker.fit(ledger)
+    assert np.ptp(ranker.score(pairs)) == 0  # nothing was measured
+    value = lambda s: -sum(1 / 16 if unit == 2 else 1.0 for unit in s)  # noqa: E731
+    drive(ledger.values_of([(), *((unit,) for unit in range(6))], "singles"), value)
+    ranker.fit(ledger)
+    smaller, larger = ranker.score(pairs)
+    assert larger - smaller == pytest.approx(np.log(4), rel=1e-3)
+
+
 def after_validation(ranker: Any, pairs: dict[tuple[int, ...], float], left: int) -> Ledger:
     """What a validation measures where singles are known and this much may be spent."""
     from spex_mech.search.adaptive import validate
