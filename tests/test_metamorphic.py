@@ -781,7 +781,9 @@ def test_changes_change_something() -> None:
 
 
 @SAID
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize(
+    "part", [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in (2, 3))]
+)
 def test_a_game_is_a_loop_by_hand_on_the_model_as_it_stands(part: int, tmp_path: Path) -> None:
     run(map(Case.drawn, range(11 * part, 11 * part + 11)), tmp_path)
 
