@@ -1,6 +1,6 @@
 """Backups among SmolLM2's heads on indirect object identification: who finds them.
 
-    python -m benchmarks.smollm2_backups     # ten minutes on one core; not part of the whole run
+    python -m benchmarks.smollm2_backups     # ten minutes on one core
 
 A backup is a head that is needed more once the three heads of the largest single effects are gone.
 The truth is measured on 32 other prompts in eight templates: the loss by a head's ablation grows by
