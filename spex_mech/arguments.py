@@ -311,3 +311,18 @@ def _default(labels: Sequence[Any]) -> bool:
 def _listed(labels: Sequence[Any]) -> str:
     more = ", ..." if len(labels) > _MOST_LISTED else ""
     return f"[{', '.join(map(repr, labels[:_MOST_LISTED]))}{more}]"
+
+
+def plain_tensor(name: str, value: Any) -> Any:
+    """A torch tensor as a table of numbers, where it is: of a sparse one with its zeros.
+
+    Raises:
+        ValueError: it has no numbers, or rows that may differ in length.
+    """
+    if value.is_meta:
+        raise ValueError(f"{name} is on the device meta: it has a shape and no numbers")
+    if value.is_nested:
+        raise ValueError(f"{name} is a nested tensor, of rows of any length; give a table")
+    if value.is_quantized:
+        value = value.dequantize()
+    return value if str(value.layout) == "torch.strided" else value.to_dense()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spex_mech.arguments import kind_of, labels_of, same_order, shown
+from spex_mech.arguments import kind_of, labels_of, plain_tensor, same_order, shown
 
 HALF_FORMATS = ("bfloat16", "float16")
 _PLACES = ("row", "column")
@@ -249,21 +249,6 @@ def _plain(name: str, value: Any) -> np.ndarray:
         f"{name} is a {type(value).__name__}; give a numpy array, a torch tensor, a pandas table "
         "or column, a scipy sparse matrix or a list of numbers"
     )
-
-
-def plain_tensor(name: str, value: Any) -> Any:
-    """A torch tensor as a table of numbers, where it is: of a sparse one with its zeros.
-
-    Raises:
-        ValueError: it has no numbers, or rows that may differ in length.
-    """
-    if value.is_meta:
-        raise ValueError(f"{name} is on the device meta: it has a shape and no numbers")
-    if value.is_nested:
-        raise ValueError(f"{name} is a nested tensor, of rows of any length; give a table")
-    if value.is_quantized:
-        value = value.dequantize()
-    return value if str(value.layout) == "torch.strided" else value.to_dense()
 
 
 def _holds(value: Any) -> bool:

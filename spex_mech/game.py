@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spex_mech.arguments import label_list, shown, switch, whole
-from spex_mech.arrays import answer_table, check_units, mask_array, own_array, plain_tensor
+from spex_mech.arguments import label_list, plain_tensor, shown, switch, whole
+from spex_mech.arrays import answer_table, check_units, mask_array, own_array
 from spex_mech.calls import Called
 from spex_mech.fingerprints import function_identity
 from spex_mech.masks import MaskBatch

@@ -46,8 +46,7 @@ def why_no_slopes(setup: Setup) -> str:
         # Values are had without gradients: what fails here is asked of gradients alone.
         return (
             f"the model or the metric {setup.measure.name} fails where a gradient is asked for "
-            f"({one_line(error)}); mend that, or say "
-            "discover(..., gradients=False)"
+            f"({one_line(error)}); mend that, or say discover(..., gradients=False)"
         )
     if not slopes.isfinite().all():
         return not_finite(slopes, labels)

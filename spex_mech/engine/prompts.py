@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from spex_mech.arguments import same_rows, shown
+from spex_mech.arguments import plain_tensor, same_rows, shown
 from spex_mech.engine.tokens import (
     answer_id,
     encoder,
@@ -506,8 +506,7 @@ def _row_by_row(name: str, value: Any) -> Tensor:
     ValueError: it is no tensor with a row for each prompt.
     """
     try:
-        found = torch.as_tensor(value)
-        found = found if found.layout == torch.strided else found.to_dense()
+        found = plain_tensor(name, torch.as_tensor(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name} is {shown(value)}; it must be a tensor with one row for each prompt"

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spex_mech.arguments import shown
+from spex_mech.arguments import plain_tensor, shown
 from spex_mech.engine.device import at_least_float32, widest
 from spex_mech.engine.experts import Replaced
 from spex_mech.engine.passes import Hook
@@ -288,9 +288,8 @@ def given(
             raise ValueError(f"no reference tensor for {name!r}; give one for every hook point")
         act = seen[index]
         shape = (n_prompts, *act.shape[1:])
-        given = torch.as_tensor(tensors[name]).detach()
-        given = given if given.layout == torch.strided else given.to_dense()
-        value = given.to(at_least_float32(act), copy=True)
+        own = plain_tensor(name, torch.as_tensor(tensors[name])).detach()
+        value = own.to(at_least_float32(act), copy=True)
         value = value.reshape((1,) * (3 - value.ndim) + tuple(value.shape))
         fits = value.ndim == 3 and all(v in (1, s) for v, s in zip(value.shape, shape, strict=True))
         if not fits:

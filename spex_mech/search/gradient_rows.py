@@ -107,6 +107,7 @@ class RowRanker:
         self.rows, self._settings = rows, settings
         self._factors = np.ones((rows.n, rows.n_blocks))
         self._bends = np.ones(rows.n)  # how much more a single ablation does than its slope says
+        self._bent = np.zeros(rows.n, dtype=bool)  # of which that is known
         self._sizes: dict[Set, Float[np.ndarray, " block"]] = {}  # of measured pairs
         self._floor = 1e-6 * float(rows.matrix().max(initial=0.0)) or float(np.finfo(float).tiny)
 
@@ -142,14 +143,17 @@ class RowRanker:
         self._factors = (observed / (overall or 1.0) + prior) / (expected + prior)
 
     def _fit_bends(self, ledger: Ledger) -> None:
-        known = np.array([s[0] for s in ledger.value if len(s) == 1], dtype=np.int64)
-        if not len(known):
+        """Of the units whose single ablation is new; those of earlier rounds are kept."""
+        singles = [s[0] for s in ledger.value if len(s) == 1]
+        new = np.array([unit for unit in singles if not self._bent[unit]], dtype=np.int64)
+        if not len(new):
             return
-        effects = self._by_block(np.array([ledger.effect((unit,)) for unit in known.tolist()]))
-        slopes = self.rows.intact[:, known].T
+        effects = self._by_block(np.array([ledger.effect((unit,)) for unit in new.tolist()]))
+        slopes = self.rows.intact[:, new].T
         of_effect, of_slope = (np.sqrt((x**2).mean(axis=1)) for x in (effects, slopes))
         told = (of_effect > 0) & (of_slope > 0)
-        self._bends[known[told]] = np.sqrt(of_effect[told] / of_slope[told])
+        self._bends[new[told]] = np.sqrt(of_effect[told] / of_slope[told])
+        self._bent[new] = True
 
     def _by_block(self, values: Float[np.ndarray, "set prompt"]) -> Float[np.ndarray, "set block"]:
         """The means over the prompts of each block."""
