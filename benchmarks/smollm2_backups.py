@@ -5,10 +5,10 @@
 A backup is a head that is needed more once the three heads of the largest single effects are gone.
 The truth is measured on 32 other prompts in eight templates: the loss by a head's ablation grows by
 at least a hundredth of the metric, and by two standard errors over templates. Who finds them on the
-searched prompts: interactions of SPEX, which is given no head; and, given the three, the growth of
-the metric's loss and of the slope, and conditional co-ablation (Gong et al. 2026, arXiv
-2607.01940), which takes the growth of the Kullback-Leibler divergence that a head's ablation
-causes, or its ratio; and single ablations. Writes ``results/smollm2_backups.json``.
+searched prompts: interactions of SPEX and ``find_backups``, which are given no head; and, given the
+three, the growth of the metric's loss and of the slope, and conditional co-ablation (Gong et al.
+2026, arXiv 2607.01940), which takes the growth of the Kullback-Leibler divergence that a head's
+ablation causes, or its ratio; and single ablations. Writes ``results/smollm2_backups.json``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -97,6 +97,9 @@ def backup_scores(game: sm.ModelGame, primary: list[int]) -> Iterator[tuple[str,
             for head in (one, other):
                 score[head] = max(score[head], -value)
         yield f"SPEX, no head given, {budget}", int(found.cost["evaluations"]), score
+    for k in (20, len(game)):
+        found = sm.find_backups(game, k=k, progress=False)
+        yield f"sm.find_backups(game, k={k}), no head given", *measured_growth(game, found)
     alone, given = divergence_of(game, []), divergence_of(game, primary)
     cost = 2 * (1 + len(game))
     yield "growth of the metric's loss, the three given", cost, growth(game, primary).mean(1)
@@ -107,6 +110,17 @@ def backup_scores(game: sm.ModelGame, primary: list[int]) -> Iterator[tuple[str,
     yield "conditional co-ablation", cost, given - alone
     yield "conditional co-ablation, ratio", cost, given / (alone + 1e-12)
     yield "single ablation", cost // 2, abs(single_effects(game)).mean(1)
+
+
+def measured_growth(game: sm.ModelGame, found: sm.Interactions) -> tuple[int, np.ndarray]:
+    """What ``find_backups`` cost, and the growth that it measured of each head; what it did not
+    measure, less than any other."""
+    score = np.full(len(game), -np.inf)
+    for (one, other), value in zip(found.names, found.mean, strict=True):
+        head = one if one in game.labels else other
+        score[game.labels.index(head)] = -value
+    score[np.isinf(score)] = score[np.isfinite(score)].min() - 1
+    return int(found.cost["evaluations"]), score
 
 
 def backups(options: Options) -> Iterator[Row]:

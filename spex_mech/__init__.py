@@ -10,15 +10,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spex_mech.backups import find_backups, together
     from spex_mech.circuits.circuit import Circuit
-    from spex_mech.circuits.curve import FaithfulnessCurve
+    from spex_mech.circuits.curve import FaithfulnessCurve as FaithfulnessCurve
     from spex_mech.circuits.find import faithfulness_curve, find_circuit, score_circuit
     from spex_mech.circuits.plots import plot_circuit, plot_curve
     from spex_mech.discover import confirm, discover, measure
-    from spex_mech.distill import Distillation, distill, explain
+    from spex_mech.distill import Distillation as Distillation
+    from spex_mech.distill import distill, explain
     from spex_mech.engine.architectures import Architecture
-    from spex_mech.engine.components import Component, Components
-    from spex_mech.engine.inspection import Inspection, inspect_model
+    from spex_mech.engine.components import Component as Component
+    from spex_mech.engine.components import Components
+    from spex_mech.engine.inspection import Inspection as Inspection
+    from spex_mech.engine.inspection import inspect_model
     from spex_mech.engine.prompts import Prompts
     from spex_mech.engine.task import Task
     from spex_mech.game import Game
@@ -27,7 +31,8 @@ if TYPE_CHECKING:
     from spex_mech.games.token_game import TokenGame
     from spex_mech.games.training_game import TrainingGame, example_groups
     from spex_mech.models import load_model, load_tokenizer
-    from spex_mech.planning import Plan, plan
+    from spex_mech.planning import Plan as Plan
+    from spex_mech.planning import plan
     from spex_mech.plots.attention import plot_attention
     from spex_mech.plots.examples import plot_examples
     from spex_mech.plots.pictures import plot_layers, plot_map, plot_network, plot_neurons
@@ -47,16 +52,11 @@ _HOMES = {
     "Architecture": "engine.architectures",
     "Audit": "search.audit",
     "Circuit": "circuits.circuit",
-    "Component": "engine.components",
     "Components": "engine.components",
-    "Distillation": "distill",
-    "FaithfulnessCurve": "circuits.curve",
     "Game": "game",
     "GameFactory": "runs.factory",
-    "Inspection": "engine.inspection",
     "Interactions": "results.interactions",
     "ModelGame": "games.model_game",
-    "Plan": "planning",
     "Prompts": "engine.prompts",
     "Proxy": "proxy",
     "Search": "search.contract",
@@ -70,6 +70,7 @@ _HOMES = {
     "example_groups": "games.training_game",
     "explain": "distill",
     "faithfulness_curve": "circuits.find",
+    "find_backups": "backups",
     "find_circuit": "circuits.find",
     "from_shapiq": "results.shapiq",
     "frozen_features": "games.features",
@@ -93,7 +94,17 @@ _HOMES = {
     "stability": "results.stability",
     "text_task": "tasks",
     "to_shapiq": "results.shapiq",
+    "together": "backups",
     "write_report": "report.page",
+}
+
+# Types of what functions give: for annotations, and no user makes one.
+_GIVEN = {
+    "Component": "engine.components",
+    "Distillation": "distill",
+    "FaithfulnessCurve": "circuits.curve",
+    "Inspection": "engine.inspection",
+    "Plan": "planning",
 }
 
 _DEPRECATED = {
@@ -105,16 +116,11 @@ __all__ = [
     "Architecture",
     "Audit",
     "Circuit",
-    "Component",
     "Components",
-    "Distillation",
-    "FaithfulnessCurve",
     "Game",
     "GameFactory",
-    "Inspection",
     "Interactions",
     "ModelGame",
-    "Plan",
     "Prompts",
     "Proxy",
     "Search",
@@ -128,6 +134,7 @@ __all__ = [
     "example_groups",
     "explain",
     "faithfulness_curve",
+    "find_backups",
     "find_circuit",
     "from_shapiq",
     "frozen_features",
@@ -151,6 +158,7 @@ __all__ = [
     "stability",
     "text_task",
     "to_shapiq",
+    "together",
     "write_report",
 ]
 
@@ -158,7 +166,7 @@ __version__ = version("spex_mech")
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name) or _DEPRECATED.get(name)
+    home = _HOMES.get(name) or _GIVEN.get(name) or _DEPRECATED.get(name)
     if home is None:
         raise AttributeError(f"module 'spex_mech' has no attribute {name!r}")
     value = getattr(import_module(f"spex_mech.{home}"), name)

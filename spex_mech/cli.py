@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "n_prompts": None,
     "ablation": "mean",
+    "precision": "float32",
     "batch_size": None,
 }
 
@@ -182,13 +183,15 @@ def _add_demo(commands: Any) -> None:
     demo.set_defaults(command=_demo, title=None)
 
 
+_BRIDGE = "load it as a TransformerBridge"
+_PRECISION = "float32 (the model's own types; the default), tf32 or bfloat16, for GPUs"
 _METRIC = "instead of the task's: logit_diff, prob_diff, log_prob, loss, kl, or module:function"
 
 
 def _add_discover(commands: Any) -> None:
     discover = commands.add_parser("discover", help="measure the interactions of a model on a task")
     discover.add_argument("--model", default="demo", help="bundled name, local folder or hub name")
-    discover.add_argument("--bridge", action="store_true", help="load it as a TransformerBridge")
+    discover.add_argument("--bridge", action="store_true", help=_BRIDGE)
     discover.add_argument("--lens", default="model", choices=["model", "tokens", "data"])
     _add_lenses(discover)
     discover.add_argument("--task", default="induction", help="a task, or a .csv/.json prompt file")
@@ -224,6 +227,7 @@ def _add_discover(commands: Any) -> None:
     discover.add_argument("--budget", type=int, default=DEFAULTS["budget"], help="evaluations")
     discover.add_argument("--order", type=int, default=DEFAULTS["order"])
     discover.add_argument("--seed", type=int, default=DEFAULTS["seed"])
+    discover.add_argument("--precision", default=DEFAULTS["precision"], help=_PRECISION)
     discover.add_argument("--batch-size", type=int, default=DEFAULTS["batch_size"], help="rows")
     discover.add_argument("--store", type=_path, help="keep every evaluation, and go on from there")
     discover.add_argument(
@@ -268,7 +272,7 @@ def _add_result(parser: argparse.ArgumentParser, out: str) -> None:
     """A saved result, and the game of other prompts that goes with it."""
     parser.add_argument("result", type=_path, help="an interactions.npz")
     parser.add_argument("--model", help="default: that of the result")
-    parser.add_argument("--bridge", action="store_true", help="load it as a TransformerBridge")
+    parser.add_argument("--bridge", action="store_true", help=_BRIDGE)
     parser.add_argument("--task", help="default: that of the result; or a file of prompts")
     parser.add_argument("--file", help="the text file of the task 'text'")
     parser.add_argument("--metric", help=_METRIC)
@@ -308,6 +312,9 @@ def _add_sweep(commands: Any) -> None:
     for name in ("n-prompts", "seed", "budget", "order", "batch-size"):
         sweep.add_argument(f"--{name}", type=int, help="of every cell")
     sweep.add_argument("--file", help="the text file of the task 'text'")
+    sweep.add_argument("--metric", help=_METRIC)
+    sweep.add_argument("--precision", help=_PRECISION)
+    sweep.add_argument("--bridge", action="store_true", default=None, help=_BRIDGE)
     sweep.add_argument("--workers", type=int, help="processes, one per GPU or CPU core")
     sweep.add_argument("--address", help="of a Ray cluster ('auto': this machine's)")
     sweep.add_argument("--masks-per-batch", type=int, help="masks that are kept at a time")
@@ -405,7 +412,7 @@ def _demo_smollm2(options: argparse.Namespace) -> None:
 _OF_LENS: dict[str, tuple[str, ...]] = {
     "tokens": ("text", "answer", "continuation", "masking", "student"),
     "data": ("examples", "learner", "penalty"),
-    "model": ("task", "file", "metric", "n_prompts", "ablation", "layers"),
+    "model": ("task", "file", "metric", "n_prompts", "ablation", "precision", "layers"),
     "model or tokens": ("model", "bridge", "units", "batch_size"),
 }
 # Options about what is asked: of known masks and values nothing is.
@@ -446,7 +453,8 @@ def _discover(options: argparse.Namespace) -> None:
         _discover_tokens(sm.load_model(options.model, bridge=options.bridge), options)
         return
     names = ("model", "task", "units", "n_prompts", "seed", "file", "metric", "ablation")
-    given = {name: getattr(options, name) for name in (*names, "batch_size", "bridge")}
+    names += ("precision", "batch_size", "bridge")
+    given = {name: getattr(options, name) for name in names}
     if options.layers is not None:
         given["units"] = _in_layers(options.units, options.layers)
     factory = sm.GameFactory(**given)
@@ -755,7 +763,8 @@ def _sweep(options: argparse.Namespace) -> None:
 
     check_folder(options.out)
     axes = {name: getattr(options, name) for name in AXES if getattr(options, name) is not None}
-    names = ("n_prompts", "seed", "budget", "order", "batch_size", "file")
+    names = ("n_prompts", "seed", "budget", "order", "batch_size", "file", "metric", "precision")
+    names += ("bridge",)
     common = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     if options.config is not None:
         if axes or common:

@@ -341,7 +341,7 @@ def test_defaults_are_the_functions() -> None:
     want = {name: discover[name] for name in ("budget", "order", "seed")}
     found = sm.discover(lambda masks: masks.all(dim=1).double(), n=4, progress=False)
     want["method"] = found.about["method"]
-    want |= {name: game[name] for name in ("ablation", "batch_size")}
+    want |= {name: game[name] for name in ("ablation", "precision", "batch_size")}
     want |= {"n_prompts": load_task["n_prompts"]}
     assert want == cli.DEFAULTS
     assert load_task["seed"] == discover["seed"]  # one --seed for both

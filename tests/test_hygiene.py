@@ -108,7 +108,7 @@ def test_discover_is_the_function_whatever_was_imported_first() -> None:
 # From top to bottom: each may import what stands below it, and nothing else.
 LAYERS = (
     ("__main__",), ("cli",), ("sweep",), ("report",), ("plots", "saved"),
-    ("circuits", "distill", "planning", "testing"),
+    ("backups", "circuits", "distill", "planning", "testing"),
     ("discover",), ("runs",), ("driver",), ("games", "tasks"), ("models",), ("engine",),
     ("results", "proxies", "search"), ("game", "proxy"), ("calls",),
     ("fingerprints", "pairs", "setfunctions", "units"),

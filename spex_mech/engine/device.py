@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
+AUTO = "auto"  # of these, the cheapest that resolves what there is
 PRECISIONS = ("float32", "tf32", "bfloat16")
 # A batch on the CPU: large enough to feed the matrix products, small enough for the caches.
 _CPU_TOKENS = 2048
@@ -108,7 +109,8 @@ def check_precision(device: torch.device, precision: str) -> None:
     ValueError: there is no such precision, or not on this device.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}; choose one of {', '.join(PRECISIONS)}")
+        choices = ", ".join((*PRECISIONS, AUTO))
+        raise ValueError(f"precision={precision!r}; choose one of {choices}")
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(
             f"precision='tf32' is of CUDA devices, and the model is on {device}; use "

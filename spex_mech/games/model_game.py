@@ -7,6 +7,7 @@ back as it was, also after an error or an interrupt.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from spex_mech.arguments import shown, switch, whole
 from spex_mech.engine.accuracy import Accuracy
 from spex_mech.engine.architectures import Architecture, architecture_of
 from spex_mech.engine.attention import patterns_of
+from spex_mech.engine.cheapest import Choice, choose_precision
 from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
@@ -55,7 +57,9 @@ class ModelGame(Game):
         architecture: where a plain ``nn.Module`` keeps heads and neurons.
         batch_size: rows (mask x prompt) per forward pass; default: found by itself, and halved
             when memory runs out.
-        precision: "float32" (the model's own types), "tf32" (CUDA) or "bfloat16" (autocast); the
+        precision: "float32" (the model's own types), "tf32" (CUDA), "bfloat16" (autocast), or
+            "auto": the cheapest whose noise floor is under the size that one in ten drawn pairs
+            exceeds, with the reason in :attr:`precision_choice` (``engine.cheapest``); the
             metric is read in float32 at least. The noise floor tells what the choice costs.
         replay: share between masks what their passes have in common (``engine.replay``). Default:
             wherever the model can be cut at its blocks, which is tried and compared with plain
@@ -107,12 +111,16 @@ class ModelGame(Game):
         self.components = components_of(sized, components)
         check_asked(ablation, task.prompts, reference)
         self.ablation = ablation if isinstance(ablation, str) else "given"
-        self.precision = precision
         warn_of_prompts(self.model, task.prompts)
         given = ablation if isinstance(ablation, str) else dict(ablation)
         asked = (self.model, task.prompts, task.metric, self.components, given, reference)
         self._asked = Asked(*asked, architecture, precision, replay, compile)
         self.batch_size = batch_size
+        self.precision_choice = Choice(precision, "it was asked for")
+        if precision == "auto":
+            self.precision_choice = choose_precision(self._asked)
+            self._asked = replace(self._asked, precision=self.precision_choice.precision)
+        self.precision = self.precision_choice.precision
         self._current = Current(self._asked)
         self.components = self._current.derived.components
         self.device = self._current.derived.device  # where the model's inputs went, to begin with
@@ -355,6 +363,11 @@ def _coarse(game: ModelGame) -> Coarse | None:
 
 def _listed(labels: str | Sequence[str]) -> list[str]:
     return [labels] if isinstance(labels, str) else list(labels)
+
+
+def with_components(game: ModelGame, components: Components) -> ModelGame:
+    """The same game of other units of its model."""
+    return _made_again(game.task, replace(game._asked, components=components), game.batch_size)
 
 
 def _made_again(task: Task, asked: Asked, batch_size: int | None) -> ModelGame:

@@ -32,11 +32,13 @@ class GameFactory:
         metric: instead of the task's own: "logit_diff", "loss" and so on, or a function of yours,
             ``"my_metrics:margin"``: the module, which may be a file in the current folder, and the
             function in it.
-        ablation, precision, batch_size: as of ``ModelGame``.
+        ablation, precision, batch_size: as of ``ModelGame``; a precision that all workers share, so
+            not "auto".
         bridge: load it as a TransformerBridge.
 
     Raises:
-        ValueError: one of them is of another type, or a number is too small.
+        ValueError: one of them is of another type, or a number is too small, or the precision is
+            "auto".
 
     >>> len(GameFactory("demo", n_prompts=2)())
     8
@@ -56,6 +58,11 @@ class GameFactory:
 
     def __post_init__(self) -> None:
         switch("bridge", self.bridge)
+        if self.precision == "auto":
+            raise ValueError(
+                "precision='auto' looks at one game, and workers and cells make one each; "
+                "give a factory what ModelGame(..., precision='auto').precision says"
+            )
         for name, such in _SUCH.items():
             self._check(name, text_of, such)
         for name, least in _LEAST.items():

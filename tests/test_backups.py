@@ -1,0 +1,119 @@
+"""Backups of some units, against a loop over masks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+import spex_mech as sm
+from tests.backups import demo_with_backup
+
+
+def game_of(model: Any, metric: Any = None, **options: Any) -> sm.ModelGame:
+    task = sm.load_task("induction", model, 12)
+    if metric is not None:
+        task = sm.Task(task.prompts, metric)
+    return sm.ModelGame(model, task, **options)
+
+
+def growth(game: sm.ModelGame, gone: list[str]) -> dict[str, float]:
+    """By how much more each unit's loss changes the metric once others are gone."""
+
+    def value(*lost: str) -> float:
+        return game(~np.isin(game.labels, lost)[None]).mean().item()
+
+    return {
+        unit: value(*gone, unit) - value(*gone) - value(unit) + value()
+        for unit in game.labels
+        if unit not in gone
+    }
+
+
+def told(found: sm.Interactions, gone: str) -> dict[str, float]:
+    pairs = zip(found.names, found.mean, strict=True)
+    return {next(u for u in names if u != gone): value for names, value in pairs}
+
+
+@pytest.mark.parametrize("metric", [None, "loss"])
+def test_a_planted_backup_is_found(metric: str | None) -> None:
+    """Whether the metric falls or rises without it."""
+    game = game_of(demo_with_backup(0, 2), metric)
+    found = sm.find_backups(game, "L1H0", k=2, progress=False)
+    strongest = found.top(1)
+    assert set(strongest.names[0]) == {"L1H0", "L1H2"} and strongest.readings == ["OR-like"]
+    want = growth(game, ["L1H0"])
+    assert told(found, "L1H0") == pytest.approx({u: want[u] for u in told(found, "L1H0")}, abs=1e-4)
+    # Of all others none grows more than what was measured.
+    sign = 1 if metric else -1
+    assert max(want, key=lambda unit: sign * want[unit]) == "L1H2"
+
+
+def test_of_several_units_together() -> None:
+    game = game_of(sm.load_model("demo"))
+    gone = ["L1H0", "L0H1"]
+    found = sm.find_backups(game, gone, k=3, progress=False)
+    want = growth(game, gone)
+    measured = told(found, "L1H0 + L0H1")
+    assert measured == pytest.approx({unit: want[unit] for unit in measured}, abs=1e-4)
+    assert len(measured) == 3
+    one = sm.together(game, gone)
+    masks = np.random.default_rng(0).random((8, len(one))) < 0.6
+    apart = np.stack(
+        [masks[:, one.labels.index(u if u not in gone else "L1H0 + L0H1")] for u in game.labels], 1
+    )
+    np.testing.assert_allclose(one(masks), game(apart), atol=1e-5)
+    # On other prompts, and chosen from all units that there are.
+    model = game.model
+    other = sm.ModelGame(model, sm.load_task("induction", model, 12, seed=1))
+    again = sm.confirm(found, sm.together(other, gone), progress=False)
+    assert {*again.names[0]} == {*found.top(1).names[0]}
+    assert found.chosen_from == {2: 6}
+
+
+def test_the_strongest_units_are_gone_where_none_is_named() -> None:
+    game = game_of(sm.load_model("demo"))
+    intact = game(np.ones((1, len(game)), bool)).mean()
+    alone = (game(~np.eye(len(game), dtype=bool)).mean(1) - intact).abs()
+    strongest = [game.labels[u] for u in alone.argsort(descending=True)[:2].tolist()]
+    found = sm.find_backups(game, k=2, n_strongest=2, progress=False)
+    assert " + ".join(strongest) in found.labels
+    named = sm.find_backups(game, strongest, k=2, progress=False)
+    assert told(found, " + ".join(strongest)) == told(named, " + ".join(strongest))
+    spent = found.cost["evaluations"] - named.cost["evaluations"]
+    assert spent == 3 + 1 + len(game)  # slopes, and all of so few units alone
+
+
+def test_without_slopes_all_are_measured() -> None:
+    def surest(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+        return logits[range(len(logits)), prompts.last].amax(-1).detach()
+
+    game = game_of(demo_with_backup(0, 2), surest)
+    assert not game.has_slopes
+    found = sm.find_backups(game, ["L1H0"], k=1, progress=False)
+    assert told(found, "L1H0") == pytest.approx(growth(game, ["L1H0"]))
+    assert found.chosen_from == {}
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        ("L9H9", "L9H9"),
+        (["L1H0", "L1H0"], "holds a unit twice: L1H0, L1H0"),
+        ([], "of is empty"),
+        ([f"L{layer}H{head}" for layer in (0, 1) for head in range(4)], "no unit is left"),
+    ],
+)
+def test_what_is_no_set_of_units(of: Any, words: str) -> None:
+    game = game_of(sm.load_model("demo"))
+    for asked in (sm.find_backups, sm.together):
+        with pytest.raises(ValueError, match=words):
+            asked(game, of)
+
+
+def test_what_is_no_game_of_a_model() -> None:
+    for asked in (sm.find_backups, sm.together):
+        with pytest.raises(ValueError, match=r"ModelGame|units of a model"):
+            asked(lambda masks: masks.all(1).double(), ["a"])
+    with pytest.raises(ValueError, match="k"):
+        sm.find_backups(game_of(sm.load_model("demo")), "L1H0", k=0)
