@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("report", "a page of a result", ""),
     ("plots saved", "the numbers of a picture, then a thin drawing", ""),
     (
-        "circuits distill planning testing",
+        "backups circuits distill planning testing",
         "circuits; small models; what it will take; checks",
         "",
     ),
