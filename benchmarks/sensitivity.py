@@ -34,7 +34,7 @@ GAMES = (
 # audit has no effect on the recall of pairs here.
 LEFT_OUT = (
     "memory_bytes", "block_bytes", "max_candidates", "value_share", "min_values", "max_values",
-    "held_share", "min_held", "max_held", "learned_share", "first_share", "unsure_candidates",
+    "held_share", "min_held", "r2_stderr", "learned_share", "first_share", "unsure_candidates",
     "max_unsure", "refit_factor", "max_examples", "higher_share", "higher_share_exhausted",
     "all_pairs_factor", "weak_share", "shares", "per_share", "per_share_higher",
     "informative_ratio",
@@ -51,7 +51,7 @@ def one_recall(
     kind: str, n: int, slopes: str, budget: int, k: int, seed: int, settings: SearchSettings
 ) -> float:
     game = pair_game(kind, n, seed, slopes)
-    source = Spex(gradients=slopes != "none", max_fraction=settings.max_fraction)
+    source = Spex(gradients=slopes != "none")
     found = drive(Adaptive(source, n, budget=budget, seed=seed, settings=settings), game)
     return truth_of(game, found, k)[0]
 

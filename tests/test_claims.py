@@ -63,7 +63,8 @@ def random_model(seed: int) -> sm.Interactions:
     )  # fmt: skip
     torch.manual_seed(seed)
     model = transformers.GPT2LMHeadModel(config).eval()
-    tokens, answers = torch.randint(0, 40, (16, 8)), torch.randint(0, 40, (16,))
+    # Not the end token, 0, with which a prompt would begin as if it were padded.
+    tokens, answers = torch.randint(1, 40, (16, 8)), torch.randint(0, 40, (16,))
     wrong = (answers + torch.randint(1, 40, (16,))) % 40  # any other token
     prompts = sm.Prompts(tokens, answers=answers, wrong_answers=wrong)
     return sm.discover(sm.ModelGame(model, sm.Task(prompts, "logit_diff")), progress=False)

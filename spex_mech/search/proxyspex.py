@@ -64,9 +64,7 @@ class ProxySpex:
     proxy: Proxy
     gradients: bool = False
     half: bool = False
-    max_fraction: float = field(
-        default=DEFAULTS.max_fraction, init=False
-    )  # of units ablated; measured
+    max_fraction: float = field(default=1.0, init=False)  # of units ablated; measured
     notes: dict[str, Any] = field(default_factory=dict)
     name: str = "proxyspex"
     renumbers: bool = field(default=False, init=False)

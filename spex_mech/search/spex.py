@@ -38,13 +38,12 @@ class Spex:
 
     Args:
         gradients: whether the game gives gradients (``game.gradient``).
-        max_fraction: without gradients, the largest share of units a group test may ablate;
-            third- and higher-order tests may ablate more, up to the largest fraction at which
-            values still vary.
+        max_fraction: without gradients, the largest share of units a group test may ablate.
+            Default: the largest at which values still vary, which eight masks tell.
     """
 
     gradients: bool = False
-    max_fraction: float = DEFAULTS.max_fraction
+    max_fraction: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     name: str = "spex"
     renumbers: bool = field(default=True, init=False)
@@ -63,7 +62,7 @@ class Spex:
         informative = yield from largest_informative_fraction(
             context, masks, settings.per_share_higher
         )
-        self.notes["largest_share_ablated"] = max(self.max_fraction, informative)
+        self.notes["largest_share_ablated"] = max(self.max_fraction or 0.0, informative)
         return self.notes["largest_share_ablated"]
 
     def candidates(self, context: Context, budget: Budget) -> Asking[PairRanker]:
@@ -72,7 +71,12 @@ class Spex:
             rows = yield from gradient_rows(context, budget)
             self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
             return RowRanker(rows, context.settings)
-        way = yield from without_gradients(context, budget, self.max_fraction)
+        yield from ledger.values_of([()], "intact model")
+        if (most := self.max_fraction) is None:
+            masks = EvaluatedMasks(ledger.n)
+            per_share = context.settings.per_share
+            most = yield from largest_informative_fraction(context, masks, per_share)
+        way = yield from without_gradients(context, budget, most)
         self.notes |= {"candidates": str(way), "evaluations_of_candidates": ledger.spent}
         main = ledger.main_effects_by_prompt()
         return Strengths(main, exhausted=way is Way.TREE, settings=context.settings)
