@@ -84,7 +84,15 @@ def smollm2_heads(rows: Rows) -> Stated:
                 for row in mine.where(what="apart")
             ]
         found |= {f"{task}.{name}": value for name, value in stated.items()}
+    found["audits"] = [of_audit(row) for row in rows.where(what="audit")]
     return found
+
+
+def of_audit(row: Row) -> list[str]:
+    """How often the audit cannot tell, what it says where it can, and what is true."""
+    held = row["recall"]["coverage"]
+    figures = [row["cannot_tell"], row["recall_true"], held, row["recall_width"]]
+    return [row["task"], f"{row['budget']:,}", text(row["tests"], 0), *map(text, figures)]
 
 
 def of_sets(mine: Rows) -> list[str]:
@@ -157,7 +165,7 @@ TRIPLE_RECALLS = ("recall@20", "recall@100")
 
 
 def smollm2_more(rows: Rows) -> Stated:
-    third, found = rows.where(part="third"), rows.where(part="triples")
+    third, found, whole_circuit = (rows.where(part=p) for p in ("third", "triples", "circuit"))
     found_of = {row["what"]: row for row in found}
     whole, triples = third.the(what="map"), found_of.get("triples")
     stated: Stated = {
@@ -174,6 +182,8 @@ def smollm2_more(rows: Rows) -> Stated:
             for budget in (270, 350, 540)
         ],
     }
+    if whole_circuit:
+        stated |= of_circuit(whole_circuit)
     if triples is None:
         return stated
     return stated | {
@@ -191,5 +201,20 @@ def smollm2_more(rows: Rows) -> Stated:
         "triples.searches": [
             [f"{row['budget']:,}", str(row["measured"]), *(text(row[k]) for k in TRIPLE_RECALLS)]
             for row in found.where(what="search")
+        ],
+    }
+
+
+def of_circuit(rows: Rows) -> Stated:
+    """Of the heads that do the task."""
+    whole = rows.the(what="circuit")
+    kinds = ("searched", "same", "other")
+    return {
+        "circuit.size": str(whole["size"]),
+        "circuit.evaluations": f"{whole['evaluations']:,}",
+        "circuit.others": str(whole["not_among_largest_singles"]),
+        "circuit.faithfulness": [
+            [row["of"], *(text(row[kind]) for kind in kinds)]
+            for row in rows.where(what="faithfulness")
         ],
     }

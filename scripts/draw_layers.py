@@ -17,7 +17,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("plots saved", "the numbers of a picture, then a thin drawing", ""),
     (
         "backups circuits distill planning testing",
-        "circuits; small models; what it will take; checks",
+        "backups; circuits; small models; what it will take; checks",
         "",
     ),
     ("discover", "the verbs: discover, measure, confirm", ""),
@@ -34,7 +34,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("arrays", "numbers that users bring", ""),
     ("arguments notebook notices", "numbers, words, labels, paths; what notebooks show", ""),
 )
-WIDTH, HEIGHT, GAP, LEFT, TOP = 620, 30, 6, 12, 40
+WIDTH, HEIGHT, GAP, LEFT, TOP = 700, 30, 6, 12, 40
 APART = {"search", "proxies", "results"}  # they know almost nothing of what stands below them
 
 
@@ -57,7 +57,7 @@ def drawing() -> str:
             f'stroke="{edge}"/>'
         )
         parts.append(text(LEFT + 10, y + 19, names.replace(" ", ", "), bold=True))
-        parts.append(text(LEFT + 222, y + 19, purpose, colour="#333"))
+        parts.append(text(LEFT + 312, y + 19, purpose, colour="#333"))
         for place, step in enumerate(steps.split()):
             x = LEFT + WIDTH + 20 + 27 * place
             parts.append(f'<circle cx="{x}" cy="{y + 15}" r="11" fill="#b4451f"/>')
