@@ -18,6 +18,7 @@ from torch import nn
 
 from spex_mech.arguments import one_of, share, shown, switch, whole
 from spex_mech.driver import SMALLEST, Rounding
+from spex_mech.engine.device import is_gpu
 from spex_mech.engine.task import Task
 from spex_mech.fingerprints import versions
 from spex_mech.game import FunctionGame as CallableGame
@@ -401,7 +402,7 @@ def proxy_named(proxy: Any, seed: int, game: Game) -> Proxy:
 
 
 def _device(game: Game) -> str:
-    return str(game.device) if game.device.type == "cuda" else "cpu"
+    return str(game.device) if is_gpu(game.device) else "cpu"
 
 
 def measure(

@@ -73,9 +73,9 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
     if not isinstance(model, str | Path):
         return model
     _check_path(model)
-    import torch
+    from spex_mech.engine.device import default_device
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     if str(model) in BUNDLED:
         loaded = _bundled(str(model))
         return (_as_bridge(loaded) if bridge else loaded).to(device).eval()

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.arguments import one_of, whole
 from spex_mech.discover import METHODS, prepared
 from spex_mech.driver import Watcher, drive, evaluate_batch, share
+from spex_mech.engine.device import GpuMemory
 from spex_mech.game import Answer, Game, Tick, as_game, no_tick
 from spex_mech.masks import MaskBatch
 from spex_mech.runs.session import RunSettings
@@ -180,12 +180,10 @@ def plan(
     questions = searched(standing, budget)
     itself = time.perf_counter() - before - standing.seconds
     of_search = _host_memory() - peak
-    if ready.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(ready.device)
+    on_gpu = GpuMemory(ready.device)
     stages = _timed(ready, questions)
-    memory = _host_memory() + of_search
-    if ready.device.type == "cuda":
-        memory = torch.cuda.max_memory_reserved(ready.device) / 1e9
+    of_host, of_gpu = _host_memory() + of_search, on_gpu.most()
+    memory = of_host if of_gpu is None else of_gpu
     n_units = len(ready)
     return Plan(
         n_units,

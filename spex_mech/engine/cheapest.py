@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from spex_mech.engine.derived import Asked, Current
-from spex_mech.engine.device import Rows, device_of, float_type_of
+from spex_mech.engine.device import Rows, device_of, float_type_of, is_gpu
 from spex_mech.game import no_tick
 
 _PAIRS, _QUANTILE = 32, 0.9
@@ -35,7 +35,7 @@ class Choice:
 def cheaper_than_float32(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """What costs less than a model's own types on a device, the cheapest first. On a CPU autocast
     is slower than float32 as often as not; a model in half precision has nothing cheaper."""
-    return ("bfloat16", "tf32") if device.type == "cuda" and dtype.itemsize >= 4 else ()
+    return ("bfloat16", "tf32") if is_gpu(device) and dtype.itemsize >= 4 else ()
 
 
 def choose_precision(asked: Asked, cheaper: Sequence[str] | None = None) -> Choice:

@@ -62,6 +62,47 @@ class MemoryPlan:
         return MemoryPlan(int(0.3 * free), int(0.15 * free), int(0.1 * free))
 
 
+def default_device() -> str:
+    """Where a model goes that nobody places: the first GPU, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def n_gpus() -> int:
+    return torch.cuda.device_count()
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether it is a GPU of CUDA (or ROCm, which torch calls so)."""
+    return device.type == "cuda"
+
+
+def gpus_of(model: nn.Module) -> list[torch.device]:
+    """The GPUs on which a model's weights are, each once."""
+    return sorted({p.device for p in model.parameters() if is_gpu(p.device)}, key=str)
+
+
+def alone(number: int) -> None:
+    """Of workers, numbered from 0: one GPU for each; without GPUs one thread, whatever their
+    number, as sums of more threads may differ in the last bits."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % n_gpus())
+    else:
+        torch.set_num_threads(1)
+
+
+class GpuMemory:
+    """The most memory that torch held on a GPU, from the making of this on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if is_gpu(device):
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def most(self) -> float | None:
+        """In GB; None on a CPU."""
+        return torch.cuda.max_memory_reserved(self.device) / 1e9 if is_gpu(self.device) else None
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's inputs go: the device of its first weight that is loaded, or where the
     hooks of accelerate run a module whose weights wait elsewhere."""

@@ -37,6 +37,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from spex_mech.engine.device import gpus_of
 from spex_mech.engine.examples import Example
 from spex_mech.engine.experts import Routed, n_experts_of, why_no_mixture
 from spex_mech.engine.products import Products, heads_back, heads_last
@@ -257,8 +258,7 @@ class _Hooks:
 @contextmanager
 def _same_chance(model: nn.Module) -> Iterator[None]:
     """The state of the generators is that of before, whatever the model draws."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+    with torch.random.fork_rng(devices=gpus_of(model)):
         yield
 
 

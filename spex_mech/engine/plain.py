@@ -20,6 +20,7 @@ from spex_mech.engine.components import Site
 from spex_mech.engine.device import (
     Rows,
     in_batches,
+    is_gpu,
     rows_on_cpu,
     rows_that_fit,
     rows_with_gradients,
@@ -238,7 +239,7 @@ class PlainEngine(Engine):
 
     def _find_rows(self) -> int:
         setup = self.setup
-        if setup.device.type != "cuda":
+        if not is_gpu(setup.device):
             n_outputs = answers_of(setup.taps.model) or _UNKNOWN_OUTPUTS
             return rows_on_cpu(setup.prompts.tokens.shape[1], n_outputs)
 

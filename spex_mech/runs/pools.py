@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, resource_tracker
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
+from spex_mech.engine.device import n_gpus
 from spex_mech.masks import MaskBatch
 from spex_mech.notices import warn
 from spex_mech.runs.errors import WorkerError
@@ -285,7 +285,7 @@ class ProcessPool(WorkerPool):
                 "save it as a file, with the call under  if __name__ == '__main__':"
             )
         self._factory = pickle.dumps(factory)
-        count = workers or torch.cuda.device_count() or os.cpu_count() or 1
+        count = workers or n_gpus() or os.cpu_count() or 1
         super().__init__(self._process, count, timeout)
 
     def _process(self, number: int, pool: WorkerPool) -> Worker:

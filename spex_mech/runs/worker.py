@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from typing import Any, NoReturn
 
-import torch
-
+from spex_mech.engine.device import alone
 from spex_mech.game import as_game
 from spex_mech.runs.errors import WorkerError, WorkerTrace
 
@@ -137,15 +136,6 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def alone(number: int) -> None:
-    """One GPU for each; without GPUs one thread, whatever the number of workers, as sums of more
-    threads may differ in the last bits."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(1)
 
 
 def _unpickled(factory: bytes) -> Callable[[], Any]:
