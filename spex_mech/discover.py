@@ -426,6 +426,10 @@ def measure(
             for ``discover``.
         sets: each of the labels, or the numbers, of two units or more.
 
+    Returns:
+        the interactions in the order in which the sets were given (a set that is given twice has
+        one row); behind them what else was measured on the way, smaller sets first.
+
     Raises:
         ValueError: no set of two labels, an unknown label, or one twice in a set.
 
@@ -443,7 +447,16 @@ def measure(
         search = AskAgain(listed, count, max(0, DEFAULTS.enough_again - count))
         identity = {"method": "listed sets", "sets": rows.tolist()}
         about = {"method": "listed sets"}
-        return _searched(ready, lambda: search, about, identity, how)
+        return _as_listed(_searched(ready, lambda: search, about, identity, how), rows)
+
+
+def _as_listed(found: Interactions, sets: Int[np.ndarray, "set order"]) -> Interactions:
+    """A result with its rows in the order of these sets, and others behind."""
+    number = {frozenset(units): row for row, units in enumerate(found.units.tolist())}
+    asked = (number.get(frozenset(units)) for units in sets.tolist())
+    first = list(dict.fromkeys(row for row in asked if row is not None))
+    rows = [*first, *sorted({*range(len(found))} - {*first})]
+    return found if rows == list(range(len(found))) else found.take(rows)
 
 
 def _rows_of(sets: Any, game: Game) -> Int[np.ndarray, "set order"]:

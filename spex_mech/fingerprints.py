@@ -14,6 +14,7 @@ from importlib.metadata import version
 from inspect import unwrap
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -85,8 +86,9 @@ def metric_sha256(metric: Any) -> str | None:
 
 def metric_recorded(metric: Any) -> dict[str, str]:
     """What a result says of a metric that is a function, so that another one of the same name is
-    known as such: a hash, and the Python whose code it is hashed in."""
-    return {"metric_sha256": function_sha256(metric), "metric_python": _python()}
+    known as such, or the same one where what it reads has changed: a hash, and the Python whose
+    code it is hashed in."""
+    return {"metric_sha256": _sha256_of(metric, _weights_once), "metric_python": _python()}
 
 
 def function_sha256(function: Any) -> str:
@@ -96,8 +98,25 @@ def function_sha256(function: Any) -> str:
     dicts of them, that it closes over, reads from its module, or (an object) has as attributes.
     Names that the code itself assigns, such as a count of its calls, are not.
     """
+    return _sha256_of(function, _weights)
+
+
+class _Seen(dict[int, Any]):
+    """The objects that were met already. It holds them: the number of one that is gone is given to
+    another.
+
+    Args:
+        weights: hashes a module's.
+    """
+
+    def __init__(self, weights: Callable[[nn.Module], str]) -> None:
+        super().__init__()
+        self.weights = weights
+
+
+def _sha256_of(function: Any, weights: Callable[[nn.Module], str]) -> str:
     digest = hashlib.sha256()
-    for piece in _pieces(function, {}):
+    for piece in _pieces(function, _Seen(weights)):
         digest.update(len(piece).to_bytes(8, "little") + piece)
     return digest.hexdigest()[:_LENGTH]
 
@@ -121,8 +140,29 @@ def name_of_function(function: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _pieces(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
-    # ``seen`` holds the objects themselves: the number of one that is gone is given to another.
+def _weights(module: nn.Module) -> str:
+    return sha256_of([*module.parameters(), *module.buffers()])
+
+
+# A metric may hold a model, whose weights take long to hash.
+_HASHED: WeakKeyDictionary[nn.Module, tuple[list[Any], str]] = WeakKeyDictionary()
+
+
+def _weights_once(module: nn.Module) -> str:
+    """The same, once for as long as none of them is exchanged, or changed in place."""
+    state = [(id(t), _version(t)) for t in (*module.parameters(), *module.buffers())]
+    known = _HASHED.get(module)
+    if known is None or known[0] != state:
+        known = _HASHED[module] = (state, _weights(module))
+    return known[1]
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _pieces(value: Any, seen: _Seen) -> Iterator[bytes]:
     if isinstance(value, _PLAIN):
         yield repr(value).encode()
     elif isinstance(value, Tensor):
@@ -150,7 +190,7 @@ def _pieces(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
         yield from _of_object(value, seen)
 
 
-def _of_object(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+def _of_object(value: Any, seen: _Seen) -> Iterator[bytes]:
     if isinstance(value, FunctionType):
         yield from _of_function(unwrap(value), seen)
     elif isinstance(value, MethodType):
@@ -159,7 +199,7 @@ def _of_object(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
         yield from _pieces((value.func, value.args, *sorted(value.keywords.items())), seen)
     elif isinstance(value, nn.Module):
         yield name_of_function(value).encode()
-        yield sha256_of([*value.parameters(), *value.buffers()]).encode()
+        yield seen.weights(value).encode()
         forward = getattr(type(value), "forward", None)
         yield from _pieces(forward if isinstance(forward, FunctionType) else None, seen)
     else:
@@ -170,7 +210,7 @@ def _of_object(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
         yield from _named(getattr(value, "__dict__", {}), own, seen)
 
 
-def _of_function(function: Callable[..., Any], seen: dict[int, Any]) -> Iterator[bytes]:
+def _of_function(function: Callable[..., Any], seen: _Seen) -> Iterator[bytes]:
     assert isinstance(function, FunctionType)
     code, own = function.__code__, function.__globals__
     yield from _pieces(code, seen)
@@ -187,7 +227,7 @@ def _of_function(function: Callable[..., Any], seen: dict[int, Any]) -> Iterator
     yield from _named({**read, **held}, _assigned(code), seen)
 
 
-def _named(values: dict[str, Any], but: set[str], seen: dict[int, Any]) -> Iterator[bytes]:
+def _named(values: dict[str, Any], but: set[str], seen: _Seen) -> Iterator[bytes]:
     for name, value in sorted(values.items()):
         if name not in but and isinstance(value, _CONTENT):
             yield name.encode()

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spex_mech.arguments import first_twice, one_of, path_of, shown, switch, text_of, whole
+from spex_mech.fingerprints import metric_recorded
 from spex_mech.results.files import text_in
 from spex_mech.runs.factory import GameFactory, metric_named
 
@@ -40,6 +41,8 @@ _DONE, _RUNNING, _FAILED, _WAITING, _KILLED = "done", "running", "failed", "wait
 _INTERRUPTED = "interrupted"
 _READS_FILE = "text"  # the task of the text file
 _LONGEST_NAME = 120  # characters of a folder's name; file systems take 255 bytes
+_RESULT = "interactions.npz"
+_OF_METRIC = ("metric_sha256", "metric_python")
 _SUMMARIES = ("summary.csv", "summary.parquet")
 _POLL = 1.0  # seconds between two looks at a cell that another process runs
 
@@ -282,8 +285,11 @@ def _in_turn(cells: Sequence[Cell], root: Path) -> Iterator[Cell]:
 
 
 def _is_done(place: Path, cell: Cell) -> bool:
+    """Whether a cell was done; where its result was removed and its store is there, the result is
+    to be written again."""
     state = _read(place)
-    return state.get("state") == _DONE and state.get("cell") == cell.row()
+    is_of_cell = state.get("state") == _DONE and state.get("cell") == cell.row()
+    return is_of_cell and ((place / _RESULT).is_file() or not (place / "run.sqlite").is_file())
 
 
 @contextmanager
@@ -452,7 +458,10 @@ def _check_values(cells: Sequence[Cell], root: Path, how: "RunSettings") -> None
 
     for cell in cells:
         place = root / cell.name
-        if not _is_done(place, cell) or not (place / "run.sqlite").is_file():
+        if not _is_done(place, cell):
+            continue
+        if not (place / "run.sqlite").is_file():
+            _check_metric(cell, _read(place))
             continue
         try:
             with (
@@ -464,6 +473,24 @@ def _check_values(cells: Sequence[Cell], root: Path, how: "RunSettings") -> None
             raise ValueError(
                 f"{cell.name} is done, but {error}; do all anew (--fresh), or give another folder"
             ) from error
+
+
+def _check_metric(cell: Cell, state: Mapping[str, Any]) -> None:
+    """Of a cell whose store is gone, so that nothing can be asked again.
+
+    Raises:
+        ValueError: its metric is a function, and another one now.
+    """
+    metric = cell.game.metric
+    if metric is None or ":" not in metric:
+        return
+    now = metric_recorded(metric_named(metric))
+    before = {name: state.get(name) for name in now}
+    if before["metric_python"] == now["metric_python"] and before != now:
+        raise ValueError(
+            f"{cell.name} is done, and its metric {metric} is another function now: its code, or "
+            "what it reads, has changed; do all anew (--fresh), or give another folder"
+        )
 
 
 def _inputs_of(cell: Cell) -> dict[str, str]:
@@ -565,6 +592,7 @@ def _run(cell: Cell, place: Path, how: "RunSettings") -> None:
         "n_units": len(found.labels),
         "n_interactions": len(found),
         "metric": cell.game.metric or found.about.get("metric"),
+        **{name: found.about[name] for name in _OF_METRIC if name in found.about},
     }
     # Its store is its own: none of another search is in it, and what was in it is of this one.
     cost = {**found.cost, "reused": min(kept, int(found.cost["evaluations"]))}
@@ -582,7 +610,7 @@ def _kept(place: Path) -> int:
 
 def _row(state: dict[str, Any], place: Path) -> dict[str, Any]:
     own = {name: value for name, value in state["cell"].items() if value is not None}
-    hidden = ("cell", "pid", "host", "inputs")
+    hidden = ("cell", "pid", "host", "inputs", *_OF_METRIC)
     rest = {name: value for name, value in state.items() if name not in hidden}
     if rest["state"] == _RUNNING and not _is_running(place):
         rest["state"] = _KILLED

@@ -153,7 +153,7 @@ def test_all_but_one_of_many_is_drawn_at_once() -> None:
 def test_measures_listed_sets_and_what_they_need() -> None:
     game = TableGame(7)
     found = sm.measure(game, [("u5", "u1"), ("u2", "u6", "u4")])
-    sets = [(1, 5), (2, 4), (2, 6), (4, 6), (2, 4, 6)]
+    sets = [(1, 5), (2, 4, 6), (2, 4), (2, 6), (4, 6)]  # as they were listed, and then the rest
     assert sets_of(found) == sets
     want = np.array([game.interaction(units) for units in sets])
     np.testing.assert_allclose(found.values, want, rtol=0, atol=1e-6)

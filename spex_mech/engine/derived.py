@@ -81,7 +81,7 @@ from spex_mech.engine.sites import (
     real_at,
 )
 from spex_mech.engine.watch import Watch
-from spex_mech.fingerprints import weights_sha256
+from spex_mech.fingerprints import metric_recorded, weights_sha256
 from spex_mech.notices import warn
 
 _SELF_TEST_ROWS = 4
@@ -208,6 +208,7 @@ class Derived:
             check_metric(self.setup, callable(asked.metric), asked.rows.limit)
         self.plain = PlainEngine(self.setup)
         self.passes = "plain: replay=False"
+        self._known_of_metric: dict[str, tuple[str, float]] = {}
         self.engine: Engine = self.plain
         if self.watch.is_random:
             self.passes = "plain: the model is random"
@@ -428,16 +429,25 @@ class Derived:
         """See ``differentiable.why_no_slopes``. One prompt is tried."""
         return why_no_slopes(replace(self.setup, prompts=self.prompts[:1]))
 
-    @cached_property
+    @property
     def noise_floor(self) -> float:
         """See ``noise.noise_floor``."""
         has_experts = any(place.n_experts for place in self.places.values())
-        return noise_floor(self.engine, self.plain, self.metric_rounding, has_experts)
+        make = lambda: noise_floor(self.engine, self.plain, self.metric_rounding, has_experts)  # noqa: E731
+        return self._of_metric("noise floor", make)
 
-    @cached_property
+    @property
     def metric_rounding(self) -> float:
         """What the metric itself rounds of the value of a prompt, about as a standard deviation."""
-        return rounding_of_metric(self.setup)
+        return self._of_metric("rounding", lambda: rounding_of_metric(self.setup))
+
+    def _of_metric(self, name: str, make: Callable[[], float]) -> float:
+        """A number that holds for as long as nothing changes that the metric reads."""
+        own = self.asked.metric
+        state = own if isinstance(own, str) else metric_recorded(own)["metric_sha256"]
+        if self._known_of_metric.get(name, (None,))[0] != state:
+            self._known_of_metric[name] = (state, make())
+        return self._known_of_metric[name][1]
 
     @cached_property
     def accuracy(self) -> Accuracy | None:

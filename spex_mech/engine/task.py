@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,13 +73,8 @@ class Task:
         told: dict[str, Any] = {"metric": self.metric_name}
         if isinstance(self.metric, str) or self.metric is METRICS.get(self.metric_name):
             return told
-        told |= self._metric_recorded
+        told |= metric_recorded(self.metric)  # each time: what it reads may have changed
         return told | ({"own_metric": True} if self.metric_name in {*METRICS, "kl"} else {})
-
-    @cached_property
-    def _metric_recorded(self) -> dict[str, str]:
-        # Once: a metric may hold a model, whose weights are hashed.
-        return metric_recorded(self.metric)
 
     def __repr__(self) -> str:
         """What is asked, with the first prompt."""

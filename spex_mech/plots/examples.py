@@ -5,7 +5,7 @@ One piece of HTML, which a notebook shows and a browser opens; every text is esc
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.arguments import shown, whole
+from spex_mech.arguments import labels_of, same_order, shown, whole
 from spex_mech.plots.numbers import pale
 from spex_mech.plots.style import PALE_OPACITY, colour_of
 from spex_mech.plots.text import write_page
@@ -84,7 +84,7 @@ def example_pairs(found: Interactions, k: int = 10) -> list[ExamplePair]:
 
 def plot_examples(
     found: Interactions,
-    texts: Sequence[str] | None = None,
+    texts: Any = None,
     images: Any = None,
     k: int = 10,
 ) -> ExamplesPicture:
@@ -96,7 +96,7 @@ def plot_examples(
     significant is pale.
 
     Args:
-        texts: of each unit.
+        texts: of each unit, in their order.
         images: of each unit, ``[unit height width]`` (grey) or ``[unit height width 3]``; shown
             as thumbnails (needs matplotlib).
         k: how many; those under the noise floor are left out.
@@ -104,12 +104,11 @@ def plot_examples(
     Raises:
         ValueError: there are no pairs, or not as many texts or images as units.
     """
-    n_units = len(as_result(found).labels)
-    if isinstance(texts, str):
-        raise ValueError(f"texts is {shown(texts)}; give a list with the text of each unit")
-    for name, given in (("texts", texts), ("images", images)):
-        if given is not None and len(given) != n_units:
-            raise ValueError(f"{len(given)} {name} for {n_units} units")
+    labels = as_result(found).labels
+    texts, images = (
+        None if given is None else _of_units(name, given, labels)
+        for name, given in (("texts", texts), ("images", images))
+    )
     pairs = example_pairs(found, k)
     units = list(dict.fromkeys(u for pair in pairs for u in pair.units))
     thumbs = {} if images is None else {u: _png(np.asarray(images[u])) for u in units}
@@ -117,6 +116,29 @@ def plot_examples(
         f'{_STYLE}<div class="sm-examples">{_network(found, pairs, units, thumbs, texts)}'
         f"{_table(found, pairs, thumbs, texts)}</div>"
     )
+
+
+def _of_units(name: str, given: Any, labels: Sequence[str]) -> list[Any]:
+    """The text or image of each unit, by its place; of a column of pandas too, whose own numbers
+    are labels.
+
+    Raises:
+        ValueError: it is no list with one for each unit, or its labels have another order.
+    """
+    if isinstance(given, str | Mapping | Set) or not hasattr(given, "__len__"):
+        raise ValueError(f"{name} is {shown(given)}; give a list with one for each unit")
+    if len(given) != len(labels):
+        raise ValueError(f"{len(given)} {name} for {len(labels)} units")
+    index = labels_of(given, "index")
+    same_order(
+        f"the index of {name}",
+        None if index is None else [str(label) for label in index],
+        "the labels of the units",
+        labels,
+        f"they are paired with units by position: give {name}.loc[...] in the order of the units, "
+        "or .to_numpy() where they are as they stand",
+    )
+    return list(given)
 
 
 def _network(

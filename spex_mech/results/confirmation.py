@@ -3,14 +3,21 @@
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Bool, Float, Int8
 
 from spex_mech.results.cautions import OF_A_SEARCH
 from spex_mech.results.files import opened, write_whole
-from spex_mech.results.interactions import Interactions, as_part, from_bytes, to_bytes
+from spex_mech.results.interactions import (
+    Interactions,
+    as_part,
+    as_rows,
+    from_bytes,
+    of_whole,
+    to_bytes,
+)
 from spex_mech.results.npz import beside, write
 from spex_mech.results.printed import q_text, value_texts
 from spex_mech.results.tables import strongest_rows
@@ -88,12 +95,17 @@ class Confirmation(Interactions):
             raise ValueError("none of these interactions was measured again")
         return said
 
-    def take(self, rows: Int[np.ndarray, " interaction"]) -> "Confirmation":
-        """Those in these rows, in this order, with what the search had said of them."""
+    def take(self, rows: Any) -> "Confirmation":
+        """Those in these rows, in this order, with what the search had said of them.
+
+        Raises:
+            ValueError: as of :meth:`Interactions.take`.
+        """
+        rows = as_rows(rows, self, np.arange(len(self)))
         searched = self.searched.take(rows)
         mine = {"units": self.units[rows], "values": self.values[rows], "searched": searched}
         part = replace(self, **mine, n_left_out=0)
-        return as_part(part, **self._of_whole(rows))
+        return as_part(part, **of_whole(self, rows))
 
     def frame(self, order: int | None = None) -> "pd.DataFrame":
         """The table of :meth:`Interactions.frame` in the order of the search, with ``searched
@@ -223,7 +235,7 @@ def _beside(
     """Rows of a search and the same rows measured again."""
     fields = {name: getattr(again, name) for name in Interactions.__dataclass_fields__}
     both = Confirmation(**fields, searched=found, n_shared=n_shared, n_left_out=n_left_out)
-    return as_part(both, **again._of_whole(np.arange(len(again))))
+    return as_part(both, **of_whole(again, np.arange(len(again))))
 
 
 def n_shared_prompts(found: Interactions, again: Interactions) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-from spex_mech.arguments import shown, whole
+from spex_mech.arguments import labels_of, shown, whole
 from spex_mech.notices import warn
 from spex_mech.results.cautions import (
     cautions_of,
@@ -21,9 +21,10 @@ from spex_mech.results.cautions import (
 from spex_mech.results.files import opened, write_whole
 from spex_mech.results.graphs import graph_of, neuronpedia_of
 from spex_mech.results.measured import Again, check_again
-from spex_mech.results.npz import OF_WHOLE_BY_ROW, read, write
+from spex_mech.results.npz import ARRAYS, OF_WHOLE_BY_ROW, read, write
 from spex_mech.results.printed import as_html, printed
 from spex_mech.results.readings import doubts_of, readings_of
+from spex_mech.results.rows import checked_rows
 from spex_mech.results.statistics import intervals, p_values, q_values_by_order, standard_errors
 from spex_mech.results.tables import (
     as_frame,
@@ -45,6 +46,7 @@ else:
     from functools import cached_property
 
 
+_OF_WHOLE = ("n_choices", "n_measured", "clusters")
 _Found = TypeVar("_Found", bound="Interactions")
 
 
@@ -60,8 +62,8 @@ class Interactions:
 
     Args:
         labels: the name of each unit.
-        units: each interaction's unit numbers, padded with -1 on the right.
-        values: each interaction on each prompt.
+        units: each interaction's unit numbers, padded with -1 on the right; no set has two rows.
+        values: each interaction on each prompt, finite (``results.rows`` has what is checked).
         main_effects_by_prompt: of each unit; NaN where it was not measured.
         intact_by_prompt: the metric of the intact model.
         noise_floor: the size below which a value cannot be told from rounding: measured by a game
@@ -91,6 +93,7 @@ class Interactions:
         if self.unit_table is None or self.unit_table.labels != list(self.labels):
             object.__setattr__(self, "unit_table", Units.of_labels(self.labels))
             object.__setattr__(self, "labels", self.unit_table.labels)
+        _check_arrays(self)
 
     def __len__(self) -> int:
         return len(self.units)
@@ -340,21 +343,65 @@ class Interactions:
 
     def take(self, rows: Any) -> "Interactions":
         """Those in these rows (numbers, or True and False). What was worked out over the whole
-        stays: q-values, ``n_choices``, ``n_measured``, what stands out, what was confirmed."""
-        rows = _as_rows(rows)
+        stays: q-values, ``n_choices``, ``n_measured``, what stands out, what was confirmed. Rows
+        of a pandas table are refused where ``frame()`` has another order than this result."""
+        rows = as_rows(rows, self, strongest_rows(self.mean, self.order))
         part = replace(self, units=self.units[rows], values=self.values[rows])
-        return as_part(part, **self._of_whole(rows))
-
-    def _of_whole(self, rows: Int[np.ndarray, " interaction"]) -> dict[str, Any]:
-        by_row = {name: getattr(self, name)[rows] for name in OF_WHOLE_BY_ROW}
-        whole = ("n_choices", "n_measured", "clusters")
-        return by_row | {name: getattr(self, name) for name in whole}
+        return as_part(part, **of_whole(self, rows))
 
 
-def _as_rows(rows: Any) -> np.ndarray:
+def _check_arrays(found: Interactions) -> None:
+    """Raises:
+    ValueError: as of ``results.rows``.
+    """
+    given = {name: getattr(found, name) for name in ARRAYS}
+    for name, array in checked_rows(found.labels, given).items():
+        object.__setattr__(found, name, array)
+
+
+def as_rows(rows: Any, found: Interactions, of_table: Int[np.ndarray, " row"]) -> np.ndarray:
+    """The numbers of the rows of a result that were asked for.
+
+    Args:
+        of_table: the rows in the order in which ``frame()`` has them.
+
+    Raises:
+        ValueError: as of :meth:`Interactions.take`.
+    """
     if np.ndim(rows) != 1:
         raise ValueError(f"rows is {shown(rows)}; give a list, as in take([0, 1])")
-    return np.asarray(rows)
+    n, asked = len(found), np.asarray(rows)
+    if asked.size and asked.dtype.kind not in "biu":
+        raise ValueError(f"rows hold {shown(asked[0])}; give whole numbers, or True and False")
+    if asked.dtype.kind == "b" and len(asked) != n:
+        raise ValueError(f"rows has {len(asked)} entries of True and False for {n} interactions")
+    if hasattr(rows, "to_numpy"):  # of pandas
+        _check_table(asked.dtype.kind == "b", found, of_table)
+        index = labels_of(rows, "index")
+        if asked.dtype.kind == "b" and index is not None and {*index} == {*range(n)}:
+            asked = asked[np.argsort(index)]  # a table that was sorted by something else
+    numbers = np.flatnonzero(asked) if asked.dtype.kind == "b" else asked.astype(np.int64)
+    if (odd := (numbers < -n) | (numbers >= n)).any():
+        raise ValueError(f"there is no row {numbers[odd][0]} among {n} interactions")
+    return numbers % n if n else numbers
+
+
+def _check_table(is_mask: bool, found: Interactions, of_table: Int[np.ndarray, " row"]) -> None:
+    """Raises:
+    ValueError: the rows of a pandas table of this result are not those of the result.
+    """
+    cure = "or give .to_numpy() where these are rows of this result"
+    if (of_table != np.arange(len(found))).any():
+        raise ValueError(
+            "rows is of a pandas table, and frame() has the strongest first, as this result has "
+            f"not; take rows of found.top(len(found)), which has, {cure}"
+        )
+    if not is_mask and len(np.unique(found.order)) > 1:
+        raise ValueError(
+            "rows is of a pandas table, and this result has interactions of several orders, so "
+            "that frame(order=...) numbers its rows otherwise; give True and False for each row "
+            f"of frame(), {cure}"
+        )
 
 
 def as_result(found: Any) -> Interactions:
@@ -401,6 +448,12 @@ def _said_by(again: Again, found: Interactions) -> dict[str, Any]:
     about = with_shared_clusters(found.about, again.about)
     said = again.said_of(found)
     return {"confirmed": np.where(said < 0, found.confirmed, said), "about": about}
+
+
+def of_whole(found: Interactions, rows: Int[np.ndarray, " interaction"]) -> dict[str, Any]:
+    """What a part in these rows keeps of the whole."""
+    by_row = {name: getattr(found, name)[rows] for name in OF_WHOLE_BY_ROW}
+    return by_row | {name: getattr(found, name) for name in _OF_WHOLE}
 
 
 def as_part(found: _Found, **of_whole: Any) -> _Found:

@@ -11,10 +11,11 @@ import numpy as np
 
 from spex_mech.arguments import printable
 from spex_mech.results.measured import Stored
+from spex_mech.results.rows import checked_rows
 from spex_mech.units import Units
 
 _FORMAT = 2
-_ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
+ARRAYS = ("units", "values", "main_effects_by_prompt", "intact_by_prompt")
 # What belongs to all that was tested, not to the part that is shown or kept.
 OF_WHOLE_BY_ROW = ("q_value", "stands_out", "confirmed")
 _OF_WHOLE = (*OF_WHOLE_BY_ROW, "n_choices", "n_measured")
@@ -36,7 +37,7 @@ def write(found: Stored, file: BufferedIOBase, **beside: np.ndarray) -> None:
     # Numbers of numpy, such as a budget, become plain ones.
     plain = lambda value: value.tolist() if hasattr(value, "tolist") else str(value)  # noqa: E731
     text = np.frombuffer(json.dumps(about, default=plain).encode(), dtype=np.uint8)
-    arrays = {name: getattr(found, name) for name in (*_ARRAYS, *_OF_WHOLE)}
+    arrays = {name: getattr(found, name) for name in (*ARRAYS, *_OF_WHOLE)}
     arrays["stands_out"] = arrays["stands_out"].astype(np.uint8)
     every: dict[str, Any] = {"about": text, **arrays, **beside}
     np.savez_compressed(file, **every)
@@ -106,7 +107,7 @@ def _fields(raw: BufferedIOBase) -> tuple[dict[str, Any], dict[str, Any]]:
         format = about.pop("format")
         if format > _FORMAT:
             raise _NewerError
-        arrays = {name: file[name] for name in _ARRAYS}
+        arrays = {name: file[name] for name in ARRAYS}
         of_whole = {name: file[name] for name in _OF_WHOLE if name in file}
     for name in ("n_choices", "n_measured"):
         if name in of_whole:
@@ -115,7 +116,7 @@ def _fields(raw: BufferedIOBase) -> tuple[dict[str, Any], dict[str, Any]]:
         of_whole["stands_out"] = of_whole["stands_out"].astype(bool)
     # Before labels were checked they could hold line breaks.
     about["labels"] = labels = [printable(label) for label in about["labels"]]
-    _check(len(labels), arrays, of_whole)
+    _check(labels, arrays, of_whole)
     if format == 1:  # before results had a table, and said what they were chosen from
         chosen = about["about"].get("method") in ("spex", "proxyspex")
         orders = range(2, arrays["units"].shape[1] + 1)
@@ -127,25 +128,17 @@ def _fields(raw: BufferedIOBase) -> tuple[dict[str, Any], dict[str, Any]]:
     return about | arrays, of_whole
 
 
-def _check(n: int, arrays: dict[str, np.ndarray], of_whole: dict[str, Any]) -> None:
+def _check(labels: list[str], arrays: dict[str, np.ndarray], of_whole: dict[str, Any]) -> None:
     """Raises:
     _OddError: arrays whose shapes or contents do not fit together.
     """
-    units, values = arrays["units"], arrays["values"]
-    mains, intact = arrays["main_effects_by_prompt"], arrays["intact_by_prompt"]
-    rows = {name: of_whole[name] for name in OF_WHOLE_BY_ROW if name in of_whole}
-    shapes = {name: array.shape for name, array in (arrays | rows).items()}
-    fits = (
-        units.ndim == values.ndim == 2
-        and len(units) == len(values)
-        and mains.shape == (n, values.shape[1])
-        and intact.shape == (values.shape[1],)
-        and all(array.shape == (len(units),) for array in rows.values())
-    )
-    if not fits:
-        raise _OddError(f"shapes of {n} units that do not fit: {shapes}")
-    kinds = (units.dtype.kind, *(array.dtype.kind for array in (values, mains, intact)))
+    kinds = [arrays[name].dtype.kind for name in ARRAYS]
     if kinds[0] not in "iu" or {*kinds[1:]} != {"f"}:
         raise _OddError("arrays of other types than numbers")
-    if units.size and not (-1 <= units.min() and units.max() < n):
-        raise _OddError(f"a unit beyond the {n}")
+    try:
+        checked_rows(labels, arrays)
+    except ValueError as error:
+        raise _OddError(str(error)) from error
+    rows = {name: of_whole[name].shape for name in OF_WHOLE_BY_ROW if name in of_whole}
+    if any(shape != (len(arrays["units"]),) for shape in rows.values()):
+        raise _OddError(f"shapes of {len(arrays['units'])} rows that do not fit: {rows}")

@@ -32,11 +32,13 @@ class Stability:
         top: the k strongest interactions.
         kept: how often each of them is among the k strongest of redrawn prompts.
         jaccard: of each redraw: how much of the two tops is shared, intersection over union.
+        n: how many interactions there were to be on top.
     """
 
     top: Interactions
     kept: Float[np.ndarray, " interaction"]
     jaccard: Float[np.ndarray, " boot"]
+    n: int | None = None
 
     def frame(self) -> "pd.DataFrame":
         """A pandas table with a row per interaction, strongest first: ``units value stderr kept
@@ -54,13 +56,30 @@ class Stability:
         )
 
     def __repr__(self) -> str:
+        if self.n is not None and self.n <= len(self.kept):
+            return _no_others(len(self.kept))
         low, high = np.quantile(self.jaccard, [0.05, 0.95])
         shaky = int((self.kept < 0.5).sum())
         return (
             f"the {len(self.kept)} strongest interactions under {len(self.jaccard)} redraws of "
             f"{self.top.values.shape[1]} prompts: Jaccard {self.jaccard.mean():.2f} ({low:.2f} to "
-            f"{high:.2f}); {shaky} stay on top in fewer than half"
+            f"{high:.2f}); {shaky} stay on top in fewer than half{self._of_a_part()}"
         )
+
+    def _of_a_part(self) -> str:
+        n, whole = self.n, self.top.n_measured
+        return "" if n is None or n >= whole else f"; {_part(n, whole)}"
+
+
+def _no_others(k: int) -> str:
+    return (
+        f"the {k} strongest of {k} interactions: every redraw has the same on top, whatever the "
+        "prompts say, so that nothing is known of their stability"
+    )
+
+
+def _part(n: int, whole: int) -> str:
+    return f"too high, as only {n:,} of the {whole:,} that were measured could come up"
 
 
 def stability(found: Interactions, k: int = 20, n_boot: int = 200, seed: int = 0) -> Stability:
@@ -76,6 +95,10 @@ def stability(found: Interactions, k: int = 20, n_boot: int = 200, seed: int = 0
 
     Raises:
         ValueError: a single prompt, fewer than two redraws, or no interaction.
+
+    Warns:
+        UserWarning: there are no more than k interactions, so that all are always on top; or they
+            are a part of a result, such as its top, whose others cannot come up.
     """
     n_prompts = as_result(found).values.shape[1]
     if n_prompts < 2:
@@ -94,6 +117,10 @@ def stability(found: Interactions, k: int = 20, n_boot: int = 200, seed: int = 0
     seed = whole("seed", seed, 0)
     strongest = np.argsort(-abs(found.mean), kind="stable")[:k]
     k = len(strongest)
+    if len(found) <= k:
+        warn(f"{_no_others(k)}; give a smaller k, or more interactions")
+    elif len(found) < found.n_measured:
+        warn(f"how often they stay on top is {_part(len(found), found.n_measured)}; give all")
     draws = np.random.default_rng(seed).multinomial(
         n_clusters, np.full(n_clusters, 1 / n_clusters), n_boot
     )[:, cluster]
@@ -105,7 +132,7 @@ def stability(found: Interactions, k: int = 20, n_boot: int = 200, seed: int = 0
             top = np.argsort(-sizes, kind="stable")[:k]
             shared[boot] = np.isin(strongest, top)
     both = shared.sum(axis=1)
-    return Stability(found.top(k), shared.mean(axis=0), both / (2 * k - both))
+    return Stability(found.top(k), shared.mean(axis=0), both / (2 * k - both), len(found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,9 +227,13 @@ class Comparison:
             differ = "of two metrics, so that their differences mean nothing"
         return (
             f"{len(self.labels):,} interactions measured in both (of {self.n_a:,} and "
-            f"{self.n_b:,}): rank correlation {self.rank_correlation:.2f}; the two top {self.k} "
-            f"share {self.jaccard:.2f} (Jaccard); {differ}"
+            f"{self.n_b:,}): rank correlation {self.rank_correlation:.2f}; {self._tops()}; {differ}"
         )
+
+    def _tops(self) -> str:
+        if self.k >= max(self.n_a, self.n_b):
+            return f"neither has more than {self.k:,}, so that their tops are all that was measured"
+        return f"the two top {self.k} share {self.jaccard:.2f} (Jaccard)"
 
 
 @singledispatch

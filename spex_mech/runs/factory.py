@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, invalidate_caches
+from pathlib import Path
 from typing import Any
 
 from spex_mech.arguments import shown, switch, text_of, whole
@@ -93,6 +94,24 @@ class GameFactory:
         )
 
 
+_READ: dict[str, tuple[str, int, int]] = {}  # of a module's file: its path, time and size
+
+
+def _imported(module: str, here: Path) -> Any:
+    """A module; anew where its file in this folder was edited since, or where one of that name is
+    of another folder, as in a notebook that goes on."""
+    file = here / f"{module.replace('.', '/')}.py"
+    if file.is_file():
+        stat = file.stat()
+        now = (str(file.resolve()), stat.st_mtime_ns, stat.st_size)
+        if _READ.setdefault(module, now) != now:
+            sys.modules.pop(module, None)
+            sys.path.insert(0, str(here))
+            invalidate_caches()
+            _READ[module] = now
+    return import_module(module)
+
+
 def metric_named(text: str) -> Any:
     """A metric's name as it is, or the function that ``module:function`` names.
 
@@ -106,7 +125,7 @@ def metric_named(text: str) -> Any:
     if here not in sys.path:  # as with `python -m`, and for workers too
         sys.path.insert(0, here)
     try:
-        function = getattr(import_module(module), name)
+        function = getattr(_imported(module, Path(here)), name)
     except ImportError as error:
         raise ValueError(f"metric {text!r}: {error}; it is looked for in {here} too") from error
     except Exception as error:  # whatever the module raises
