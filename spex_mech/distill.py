@@ -243,7 +243,8 @@ def explain(
     Warns:
         UserWarning: a unit that no mask leaves out, or that every mask does: nothing is known of
             it, and it is in no result; units that are always left out together: they are taken for
-            one.
+            one; masks that all keep as many units (or as many of each class), which do not tell
+            what all of them do together.
 
     >>> masks = np.random.default_rng(0).random((400, 6)) < 0.5
     >>> explain(masks, masks[:, 0] & masks[:, 1]).frame(1, kind="banzhaf").units.tolist()

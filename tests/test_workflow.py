@@ -62,7 +62,7 @@ def test_listed_sets_are_measured_in_their_order(sets: list[Any]) -> None:
 
 def test_rows_of_a_table_are_not_taken_for_rows_of_another_order(found: sm.Interactions) -> None:
     """A complete search has its rows in the order of the units, and its table has not."""
-    table = found.frame()
+    table: Any = found.frame()
     for rows in (table["value"] > 0, table.index[table["value"] > 0]):
         with pytest.raises(ValueError, match=r"take rows of found.top\(len\(found\)\)"):
             found.take(rows)
@@ -80,7 +80,7 @@ def test_rows_of_a_table_are_not_taken_for_rows_of_another_order(found: sm.Inter
 def test_rows_of_a_table_of_one_order_are_not_taken_for_those_of_all() -> None:
     both = sm.discover(game, labels=LABELS, order=3, budget=60, progress=False)
     both = both.top(len(both))
-    pairs = both.frame(order=2)
+    pairs: Any = both.frame(order=2)
     with pytest.raises(ValueError, match="interactions of several orders"):
         both.take(pairs.index[:2])
     assert len(both.take(both.frame()["value"] > 0)) == (both.mean > 0).sum()
@@ -190,7 +190,7 @@ def test_texts_of_examples_are_paired_by_place() -> None:
     with pytest.raises(ValueError, match="the index of texts has the order"):
         sm.plot_examples(result, pd.Series(texts, index=[5, 4, 3, 2, 1, 0]))
     with pytest.raises(ValueError, match="give a list with one for each unit"):
-        sm.plot_examples(result, dict(enumerate(texts)))  # type: ignore[arg-type]
+        sm.plot_examples(result, dict(enumerate(texts)))
 
 
 def test_columns_of_two_tables_are_not_paired_by_position() -> None:
@@ -203,6 +203,25 @@ def test_columns_of_two_tables_are_not_paired_by_position() -> None:
         sm.Prompts.from_text(tokenizer, texts, clusters=pd.Series([0, 0, 1]))
     held = sm.Prompts.from_text(tokenizer, texts, clusters=pd.Series([0, 0, 1]).loc[texts.index])
     assert held.clusters is not None and held.clusters.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_subsets_of_one_size_do_not_tell_what_all_examples_do(by_class: bool) -> None:
+    """Every example helps by about 1; from subsets of half of them their mean effect came out as 0,
+    and half of the signs were wrong, with an R2 of 0.93 and no word."""
+    rng = np.random.default_rng(0)
+    effects = 1 + 0.1 * rng.normal(size=20)
+    masks = np.zeros((400, 20), dtype=bool)
+    for mask in masks:
+        for part in np.split(np.arange(20), 2 if by_class else 1):
+            mask[rng.permutation(part)[: len(part) // 2]] = True
+    told = "2 sums over units" if by_class else "every mask keeps 10 of the 20 units"
+    with pytest.warns(UserWarning, match=f"{told}.*signs may be wrong"):
+        sm.explain(masks, masks @ effects)
+    masks = rng.random((400, 20)) < 0.5
+    known = sm.explain(masks, masks @ effects)  # of all sizes: no warning
+    mains: Any = known.frame(20, order=1, kind="banzhaf").estimate
+    assert mains.mean() == pytest.approx(effects.mean(), abs=0.02)
 
 
 # -- what a metric reads --------------------------------------------------------------------------

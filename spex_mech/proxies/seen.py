@@ -17,6 +17,8 @@ from spex_mech.masks import Set, names_of
 
 _CONSTANT = -1
 _AT_ONCE = 20_000_000  # entries of masks
+_MOST_SUMS = 1000  # units, of which sums that never change are looked for
+_NO_SPREAD = 1e-9  # of the largest spread of a sum over units: it is the same in every mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,4 +116,27 @@ class Seen:
                 "and leave out together ('not': always the opposite): each such group is taken for "
                 "one unit, under its first name in indices"
             )
-        return said
+        return said + self._same_sums()
+
+    def _same_sums(self) -> list[str]:
+        """What masks of one size, or with as many units of each class, do not tell, in words."""
+        table = self.masks[:, self.units]
+        n = table.shape[1]
+        if not 1 < n <= _MOST_SUMS or len(table) <= n:  # of fewer masks nobody takes it for known
+            return []
+        centred = table - table.mean(axis=0)
+        spread = np.linalg.eigvalsh(centred.T @ centred)
+        if not (count := int((spread <= _NO_SPREAD * spread[-1]).sum())):
+            return []
+        kept = table.sum(axis=1)
+        if count == 1 and (kept == kept[0]).all():
+            why = f"every mask keeps {kept[0]} of the {n} units"
+            which = "one number, which is the same for all of them"
+        else:
+            why = f"{count} sums over units are the same in every mask (so many of each class?)"
+            which = "a number for each such sum, which is the same for its units"
+        return [
+            f"{why}, so that nothing tells what these do together: estimates of single units are "
+            f"right but for {which} (differences hold, and signs may be wrong), and values with "
+            "all units or with none are guesses; give masks that keep more, and fewer"
+        ]
