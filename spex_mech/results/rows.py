@@ -75,7 +75,8 @@ def _check_sets(units: Int[np.ndarray, "row order"], labels: Sequence[str]) -> N
     same = (units[:, 1:] == units[:, :-1]) & (units[:, 1:] >= 0)
     if same.any():
         row, place = np.argwhere(same)[0].tolist()
-        raise ValueError(f"row {row} holds the unit {labels[units[row, place]]!r} twice")
+        label = labels[int(units[row, place])]
+        raise ValueError(f"row {row} holds the unit {label!r} twice")
     keys, n = np.zeros(len(units), dtype=np.int64), len(labels) + 1
     if n ** units.shape[1] < _LARGEST_KEY:
         for column in units.T:
@@ -108,4 +109,4 @@ def _check_finite(
 
 
 def _name(units: Int[np.ndarray, " order"], labels: Sequence[str]) -> str:
-    return " x ".join(labels[u] for u in units.tolist() if u >= 0)
+    return " x ".join(labels[int(u)] for u in units if u >= 0)
