@@ -211,7 +211,9 @@ class CircuitRuns:
                 sizes.count("head", layer) if sizes.has("head", layer) else 0
                 for layer in range(sizes.n_layers)
             ]
-            about["config"] = mib_config(game.model, heads, bool(sizes.labels))
+            about["config"] = mib_config(
+                game.model, heads, bool(sizes.labels), bool(game.are_blocks_parallel)
+            )
         return about
 
     def _described(self) -> tuple[dict[str, Any], dict[str, Any]]:

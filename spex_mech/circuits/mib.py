@@ -21,7 +21,7 @@ from spex_mech.units import Units
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the benchmark's areas
 _ORDER = ("n_layers", "n_heads", "parallel_attn_mlp", "d_model")
-_ALWAYS_PARALLEL = ("gptj", "phi", "codegen", "cohere", "cohere2")
+_ALWAYS_PARALLEL = ("gptj", "phi", "codegen", "cohere", "cohere2", "cohere2_moe")
 
 
 def mib_sizes(n: int) -> list[int]:
@@ -123,13 +123,16 @@ def _stated(config: Mapping[str, Any]) -> bool:
     return "n_layers" in config and "n_heads" in config
 
 
-def mib_config(model: Any, heads: Sequence[int], stacks: bool = False) -> dict[str, Any]:
+def mib_config(
+    model: Any, heads: Sequence[int], stacks: bool = False, parallel: bool = False
+) -> dict[str, Any]:
     """What the format states of a model.
 
     Args:
         model: a transformers model, or one of TransformerLens.
         heads: how many each layer has.
         stacks: whether layers stand in several stacks, or attend to another.
+        parallel: its blocks were seen to be; of those that were not, configurations tell.
 
     Returns:
         sizes; in place of ``n_layers`` and ``n_heads``, where no two numbers say them, ``refused``:
@@ -146,7 +149,8 @@ def mib_config(model: Any, heads: Sequence[int], stacks: bool = False) -> dict[s
     ]
     if width := next((width for width in widths if width), None):
         known["d_model"] = int(width)
-    return known | {"parallel_attn_mlp": any(has_parallel_blocks(c) for c in configs)}
+    parallel = parallel or any(has_parallel_blocks(c) for c in configs)
+    return known | {"parallel_attn_mlp": parallel}
 
 
 def has_parallel_blocks(config: Any) -> bool:

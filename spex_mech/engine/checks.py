@@ -82,12 +82,15 @@ def self_test(taps: Taps, prompts: Prompts) -> None:
         )
 
 
-def check_metric(setup: Setup, own: bool, most_rows: int | None) -> None:
+def check_metric(setup: Setup, own: bool, most_rows: int | None) -> bool:
     """Whether a metric reads of each row what is its own.
 
     Args:
         own: it is a function of the user's. The metrics of this package do.
         most_rows: that one pass may have, where the user says so.
+
+    Returns:
+        whether that was seen of two rows.
 
     Raises:
         ValueError: it does not, and it is the user's, or the model reads more than tokens.
@@ -95,15 +98,18 @@ def check_metric(setup: Setup, own: bool, most_rows: int | None) -> None:
     Warns:
         UserWarning: a model of tokens does not give each row its own.
     """
-    if most_rows != 1:
+    alone = most_rows != 1
+    if alone:
         try:
             check_rows_alone(setup)
         except RowsDiffer as error:
             if own or setup.prompts.inputs:
                 raise
             warn(error.of_model(type(setup.taps.model).__name__))
+            alone = False
     if own:
         warn_of_padding_read(setup)
+    return alone
 
 
 def check_rows_alone(setup: Setup) -> None:

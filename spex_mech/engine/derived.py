@@ -51,6 +51,7 @@ from spex_mech.engine.facts import answers_of, check_decoded, check_tokens
 from spex_mech.engine.gradients import Gradients
 from spex_mech.engine.metrics import KL, METRICS, Metric, name_of_metric
 from spex_mech.engine.noise import noise_floor, rounding_of_metric
+from spex_mech.engine.parallel import are_blocks_parallel
 from spex_mech.engine.passes import Taps, call, seen_at, turn_of
 from spex_mech.engine.plain import (
     MOST_BLOCKS,
@@ -67,6 +68,11 @@ from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
 from spex_mech.engine.references import Activations, References
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.rounding import type_of_output, types_seen
+from spex_mech.engine.rows import (
+    check_nothing_kept,
+    check_whole_pass,
+    warn_if_padding_counts,
+)
 from spex_mech.engine.running import evaluating, logits_in, one_line
 from spex_mech.engine.sites import (
     Calls,
@@ -204,9 +210,11 @@ class Derived:
         self.references, self.exact = self._references()
         self.metric, self.by_position = self._metric()
         self.setup = self._setup()
-        if not self.watch.is_random:
-            check_metric(self.setup, callable(asked.metric), asked.rows.limit)
         self.plain = PlainEngine(self.setup)
+        if not self.watch.is_random:
+            warn_if_padding_counts(self.setup)
+            if check_metric(self.setup, callable(asked.metric), asked.rows.limit):
+                check_whole_pass(self.plain)
         self.passes = "plain: replay=False"
         self._known_of_metric: dict[str, tuple[str, float]] = {}
         self.engine: Engine = self.plain
@@ -392,6 +400,7 @@ class Derived:
         blocks = Blocks(
             self.taps, self.sites, self.architecture, self.prompts, self.asked.compile, self.exact
         )
+        check_nothing_kept(blocks, self.prompts)
         make = MakeReplay(blocks, setup, MemoryPlan.of(self.device))
         check_replay(make, self.plain, blocks, self.by_position)
         readout = Readout.of(blocks, self.prompts, self.metric, setup.measure, self.by_position)
@@ -454,6 +463,11 @@ class Derived:
         """How often the intact model is right on the prompts; None where that cannot be told."""
         with self._running():
             return accuracy_of(self.model, self.prompts, self.setup.measure.name)
+
+    @cached_property
+    def are_blocks_parallel(self) -> bool | None:
+        """See ``parallel.are_blocks_parallel``."""
+        return are_blocks_parallel(self.places, self._taps, self.prompts[:1])
 
     @cached_property
     def expert_use(self) -> ExpertUse | None:

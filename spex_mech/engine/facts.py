@@ -1,6 +1,7 @@
 """What a model is: its name, vocabulary, positions and outputs, and what is wrapped around it."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from spex_mech.engine.architectures import is_hooked, text_config
 from spex_mech.engine.examples import core_of
 from spex_mech.engine.prompts import Prompts
+from spex_mech.notices import warn
 
 # Where libraries that wrap a model keep it: torch.compile, nnsight, pyvene, data parallel training.
 _WRAPPERS = (
@@ -21,23 +23,18 @@ _WRAPPERS = (
 )
 
 
-def unwrapped(model: Any) -> Any:
+def unwrapped(model: Any, tell: bool = False) -> Any:
     """The module inside what a library wraps around one; any other model as it is.
+
+    Args:
+        tell: warn of what a wrapper does, which is left out.
 
     Raises:
         ValueError: it is no module, and none is found in it; or it has no numbers in its weights.
     """
-    while True:
-        inside = next(
-            (
-                vars(model).get(name) or getattr(model, name, None)
-                for kind, name in _WRAPPERS
-                if any(kind in base.__name__ for base in type(model).__mro__)
-            ),
-            None,
-        )
-        if not isinstance(inside, nn.Module) or inside is model:
-            break
+    while (inside := _inside(model)) is not None:
+        if tell:
+            _warn_of_wrapper(model, inside)
         model = inside
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -56,6 +53,45 @@ def unwrapped(model: Any) -> Any:
             "its weights, or make it outside of torch.device('meta')"
         )
     return model
+
+
+def _inside(model: Any) -> nn.Module | None:
+    """What a library wraps this around; None: nothing that is known."""
+    inside = next(
+        (
+            vars(model).get(name) or getattr(model, name, None)
+            for kind, name in _WRAPPERS
+            if any(kind in base.__name__ for base in type(model).__mro__)
+        ),
+        None,
+    )
+    return inside if isinstance(inside, nn.Module) and inside is not model else None
+
+
+def _warn_of_wrapper(wrapper: Any, inside: nn.Module) -> None:
+    """Whether what is wrapped around a model changes what it gives."""
+    if what := _done_around(wrapper):
+        warn(
+            f"{what} of the {type(wrapper).__name__} act where it is called itself, and are left "
+            f"out here: games run the {type(inside).__name__} inside it. Put them on modules of "
+            "that one (register_forward_hook), or give it alone"
+        )
+
+
+def _done_around(wrapper: Any) -> str:
+    """What a wrapper does to what is inside it, in words; empty: nothing that is known."""
+    own = vars(wrapper)
+    if own.get("_forward_hooks") or own.get("_forward_pre_hooks"):
+        return "the hooks"
+    if own.get("_default_mediators"):  # of nnsight
+        return "the edits"
+    interventions = getattr(wrapper, "interventions", None)  # of pyvene: each, or with its hook
+    is_named = isinstance(interventions, Mapping | nn.ModuleDict)
+    held = list(interventions.values()) if is_named else []
+    each = (x[0] if isinstance(x, list | tuple) and x else x for x in held)
+    if any(getattr(x, "is_source_constant", False) for x in each):
+        return "the interventions"
+    return ""
 
 
 def _is_offloaded(model: nn.Module) -> bool:
@@ -182,14 +218,3 @@ def check_decoded(model: Any, prompts: Prompts) -> None:
                 "by one position; say what the decoder reads, "
                 "Prompts(inputs={'decoder_input_ids': ...}), or where it answers, answer_pos"
             )
-
-
-def check_compiled(model: Any, inside: Any, first: torch.Tensor, other: torch.Tensor) -> None:
-    """Raises:
-    ValueError: a wrapper's values are not those of what it wraps.
-    """
-    if first.shape != other.shape or not torch.allclose(first, other, rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"the {type(model).__name__} gives other values than the {type(inside).__name__} "
-            "inside it, whose heads and neurons are ablated; give the module whose values you want"
-        )

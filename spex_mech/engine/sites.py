@@ -39,6 +39,12 @@ class Layout:
     def read(self, act: Shaped[Tensor, "..."], n_rows: int) -> Float[Tensor, "row pos width"]:
         """The same as ``[row pos width]``."""
         moved = act.movedim(self.row_axis, 0) if self.row_axis else act
+        if len(moved) % n_rows:
+            raise ValueError(
+                f"a module is run on {len(moved)} of the {n_rows} rows of a pass: the model runs "
+                "its rows in parts, of which it is not known which is which; make it run all at "
+                f"once, or give batch_size={len(moved)}"
+            )
         return moved.reshape(n_rows, -1, prod(act.shape[-self.n_features :]))
 
     def write(

@@ -105,7 +105,7 @@ class ModelGame(Game):
             raise ValueError(
                 "compile=True only affects replayed passes; remove replay=False or compile=True"
             )
-        self.model, self.task = unwrapped(model), task
+        self.model, self.task = unwrapped(model, tell=True), task
         check_tokens(self.model, task.prompts)
         sized = architecture_of(self.model, architecture, task.prompts)
         self.components = components_of(sized, components)
@@ -270,6 +270,13 @@ class ModelGame(Game):
         """How often the intact model's routers choose each expert; None: it has no experts."""
         with self._current.as_it_is() as derived:
             return derived.expert_use
+
+    @property
+    def are_blocks_parallel(self) -> bool | None:
+        """Whether the MLP of a layer reads nothing of what the heads of its layer write, which is
+        tried on one prompt; None: no layer has heads and neurons."""
+        with self._current.as_it_is() as derived:
+            return derived.are_blocks_parallel
 
     def attention_patterns(
         self, heads: str | Sequence[str], prompt: int = 0, ablated: str | Sequence[str] = ()

@@ -117,7 +117,7 @@ class TokenGame(Game):
                 f"the task has {len(task.prompts)} prompts; the tokens of one text are the units, "
                 "so give one: task.prompts[:1]"
             )
-        self.model = model = unwrapped(model)
+        self.model = model = unwrapped(model, tell=True)
         self.task, self.device = task, device_of(model)
         self.prompt = task.prompts.to(self.device)
         if self.prompt.inputs:
