@@ -25,7 +25,6 @@ from spex_mech.engine.checks import (
     MakeReplay,
     check_cache,
     check_every_prompt,
-    check_metric,
     check_replay,
     self_test,
 )
@@ -68,11 +67,7 @@ from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
 from spex_mech.engine.references import Activations, References
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.rounding import type_of_output, types_seen
-from spex_mech.engine.rows import (
-    check_nothing_kept,
-    check_whole_pass,
-    warn_if_padding_counts,
-)
+from spex_mech.engine.rows import check_nothing_kept, check_rows
 from spex_mech.engine.running import evaluating, logits_in, one_line
 from spex_mech.engine.sites import (
     Calls,
@@ -212,10 +207,7 @@ class Derived:
         self.setup = self._setup()
         self.plain = PlainEngine(self.setup)
         if not self.watch.is_random:
-            if not callable(asked.metric):  # of others it is told where they read padding
-                warn_if_padding_counts(self.setup)
-            if check_metric(self.setup, callable(asked.metric), asked.rows.limit):
-                check_whole_pass(self.plain)
+            check_rows(self.plain, callable(asked.metric), asked.rows.limit)
         self.passes = "plain: replay=False"
         self._known_of_metric: dict[str, tuple[str, float]] = {}
         self.engine: Engine = self.plain

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from spex_mech.engine.blocks import Blocks
 from spex_mech.engine.called import CannotReplay
+from spex_mech.engine.checks import check_metric
 from spex_mech.engine.device import in_batches, is_out_of_memory, narrowest
 from spex_mech.engine.metrics import KL
 from spex_mech.engine.plain import PlainEngine, Setup
@@ -21,6 +22,25 @@ _LEAST_OTHER = 0.1  # of how far values are apart, by which a row differs
 _SAME, _ROUNDINGS = 0.01, 30
 _KEPT = 0.02  # by which a stream may be off that is made again, of its size
 _PADDED = ("tokens", "attention_mask", "token_types", "corrupted", "target_mask")
+
+
+def check_rows(plain: PlainEngine, own_metric: bool, most_rows: int | None) -> None:
+    """Whether each row of a pass has a value of its own.
+
+    Args:
+        own_metric: the metric is a function of the user's.
+        most_rows: that one pass may have, where the user says so.
+
+    Raises:
+        ValueError: it has not; what makes it so is named.
+
+    Warns:
+        UserWarning: padding counts.
+    """
+    if not own_metric:  # of others it is told where they read padding
+        warn_if_padding_counts(plain.setup)
+    if check_metric(plain.setup, own_metric, most_rows):
+        check_whole_pass(plain)
 
 
 @torch.no_grad()

@@ -250,12 +250,8 @@ class ModelGame(Game):
 
     @property
     def noise_floor(self) -> float:
-        """The size under which an interaction cannot be told from rounding, in the metric's unit.
-
-        The same masks are asked twice, the second time by plain passes that are rounded otherwise,
-        at other places of batches of another size; what a metric of one's own rounds within is
-        added (``engine.noise``).
-        """
+        """The size under which an interaction cannot be told from rounding, in the metric's unit:
+        the same masks are asked twice, rounded otherwise the second time (``engine.noise``)."""
         with self._current.as_it_is() as derived:
             return derived.noise_floor
 
