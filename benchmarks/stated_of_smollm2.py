@@ -84,7 +84,8 @@ def smollm2_heads(rows: Rows) -> Stated:
                 for row in mine.where(what="apart")
             ]
         found |= {f"{task}.{name}": value for name, value in stated.items()}
-    found["audits"] = [of_audit(row) for row in rows.where(what="audit")]
+    if audits := rows.where(what="audit"):
+        found["audits"] = [of_audit(row) for row in audits]
     return found
 
 
@@ -214,7 +215,7 @@ def of_circuit(rows: Rows) -> Stated:
         "circuit.evaluations": f"{whole['evaluations']:,}",
         "circuit.others": str(whole["not_among_largest_singles"]),
         "circuit.faithfulness": [
-            [row["of"], *(text(row[kind]) for kind in kinds)]
+            [row["of"].replace("ours", "the circuit"), *(text(row[kind]) for kind in kinds)]
             for row in rows.where(what="faithfulness")
         ],
     }
