@@ -270,8 +270,8 @@ def test_summary_of_an_audit_and_of_all_pairs() -> None:
     nothing = replace(a_result(), audit=audit | {"cannot_tell": True, "nothing_found": True})
     assert "Nothing was found" in dict(summary(nothing))["What was missed"]
     values, mains = np.ones((1, N_PROMPTS)), -np.ones((2, N_PROMPTS))
-    pair = replace(a_result(), labels=HEADS[:2], units=np.array([[0, 1]]), values=values)
-    pair = replace(pair, main_effects_by_prompt=mains)
+    pair = {"labels": HEADS[:2], "units": np.array([[0, 1]]), "values": values}
+    pair = replace(a_result(), **pair, main_effects_by_prompt=mains)
     assert dict(summary(pair))["What was missed"] == "No pair: all were measured."
 
 
