@@ -106,6 +106,7 @@ def triples(options: Options) -> Iterator[Row]:
     game, pairs = game_on(TASK), map_of(TASK)
     heads = heads_of_the_strongest(pairs, N_HEADS)
     found = measured(game, np.array(list(combinations(heads, 3))), f"smollm2_{TASK}_triples")
+    found = found.take(found.order == 3)  # their pairs were measured on the way
     threes = values_of(found)
     twos = {pair: value for pair, value in values_of(pairs).items() if set(pair) <= set(heads)}
     sizes = {order: np.sort(np.abs([*of.values()]))[::-1] for order, of in ((2, twos), (3, threes))}
