@@ -7,29 +7,31 @@ OR-like: ``I = f(without all and i) - f(without all) - f(without i) + f(N)``.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from spex_mech.arguments import shown, whole
 from spex_mech.discover import discover
+from spex_mech.engine.components import Component, Group
 from spex_mech.games.model_game import ModelGame, with_components
 from spex_mech.masks import MaskBatch
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.partners import Partners
 
+UnitsOf = Sequence[str | Component | Group] | str | Component | Group
 _TRIED = 10  # times as many units by slope as are wanted by single effect
 
 
-def together(game: Any, of: Sequence[str] | str) -> ModelGame:
+def together(game: Any, of: UnitsOf) -> ModelGame:
     """The same game, in which some units are one: ablated together, or not at all.
 
     Args:
         game: a ``ModelGame``.
-        of: their labels. The one unit stands last and is called ``"L9H6 + L9H9"``; a single label
-            stays what it is.
+        of: their labels, or components. The one unit stands last and is called
+            ``"L9H6 + L9H9"``; a single label stays what it is.
 
     Raises:
         ValueError: the game is none of a model, or a label is unknown or stands twice.
@@ -42,7 +44,7 @@ def together(game: Any, of: Sequence[str] | str) -> ModelGame:
     """
     if not isinstance(game, ModelGame):
         raise ValueError(f"units of {shown(game)} cannot be taken together; give a ModelGame")
-    labels = [of] if isinstance(of, str) else list(of)
+    labels = _labels_of(of)
     if not labels:
         raise ValueError("of is empty; give the labels of the units that are taken together")
     gone = [game.components.index(label) for label in labels]
@@ -57,9 +59,23 @@ def together(game: Any, of: Sequence[str] | str) -> ModelGame:
     return with_components(game, game.components[others] + one)
 
 
+def _labels_of(of: Any) -> list[str]:
+    """Labels, or components, as labels.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    single = isinstance(of, str | Component | Group)
+    listed = [of] if single else list(of) if isinstance(of, Iterable) else None
+    known = listed is not None and all(isinstance(u, str | Component | Group) for u in listed)
+    if listed is None or not known:
+        raise ValueError(f"of is {shown(of)}; give labels of units, such as ['L9H6', 'L9H9']")
+    return [unit if isinstance(unit, str) else unit.label for unit in listed]
+
+
 def find_backups(
     game: Any,
-    of: Sequence[str] | str | None = None,
+    of: UnitsOf | None = None,
     k: int = 20,
     *,
     n_strongest: int = 3,
@@ -75,8 +91,9 @@ def find_backups(
     Args:
         game: a ``ModelGame``.
         of: labels of the units that are gone, together. Default: the ``n_strongest`` units of the
-            largest single effects among the ten times as many of largest slope (among all, where
-            there are no slopes), which takes some ``10 * n_strongest`` evaluations more.
+            largest single effects among the ten times as many of largest slope, which takes some
+            ``10 * n_strongest`` evaluations more. Among all, one evaluation each, where there are
+            no slopes, or they are 0 at the intact model, as those of a KL are.
         k: how many units are measured.
         n_strongest: how many units are gone, where ``of`` does not say.
         progress, store: as for ``discover``.
@@ -99,9 +116,9 @@ def find_backups(
     if not isinstance(game, ModelGame):
         raise ValueError(f"backups are of units of a model, and this is {shown(game)}")
     whole("k", k, 1)
-    whole("n_strongest", n_strongest, 1, len(game) - 1)
     spent = 0
     if of is None:
+        whole("n_strongest", n_strongest, 1, max(1, len(game) - 1))
         of, spent = _strongest(game, n_strongest)
     merged = together(game, of)
     n = len(merged)
@@ -120,7 +137,8 @@ def _strongest(game: ModelGame, count: int) -> tuple[list[str], int]:
         slopes = game.evaluate(MaskBatch.of_sets([()], len(game)), slopes=True).slopes
         assert slopes is not None
         by_slope = np.argsort(-abs(slopes[0].mean(axis=0)), kind="stable")
-        tried = np.sort(by_slope[: _TRIED * count])
+        if slopes[0].any() and game.task.metric_name != "kl":  # a KL has rounding alone
+            tried = np.sort(by_slope[: _TRIED * count])
     values = game.evaluate(MaskBatch.of_sets([(), *((int(u),) for u in tried)], len(game))).values
     effects = abs(values[1:].mean(axis=1) - values[0].mean())
     strongest = tried[np.argsort(-effects, kind="stable")[:count]]

@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor
 
 import spex_mech as sm
-from tests.backups import demo_with_backup
+from tests.backups import demo_with_backup, plant_backup
 
 
 def game_of(model: Any, metric: Any = None, **options: Any) -> sm.ModelGame:
@@ -93,6 +93,53 @@ def test_without_slopes_all_are_measured() -> None:
     found = sm.find_backups(game, ["L1H0"], k=1, progress=False)
     assert told(found, "L1H0") == pytest.approx(growth(game, ["L1H0"]))
     assert found.chosen_from == {}
+
+
+def right_logit(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    """Of the tokens that are scored."""
+    right = logits[:, :-1].gather(-1, prompts.tokens[:, 1:, None])[..., 0]
+    return (right * prompts.target_mask[:, :-1]).sum(1) / prompts.target_mask.sum(1)
+
+
+def missed(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    """Flat as long as the model is sure."""
+    right = logits.log_softmax(-1)[:, :-1].gather(-1, prompts.tokens[:, 1:, None])[..., 0]
+    return ((right + 1).clamp(max=0) * prompts.target_mask[:, :-1]).mean(1)
+
+
+@pytest.mark.parametrize(("metric", "strength"), [(right_logit, 4.0), (missed, 1.0)])
+def test_a_unit_that_its_backup_replaces_wholly(metric: Any, strength: float) -> None:
+    """Its own loss changes the metric a little the other way, or not at all."""
+    model = sm.load_model("demo")
+    plant_backup(model, 0, 2, 1, strength)
+    game = game_of(model, metric)
+    found = sm.find_backups(game, "L1H0", k=2, progress=False)
+    assert found["L1H0"] >= 0
+    want = growth(game, ["L1H0"])
+    assert min(want, key=lambda unit: want[unit]) == "L1H2"
+    assert told(found, "L1H0")["L1H2"] == pytest.approx(want["L1H2"], abs=1e-4)
+
+
+def test_the_strongest_by_a_metric_that_is_flat_at_the_intact_model() -> None:
+    """A KL has no slope there; all units alone are measured, more than ten for each wanted."""
+    model = sm.load_model("demo")
+    game = game_of(model, "kl", components="L0H*,L1N[0-9],L1H*")
+    intact = game(np.ones((1, len(game)), bool)).mean()
+    alone = (game(~np.eye(len(game), dtype=bool)).mean(1) - intact).abs()
+    found = sm.find_backups(game, k=1, n_strongest=1, progress=False)
+    named = sm.find_backups(game, game.labels[int(alone.argmax())], k=1, progress=False)
+    assert found.labels == named.labels
+    assert found.cost["evaluations"] - named.cost["evaluations"] == 3 + 1 + len(game)
+
+
+def test_units_may_be_given_as_components_and_games_may_be_small() -> None:
+    model = sm.load_model("demo")
+    game = game_of(model, components=["L0H3", "L1H0"])
+    found = sm.find_backups(game, game.components["L1H0"], progress=False)
+    assert told(found, "L1H0") == pytest.approx(growth(game, ["L1H0"]))
+    assert sm.together(game, game.components[1]).labels == ["L0H3", "L1H0"]
+    with pytest.raises(ValueError, match="no unit is left"):
+        sm.together(game, game.components)
 
 
 @pytest.mark.parametrize(

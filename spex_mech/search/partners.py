@@ -22,8 +22,11 @@ class Partners(Search):
         unit: whose partners are sought.
         k: how many pairs are measured, of those predicted to be strongest.
         slopes: whether the game gives slopes; without, all ``n - 1`` pairs are measured.
-        backups: only of one sign: units that do more once the unit is gone, in the direction in
-            which its loss changes the metric.
+        backups: OR-like ones first: units whose loss goes the same way as that of the unit, taken
+            over the other being there or gone. So a unit is found too whose own loss, as long as
+            its backup is there, changes nothing, or a little the other way.
+
+    Where the slopes do not differ at all, as of a metric that is flat there, all are measured.
 
     Raises:
         ValueError: fewer than two units, or no such unit.
@@ -77,9 +80,13 @@ class Partners(Search):
         if answer.gradients is not None:
             intact, without = answer.gradients.astype(np.float64).mean(axis=1)
             promise = (intact - without)[others]
-            # What backs the unit up compounds its loss, whichever way that goes.
-            direction = np.sign(self.ledger.main_effect(self.unit))
-            promise = promise * direction if self._backups else abs(promise)
+            if not promise.any():
+                self.k = self.n - 1
+                self.ledger.budget = self.ledger.spent + 2 * self.k
+            # The effect of the unit, over the other being there or gone, goes the way of the
+            # interaction where that is OR-like.
+            effect = self.ledger.main_effect(self.unit) + promise / 2
+            promise = promise * effect if self._backups else abs(promise)
             others = others[np.argsort(-promise, kind="stable")]
         pairs = [pair(self.unit, int(other)) for other in others[: self.k]]
         yield from self.ledger.measure(pairs, "measuring likely pairs")
