@@ -97,12 +97,14 @@ def test_without_slopes_all_are_measured() -> None:
 
 def right_logit(logits: Tensor, prompts: sm.Prompts) -> Tensor:
     """Of the tokens that are scored."""
+    assert prompts.target_mask is not None
     right = logits[:, :-1].gather(-1, prompts.tokens[:, 1:, None])[..., 0]
     return (right * prompts.target_mask[:, :-1]).sum(1) / prompts.target_mask.sum(1)
 
 
 def missed(logits: Tensor, prompts: sm.Prompts) -> Tensor:
     """Flat as long as the model is sure."""
+    assert prompts.target_mask is not None
     right = logits.log_softmax(-1)[:, :-1].gather(-1, prompts.tokens[:, 1:, None])[..., 0]
     return ((right + 1).clamp(max=0) * prompts.target_mask[:, :-1]).mean(1)
 
