@@ -53,7 +53,7 @@ def together(game: Any, of: UnitsOf) -> ModelGame:
     others = [unit for unit in range(len(game)) if unit not in gone]
     if not others:
         raise ValueError(f"no unit is left beside {', '.join(labels)}")
-    one = game.components[gone]
+    one = game.components[sorted(gone)]  # so that it has one name, however they are listed
     if len(gone) > 1:
         one = one.group(" + ".join(one.labels))
     return with_components(game, game.components[others] + one)
