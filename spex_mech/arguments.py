@@ -286,22 +286,23 @@ def same_order(name: str, labels: Any, other_name: str, other: Any, cure: str) -
 
 
 def same_rows(**tables: Any) -> None:
-    """Two tables or columns of the same rows.
+    """Tables or columns of the same rows, the others beside the first.
 
     Raises:
         ValueError: pandas' labels of the rows stand in another order.
 
     >>> same_rows(x=np.zeros((3, 2)), y=[1, 2, 3])
     """
-    (first, one), (second, other) = tables.items()
-    same_order(
-        f"the index of {first}",
-        labels_of(one, "index"),
-        f"that of {second}",
-        labels_of(other, "index"),
-        f"rows are paired by position: give {second}.loc[{first}.index], or .to_numpy() of both "
-        "where the rows belong together as they are",
-    )
+    (first, one), *beside = tables.items()
+    for second, other in beside:
+        same_order(
+            f"the index of {first}",
+            labels_of(one, "index"),
+            f"that of {second}",
+            labels_of(other, "index"),
+            f"rows are paired by position: give {second}.loc[{first}.index], or .to_numpy() of "
+            "both where the rows belong together as they are",
+        )
 
 
 def _default(labels: Sequence[Any]) -> bool:

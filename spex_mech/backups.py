@@ -93,7 +93,7 @@ def find_backups(
         of: labels of the units that are gone, together. Default: the ``n_strongest`` units of the
             largest single effects among the ten times as many of largest slope, which takes some
             ``10 * n_strongest`` evaluations more. Among all, one evaluation each, where there are
-            no slopes, or they are 0 at the intact model, as those of a KL are.
+            no slopes, or they are under the noise floor, as those of a KL are.
         k: how many units are measured.
         n_strongest: how many units are gone, where ``of`` does not say.
         progress, store: as for ``discover``.
@@ -137,7 +137,7 @@ def _strongest(game: ModelGame, count: int) -> tuple[list[str], int]:
         slopes = game.evaluate(MaskBatch.of_sets([()], len(game)), slopes=True).slopes
         assert slopes is not None
         by_slope = np.argsort(-abs(slopes[0].mean(axis=0)), kind="stable")
-        if slopes[0].any() and game.task.metric_name != "kl":  # a KL has rounding alone
+        if abs(slopes[0]).max() > game.noise_floor:  # those of a KL are rounding alone
             tried = np.sort(by_slope[: _TRIED * count])
     values = game.evaluate(MaskBatch.of_sets([(), *((int(u),) for u in tried)], len(game))).values
     effects = abs(values[1:].mean(axis=1) - values[0].mean())

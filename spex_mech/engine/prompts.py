@@ -103,8 +103,7 @@ class Prompts:
         has_tokens: bool = True,
     ) -> None:
         given = _Given.of(tokens if has_tokens else None, inputs)
-        for name, value in (("wrong_answers", wrong_answers), ("clusters", clusters)):
-            same_rows(**{"answers": answers, name: value})
+        same_rows(answers=answers, wrong_answers=wrong_answers, clusters=clusters)
         tokens, n_prompts = given.tokens, len(given.tokens)
         attention_mask = given.attention_mask if attention_mask is None else attention_mask
         token_types = given.token_types if token_types is None else token_types
@@ -171,7 +170,10 @@ class Prompts:
         Warns:
             UserWarning: an answer goes on with a prompt's last word, as no space begins it.
         """
-        texts = _paired(texts, answers, wrong_answers, continuations, corrupted, clusters)
+        beside = {"answers": answers, "wrong_answers": wrong_answers, "corrupted": corrupted}
+        beside |= {"continuations": continuations, "clusters": clusters}
+        same_rows(texts=texts, **beside)
+        texts = _texts("texts", texts, None)
         encode, targets = encoder(tokenizer), None
         if answers is wrong_answers is continuations is None:  # as a classifier reads a text
             encode = lambda text: without_second_begin(  # noqa: E731
@@ -336,21 +338,6 @@ def _is_of_tokens(tokens: Tensor, name: str, value: Tensor) -> bool:
     """Whether an input says something of each token, as ``position_ids`` do."""
     is_whole = not value.is_floating_point() and not name.startswith("decoder")
     return is_whole and value.shape == tokens.shape
-
-
-def _paired(texts: Any, *beside: Any) -> list[str]:
-    """The texts of prompts.
-
-    Args:
-        beside: what else is given of each prompt, as ``from_text`` takes it.
-
-    Raises:
-        ValueError: they are no texts, or columns of pandas have their rows in another order.
-    """
-    names = ("answers", "wrong_answers", "continuations", "corrupted", "clusters")
-    for name, value in zip(names, beside, strict=True):
-        same_rows(**{"texts": texts, name: value})
-    return _texts("texts", texts, None)
 
 
 def _texts(name: str, given: Any, n: int | None) -> list[str]:

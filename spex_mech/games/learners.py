@@ -368,8 +368,7 @@ def _check_order(
     ValueError: pandas' labels of rows or columns that belong together are in another order.
     """
     same_columns(**{name: x, f"{name}_test": x_test})
-    same_rows(**{name: x, "y": y})
-    same_rows(**{name: x, "sample_weight": sample_weight})
+    same_rows(**{name: x, "y": y, "sample_weight": sample_weight})
     same_rows(**{f"{name}_test": x_test, "y_test": y_test})
 
 
