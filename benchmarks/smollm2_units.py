@@ -1,14 +1,14 @@
 """All 46,350 heads and neurons of SmolLM2-135M: which of the strongest pairs a search measures.
 
-    python -m benchmarks.smollm2_units --only sets       # the truth, half an hour, once
-    python -m benchmarks.smollm2_units --only searches   # ten minutes on one core
+    python -m benchmarks.smollm2_units --only sets       # the truth, an hour, once
+    python -m benchmarks.smollm2_units --only searches   # 20 minutes on one core
 
 Nobody can measure 1.07 billion pairs here. ``sets`` measures all 3,160 pairs among 80 units, for
 two choices of these 80: by attribution (the slope of the gate) at the intact model, and by the mean
 size of the slope with half of all units ablated, where backups are at work. ``searches`` runs SPEX
 and says what share of the true top 50 and 100 of each set it measured. The prompts are the first 8
-of indirect object identification in ``map_tasks.py``. What is stopped goes on from its store in the
-folder of temporary files. Writes ``truth/smollm2_units_*.npz`` and ``results/smollm2_units.json``.
+of two tasks of ``map_tasks.py``. What is stopped goes on from its store in the folder of temporary
+files. Writes ``truth/smollm2_units_*.npz`` and ``results/smollm2_units.json``.
 """
 
 from collections.abc import Iterator
@@ -25,22 +25,24 @@ from benchmarks.games import pairs_of, recall, strongest
 from benchmarks.map_tasks import map_task
 
 N_PROMPTS, N_UNITS, N_HALVES = 8, 80, 16
+TASKS = ("ioi", "capitals")
 SETS = ("attribution", "half")
 BUDGETS = (600, 1200)
 KS = (50, 100)
 
 
-def file_of(chosen: str) -> Path:
+def file_of(task: str, chosen: str) -> Path:
     """The file of all pairs of one set of units."""
-    return HERE / "truth" / f"smollm2_units_ioi_{chosen}.npz"
+    return HERE / "truth" / f"smollm2_units_{task}_{chosen}.npz"
 
 
-def game_of(options: Options) -> sm.ModelGame:
-    """The model's heads and neurons."""
+def games(options: Options) -> Iterator[tuple[str, sm.ModelGame]]:
+    """Each task, with the model's heads and neurons as its units."""
     options.must_be_full()
     model = sm.load_model(sm.models.SMOLLM2)
-    searched, _ = map_task("ioi", model).split(N_PROMPTS)
-    return sm.ModelGame(model, searched, "heads+neurons")
+    for task in TASKS:
+        searched, _ = map_task(task, model).split(N_PROMPTS)
+        yield task, sm.ModelGame(model, searched, "heads+neurons")
 
 
 def units_of(chosen: str, game: sm.ModelGame) -> np.ndarray:
@@ -55,35 +57,41 @@ def units_of(chosen: str, game: sm.ModelGame) -> np.ndarray:
 
 def sets(options: Options) -> Iterator[Row]:
     """Measure all pairs of each set whose file is not there yet."""
-    game = game_of(options)
-    for chosen in SETS:
-        if not file_of(chosen).exists():
-            pairs = np.array(list(combinations(units_of(chosen, game), 2)))
-            store = Path(gettempdir()) / f"smollm2_units_{chosen}.sqlite"
-            found = sm.measure(game, pairs, store=store, masks_per_batch=game.masks_per_batch)
-            found.about["benchmark"] = provenance()
-            found.save(file_of(chosen))
-        found = sm.Interactions.load(file_of(chosen))
-        sizes = np.sort(abs(found.mean))[::-1]
-        named = np.unique(found.units[:, :2])
-        row: Row = {"task": "ioi", "set": chosen, "units": len(named), "pairs": len(found)}
-        row["heads"] = sum(found.unit_table.kinds[unit] == "head" for unit in named)
-        yield row | {f"size_of_{k}th": float(sizes[k - 1]) for k in (1, 10, 100)}
+    for task, game in games(options):
+        for chosen in SETS:
+            found = pairs_among(game, task, chosen)
+            sizes = np.sort(abs(found.mean))[::-1]
+            named = np.unique(found.units[:, :2])
+            row: Row = {"task": task, "set": chosen, "units": len(named), "pairs": len(found)}
+            row["heads"] = sum(found.unit_table.kinds[unit] == "head" for unit in named)
+            yield row | {f"size_of_{k}th": float(sizes[k - 1]) for k in (1, 10, 100)}
+
+
+def pairs_among(game: sm.ModelGame, task: str, chosen: str) -> sm.Interactions:
+    """All pairs of a set, from its file where there is one."""
+    file = file_of(task, chosen)
+    if not file.exists():
+        pairs = np.array(list(combinations(units_of(chosen, game), 2)))
+        store = Path(gettempdir()) / f"smollm2_units_{task}.sqlite"  # sets share pairs
+        found = sm.measure(game, pairs, store=store, masks_per_batch=game.masks_per_batch)
+        found.about["benchmark"] = provenance()
+        found.save(file)
+    return sm.Interactions.load(file)
 
 
 def searches(options: Options) -> Iterator[Row]:
     """SPEX at two budgets, untouched, judged by each set."""
-    game = game_of(options)
-    truths = {chosen: strongest(sm.Interactions.load(file_of(chosen))) for chosen in SETS}
-    for budget in BUDGETS:
-        found = sm.discover(game, budget=budget, seed=0, progress=False)
-        have, sizes = pairs_of(found), np.sort(abs(found.mean))[::-1]
-        row: Row = {"task": "ioi", "budget": budget, "seconds": found.cost["seconds"]}
-        row |= {"evaluations": found.cost["evaluations"], "measured": len(have)}
-        row["size_of_100th"] = float(sizes[99])
-        for chosen, truth in truths.items():
-            row |= {f"{chosen}@{k}": recall(have, truth, k) for k in KS}
-        yield row | {"audit": found.audit}
+    for task, game in games(options):
+        for budget in BUDGETS:
+            found = sm.discover(game, budget=budget, seed=0, progress=False)
+            have, sizes = pairs_of(found), np.sort(abs(found.mean))[::-1]
+            row: Row = {"task": task, "budget": budget, "seconds": found.cost["seconds"]}
+            row |= {"evaluations": found.cost["evaluations"], "measured": len(have)}
+            row["size_of_100th"] = float(sizes[99])
+            for chosen in SETS:
+                truth = strongest(sm.Interactions.load(file_of(task, chosen)))
+                row |= {f"{chosen}@{k}": recall(have, truth, k) for k in KS}
+            yield row | {"audit": found.audit}
 
 
 PARTS = {"sets": sets, "searches": searches}
