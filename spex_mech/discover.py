@@ -6,6 +6,7 @@ What is asked of a game, and how the answers go back, is in ``driver``.
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import nn
 
-from spex_mech.arguments import one_of, share, shown, switch, whole
+from spex_mech.arguments import kind_of, one_of, share, shown, switch, whole
 from spex_mech.driver import SMALLEST, Rounding
 from spex_mech.engine.device import is_gpu
 from spex_mech.engine.task import Task
@@ -109,14 +110,16 @@ def discover(
         progress: show a progress bar once it takes more than a few seconds.
         store: a file that keeps every evaluation (``runs.store``). The same call with it goes on
             where it was killed, and ends with the same result bit for bit on the same machine;
-            the call of a finished search returns its result at once. Another search on the same
-            game (other method, budget or seed) reuses every evaluation. The store is of one game,
-            by ``describe()`` and ``identity()`` of the game: hashes of weights, prompts, metric,
-            references, versions. Of a plain function, code and captured data are hashed. What no
-            hash sees (a setting in an object, a file, a hook) is found by asking three masks again
-            at each opening, before a finished result too: other values are refused. ``cost`` then
-            has ``reused``, the evaluations that other searches had left, and ``checks``, those of
-            an opening, which are not of the budget; its seconds are those of all sittings.
+            the call of a finished search returns its result at once; where the search or its proxy
+            is of one's own, whose code is not hashed, it is worked out again from what is kept.
+            Another search on the same game (other method, budget or seed) reuses every evaluation.
+            The store is of one game, by ``describe()`` and ``identity()`` of the game: hashes of
+            weights, prompts, metric, references, versions. Of a plain function, code and captured
+            data are hashed. What no hash sees (a setting in an object, a file, a hook) is found by
+            asking three masks again at each opening, before a finished result too: other values are
+            refused. ``cost`` then has ``reused``, the evaluations that other searches had left, and
+            ``checks``, those of an opening, which are not of the budget; its seconds are those of
+            all sittings.
         workers: how many processes compute (``runs.workers``), one per GPU or CPU core. Then
             ``game`` is a function that makes it, such as a ``GameFactory``. The result does not
             depend on their number.
@@ -132,7 +135,7 @@ def discover(
             ("distilled", "trees", a ``Proxy`` of one's own, or a **smaller game of
             the same units**, such as a ``TokenGame`` of a student model with the same tokenizer)
             and ``masks`` ("near" the intact model, or "half": complement pairs that ablate half of
-            the units).
+            the units). A search or a proxy of one's own stays as it is: a copy of it is used.
 
     A game that has slopes (``Game.has_slopes``) is asked for them too. One with a ``noise_floor``
     says what its values cannot resolve; of any other it is what their type or
@@ -245,7 +248,7 @@ def prepared(
                 "budget=, order=, seed= and others"
             )
         about = {"method": method.name or type(method).__name__}
-        own = lambda: AskAgain(method, DEFAULTS.min_again)  # noqa: E731
+        own = lambda: AskAgain(_copy_of(method), DEFAULTS.min_again)  # noqa: E731
         return own, about, {"method": method}
     one_of("method", method, METHODS)
     if unknown := options.keys() - set(METHODS[method]):
@@ -306,7 +309,8 @@ def _strategy(
 ) -> CandidateSource:
     if method == "spex":
         return Spex(**_known("gradients", _has_slopes(game, options, about), options))
-    proxy = proxy_named(options.pop("proxy", "distilled"), seed, game)
+    given = options.pop("proxy", "distilled")
+    proxy = given if isinstance(given, Student) else proxy_named(given, seed, game)
     reads = proxy.reads_slopes
     if options.get("gradients") and not reads:
         raise ValueError(f"gradients=True, but the proxy {name_of(proxy)} reads no gradients")
@@ -385,10 +389,13 @@ def _known(name: str, value: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def proxy_named(proxy: Any, seed: int, game: Game) -> Proxy:
-    """A proxy by its name, or the user's own as it is.
+    """A proxy by its name, or a copy of the user's own.
 
     Raises:
         ValueError: no proxy has this name, or the object lacks a method.
+
+    Warns:
+        UserWarning: the user's own cannot be copied.
     """
     if isinstance(proxy, str):
         if proxy in ("distilled", "gp"):
@@ -398,7 +405,25 @@ def proxy_named(proxy: Any, seed: int, game: Game) -> Proxy:
         raise ValueError(
             f"unknown proxy {proxy!r}; choose one of distilled (gp), trees, or your own"
         )
-    return as_proxy(proxy)
+    return as_proxy(_copy_of(proxy))
+
+
+def _copy_of(given: Any) -> Any:
+    """A copy of a proxy, or of a search, of the user's own: what a call has it learn is in no other
+    call with the same object.
+
+    Warns:
+        UserWarning: it cannot be copied, and is taken itself.
+    """
+    try:
+        return deepcopy(given)
+    except Exception as error:  # whatever its attributes raise
+        warn(
+            f"{kind_of(given)} is used itself, as it cannot be copied ({error}): a second call "
+            "with it begins with what this one made of it, and changes what this one returned; "
+            "give each call an object of its own"
+        )
+        return given
 
 
 def _device(game: Game) -> str:
@@ -601,8 +626,11 @@ def _searched(
     """The result of a search, driven to its end, or as a store has it from an earlier call."""
     with how.session(game, ending=ending) as session:
         run = session.run(identity)
-        # The code of a user's own search is not hashed: its evaluations are used, its result not.
-        own = isinstance(identity["method"], Search)
+        # The code of a user's own search or proxy is not hashed: its evaluations are used, its
+        # result not.
+        own = isinstance(identity["method"], Search) or not isinstance(
+            identity.get("proxy", ""), str | Game
+        )
         if run is not None and not own and (finished := run.result()) is not None:
             return finished
         search, rounding = make(), Rounding()

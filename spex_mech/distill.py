@@ -24,7 +24,7 @@ from spex_mech.masks import Set
 from spex_mech.notices import warn
 from spex_mech.proxies.seen import Seen
 from spex_mech.proxies.table import CompleteTable
-from spex_mech.proxy import Proxy, as_proxy
+from spex_mech.proxy import Proxy, as_proxy, own_of
 from spex_mech.runs.session import RunSettings
 from spex_mech.search.proxyspex import r_squared
 from spex_mech.search.random_masks import EvaluateOnly, complementary_masks
@@ -43,7 +43,8 @@ class Distillation:
     """A proxy of a game, and how well it does.
 
     Args:
-        proxy: the small model, fitted: a ``Proxy``, or the object with its methods that was given.
+        proxy: the small model, fitted: a ``Proxy``, or an object with its methods; of one that was
+            given, a copy.
         labels: the name of each unit.
         r2: of the prompt mean, on masks that it did not learn from; 1.0 where it knows every mask;
             None where all values are alike, or no mask could be held out.
@@ -183,7 +184,8 @@ def distill(
     Args:
         game: as for ``discover``.
         budget: evaluations: masks in all.
-        proxy: "distilled", "trees" (needs the extra ``trees``) or a ``Proxy`` of one's own.
+        proxy: "distilled", "trees" (needs the extra ``trees``) or a ``Proxy`` of one's own, which
+            stays as it is: a copy is fitted.
         seed: of masks and proxy.
         n, labels, vectorized, progress, store, workers, address, masks_per_batch, timeout: as for
             ``discover``.
@@ -311,8 +313,7 @@ def _fitted(
         learned, held = np.arange(len(masks)), np.zeros(len(masks), dtype=bool)
     fitted.fit(narrow[learned], values[learned])
     r2 = r_squared(narrow[held], values[held], fitted) if held.any() else None
-    own = fitted if isinstance(proxy, str) else proxy
-    return Distillation(own, labels, r2, len(learned), cost, Seen(masks[learned]))
+    return Distillation(own_of(fitted), labels, r2, len(learned), cost, Seen(masks[learned]))
 
 
 def _told_apart(masks: Bool[np.ndarray, "mask unit"], labels: Sequence[str]) -> Seen:

@@ -156,6 +156,11 @@ def name_of(proxy: Proxy) -> str:
     return proxy.name or type(proxy).__name__
 
 
+def own_of(proxy: Proxy) -> Any:
+    """What :func:`as_proxy` was given."""
+    return proxy.own if isinstance(proxy, _Foreign) else proxy
+
+
 def as_proxy(proxy: Any) -> Proxy:
     """A proxy as it is, or an object of one's own with ``fit``, ``predict`` and ``propose`` as one.
 

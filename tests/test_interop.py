@@ -260,6 +260,18 @@ def test_distill_refuses() -> None:
         sm.distill(game, 60, "forest")
 
 
+def test_one_proxy_may_be_distilled_twice() -> None:
+    """The second fit once changed what the first had returned, without a word."""
+    proxy, masks = Quadratic(), halves(20, 12, 1)
+    first = sm.distill(planted_game(12, 3, 0), 120, proxy, progress=False)
+    before = first.predict(masks).copy()
+    second = sm.explain(masks, masks[:, 0].double(), proxy)
+    np.testing.assert_array_equal(first.predict(masks), before)
+    assert isinstance(first.proxy, Quadratic) and first.proxy is not second.proxy
+    assert not np.array_equal(second.predict(masks), before)
+    assert not hasattr(proxy, "weights")  # what was given stays as it was
+
+
 def test_distill_a_constant_and_a_small_game() -> None:
     constant = sm.distill(lambda masks: torch.ones(len(masks)), 60, n=30, progress=False)
     assert constant.r2 is None and np.ptp(constant.predict(np.ones((2, 30), dtype=bool))) == 0

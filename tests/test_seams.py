@@ -1,6 +1,7 @@
 """What a user brings: a game, a search of their own."""
 
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,9 +36,10 @@ class Product(sm.Game):
 class FirstPairs(sm.Search):
     """The pairs of unit 0, in one question."""
 
+    told: ClassVar[list[int]] = []  # masks of each answer; a copy of the search is driven
+
     def __init__(self, n: int) -> None:
         self.n, self.planned = n, 2 * n
-        self.asked = 0
         self.values: np.ndarray | None = None
 
     def ask(self) -> Question | None:
@@ -49,7 +51,7 @@ class FirstPairs(sm.Search):
         return Question(masks, stage="first pairs")
 
     def tell(self, values: np.ndarray, gradients: np.ndarray | None = None) -> None:
-        self.asked += len(values)
+        self.told.append(len(values))
         self.values = values
 
     def findings(self) -> Findings:
@@ -128,11 +130,13 @@ def test_a_search_of_ones_own(tmp_path: Path) -> None:
 
     game = as_game(function, 6)
     search = FirstPairs(6)
+    FirstPairs.told.clear()
     found = sm.discover(game, method=search, progress=False)
     want = sm.discover(game, method="exhaustive", progress=False)
     assert found.value("0", "3") == pytest.approx(want.value("0", "3"))
     assert found.about["method"] == "FirstPairs" and found.about["first"]
-    assert search.asked == 12 and found.cost["evaluations"] == 20  # 8 are asked again
+    assert FirstPairs.told == [12] and search.values is None
+    assert found.cost["evaluations"] == 20  # 8 are asked again
     # q-values count all that the search says it could choose from.
     alone = sm.measure(game, found.names, progress=False)
     assert found.n_choices == 1000 and alone.n_choices == 5
@@ -142,11 +146,34 @@ def test_a_search_of_ones_own(tmp_path: Path) -> None:
 
     store = tmp_path / "run.sqlite"
     kept = sm.discover(game, method=FirstPairs(6), store=store, progress=False)
-    again = FirstPairs(6)
-    assert sm.discover(game, method=again, store=store, progress=False).values.tolist() == (
-        kept.values.tolist()
-    )
-    assert again.asked == 12  # its code may have changed, so that it runs again, on kept values
+    FirstPairs.told.clear()
+    again = sm.discover(game, method=FirstPairs(6), store=store, progress=False)
+    assert again.values.tolist() == kept.values.tolist()
+    assert FirstPairs.told == [12]  # its code may have changed: it runs again, on kept values
+
+
+def test_one_search_of_ones_own_is_used_for_two_games() -> None:
+    """The second call once returned what the first game had said."""
+    search = FirstPairs(6)
+    for size in (1.0, -2.0):
+        planted = lambda masks, size=size: size * (~masks[:, [0, 2]]).all(dim=1).double()  # noqa: E731
+        found = sm.discover(planted, search, n=6, progress=False)
+        assert found.value("0", "2") == size and found.cost["evaluations"] > 12
+
+
+class Locked(FirstPairs):
+    """Holds what no copy can be made of."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.lock = Lock()
+
+
+def test_a_search_that_cannot_be_copied_is_used_itself_with_a_warning() -> None:
+    search = Locked(6)
+    with pytest.warns(UserWarning, match=r"a Locked is used itself, as it cannot be copied .*lock"):
+        sm.discover(lambda masks: masks.double().sum(1), search, n=6, progress=False)
+    assert search.values is not None
 
 
 SIZES = np.random.default_rng(0).normal(size=(6, 6))

@@ -217,6 +217,66 @@ def test_a_search_is_told_by_its_proxy_and_its_student_too(tmp_path: Path) -> No
     assert not np.array_equal(ones.units, twos.units)
 
 
+class Says(sm.Proxy):
+    """Predicts nothing, and proposes the pairs of one unit, which its class says."""
+
+    unit = 0
+
+    def __init__(self) -> None:
+        self.fitted = 0
+
+    def fit(self, masks: np.ndarray, values: np.ndarray) -> None:
+        self.n, self.mean, self.fitted = masks.shape[1], float(values.mean()), self.fitted + 1
+
+    def predict(self, masks: np.ndarray) -> np.ndarray:
+        return np.full(len(masks), self.mean)
+
+    def propose(self, k: int, order: int = 2) -> list[tuple[tuple[int, ...], float]]:
+        others = [u for u in range(self.n) if u != self.unit]
+        return [(tuple(sorted((self.unit, u))), 1.0) for u in others][:k]
+
+
+@pytest.mark.filterwarnings("ignore:.*asks for other masks than before")
+def test_a_finished_search_of_a_proxy_whose_code_changed_is_worked_out_again(
+    tmp_path: Path,
+) -> None:
+    """It was once returned as the earlier code had left it."""
+    store, options = tmp_path / "run.sqlite", {"method": "proxyspex", "budget": 150}
+
+    class Changed(Says):
+        unit = 9
+
+    Changed.__module__, Changed.__qualname__ = Says.__module__, Says.__qualname__
+    before = run(Watched(), store, **options, proxy=Says())
+    after = run(Watched(), store, **options, proxy=Changed())
+    alone = run(Watched(), None, **options, proxy=Changed())
+    assert after.names == alone.names != before.names
+    np.testing.assert_array_equal(after.values, alone.values)
+
+
+def test_a_search_goes_on_with_the_proxy_that_an_interrupt_left(tmp_path: Path) -> None:
+    """What the proxy had learned once made the second call another search."""
+    store, options = tmp_path / "run.sqlite", {"method": "proxyspex", "budget": 150}
+    proxy = Says()
+    alone = run(Watched(), None, **options, proxy=Says())
+    asked = 0
+
+    class Stopped(Watched):
+        def __call__(self, masks: Tensor) -> Tensor:
+            nonlocal asked
+            asked += len(masks)
+            if asked > 140:
+                raise KeyboardInterrupt
+            return super().__call__(masks)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Stopped(), store, **options, proxy=proxy)
+    assert not proxy.fitted
+    again = run(Watched(), store, **options, proxy=proxy)
+    np.testing.assert_array_equal(again.values, alone.values)
+    assert again.cost["reused"] == 0  # of another search
+
+
 def test_gradients_are_reused_and_kept_apart_from_values(tmp_path: Path) -> None:
     store = tmp_path / "run.sqlite"
     first = run(Watched(gradients=True), store, budget=140)

@@ -30,6 +30,7 @@ from spex_mech.runs import marks
 from spex_mech.runs import store as stores
 from spex_mech.runs.contents import contents, export
 from spex_mech.runs.store import opened
+from spex_mech.search.exhaustive import Exhaustive
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, kills and locks as POSIX does")
 ROOT = Path(__file__).parents[1]
@@ -479,6 +480,22 @@ def test_a_finished_result_is_read_from_where_nothing_can_be_written(
     with pytest.raises(PermissionError, match="the store cannot be written"):
         run(store, 420)
     assert store.read_bytes() == before and beside(tmp_path) == {"run.db"}
+
+
+def test_a_finished_search_of_ones_own_is_worked_out_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It once ended with an error, after everything was worked out again."""
+    store, options = tmp_path / "run.db", {"n": 6, "progress": False}
+
+    def both(masks: Tensor) -> Tensor:
+        return (~masks[:, :2]).all(dim=1).double()
+
+    first = sm.discover(both, Exhaustive(6), store=store, **options)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        again = sm.discover(both, Exhaustive(6), store=store, **options)
+    assert np.array_equal(first.values, again.values)
 
 
 def test_a_store_of_the_first_format_is_brought_up_to_date(tmp_path: Path) -> None:

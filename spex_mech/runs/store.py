@@ -616,7 +616,8 @@ class Run:
     def finish(self, found: Interactions) -> Interactions:
         """Keep the result; it comes back as a later call will give it."""
         data = to_bytes(found)
-        if len(data) < _MOST_BLOB:  # a larger one is worked out again, from what was evaluated
+        # A larger one is worked out again, from what was evaluated.
+        if self.store.holder is not None and len(data) < _MOST_BLOB:
             with self.store.transaction():
                 self._write("UPDATE searches SET result = ? WHERE id = ?", data, self.number)
         return from_bytes(data)
