@@ -108,6 +108,23 @@ def test_a_copy_without_what_is_beside_it_says_so(tmp_path: Path) -> None:
     assert run(tmp_path / "whole.db")[0] == 0
 
 
+def test_behind_a_link_what_is_beside_the_file_counts(tmp_path: Path) -> None:
+    """It was once looked for beside the link: a killed run was said to be lost, and what another
+    run had left was carried into the file, which spoilt it."""
+    (tmp_path / "disk").mkdir()
+    store, link = tmp_path / "disk" / "run.db", tmp_path / "link.db"
+    link.symlink_to(store)
+    killed(link)
+    assert beside(tmp_path / "disk") == {"run.db", "run.db-wal", "run.db.holder"}
+    assert "belongs to it, so copy both" in contents(link) and "not finished" in contents(link)
+    assert 0 < run(link)[0] < 400 - 100 and beside(tmp_path) == {"disk", "link.db"}
+    shutil.copy(store, tmp_path / "backup.db")
+    killed(link, budget=600)
+    shutil.copy(tmp_path / "backup.db", store)
+    with pytest.raises(ValueError, match=r"run\.db-wal does not belong to this run\.db, and would"):
+        run(link, 600)
+
+
 @pytest.mark.parametrize("when", ["after another run", "in the middle of the same run"])
 def test_a_backup_beside_what_is_newer_is_refused_and_not_spoilt(when: str, tmp_path: Path) -> None:
     store, backup = tmp_path / "run.db", tmp_path / "backup.db"

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from spex_mech.arguments import file_of
 from spex_mech.masks import MaskBatch
 from spex_mech.results.files import write_whole
 from spex_mech.runs import marks
 from spex_mech.runs.holder import is_held, words_of
-from spex_mech.runs.store import check_format, explained, unpacked
+from spex_mech.runs.store import check_format, explained, place_of, unpacked
 from spex_mech.search.contract import cost_of_mask
 
 
@@ -33,7 +32,7 @@ def contents(path: str | os.PathLike[str]) -> str:
         BlockingIOError: a run has just begun to fill it, so that there is nothing to show yet.
         ValueError: it is no store, a damaged one, or a copy without the ``-wal`` that it needs.
     """
-    path = Path(os.path.abspath(file_of("store", path)))
+    path = place_of(path)
     with _opened(path) as file:
         game = _identity(file, path)
         lines = [f"{path}: {_counts(file)}", f"game: {_game_words(game)}"]
@@ -76,7 +75,7 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
             store or a circuit.
         OSError: it cannot be written.
     """
-    path = Path(os.path.abspath(file_of("store", path)))
+    path = place_of(path)
     with _opened(path) as file:
         n = int(_identity(file, path)["n_units"])
         rows: dict[bytes, np.ndarray] = {}
@@ -97,7 +96,7 @@ def evaluations_in(path: str | os.PathLike[str]) -> int:
     Raises:
         ValueError: it is no store, or is damaged.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))
     if not os.path.isfile(path):
         return 0
     with _opened(path) as file:

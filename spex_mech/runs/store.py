@@ -146,7 +146,7 @@ def opened(
         BlockingIOError: another process holds it.
         OSError: the file cannot be written.
     """
-    path = Path(os.path.abspath(file_of("store", path)))  # wherever the game goes meanwhile
+    path = place_of(path)  # wherever the game goes meanwhile
     if (length := len(os.fsencode(path.name))) > _LONGEST:
         raise ValueError(
             f"the store's name {path.name[:20]}... has {length} bytes; give one of at most "
@@ -183,6 +183,15 @@ def opened(
                 connection.close()
     finally:
         holder.release()
+
+
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """Where a store is, behind links: what SQLite keeps beside it is there.
+
+    Raises:
+        ValueError: the path is none.
+    """
+    return Path(os.path.realpath(file_of("store", path)))
 
 
 def _never_closed(connection: sqlite3.Connection) -> None:
