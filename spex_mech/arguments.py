@@ -131,14 +131,14 @@ def path_of(name: str, value: Any) -> Path:
     """A path, with ``~`` as the home folder.
 
     Raises:
-        ValueError: it is no path, is empty, or names memory and no file.
+        ValueError: it is no path, is empty, or names memory or an address and no file.
     """
     if isinstance(value, bool | bytes) or not isinstance(value, str | os.PathLike):
         raise ValueError(f"{name} is {shown(value)}; it must be a path, such as 'out/run.sqlite'")
     text = os.fspath(value)
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ValueError(f"{name} is {shown(text)}; it must be a path that can be written")
-    if text.startswith((":memory:", "file:")):
+    if text.startswith((":memory:", "file:")) or "://" in text:
         raise ValueError(f"{name} is {text!r}, which is no file; give the path of a file")
     try:
         return Path(text).expanduser()

@@ -157,6 +157,8 @@ def _check_path(name: str | Path) -> None:
     """Raises:
     ValueError: no file system can have it.
     """
+    if "://" in str(name):
+        raise ValueError(f"could not load {str(name)[:60]!r}, which is an address ({_CURE})")
     try:
         path_of("model", text_of("model", name, "demo")).is_dir()
     except OSError as error:

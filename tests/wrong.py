@@ -48,7 +48,7 @@ def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
         )  # fmt: skip
     for value in ("x", -1, 2.5, None):
         yield f"top({value!r})", f"k is {value!r}", lambda v=value: found.top(v)
-    for value in ("", " ", True, b"a", ":memory:", 3, folder):
+    for value in ("", " ", True, b"a", ":memory:", "sqlite:///a.db", "s3://a/b", 3, folder):
         yield f"store={value!r}", "store", lambda v=value: search(store=v)
         yield f"save({value!r})", "path", lambda v=value: found.save(v)
     for value, text in (
@@ -79,6 +79,7 @@ def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
             ("/proc/nothing/x", "/proc/nothing/x"),
         ):  # fmt: skip
             yield f"{name} {path}", text, lambda c=call, p=path: c(p)
+    yield "address", "which is an address", lambda: sm.load_model("https://a/b")
     yield "~ of nobody", "no such home folder", lambda: search(store="~nobody-here/x")
     yield "distill budget", "budget is 'x'", lambda: sm.distill(pair, "x", n=4)
     yield "confirm k", "k is 'x'", lambda: sm.confirm(found, pair, k="x")
