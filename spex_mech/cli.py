@@ -185,7 +185,10 @@ def _add_demo(commands: Any) -> None:
 
 _BRIDGE = "load it as a TransformerBridge"
 _PRECISION = "float32 (the model's own types; the default), tf32 or bfloat16, for GPUs"
-_METRIC = "instead of the task's: logit_diff, prob_diff, log_prob, loss, kl, or module:function"
+_METRIC = (
+    "instead of the task's: logit_diff, prob_diff, log_prob, loss, kl, or module:function, such as "
+    "folder/mine.py:margin"
+)
 
 
 def _add_discover(commands: Any) -> None:

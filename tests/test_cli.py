@@ -3,6 +3,8 @@
 import inspect
 import json
 import os
+import re
+import statistics
 import subprocess
 import sys
 import warnings
@@ -19,6 +21,7 @@ import transformers as tf
 import spex_mech as sm
 from spex_mech import cli
 from spex_mech.models import BUNDLED
+from spex_mech.runs.factory import metric_named
 from spex_mech.tasks import TASKS
 from tests.prompt_files import word_tokenizer
 
@@ -632,6 +635,21 @@ def test_a_metric_of_ones_own(
         ("no_such_file:half", "No module named 'no_such_file'"), ("half", "unknown metric 'half'"),
     ):  # fmt: skip
         assert told in refused(capsys, "discover", "--metric", name)
+
+
+def test_a_metric_is_the_function_of_its_own_file(tmp_path: Path, monkeypatch: Any) -> None:
+    """A file called as a module that is loaded already once gave that one's function."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for folder, value in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "in_a_folder.py").write_text(f"def own(*_): return {value}")
+    (tmp_path / "statistics.py").write_text("def mean(*_): return 3")
+    for path, value in (("one", 1), ("./two", 2), (str(tmp_path / "one"), 1)):
+        assert metric_named(f"{path}/in_a_folder.py:own")() == value
+    match = rf"{re.escape(statistics.__file__)}, and not .*statistics\.py: call this file otherwise"
+    with pytest.raises(ValueError, match=match):
+        metric_named("statistics:mean")
 
 
 def test_results_of_files_of_prompts(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

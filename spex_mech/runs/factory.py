@@ -61,8 +61,8 @@ class GameFactory:
         switch("bridge", self.bridge)
         if self.precision == "auto":
             raise ValueError(
-                "precision='auto' looks at one game, and workers and cells make one each; "
-                "give a factory what ModelGame(..., precision='auto').precision says"
+                "precision='auto' looks at one game, and workers and cells make one each; give "
+                "float32, tf32 or bfloat16: what ModelGame(..., precision='auto').precision says"
             )
         for name, such in _SUCH.items():
             self._check(name, text_of, such)
@@ -99,7 +99,11 @@ _READ: dict[str, tuple[str, int, int]] = {}  # of a module's file: its path, tim
 
 def _imported(module: str, here: Path) -> Any:
     """A module; anew where its file in this folder was edited since, or where one of that name is
-    of another folder, as in a notebook that goes on."""
+    of another folder, as in a notebook that goes on.
+
+    Raises:
+        ImportError: there is none, or one of its name that is not this file is loaded already.
+    """
     file = here / f"{module.replace('.', '/')}.py"
     if file.is_file():
         stat = file.stat()
@@ -109,11 +113,16 @@ def _imported(module: str, here: Path) -> Any:
             sys.path.insert(0, str(here))
             invalidate_caches()
             _READ[module] = now
-    return import_module(module)
+    found = import_module(module)
+    own = getattr(found, "__file__", None) or "built in"
+    if file.is_file() and not (os.path.isfile(own) and file.samefile(own)):
+        raise ImportError(f"the module {module} is {own}, and not {file}: call this file otherwise")
+    return found
 
 
 def metric_named(text: str) -> Any:
-    """A metric's name as it is, or the function that ``module:function`` names.
+    """A metric's name as it is, or the function that ``module:function`` names, where the module
+    may be a path, such as ``metrics/mine.py:margin``.
 
     Raises:
         ValueError: there is no such module, or no such function in it.
@@ -121,7 +130,8 @@ def metric_named(text: str) -> Any:
     module, colon, name = text.partition(":")
     if not colon:
         return text
-    module, here = module.removesuffix(".py"), os.getcwd()
+    folder, module = os.path.split(module.removesuffix(".py"))
+    here = os.path.abspath(os.path.expanduser(folder))
     if here not in sys.path:  # as with `python -m`, and for workers too
         sys.path.insert(0, here)
     try:
