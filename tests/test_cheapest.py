@@ -80,7 +80,5 @@ def test_the_first_that_resolves_is_taken(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_workers_would_each_choose() -> None:
-    with pytest.raises(
-        ValueError, match=r"'auto' looks at one game.* give float32, tf32 or"
-    ):
+    with pytest.raises(ValueError, match=r"'auto' looks at one game.* give float32, tf32 or"):
         sm.GameFactory("demo", precision="auto")

@@ -1,6 +1,7 @@
 """Replayed passes against plain ones: every family and ablation; what they share and survive."""
 
 import shutil
+from copy import deepcopy
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import spex_mech as sm
 from spex_mech.engine.blocks import Blocks
+from spex_mech.engine.cheapest import cheaper_than_float32
 from spex_mech.engine.derived import ReplayEngine
 from spex_mech.engine.device import MemoryPlan
 from spex_mech.engine.replay import Replay
@@ -306,6 +308,17 @@ def test_precisions_that_are_none() -> None:
         a_game(precision="tf32")
     with pytest.raises(ValueError, match=r"precision='float8'; choose one of float32, tf32"):
         a_game(precision="float8")
+
+
+@pytest.mark.parametrize("own", [torch.float64, torch.float16])
+def test_a_precision_that_changes_nothing_in_a_model_is_refused(own: torch.dtype) -> None:
+    """A model in float64 once computed in float64, with the noise floor of bfloat16."""
+    game = a_game()
+    model, name = deepcopy(game.model).to(own), str(own).removeprefix("torch.")
+    match = f"precision='bfloat16' is of models in float32, and this one is in {name}: leave"
+    with pytest.raises(ValueError, match=match):
+        sm.ModelGame(model, game.task, precision="bfloat16")
+    assert cheaper_than_float32(torch.device("cuda"), own) == ()
 
 
 def test_a_model_spread_by_accelerate() -> None:

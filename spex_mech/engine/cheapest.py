@@ -34,8 +34,9 @@ class Choice:
 
 def cheaper_than_float32(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """What costs less than a model's own types on a device, the cheapest first. On a CPU autocast
-    is slower than float32 as often as not; a model in half precision has nothing cheaper."""
-    return ("bfloat16", "tf32") if is_gpu(device) and dtype.itemsize >= 4 else ()
+    is slower than float32 as often as not; a model in half precision has nothing cheaper, and one
+    in float64 stays in it."""
+    return ("bfloat16", "tf32") if is_gpu(device) and dtype == torch.float32 else ()
 
 
 def choose_precision(asked: Asked, cheaper: Sequence[str] | None = None) -> Choice:

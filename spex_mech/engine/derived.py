@@ -193,7 +193,7 @@ class Derived:
         self.components = Components(asked.components.units, self.architecture)
         self.sites = self.components.sites()
         self.device = device_of(model)
-        check_precision(self.device, asked.precision)
+        check_precision(self.device, asked.precision, float_type_of(model))
         self.prompts = self._prompts()
         self.places = self._find_places()
         with self._running():

@@ -145,9 +145,10 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype.itemsize < 4 else x
 
 
-def check_precision(device: torch.device, precision: str) -> None:
+def check_precision(device: torch.device, precision: str, own: torch.dtype) -> None:
     """Raises:
-    ValueError: there is no such precision, or not on this device.
+    ValueError: there is no such precision, or not on this device, or it changes nothing in a model
+        of this type.
     """
     if precision not in PRECISIONS:
         choices = ", ".join((*PRECISIONS, AUTO))
@@ -156,6 +157,13 @@ def check_precision(device: torch.device, precision: str) -> None:
         raise ValueError(
             f"precision='tf32' is of CUDA devices, and the model is on {device}; use "
             "'float32' or 'bfloat16'"
+        )
+    # Autocast leaves float64 as it is, and mixes float16 with bfloat16.
+    if precision != "float32" and own not in (torch.float32, torch.bfloat16):
+        name = str(own).removeprefix("torch.")
+        raise ValueError(
+            f"precision={precision!r} is of models in float32, and this one is in {name}: leave "
+            f"precision out to compute in {name}, or load the model in float32"
         )
 
 
