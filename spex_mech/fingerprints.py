@@ -9,10 +9,10 @@ import dis
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from inspect import unwrap
-from types import CellType, CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 _LENGTH = 16  # hexadecimal digits
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-
+_PACKAGE = "spex_mech."
+# Where these hold the function that they are made of.
+_MADE_OF: dict[type, str] = {
+    property: "fget",
+    staticmethod: "__func__",
+    classmethod: "__func__",
+    cached_property: "func",
+}
+_OF_CLASS = (*_PLAIN, tuple, Tensor, np.ndarray)  # what no call fills
 
 _CONTENT = (
     *(*_PLAIN, Tensor, np.ndarray, np.generic, tuple, list, dict, frozenset, set),
@@ -95,8 +103,9 @@ def function_sha256(function: Any) -> str:
     """Of a function, a bound method, a partial, or an object that can be called.
 
     Seen are its code, defaults, and the numbers, texts, arrays, tensors, functions, and lists and
-    dicts of them, that it closes over, reads from its module, or (an object) has as attributes.
-    Names that the code itself assigns, such as a count of its calls, are not.
+    dicts of them, that it closes over, reads from its module, or (an object) has as attributes; of
+    an object all methods, with what its class has of numbers, texts, arrays and tensors. Names that
+    the code itself assigns, such as a count of its calls, are not.
     """
     return _sha256_of(function, _weights)
 
@@ -207,7 +216,34 @@ def _of_object(value: Any, seen: _Seen) -> Iterator[bytes]:
         call = getattr(type(value), "__call__", None)  # noqa: B004
         yield from _pieces(call if isinstance(call, FunctionType) else None, seen)
         own = _assigned(call.__code__) if isinstance(call, FunctionType) else set()
-        yield from _named(getattr(value, "__dict__", {}), own, seen)
+        yield from _named({**_slots(value), **getattr(value, "__dict__", {})}, own, seen)
+        yield from _of_class(type(value), seen)
+
+
+def _slots(value: Any) -> dict[str, Any]:
+    """The attributes of an object that are not in its ``__dict__``."""
+    held = {name: x for part in type(value).__mro__ for name, x in vars(part).items()}
+    slots = (name for name, x in held.items() if isinstance(x, MemberDescriptorType))
+    return {name: getattr(value, name) for name in slots if hasattr(value, name)}
+
+
+def _of_class(kind: type, seen: _Seen) -> Iterator[bytes]:
+    """The methods of a class and what it has besides; classes of other modules, and of this
+    package, are told by their versions."""
+    if kind.__module__.startswith(_PACKAGE):
+        return
+    for part in kind.__mro__:
+        if part.__module__ != kind.__module__:
+            continue
+        held = {name: getattr(x, _MADE_OF.get(type(x), ""), x) for name, x in vars(part).items()}
+        methods = {name: x for name, x in held.items() if isinstance(x, FunctionType)}
+        own = {name for x in methods.values() for name in _assigned(unwrap(x).__code__)}
+        rest = {
+            name: x
+            for name, x in held.items()
+            if isinstance(x, _OF_CLASS) and not name.startswith("__") and name not in own
+        }
+        yield from _named({**methods, **rest}, set(), seen)
 
 
 def _of_function(function: Callable[..., Any], seen: _Seen) -> Iterator[bytes]:

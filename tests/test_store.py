@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +444,14 @@ def test_games_of_each_lens_are_told_apart_by_what_fixes_their_values() -> None:
         assert differ(ridge, another) == {"train_sha256"}
 
 
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    weight: float
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        return self.weight * masks.double().sum(1)
+
+
 def test_functions_are_told_apart_by_code_and_data() -> None:
     def of(function: Any) -> str:
         return identity_of(CallableGame(function, ["a", "b"]))["function_sha256"]
@@ -470,6 +479,8 @@ def test_functions_are_told_apart_by_code_and_data() -> None:
     assert of(made(sparse)) not in (of(made(sparse * 2)), of(made(torch.eye(2) * 2)))
     parts = (torch.nn.Linear(2, 1), torch.nn.Linear(2, 1), np.sin, np.cos, print)
     assert len({of(part) for part in parts}) == len(parts)
+    slotted = [of(Slotted(weight)) for weight in (1.0, 2.0, 2.0)]
+    assert slotted[0] != slotted[1] == slotted[2]
     with_set = "lambda masks: 'a' in {'b', 'c', 'd', 'e'}"
     code = (
         "from spex_mech.fingerprints import function_sha256\n"
@@ -484,6 +495,40 @@ def test_functions_are_told_apart_by_code_and_data() -> None:
     ]  # fmt: skip
     (one, *order), (two, *another) = of_processes
     assert one == two and order != another
+
+
+_OF_A_CLASS = """
+class Base:
+    power = 1.0
+    def half(self, x): return x / 2
+class Of(Base):
+    n_asked = 0
+    @property
+    def shift(self): return 3.0
+    @staticmethod
+    def least(): return 4.0
+    def __call__(self, masks):
+        type(self).n_asked += 1
+        return self.half(masks.double().sum(1)) ** self.power + self.shift + self.least()
+"""
+
+
+@pytest.mark.parametrize("edit", ["", "power = 1", "x / 2", "return 3", "return 4"])
+def test_an_object_is_told_by_all_of_its_class(edit: str) -> None:
+    """Of an object the code of ``__call__`` alone once counted, so that after an edit of another
+    method the finished result of the earlier code came back."""
+
+    def of(text: str) -> Any:
+        names: dict[str, Any] = {"__name__": "mine"}
+        exec(text, names)
+        return CallableGame(names["Of"](), ["a", "b"])
+
+    edited = _OF_A_CLASS.replace(edit, edit[:-1] + "7") if edit else "\n" + _OF_A_CLASS
+    before, after = of(_OF_A_CLASS), of(edited)
+    hashes = [identity_of(game)["function_sha256"] for game in (before, after)]
+    assert (hashes[0] == hashes[1]) == (not edit)
+    before(torch.ones(1, 2, dtype=torch.bool))  # it counts, and is the same
+    assert identity_of(before)["function_sha256"] == hashes[0]
 
 
 @pytest.fixture
