@@ -9,6 +9,7 @@ import dis
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, cached_property, partial
 from importlib.metadata import version
 from inspect import unwrap
@@ -222,9 +223,13 @@ def _of_object(value: Any, seen: _Seen) -> Iterator[bytes]:
 
 def _slots(value: Any) -> dict[str, Any]:
     """The attributes of an object that are not in its ``__dict__``."""
-    held = {name: x for part in type(value).__mro__ for name, x in vars(part).items()}
-    slots = (name for name, x in held.items() if isinstance(x, MemberDescriptorType))
-    return {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    found: dict[str, Any] = {}
+    for part in type(value).__mro__:
+        for name, x in vars(part).items():
+            if isinstance(x, MemberDescriptorType):
+                with suppress(AttributeError):  # it was never assigned
+                    found[name] = x.__get__(value)
+    return found
 
 
 def _of_class(kind: type, seen: _Seen) -> Iterator[bytes]:
@@ -235,7 +240,10 @@ def _of_class(kind: type, seen: _Seen) -> Iterator[bytes]:
     for part in kind.__mro__:
         if part.__module__ != kind.__module__:
             continue
-        held = {name: getattr(x, _MADE_OF.get(type(x), ""), x) for name, x in vars(part).items()}
+        held = {
+            name: getattr(x, _MADE_OF[type(x)]) if type(x) in _MADE_OF else x
+            for name, x in vars(part).items()
+        }
         methods = {name: x for name, x in held.items() if isinstance(x, FunctionType)}
         own = {name for x in methods.values() for name in _assigned(unwrap(x).__code__)}
         rest = {

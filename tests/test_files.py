@@ -4,7 +4,9 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -184,6 +186,24 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "elsewhere" / "found.npz")
     assert found.save(link) == link and link.is_symlink()
     assert sm.Interactions.load(tmp_path / "elsewhere" / "found.npz").labels == found.labels
+
+
+def test_threads_that_save_one_path_do_not_disturb_one_another(tmp_path: Path) -> None:
+    """They once wrote into one file beside it, which the first then took away."""
+    path, both = tmp_path / "run.npz", Barrier(2)
+
+    def write(number: int) -> Callable[[Any], None]:
+        def begin(file: Any) -> None:
+            file.write(bytes([number]) * 1000)
+            both.wait(30)  # until the other one has begun too
+            file.write(bytes([number]) * 1000)
+
+        return begin
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda number: write_whole(path, write(number)), (1, 2)))
+    assert path.read_bytes() in (b"\1" * 2000, b"\2" * 2000)
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_folder_that_is_gone_is_made_again(tmp_path: Path) -> None:

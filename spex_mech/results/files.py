@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
+from threading import get_ident
 
 from spex_mech.arguments import file_of
 
@@ -31,7 +32,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BufferedIOBase], 
     """
     path = file_of("path", path)
     place = Path(os.path.realpath(path))  # a link stays one
-    temporary = place.with_name(f"{place.name}.{os.getpid()}.partial")
+    temporary = place.with_name(f"{place.name}.{os.getpid()}-{get_ident()}.partial")
     with explained(path):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
