@@ -1,6 +1,7 @@
 """Results and circuits read back from files, whichever of the two a file holds."""
 
 import os
+from codecs import BOM_UTF8
 from typing import Any
 
 from spex_mech.circuits.circuit import Circuit
@@ -26,4 +27,5 @@ def load(path: str | os.PathLike[str]) -> Any:
             f"{path} is the store of a search; discover(game, store=...) returns its result, and "
             "`spex-mech store FILE` shows what it holds"
         )
-    return Circuit.load(path) if start.lstrip()[:1] == b"{" else Confirmation.load(path)
+    is_text = start.removeprefix(BOM_UTF8).lstrip()[:1] == b"{"
+    return Circuit.load(path) if is_text else Confirmation.load(path)

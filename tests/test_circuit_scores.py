@@ -851,6 +851,8 @@ def test_a_circuit_file_that_was_changed_is_refused(
     text = path.read_text()
     path.write_text(json.dumps(json.loads(text)))  # laid out otherwise, and the same
     assert sm.Circuit.load(path).units == circuit.units
+    path.write_text(text, encoding="utf-8-sig")  # with a byte-order mark, as some editors write it
+    assert sm.load(path).units == circuit.units
     path.write_text(text.replace(*change))
     with pytest.raises(ValueError, match="damaged or was edited, as its checksum does not fit"):
         sm.Circuit.load(path)
