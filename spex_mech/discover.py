@@ -131,7 +131,8 @@ def discover(
             more.
         options: of spex and proxyspex: ``gradients=False`` (do not use the game's gradients) and
             ``top`` (how many pairs the audit's recall is about) and ``audit`` (the part of the
-            budget for the audit's tests; default: 0.03, from 30 to 400). Of proxyspex: ``proxy``
+            budget for the audit's tests, the search having the rest; default: 0.03, from 30 to
+            400). Of proxyspex: ``proxy``
             ("distilled", "trees", a ``Proxy`` of one's own, or a **smaller game of
             the same units**, such as a ``TokenGame`` of a student model with the same tokenizer)
             and ``masks`` ("near" the intact model, or "half": complement pairs that ablate half of

@@ -144,8 +144,8 @@ def test_the_interval_of_recall_holds(kind: str, slopes: str, budget: int, top: 
 
 
 def test_an_audit_that_cannot_tell_says_how_many_tests_would_do() -> None:
-    """And they do, in most of the games: with so many tests the interval is narrower than one half.
-    (They are worked out from few, which may have met fewer strong pairs than there are.)"""
+    """And they do: with so many tests, after a search that finds most of the strongest pairs, the
+    interval is narrower than one half."""
     n_told = 0
     for seed in range(8):
         _, found = one_search("dense", 60, seed, "exact", 300, top=60)
@@ -155,7 +155,8 @@ def test_an_audit_that_cannot_tell_says_how_many_tests_would_do() -> None:
         assert text.startswith(f"cannot tell from {audit['n_tested']} tests")
         budget = audit["tests_needed"] + 300
         share = audit["tests_needed"] / budget
-        _, found = one_search("dense", 60, seed, "exact", budget, top=60, audit=share)
+        game, found = one_search("dense", 60, seed, "exact", budget, top=60, audit=share)
+        assert truth_of(game, found, 60)[0] > 0.5
         assert found.audit["n_tested"] > 0.7 * audit["tests_needed"]
         n_told += not found.audit["cannot_tell"]
     assert n_told >= 7
@@ -168,6 +169,21 @@ def test_the_part_for_the_audit_is_what_is_asked_for() -> None:
     assert many.audit["n_tested"] >= 180
     with pytest.raises(ValueError, match=r"audit is 2\.0; it is a part of the budget"):
         one_search("dense", 60, 0, "exact", 600, audit=2.0)
+
+
+@pytest.mark.parametrize("slopes", ["exact", "none"])
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_large_part_for_the_audit_leaves_the_rest_to_the_search(
+    share: float, slopes: str
+) -> None:
+    """It finds what a search with so small a budget finds; what is more goes to tests."""
+    budget = 1000
+    game, found = one_search("sparse", 60, 0, slopes, budget, top=20, audit=share)
+    # In which its own audit has some 30.
+    _, alone = one_search("sparse", 60, 0, slopes, round((1 - share) * budget) + 30, top=20)
+    recall, recall_alone = (truth_of(game, each, 20)[0] for each in (found, alone))
+    assert recall >= recall_alone - 0.05 and recall > 0.3
+    assert 0.7 * share * budget <= found.audit["n_tested"] <= share * budget
 
 
 class Backups:

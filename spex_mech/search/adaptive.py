@@ -43,8 +43,9 @@ class Adaptive(Search):
         seed: of everything random.
         top: how many pairs the audit's recall is about.
         settings: the constants.
-        audit: of the budget, the part that is kept for the audit's tests; default: 0.03, and 30 to
-            400 evaluations (less than a tenth of any budget).
+        audit: of the budget, the part that is kept for the audit's tests, with single ablations
+            that these need; default: 0.03, and 30 to 400 evaluations (less than a tenth of any
+            budget).
 
     Raises:
         ValueError: fewer than two units, or a budget under the minimum (the text states it).
@@ -157,7 +158,9 @@ class Adaptive(Search):
             return
         n_audit = self._n_audit(budget)
         higher = int(settings.higher_share * budget.left) if self.order > 2 else 0
-        spendable = budget.reserve(2 * n_audit)  # an audited pair may need its singles too
+        # A tested pair may need its single ablations too. A share that is asked for holds them.
+        singles = n_audit if self._audit_share is None else 0
+        spendable = budget.reserve(n_audit + singles)
         ranker = yield from self._source.candidates(context, spendable.reserve(higher))
         if np.isfinite(ledger.main_effects()).all():
             spendable = budget.reserve(n_audit)

@@ -43,7 +43,8 @@ class Audit:
         recall_by_tests: the same as ``recall_low``, under the name that earlier versions had for a
             bound by the tests alone.
         cannot_tell: whether the interval is wider than one half, or nothing was found.
-        tests_needed: about how many tests would make it narrower than that.
+        tests_needed: about how many tests would make it narrower than that, as many pairs being
+            missed as the interval allows.
         nothing_found: whether all that was measured is no more than rounding.
         largest_tested: the largest size that the audit's own tests met, and
         n_larger: at most so many of the untested pairs are larger than that (95 %).

@@ -163,12 +163,15 @@ def _share(
 
 
 def tests_needed(recall: Recall, drawn: Drawn) -> int:
-    """About how many tests, drawn evenly, would make the interval narrower than one half.
+    """About how many tests, drawn evenly, would make the interval narrower than one half, as many
+    pairs being missed as the interval allows.
 
     Without hits, n of N tests leave at most 3 N / n pairs; with them, the count of the missed has a
-    standard error of ``sqrt(N missed / n)``.
+    standard error of ``sqrt(N missed (1 / n - 1 / N))``. (What so few tests as there were met says
+    too little of how many are missed to go by that.)
     """
     n_pairs, half = drawn.n_pairs, recall.k / 2
     without_hits = 3 * n_pairs / half
-    with_hits = (2 * 1.645 / half) ** 2 * n_pairs * max(0.0, min(recall.n_missed, recall.k))
-    return int(min(n_pairs, np.ceil(max(without_hits, with_hits))))
+    missed = max(recall.k * (1 - recall.low), 1.0)
+    with_hits = (2 * 1.645 / half) ** 2 * n_pairs * missed
+    return int(min(n_pairs, np.ceil(max(without_hits, 1 / (1 / with_hits + 1 / n_pairs)))))
