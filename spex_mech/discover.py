@@ -6,12 +6,14 @@ What is asked of a game, and how the answers go back, is in ``driver``.
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b
 from numbers import Integral, Real
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from jaxtyping import Int
@@ -389,14 +391,16 @@ def _known(name: str, value: Any, options: dict[str, Any]) -> dict[str, Any]:
     return {name: value, **options}
 
 
+# By id, searches and proxies that cannot be copied and that a call has used.
+_USED: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
 def proxy_named(proxy: Any, seed: int, game: Game) -> Proxy:
     """A proxy by its name, or a copy of the user's own.
 
     Raises:
-        ValueError: no proxy has this name, or the object lacks a method.
-
-    Warns:
-        UserWarning: the user's own cannot be copied.
+        ValueError: no proxy has this name, the object lacks a method, or it cannot be copied and an
+            earlier call used it.
     """
     if isinstance(proxy, str):
         if proxy in ("distilled", "gp"):
@@ -411,19 +415,21 @@ def proxy_named(proxy: Any, seed: int, game: Game) -> Proxy:
 
 def _copy_of(given: Any) -> Any:
     """A copy of a proxy, or of a search, of the user's own: what a call has it learn is in no other
-    call with the same object.
+    call with the same object. What cannot be copied, as a generator cannot, is used itself, once.
 
-    Warns:
-        UserWarning: it cannot be copied, and is taken itself.
+    Raises:
+        ValueError: it cannot be copied, and an earlier call used it.
     """
     try:
         return deepcopy(given)
     except Exception as error:  # whatever its attributes raise
-        warn(
-            f"{kind_of(given)} is used itself, as it cannot be copied ({error}): a second call "
-            "with it begins with what this one made of it, and changes what this one returned; "
-            "give each call an object of its own"
-        )
+        if _USED.get(id(given)) is given:
+            raise ValueError(
+                f"{kind_of(given)} was used by an earlier call, and cannot be copied ({error}): "
+                "this call would begin with what that one made of it; give each call a new one"
+            ) from error
+        with suppress(TypeError):  # of a class with slots nothing can be noted
+            _USED[id(given)] = given
         return given
 
 

@@ -169,11 +169,12 @@ class Locked(FirstPairs):
         self.lock = Lock()
 
 
-def test_a_search_that_cannot_be_copied_is_used_itself_with_a_warning() -> None:
+def test_a_search_that_cannot_be_copied_is_used_itself_and_once() -> None:
     search = Locked(6)
-    with pytest.warns(UserWarning, match=r"a Locked is used itself, as it cannot be copied .*lock"):
-        sm.discover(lambda masks: masks.double().sum(1), search, n=6, progress=False)
+    sm.discover(lambda masks: masks.double().sum(1), search, n=6, progress=False)
     assert search.values is not None
+    with pytest.raises(ValueError, match=r"a Locked was used by an earlier call, .*lock"):
+        sm.discover(lambda masks: masks.double().sum(1), search, n=6, progress=False)
 
 
 SIZES = np.random.default_rng(0).normal(size=(6, 6))

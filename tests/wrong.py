@@ -207,6 +207,16 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
             f"metric of .{name}", f"asks for output.{name}, and output is a tensor of shape [",
             lambda m=metric: search(game(sm.Task(task.prompts, m)), n=None),
         )  # fmt: skip
+    unanswered = sm.Prompts(task.prompts.tokens)
+    for name, metric in (
+        ("subscript", lambda logits, prompts: logits[:, -1].gather(1, prompts.answers[:, None])),
+        ("index", lambda logits, prompts: logits[range(len(logits)), -1, prompts.answers]),
+        ("attribute", lambda logits, prompts: (logits[:, -1].amax(1) == prompts.answers).float()),
+    ):
+        yield (
+            f"metric of answers, {name}", "it reads prompts.answers, which is None",
+            lambda m=metric: search(game(sm.Task(unanswered, m)), n=None),
+        )  # fmt: skip
     token = sm.Task(task.prompts[:1], "log_prob")
     for value in ("8", 2.5, True, 0, [4]):
         text = f"batch_size is {value!r}"

@@ -11,7 +11,14 @@ from torch import Tensor
 from spex_mech.engine.blocks import Blocks, Residual
 from spex_mech.engine.device import MemoryPlan, as_the_user
 from spex_mech.engine.facts import answers_of
-from spex_mech.engine.metrics import Metric, narrowed, read_positions, read_tokens, renumbered
+from spex_mech.engine.metrics import (
+    Metric,
+    absent_for,
+    narrowed,
+    read_positions,
+    read_tokens,
+    renumbered,
+)
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import logits_in
 from spex_mech.masks import names_of
@@ -41,8 +48,11 @@ class Measure:
         try:
             with as_the_user(self.device):
                 values = self.metric(output, prompts)
-        except AttributeError as error:
-            if not isinstance(output, Tensor) or error.obj is not output:
+        except (AttributeError, TypeError, IndexError) as error:
+            if absent := absent_for(self.metric, prompts):
+                raise ValueError(f"the metric {self.name} failed ({error}): {absent}") from error
+            of_output = isinstance(error, AttributeError) and error.obj is output
+            if not of_output or not isinstance(output, Tensor):
                 raise
             raise ValueError(
                 f"the metric {self.name} asks for output.{error.name}, and output is a tensor of "
@@ -54,6 +64,7 @@ class Measure:
             raise ValueError(
                 f"the metric {self.name} returned {shape} for {len(prompts)} rows; it must "
                 "return one value per row, a tensor of shape [row]"
+                + (f"; {absent}" if (absent := absent_for(self.metric, prompts)) else "")
             )
         if values.layout != torch.strided:
             values = values.to_dense()

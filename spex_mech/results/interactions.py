@@ -242,6 +242,8 @@ class Interactions:
         ``unit_c main_c`` and so on where there are interactions of more units.
 
         ``reading`` is what the signs say. ``verdict`` is what may be said (:attr:`verdicts`).
+        The arrays of a result (``mean``, ``q_value``) are in the order in which it was measured;
+        those of ``found.top(len(found))`` are in the order of this table.
 
         Args:
             order: only those of so many units; 1: the main effects, as ``unit value stderr``.
