@@ -364,6 +364,10 @@ REPRODUCED: dict[str, Callable[[Any, sm.Task], sm.Interactions]] = {
     "measured": lambda model, task: sm.measure(
         sm.ModelGame(model, task), [("L0H3", "L1H0"), ("L1H1", "L0H2", "L0H3")], progress=False
     ),
+    "backups": lambda model, task: sm.find_backups(sm.ModelGame(model, task), "L1H0", k=3),
+    "backups of several": lambda model, task: sm.find_backups(
+        sm.ModelGame(model, task), ["L0H3", "L1H0"], k=3
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from spex_mech.results.interactions import Interactions
 
 _METHODS = ("spex", "proxyspex", "exhaustive")
+_BACKUPS = "backups"  # what find_backups calls itself
 _PROXIES = ("distilled", "trees")  # that can be named
 _TASKS = ("induction", "text", "ioi", "greater_than")
 _METRICS = ("logit_diff", "prob_diff", "log_prob", "loss", "kl")
@@ -34,14 +35,17 @@ def code_of(found: Interactions) -> str:
 
 def _game(found: Interactions) -> Iterator[str]:
     """The lines that make the game."""
-    about, n = found.about, f"{len(found.labels):,} units"
-    if not ({"model", "task", "ablation"} <= about.keys() and _COMPONENTS >= {*_kinds(found)}):
+    about, kinds = found.about, found.unit_table.kinds
+    labels, n_single = found.labels, len(found.labels) - (about.get("method") == _BACKUPS)
+    labels = [*labels[:n_single], *(one for each in labels[n_single:] for one in each.split(" + "))]
+    n = f"{len(labels):,} units"
+    if not ({"model", "task", "ablation"} <= about.keys() and _COMPONENTS >= {*kinds[:n_single]}):
         yield f"game = ...  # the game of {n} that was searched"
         return
     comment = "" if about["model"] == "demo" else "  # or the folder or hub name it came from"
     yield f"model = sm.load_model({about['model']!r}){comment}"
     yield from _task(about)
-    yield f"units = sm.Components.named(model, {_labels(found.labels)})"
+    yield f"units = sm.Components.named(model, {_labels(labels)})"
     given = {"ablation": repr(about["ablation"])}
     if about["ablation"] not in _ABLATIONS:
         given["ablation"] = "references"
@@ -56,10 +60,6 @@ def _game(found: Interactions) -> Iterator[str]:
     for name, what in _HASHES.items():
         if name in about:
             yield f"assert game.provenance()[{name!r}] == {about[name]!r}, {what!r}"
-
-
-def _kinds(found: Interactions) -> list[str]:
-    return found.unit_table.kinds
 
 
 def _task(about: dict[str, Any]) -> Iterator[str]:
@@ -109,6 +109,9 @@ def _search(found: Interactions) -> Iterator[str]:
         few = len(found) <= _MOST_NAMED
         yield f"sets = {found.names if few else _from_file('names')}"
         yield "found = sm.measure(game, sets)"
+        return
+    if method == _BACKUPS:  # those of the last unit, which may be several
+        yield f"found = sm.find_backups(game, {found.labels[-1].split(' + ')}, k={len(found)})"
         return
     if method is not None and method not in _METHODS:
         yield f"search = ...  # your search {method!r}"
