@@ -1,7 +1,7 @@
 """All benchmarks, one after the other: tables, JSON with where each figure comes from, pictures.
 
     pip install 'spex_mech[benchmarks]'                          # the rivals
-    python -m benchmarks --quick --data ../shared/data           # some ten minutes on two cores
+    python -m benchmarks --quick --data ../shared/data           # some forty minutes on two cores
     python -m benchmarks --data ../shared/data                   # all of it, some four hours
     python -m benchmarks --only recovery --only circuits ...     # some of them
 

@@ -165,8 +165,9 @@ def fresh(options: Options) -> Iterator[Row]:
 def heads(options: Options) -> Iterator[Row]:
     """Heads only, where every rival runs."""
     for name, game in options.some(games.head_games(options.models).items()):
-        means = zip(combinations(range(len(game)), 2), half_mask_pairs(game).tolist(), strict=True)
-        case = exhaustive(name, game, banzhaf=strongest_pairs(dict(means)))
+        means = half_mask_pairs(game, options).tolist()
+        means = dict(zip(combinations(range(len(game)), 2), means, strict=True))
+        case = exhaustive(name, game, banzhaf=strongest_pairs(means))
         budget, seconds = half_of_all_pairs(game), 60 if options.quick else TIME_LIMIT
         yield from case.of_ours(budget, OURS, options.seeds)
         yield from case.of_no_search(budget)
@@ -183,9 +184,9 @@ def heads(options: Options) -> Iterator[Row]:
             yield case.row(f"distill, {proxy}", budget, 0, small.cost["evaluations"], **found)
 
 
-def half_mask_pairs(game: sm.ModelGame, n_masks: int = 20_000) -> np.ndarray:
+def half_mask_pairs(game: sm.ModelGame, options: Options) -> np.ndarray:
     """The Banzhaf interaction of each pair (of ``np.triu_indices``): a regression on half masks."""
-    n = len(game)
+    n, n_masks = len(game), 4000 if options.quick else 20_000
     masks = complementary_masks(n, n_masks, np.random.default_rng(5))
     x = np.where(masks, -1.0, 1.0)
     i, j = np.triu_indices(n, 1)
@@ -197,7 +198,7 @@ def fourier(options: Options) -> Iterator[Row]:
     """How means over all subsets compare with interactions at the intact model."""
     for name, game in options.some(games.head_games(options.models).items()):
         full = sm.discover(game, method="exhaustive", progress=False).matrix()
-        intact, banzhaf = full[np.triu_indices(len(game), 1)], half_mask_pairs(game)
+        intact, banzhaf = full[np.triu_indices(len(game), 1)], half_mask_pairs(game, options)
         top = [set(np.argsort(-abs(v))[:50].tolist()) for v in (intact, banzhaf)]
         yield {
             "game": name, "method": "intact against Banzhaf at p = 1/2",

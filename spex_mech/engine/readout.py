@@ -51,8 +51,9 @@ class Measure:
         except (AttributeError, TypeError, IndexError) as error:
             if absent := absent_for(self.metric, prompts):
                 raise ValueError(f"the metric {self.name} failed ({error}): {absent}") from error
-            of_output = isinstance(error, AttributeError) and error.obj is output
-            if not of_output or not isinstance(output, Tensor):
+            if not isinstance(error, AttributeError) or not isinstance(output, Tensor):
+                raise
+            if error.obj is not output:
                 raise
             raise ValueError(
                 f"the metric {self.name} asks for output.{error.name}, and output is a tensor of "
