@@ -33,6 +33,7 @@ def interactions(game: sm.ModelGame) -> np.ndarray:
     return np.array([value(i, j) - value() - alone[i] - alone[j] for i, j in pairs])
 
 
+@pytest.mark.slow
 def test_half_precision_is_taken_where_it_resolves_pairs() -> None:
     exact, half = demo(), demo(precision="bfloat16")
     choice = chosen(exact)
@@ -62,6 +63,7 @@ def test_one_unit_has_no_pairs() -> None:
     assert chosen(one).precision == "float32"
 
 
+@pytest.mark.slow
 def test_the_first_that_resolves_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the game is of it; a CPU has nothing to try."""
     plain = demo(precision="auto")

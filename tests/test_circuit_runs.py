@@ -278,6 +278,7 @@ def test_another_game_is_refused_by_the_store(tmp_path: Path) -> None:
         sm.score_circuit(Counted(1), ["a0.h1"], found, store=store, progress=False)
 
 
+@pytest.mark.slow
 def test_workers_give_the_same() -> None:
     found = sm.discover(Planted(), budget=150, progress=False)
     of_eight: dict[str, Any] = {

@@ -142,6 +142,7 @@ def check_against_all_subsets(seed: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_random_functions_against_all_subsets() -> None:
     assert sum(check_against_all_subsets(seed) for seed in range(60)) > 40
 

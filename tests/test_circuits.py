@@ -212,6 +212,7 @@ def test_backups_that_no_single_ablation_shows() -> None:
     assert by_singles.faithfulness[1:3].max() < 0.1
 
 
+@pytest.mark.slow
 def test_two_backup_groups_of_a_circuit_without_main_effects() -> None:
     """Both heads of the circuit are doubled: no unit does anything alone."""
     model = sm.load_model("demo")

@@ -128,6 +128,7 @@ def test_the_games_own_error_arrives() -> None:
         sm.discover(failing_game, workers=2, progress=False)
 
 
+@pytest.mark.slow
 def test_workers_fill_a_store_and_go_on_from_it(tmp_path: Path) -> None:
     store = tmp_path / "run.sqlite"
     alone = sm.discover(Planted(), **OPTIONS)
@@ -254,6 +255,7 @@ def test_interrupts_are_not_for_workers() -> None:
         pool.close()
 
 
+@pytest.mark.slow
 def test_a_slope_may_take_as_long_as_three_evaluations() -> None:
     pool = ProcessPool(SlowSlopes, 1, timeout=0.3)
     try:

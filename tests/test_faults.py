@@ -276,6 +276,7 @@ def shimmed(shim: Path, script: str, store: Path, **environment: str) -> dict[st
     return {"args": [sys.executable, "-c", script, str(store)], "env": given, "text": True}
 
 
+@pytest.mark.slow
 def test_locks_that_do_nothing_let_nobody_in(shim: Path, tmp_path: Path) -> None:
     store = tmp_path / "run.db"
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

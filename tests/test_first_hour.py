@@ -331,7 +331,10 @@ def halves() -> tuple[Any, sm.Prompts]:
     return model, sm.load_task("induction", model, 24).prompts
 
 
-@pytest.mark.parametrize("ablation", ["mean", "zero", "mean_per_position"])
+@pytest.mark.parametrize(
+    "ablation",
+    ["mean", *(pytest.param(x, marks=pytest.mark.slow) for x in ("zero", "mean_per_position"))],
+)
 def test_prompts_of_the_search_among_others_confirm_nothing(ablation: str, tmp_path: Path) -> None:
     """With the mean over other prompts the same prompt has other values, and passed as another."""
     model, prompts = halves()
@@ -525,7 +528,10 @@ def test_a_comparison_of_two_metrics_counts_no_differences() -> None:
     assert "differ (q <= 0.05)" in repr(sm.compare(found[0], found[0]))
 
 
-@pytest.mark.parametrize("method", ["spex", "exhaustive", "proxyspex"])
+@pytest.mark.parametrize(
+    "method",
+    ["spex", *(pytest.param(x, marks=pytest.mark.slow) for x in ("exhaustive", "proxyspex"))],
+)
 def test_a_method_may_be_named_behind_a_model_and_a_task(method: str) -> None:
     """``discover(model, task, method=...)`` died of "got multiple values for argument 'method'"."""
     model = sm.load_model("demo")
