@@ -314,14 +314,15 @@ def test_few_units_of_which_a_third_of_the_strong_pairs_interact() -> None:
 
 
 def test_triples_are_found_by_groups_as_large_as_still_tell() -> None:
-    recalls = []
+    recalls, shares = [], []
     for seed in range(24):
         game = planted_game(100, 15, seed, n_triples=5)
         found = run(game, budget=1500, seed=seed, order=3)
-        assert found.about["largest_share_ablated"] >= 0.15
+        shares.append(found.about["largest_share_ablated"])
         triples = [s for s in game.planted if len(s) == 3]
         recalls.append(np.mean([s in values_of(found) for s in triples]))
     assert np.mean(recalls) >= 0.45  # 0.60 over 40 seeds, of a spread of 0.44; by chance 0.01
+    assert np.mean(shares) >= 0.25  # each is a measurement, of 16 masks
 
 
 @pytest.mark.slow

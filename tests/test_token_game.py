@@ -285,6 +285,23 @@ LONG = (
 )
 
 
+def test_few_words_and_a_small_budget() -> None:
+    """Four evaluations per word: single ablations say which pairs to try. (Eight masks more before
+    that left too little for them, and tests of groups found 4 of 15.)"""
+    text = (
+        "I did not like the film but the music was never dull. The room was red and I admire the "
+        "cast. The plot was very charming and the story was not bad."
+    )
+    game = sentiment(text, "positive")
+    exact = sm.discover(game, method="exhaustive", progress=False)
+    best = {tuple(units) for units in exact.top(15).units[:, :2].tolist()}
+    n_found = []
+    for seed in range(4):
+        found = sm.discover(game, budget=4 * len(game), seed=seed, progress=False)
+        n_found.append(len(best & {tuple(units) for units in found.units[:, :2].tolist()}))
+    assert np.mean(n_found) >= 8
+
+
 def test_a_student_screens_for_a_large_model() -> None:
     game, student = sentiment(LONG, "positive"), sentiment(LONG, "positive", noise=0.05)
     exact = sm.discover(game, method="exhaustive", progress=False)

@@ -14,6 +14,9 @@ most are nothing                                     they are no test of this ru
                                                      (``benchmarks/sensitivity.py``).
 few cells of a table hold       group tests (tree)   3,000 units with 60 pairs: 0.95 and more at
 anything                                             2 evaluations per unit
+of few units nothing of that    products of          nine kinds of pair games, 4 evaluations per
+                                strengths            unit: 0.37 of the top 15 of 35 units and 0.34
+                                                     of 60, in place of 0.35 and 0.31
 pairs of strong units hold far  products of          the 260K story model: 0.76 of the top 100 at
 more than random pairs          strengths            4 evaluations per unit
 otherwise                       group tests (split)  400 units, 20 pairs of 30 times the tail: 0.95
@@ -29,6 +32,7 @@ from spex_mech.search.budget import Budget, Context
 from spex_mech.search.group_tests import Candidates, probe_groups, tree
 from spex_mech.search.halving import split
 from spex_mech.search.ledger import Asking, pair
+from spex_mech.search.random_masks import EvaluatedMasks, largest_informative_fraction
 from spex_mech.search.strengths import Strengths
 
 
@@ -46,11 +50,13 @@ def minimum_without_gradients(n: int) -> int:
     return min(n, 500) + min(max(n, 80), 200)
 
 
-def without_gradients(context: Context, budget: Budget, max_fraction: float) -> Asking[Way]:
+def without_gradients(context: Context, budget: Budget, max_fraction: float | None) -> Asking[Way]:
     """Find candidates and measure them.
 
     Args:
-        max_fraction: of the units, that a group test may ablate.
+        max_fraction: of the units, that a group test may ablate; None: the largest at which values
+            still vary, which eight masks tell where there are more tests than those that choose
+            the way. (These ablate a sixteenth.)
 
     Returns:
         the way that was taken; what it found is in the ledger.
@@ -60,13 +66,17 @@ def without_gradients(context: Context, budget: Budget, max_fraction: float) -> 
     if (yield from _first_pairs_are_something(context, budget)):
         return Way.PRODUCTS
     tests = budget.reserve(max(8, budget.left // 25))  # the rest measures what they find
-    table = yield from probe_groups(context, tests, max_fraction)
-    found: Candidates = {}
+    least = min(context.settings.shares)
+    table = yield from probe_groups(context, tests, max_fraction or least)
+    if table is None and (yield from _is_uneven(context, tests)):
+        return Way.PRODUCTS
+    if max_fraction is None:
+        masks, per_share = EvaluatedMasks(ledger.n), context.settings.per_share
+        max_fraction = yield from largest_informative_fraction(context, masks, per_share)
+    found: Candidates
     if table is not None:
         way = Way.TREE
         found = yield from tree(context, tests, table, max_fraction)
-    elif (yield from _is_uneven(context, tests)):
-        return Way.PRODUCTS
     else:
         way = Way.SPLIT
         found = yield from split(context, tests, max_fraction)
@@ -94,12 +104,15 @@ def _first_pairs_are_something(context: Context, budget: Budget) -> Asking[bool]
 
 def _is_uneven(context: Context, budget: Budget) -> Asking[bool]:
     """Whether pairs of strong units typically hold far more energy than pairs drawn at random:
-    medians, as one strong pair among those probed says nothing of the others."""
+    medians, as one strong pair among those probed says nothing of the others. Of few units it is
+    supposed, as such a comparison would take most of what is left."""
     ledger, rng, settings = context.ledger, context.rng, context.settings
     n = ledger.n
-    if budget.left < 1.05 * n + settings.first_pairs:
-        return False  # exact singles would take all of the budget
+    if budget.left < min(1.05 * n + settings.first_pairs, 1.5 * n):
+        return False  # exact singles would take all of the budget; of few units, most of it
     yield from ledger.values_of([(u,) for u in range(n)], "ablating single units")
+    if n <= settings.few_units:
+        return True
     wanted = int(settings.probe_share * budget.left)
     count = int(np.clip(wanted, settings.min_probe_pairs, settings.max_probe_pairs))
     strengths = Strengths(ledger.main_effects_by_prompt(), settings=settings)

@@ -71,12 +71,7 @@ class Spex:
             rows = yield from gradient_rows(context, budget)
             self.notes |= {"gradient_rows": len(rows.asked), "candidates": "gradient rows"}
             return RowRanker(rows, context.settings)
-        yield from ledger.values_of([()], "intact model")
-        if (most := self.max_fraction) is None:
-            masks = EvaluatedMasks(ledger.n)
-            per_share = context.settings.per_share
-            most = yield from largest_informative_fraction(context, masks, per_share)
-        way = yield from without_gradients(context, budget, most)
+        way = yield from without_gradients(context, budget, self.max_fraction)
         self.notes |= {"candidates": str(way), "evaluations_of_candidates": ledger.spent}
         main = ledger.main_effects_by_prompt()
         return Strengths(main, exhausted=way is Way.TREE, settings=context.settings)
