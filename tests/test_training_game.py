@@ -201,6 +201,39 @@ def test_training_that_fails_is_an_error_or_a_stated_value() -> None:
     assert game(masks[[0, 0]]).tolist() == [[0, 0], [0, 0]]
 
 
+@pytest.mark.parametrize("way", ["numpy", "detach"])
+def test_a_training_of_ones_own_that_has_no_gradient_is_searched_without(way: str) -> None:
+    """It is a loop over scikit-learn more often than not, and differentiable=True is the default:
+    a search of many examples ended in an error of autograd, or told to give failed=."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 40, 3, generator=generator, dtype=torch.float64)
+
+    def train(weights: Tensor) -> np.ndarray:
+        rows = (weights.detach() if way == "detach" else weights).numpy().astype(bool)
+        return np.stack([(x.numpy()[row].sum(0) * y.numpy()[row].sum(0)) for row in rows])
+
+    said = "fails with weights that need a gradient" if way == "numpy" else "do not depend on the"
+    for options in ({}, {"failed": 0.0}):
+        game = sm.TrainingGame(train, 40, **options)
+        with pytest.warns(UserWarning, match=f"without gradients: autograd cannot .*{said}"):
+            found = sm.discover(game, budget=150, progress=False)
+        assert not game.has_slopes and found.cost["gradients"] == 0
+        quiet = sm.TrainingGame(train, 40, differentiable=False, **options)
+        again = sm.discover(quiet, budget=150, progress=False)
+        np.testing.assert_array_equal(found.values, again.values)
+    a, b = found.units[0]
+    want = x[a] * y[b] + x[b] * y[a]  # of a product of sums, by hand
+    torch.testing.assert_close(torch.from_numpy(found.values[0]), want)
+
+
+def test_what_fails_on_all_examples_is_not_cured_by_failed() -> None:
+    def never(weights: Tensor) -> Tensor:
+        raise RuntimeError("no solver")
+
+    with pytest.raises(ValueError, match=r"trained on everything: RuntimeError: no solver$"):
+        sm.discover(sm.TrainingGame(never, 40), progress=False)
+
+
 def test_failed_never_hides_that_all_failed() -> None:
     def never(weights: Tensor) -> Tensor:
         raise RuntimeError("no solver")

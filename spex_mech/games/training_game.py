@@ -7,6 +7,7 @@ weight of each example screen the pairs.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -44,7 +45,8 @@ class TrainingGame(Game):
         groups: the examples of each unit (such as duplicates, or a cluster); default: each alone.
             Examples in no group are always trained on.
         labels: the name of each unit; default: the numbers.
-        differentiable: whether autograd can go through ``train``.
+        differentiable: whether autograd can go through ``train``. Where it cannot all the same, a
+            warning says so, and searches do without gradients.
         failed: the value, at every test point, of subsets on which ``train`` raises an error or
             gives what is not finite (such as the empty one). Default: that is an error. On all
             examples it is an error anyway.
@@ -153,7 +155,11 @@ class TrainingGame(Game):
 
     @property
     def has_slopes(self) -> bool:
-        return self._differentiable
+        return self._differentiable and not self.why_no_slopes
+
+    @cached_property
+    def why_no_slopes(self) -> str:
+        return _why_no_slopes(self) if self._differentiable else ""
 
     @property
     def masks_per_batch(self) -> int:
@@ -252,7 +258,7 @@ class TrainingGame(Game):
             if self.failed is None:
                 raise ValueError(
                     f"train fails when trained {self._without(gates[0])}: "
-                    f"{type(found).__name__}: {found}; give failed=..., the value of such subsets"
+                    f"{type(found).__name__}: {found}{self._cure(gates[0])}"
                 ) from found
             assert self._n_points is not None
             self._count(torch.zeros(1, dtype=torch.bool), gates)
@@ -284,12 +290,9 @@ class TrainingGame(Game):
 
     def _not_finite(self, values: Tensor, gates: Tensor) -> ValueError:
         row, point = (~values.isfinite()).nonzero()[0].tolist()
-        cure = (
-            "" if self._all_kept(gates[row]) else ", or give failed=..., the value of such subsets"
-        )
         return ValueError(
             f"train gives {values[row, point].item()} at test point {point} when trained "
-            f"{self._without(gates[row])}; it must be finite{cure}"
+            f"{self._without(gates[row])}; it must be finite{self._cure(gates[row])}"
         )
 
     def _count(self, good: Bool[Tensor, " mask"], gates: Float[Tensor, "mask unit"]) -> None:
@@ -308,14 +311,37 @@ class TrainingGame(Game):
             )
             self._n_failed = None
 
-    def _all_kept(self, gates: Float[Tensor, " unit"]) -> bool:
-        return bool((gates == 1).all())
+    def _cure(self, gates: Float[Tensor, " unit"]) -> str:
+        """What helps where a training fails; on all examples nothing but another one does."""
+        return "" if (gates == 1).all() else "; give failed=..., the value of such subsets"
 
     def _without(self, gates: Float[Tensor, " unit"]) -> str:
         lost = (gates == 0).nonzero()[:, 0].tolist()
         if len(lost) == len(self):
             return "on nothing"
         return f"without {names_of(self.labels, lost)}" if lost else "on everything"
+
+
+def _why_no_slopes(game: TrainingGame) -> str:
+    """Why autograd cannot go through the training on all examples; "" where it can, or where the
+    training fails without a gradient too, which its values tell."""
+    with torch.inference_mode(False):
+        weights = torch.ones(1, len(game), dtype=torch.float64)
+        with torch.enable_grad():
+            found = game._trained(weights.clone().requires_grad_())
+        if isinstance(found, Tensor) and found.requires_grad:
+            return ""
+        with torch.no_grad():
+            plain = game._trained(weights)
+    if isinstance(plain, Exception):
+        return ""
+    told = (
+        "gives values that do not depend on the weights by autograd (as it goes through numpy, a "
+        "comparison or detach)"
+        if isinstance(found, Tensor)
+        else f"fails with weights that need a gradient ({type(found).__name__}: {found})"
+    )
+    return f"autograd cannot go through train, which {told}; say differentiable=False"
 
 
 def _finite(failed: Any) -> float | None:
