@@ -198,6 +198,9 @@ def test_value_by_labels_in_any_order() -> None:
     found = a_result(triple=True)
     assert found.value("L0H0", "L1H0") == found.value("L1H0", "L0H0") == pytest.approx(-0.5)
     assert found.value("L1H0", "L0H0", "L0H1") == pytest.approx(2)
+    assert found[["L1H0", "L0H0"]] == found["L0H0", "L1H0"]
+    assert ["L1H0", "L0H0"] in found and {"L1H0", "L0H0"} in found
+    assert ["L0H1", "L1H1"] not in found
 
 
 @pytest.mark.parametrize(
@@ -205,10 +208,17 @@ def test_value_by_labels_in_any_order() -> None:
     [
         (("L0H1", "L1H1"), "the interaction of L0H1 and L1H1 was not measured"),
         (("L0H0", "L0H1", "L1H0"), "L0H0 and L0H1 and L1H0 was not measured"),
-        (("L0H0", "L9H9"), "no unit is called 'L9H9'"),
+        (
+            ("L0H0", "L9H9"),
+            "no unit is called 'L9H9'; the labels are texts: 'L0H0', 'L0H1', 'L1H0'",
+        ),
+        ((0, 1), "no unit is called 0, an int; the labels are texts: 'L0H0', "),
+        (("L0H0",), r"of two units or more, and these are 'L0H0'; what one does alone is found\["),
+        (("L0H0", "L0H0"), "of two units or more, and these are 'L0H0', 'L0H0'"),
+        ((), "of two units or more, and these are none"),
     ],
 )
-def test_value_that_is_not_there(labels: tuple[str, ...], match: str) -> None:
+def test_value_that_is_not_there(labels: tuple[Any, ...], match: str) -> None:
     with pytest.raises(KeyError, match=match):
         a_result().value(*labels)
 

@@ -262,15 +262,15 @@ class Interactions:
         """The pairs as a symmetric matrix; NaN on the diagonal and where none was measured."""
         return as_matrix(len(self.labels), self.units, self.mean)
 
-    def value(self, *labels: str) -> float:
+    def value(self, *labels: Any) -> float:
         """The interaction of the units with these labels.
 
         Raises:
-            KeyError: it was not measured, or a label is unknown.
+            KeyError: it was not measured, a label is unknown, or they are fewer than two.
         """
         return float(self.mean[row_of(self.units, self.labels, labels)])
 
-    def main_effect(self, label: str) -> float:
+    def main_effect(self, label: Any) -> float:
         """The main effect of the unit with this label (NaN where it was not measured).
 
         Raises:
@@ -278,10 +278,11 @@ class Interactions:
         """
         return float(self.main_effects[unit_of(self.labels, label)])
 
-    def __getitem__(self, labels: str | tuple[str, ...]) -> float:
+    def __getitem__(self, labels: Any) -> float:
         """``found["L0H3", "L1H0"]`` is an interaction, ``found["L0H3"]`` a main effect; a KeyError
         says what was not measured."""
-        return self.value(*labels) if isinstance(labels, tuple) else self.main_effect(labels)
+        several = isinstance(labels, tuple | list)
+        return self.value(*labels) if several else self.main_effect(labels)
 
     def __contains__(self, labels: object) -> bool:
         """Whether ``found[labels]`` is known: ``("L0H3", "L1H0") in found``."""
@@ -291,7 +292,7 @@ class Interactions:
         """The labels and the value of each interaction."""
         return iter(zip(self.names, self.mean.tolist(), strict=True))
 
-    def pairs_of(self, label: str) -> "Interactions":
+    def pairs_of(self, label: Any) -> "Interactions":
         """The pairs that the unit with this label is in, strongest first.
 
         Raises:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from spex_mech.arguments import whole
+from spex_mech.arguments import shown, whole
 from spex_mech.results.measured import Shown
 from spex_mech.results.statistics import standard_errors
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_NAMED = 4  # units that an error names
 
 
 def as_frame(found: Shown, order: int | None) -> "pd.DataFrame":
@@ -96,26 +98,28 @@ def strongest_rows(
     return rows[np.argsort(-abs(values[rows]), kind="stable")]
 
 
-def unit_of(labels: Sequence[str], label: str) -> int:
+def unit_of(labels: Sequence[str], label: Any) -> int:
     """The number of the unit with this label.
 
     Raises:
         KeyError: no unit has it.
     """
-    if label not in labels:
-        raise KeyError(f"no unit is called {label!r}")
-    return labels.index(label)
+    if isinstance(label, str) and label in labels:
+        return labels.index(label)
+    listed = ", ".join(map(repr, labels[:_NAMED])) + (", ..." if len(labels) > _NAMED else "")
+    asked = repr(label) if isinstance(label, str) else shown(label)
+    raise KeyError(f"no unit is called {asked}; the labels are texts: {listed}")
 
 
 def is_known(asked: object, labels: Sequence[str], names: Sequence[tuple[str, ...]]) -> bool:
     """Whether it is a label, or the labels, in any order, of something that was measured."""
-    if isinstance(asked, tuple):
+    if isinstance(asked, tuple | list | set | frozenset):
         return any(len(asked) == len(each) and set(asked) == set(each) for each in names)
     return isinstance(asked, str) and asked in labels
 
 
 def row_of(
-    units: Int[np.ndarray, "interaction order"], labels: Sequence[str], chosen: Sequence[str]
+    units: Int[np.ndarray, "interaction order"], labels: Sequence[str], chosen: Sequence[Any]
 ) -> int:
     """The row of the interaction of the units with the labels that are chosen.
 
@@ -123,6 +127,12 @@ def row_of(
         KeyError: it was not measured, or a label is unknown.
     """
     wanted = sorted(unit_of(labels, label) for label in chosen)
+    if len({*wanted}) < max(2, len(wanted)):
+        named = ", ".join(map(repr, chosen)) or "none"
+        raise KeyError(
+            f"an interaction is of two units or more, and these are {named}; what one does alone "
+            "is found[label]"
+        )
     row = wanted + [-1] * (units.shape[1] - len(wanted))
     fits = len(row) == units.shape[1]
     hits = np.flatnonzero((units == row).all(axis=1)) if fits else []
