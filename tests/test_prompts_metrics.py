@@ -254,6 +254,64 @@ def test_a_count_of_right_answers_that_reads_padding_is_told() -> None:
     sm.ModelGame(model, sm.Task(prompts[[0, 2]], metric))  # nothing is padding there
 
 
+def of_answers(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    return logits[range(len(logits)), prompts.last, prompts.answers[:, 0]]
+
+
+def of_answers_looked_for(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    return (logits[range(len(logits)), prompts.last].argmax(-1) == prompts.answers).float().mean(-1)
+
+
+def of_a_slice(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    half = prompts[range(len(prompts))]
+    return logits[range(len(half)), half.last].gather(-1, half.wrong_answers)[:, 0]
+
+
+def at_real_ones(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    return (logits[..., 0] * prompts.attention_mask).sum(-1)
+
+
+def at_the_answer(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    return logits[range(len(logits)), prompts.answer_pos, 0]  # None is a new axis
+
+
+def by_a_label(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    return logits[range(len(logits)), prompts.last, prompts.labels]
+
+
+def with_a_fault(logits: Tensor, prompts: sm.Prompts) -> Tensor:
+    assert prompts.attention_mask is None
+    return logits[:, 1000, 0]
+
+
+@pytest.mark.parametrize("lens", ["heads", "tokens"])
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        (of_answers, r"of_answers reads prompts.answers, which these prompts have not \(None\); "
+         r"they have tokens, index, last, real: give Prompts\(..., answers=...\) \(TypeError: '"),
+        (of_answers_looked_for, "reads prompts.answers, which"),
+        (of_a_slice, "of_a_slice reads prompts.wrong_answers, which"),
+        (at_real_ones, "reads prompts.attention_mask, which .*: read prompts.real, which says"),
+        (at_the_answer, r"returned .*prompts.answer_pos, .*None.*: read prompts.last, the"),
+        (by_a_label, r"reads prompts.labels, which prompts have not; .*held\[prompts.index\]"),
+    ],
+)  # fmt: skip
+def test_a_metric_is_told_which_field_is_not_there(metric: Any, told: str, lens: str) -> None:
+    """It was told of a NoneType somewhere inside it."""
+    model, task = build("gpt2"), sm.Task(sm.Prompts(TOKENS[:1]), metric)
+    with pytest.raises(ValueError, match=told):
+        if lens == "heads":
+            sm.ModelGame(model, task)
+        else:
+            sm.TokenGame(model, task)
+
+
+def test_a_fault_of_a_metric_is_not_taken_for_a_missing_field() -> None:
+    with pytest.raises(IndexError, match="index 1000 is out of bounds"):
+        sm.ModelGame(build("gpt2"), sm.Task(sm.Prompts(TOKENS), with_a_fault))
+
+
 def test_components_of_another_model_are_refused() -> None:
     task = sm.Task(some_prompts(), "logit_diff")
     with pytest.raises(ValueError, match="the components belong to another model"):

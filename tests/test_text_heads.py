@@ -471,6 +471,48 @@ def test_roberta_begins_to_count_elsewhere() -> None:
         torch.testing.assert_close(got.float(), want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_metric_that_counts_does_not_hide_where_roberta_begins_to_count() -> None:
+    """Positions were compared by the metric, which is the same at the wrong ones here, and then
+    others than the model's own were handed over."""
+    torch.manual_seed(0)
+    sizes = SIZES | {"initializer_range": 0.5}
+    config = tf.RobertaConfig(
+        vocab_size=79, max_position_embeddings=40, num_labels=2, type_vocab_size=1, **sizes
+    )
+    model = tf.RobertaForSequenceClassification(config).eval()
+    ids = torch.tensor([[0, 10, 11, 12, 13, 14, 2]])
+
+    def is_first(output: Any, prompts: sm.Prompts) -> Any:
+        return (output.logits[:, 0] > output.logits[:, 1]).float()
+
+    spans = [[p] for p in range(1, 6)]
+    game = sm.TokenGame(model, sm.Task(sm.Prompts(ids), is_first), spans, masking="attention")
+    masks = torch.rand(40, 5, generator=torch.Generator().manual_seed(0)) > 0.4
+    kept = torch.nn.functional.pad(masks, (1, 1), value=True).long()
+    with torch.no_grad():
+        logits = torch.cat([model(ids, attention_mask=row[None]).logits for row in kept])
+    want = (logits[:, 0] > logits[:, 1]).double()
+    assert 5 < want.sum() < 35  # so that it can tell
+    torch.testing.assert_close(game(masks)[:, 0], want)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_embeddings_are_compared_by_what_the_model_says(value: float) -> None:
+    """A metric that is no number, or varies, said that embeddings were another text."""
+    chance = torch.Generator().manual_seed(0)
+
+    def metric(output: Any, prompts: sm.Prompts) -> Any:
+        return output[:, -1, 0] + value + torch.rand(len(output), generator=chance)
+
+    task = sm.Task(sm.Prompts([[5, 10, 11, 12]]), metric)
+    game = sm.TokenGame(gpt2(), task, [[1], [2]], masking="mean")
+    if value == 0:
+        game(torch.ones(1, 2, dtype=torch.bool))
+        return
+    with pytest.raises(ValueError, match="the metric metric is nan with nothing masked"):
+        game(torch.ones(1, 2, dtype=torch.bool))
+
+
 def test_roberta_reads_fewer_than_its_table_has() -> None:
     config = tf.RobertaConfig(
         vocab_size=99, max_position_embeddings=34, pad_token_id=1, type_vocab_size=1, **SIZES

@@ -48,6 +48,7 @@ from spex_mech.engine.differentiable import not_finite, why_no_slopes
 from spex_mech.engine.expert_use import ExpertUse, expert_use_of
 from spex_mech.engine.facts import answers_of, check_decoded, check_tokens
 from spex_mech.engine.gradients import Gradients
+from spex_mech.engine.measure import Measure
 from spex_mech.engine.metrics import KL, METRICS, Metric, name_of_metric
 from spex_mech.engine.noise import noise_floor, rounding_of_metric
 from spex_mech.engine.parallel import are_blocks_parallel
@@ -63,7 +64,7 @@ from spex_mech.engine.plain import (
 )
 from spex_mech.engine.plan import Ablated, Parts
 from spex_mech.engine.prompts import Prompts
-from spex_mech.engine.readout import Measure, Readout, gives_logits_by_position
+from spex_mech.engine.readout import Readout, gives_logits_by_position
 from spex_mech.engine.references import Activations, References
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.rounding import type_of_output, types_seen

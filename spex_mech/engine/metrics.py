@@ -9,7 +9,7 @@ computed, and the unit of its values.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature, unwrap
+from inspect import signature
 from typing import Any
 
 import torch
@@ -23,8 +23,6 @@ from spex_mech.engine.running import logits_in
 Metric = Callable[[Any, Prompts], Tensor]
 Positions = Int[Tensor, "prompt k"] | None  # where logits are read; None: everywhere
 Tokens = Int[Tensor, " token"] | None  # whose logits are read; None: all, as a softmax does
-
-_OPTIONAL = ("answers", "wrong_answers", "corrupted", "attention_mask", "clusters")  # of prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,20 +317,6 @@ def _needed(prompts: Prompts, name: str) -> Int[Tensor, "row answer"]:
 def name_of_metric(metric: Metric) -> str:
     """The name of a metric's function, or of its class."""
     return getattr(metric, "__name__", type(metric).__name__)
-
-
-def absent_for(metric: Metric, prompts: Prompts) -> str:
-    """What a metric's code names of prompts that have none of it, in words; empty: nothing."""
-    code = getattr(unwrap(metric), "__code__", None)
-    named = code.co_names if code is not None else ()
-    absent = [key for key in _OPTIONAL if key in named and getattr(prompts, key) is None]
-    if not absent:
-        return ""
-    fields = " and ".join(f"prompts.{key}" for key in absent)
-    return (
-        f"it reads {fields}, which is None, as these prompts have none: give "
-        f"{', '.join(f'{key}=' for key in absent)} to Prompts, or read something else"
-    )
 
 
 def check_takes_two(metric: Metric) -> None:

@@ -27,11 +27,11 @@ from spex_mech.engine.device import (
     widest,
 )
 from spex_mech.engine.facts import answers_of
+from spex_mech.engine.measure import Measure
 from spex_mech.engine.metrics import Metric
 from spex_mech.engine.passes import Hook, Taps
 from spex_mech.engine.plan import Ablated, Parts
 from spex_mech.engine.prompts import Prompts
-from spex_mech.engine.readout import Measure
 from spex_mech.engine.references import References, replacing
 
 MOST_BLOCKS = 8  # of prompts, in slopes by block

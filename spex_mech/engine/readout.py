@@ -1,87 +1,21 @@
-"""What a metric reads: the metric, checked, and what comes after the last block for it alone."""
+"""What comes after the last block for a metric alone."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from spex_mech.engine.blocks import Blocks, Residual
-from spex_mech.engine.device import MemoryPlan, as_the_user
+from spex_mech.engine.device import MemoryPlan
 from spex_mech.engine.facts import answers_of
-from spex_mech.engine.metrics import (
-    Metric,
-    absent_for,
-    narrowed,
-    read_positions,
-    read_tokens,
-    renumbered,
-)
+from spex_mech.engine.metrics import Metric, narrowed, read_positions, read_tokens, renumbered
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import logits_in
-from spex_mech.masks import names_of
 
 _MOST_ROWS = 4096
 _LEAST_READ = 256  # positions at a time, or reading the unembedding takes longer than using it
 _UNKNOWN_OUTPUTS = 1024
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A task's metric, whose answers are checked.
-
-    Args:
-        labels: of the units, for errors.
-    """
-
-    metric: Metric
-    name: str
-    labels: Sequence[str]
-    device: torch.device
-
-    def __call__(self, output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
-        """Raises:
-        ValueError: not one value per row, or a model's output is looked for in its logits.
-        """
-        try:
-            with as_the_user(self.device):
-                values = self.metric(output, prompts)
-        except (AttributeError, TypeError, IndexError) as error:
-            if absent := absent_for(self.metric, prompts):
-                raise ValueError(f"the metric {self.name} failed ({error}): {absent}") from error
-            if not isinstance(error, AttributeError) or not isinstance(output, Tensor):
-                raise
-            if error.obj is not output:
-                raise
-            raise ValueError(
-                f"the metric {self.name} asks for output.{error.name}, and output is a tensor of "
-                f"shape {list(output.shape)}: of a causal model the logits [row pos vocab] "
-                "themselves"
-            ) from error
-        if not isinstance(values, Tensor) or values.shape != (len(prompts),):
-            shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"the metric {self.name} returned {shape} for {len(prompts)} rows; it must "
-                "return one value per row, a tensor of shape [row]"
-                + (f"; {absent}" if (absent := absent_for(self.metric, prompts)) else "")
-            )
-        if values.layout != torch.strided:
-            values = values.to_dense()
-        if values.is_complex():
-            raise ValueError(
-                f"the metric {self.name} returned complex numbers, of which it is not known what "
-                "should be compared; return their real part or their size"
-            )
-        return values
-
-    def not_finite(self, value: float, prompt: int, ablated: Sequence[int]) -> NoReturn:
-        """Raise the error that names the mask."""
-        raise ValueError(
-            f"the metric {self.name} is {value} for prompt {prompt} with "
-            f"{names_of(self.labels, ablated)} ablated; it must be finite"
-        )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from spex_mech.engine.device import (
     out_of_inference_mode,
 )
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped, vocabulary_of
+from spex_mech.engine.measure import Measure
 from spex_mech.engine.metrics import METRICS, Metric
 from spex_mech.engine.noise import coarse_metric, rounding_within
 from spex_mech.engine.passes import call, output_of, turn_of
@@ -143,9 +144,7 @@ class TokenGame(Game):
             for name, span in zip(names, self.spans, strict=True)
         )
         check_masking(self)
-        if isinstance(task.metric, str) and task.metric not in METRICS:
-            raise ValueError(f"a TokenGame has no metric {task.metric!r}; choose of {[*METRICS]}")
-        self._metric: Metric = METRICS[task.metric] if isinstance(task.metric, str) else task.metric
+        self._measure = Measure(_metric_of(task), task.metric_name, names, self.device)
         n_pos = self.prompt.tokens.shape[1]
         own_size = max(1, _CPU_TOKENS // n_pos)
         self.batch_size = own_size if batch_size is None else whole("batch_size", batch_size, 1)
@@ -339,10 +338,7 @@ class TokenGame(Game):
         output = _output(self.model, prompts, embeddings, positions, self._decoder)
         if self._change is not None:
             output = with_first(output, self._change)
-        values = self._metric(output, prompts)
-        if not isinstance(values, Tensor) or values.shape != (len(prompts),):
-            raise ValueError(f"the metric {self.task.metric_name} must return one value per row")
-        return values
+        return self._measure(output, prompts)
 
     def _embeddings(self, prompts: Prompts, seen: Tensor) -> Float[Tensor, "mask pos d_model"]:
         table = self.model.get_input_embeddings()
@@ -377,6 +373,17 @@ def _tokenizer_for(model: Any, task: Task) -> Any:
         return None
 
 
+def _metric_of(task: Task) -> Metric:
+    """Raises:
+    ValueError: a metric by name that is of heads and neurons alone.
+    """
+    if not isinstance(task.metric, str):
+        return task.metric
+    if task.metric not in METRICS:
+        raise ValueError(f"a TokenGame has no metric {task.metric!r}; choose of {[*METRICS]}")
+    return METRICS[task.metric]
+
+
 def _in_words(game: "TokenGame") -> dict[str, str]:
     task = game.task
     score = task.score if isinstance(task, TextTask) else task.metric_name
@@ -401,11 +408,18 @@ def _kept_positions(game: "TokenGame") -> Int[Tensor, "1 pos"] | None:
     positions = torch.arange(game.prompt.tokens.shape[1], device=game.device)[None]
     with torch.no_grad():
         own, given = (
-            game._metric(_output(game.model, game.prompt, None, p, game._decoder), game.prompt)
-            for p in (None, positions)
+            _output(game.model, game.prompt, None, p, game._decoder) for p in (None, positions)
         )
     # Some families begin to count elsewhere (RoBERTa), and not from the attention mask.
-    return positions if torch.allclose(own, given, rtol=1e-3, atol=1e-4) else None
+    return positions if _same_output(own, given, 1e-3) else None
+
+
+def _same_output(own: Any, given: Any, near: float) -> bool:
+    """Whether a model answers the same: its outputs are compared, as a metric that counts, or
+    varies by itself, does not tell."""
+    first, second = first_tensor(own).float(), first_tensor(given).float()
+    size = first.nan_to_num(posinf=0, neginf=0).abs().max()
+    return torch.allclose(first, second, rtol=near, atol=near * float(size), equal_nan=True)
 
 
 def _check_values(game: "TokenGame") -> None:
@@ -421,15 +435,17 @@ def _check_embeddings(game: "TokenGame") -> None:
         return
     everything = torch.ones(1, len(game), device=game.device)
     with torch.no_grad():
-        own = game._metric(game._intact(game.prompt), game.prompt)
-        given = game._scored(game.prompt, spread(everything, game._unit_of))
-    tolerance = 1e-3 if _precision_of(game.model) is None else 0.05
-    if not torch.allclose(own, given, rtol=tolerance, atol=tolerance):
-        raise ValueError(
-            f"this {type(game.model).__name__} answers {own.item():.4g} to the text as tokens "
-            f"and {given.item():.4g} to its embeddings, so that masking={game.masking!r} would "
-            "explain another function; use 'token', 'attention' or 'delete'"
-        )
+        own = game._intact(game.prompt)
+        embeddings = game._embeddings(game.prompt, spread(everything, game._unit_of))
+        given = _output(game.model, game.prompt, embeddings, None, game._decoder)
+        if _same_output(own, given, 1e-3 if _precision_of(game.model) is None else 0.05):
+            return
+        values = [game._measure(output, game.prompt).item() for output in (own, given)]
+    raise ValueError(
+        f"this {type(game.model).__name__} answers {values[0]:.4g} to the text as tokens and "
+        f"{values[1]:.4g} to its embeddings, so that masking={game.masking!r} would explain "
+        "another function; use 'token', 'attention' or 'delete'"
+    )
 
 
 def _check_rows_alone(game: "TokenGame") -> None:
@@ -453,7 +469,7 @@ def _check_rows_alone(game: "TokenGame") -> None:
         try:
             check_same_alone(alone, beside, rounding, game.task.metric_name)
         except RowsDiffer as error:
-            if game._metric not in METRICS.values():
+            if game._measure.metric not in METRICS.values():
                 raise
             warn(error.of_model(type(game.model).__name__))
 
@@ -622,7 +638,7 @@ def _rounding_of_metric(game: "TokenGame") -> float:
         return 0.0
     with game._as_it_is(), torch.no_grad():
         output = game._intact(game.prompt)
-        return rounding_within(lambda moved: game._metric(moved, game.prompt), output)
+        return rounding_within(lambda moved: game._measure(moved, game.prompt), output)
 
 
 def _computes_in(game: "TokenGame") -> torch.dtype:
