@@ -157,8 +157,12 @@ class TrainingGame(Game):
     def has_slopes(self) -> bool:
         return self._differentiable and not self.why_no_slopes
 
-    @cached_property
+    @property
     def why_no_slopes(self) -> str:
+        return self._why_no_slopes
+
+    @cached_property
+    def _why_no_slopes(self) -> str:
         return _why_no_slopes(self) if self._differentiable else ""
 
     @property
