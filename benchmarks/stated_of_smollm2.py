@@ -26,6 +26,7 @@ def smollm2(rows: Rows) -> Stated:
 
 
 def smollm2_units(rows: Rows) -> Stated:
+    rows = rows.where(task="ioi")
     searches = rows.where(part="searches")
     keys = [f"{chosen}@{k}" for chosen in ("attribution", "half") for k in (50, 100)]
     return {

@@ -111,7 +111,8 @@ def _search(found: Interactions) -> Iterator[str]:
         yield "found = sm.measure(game, sets)"
         return
     if method == _BACKUPS:  # those of the last unit, which may be several
-        yield f"found = sm.find_backups(game, {found.labels[-1].split(' + ')}, k={len(found)})"
+        of = found.labels[-1].split(" + ")
+        yield f"found = sm.find_backups(game, {of}, k={found.n_measured})"
         return
     if method is not None and method not in _METHODS:
         yield f"search = ...  # your search {method!r}"

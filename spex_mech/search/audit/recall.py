@@ -31,14 +31,12 @@ class Recall:
         k: the recall is of the true top so many.
         estimate: NaN where nothing was found.
         low, high: the interval.
-        n_missed: estimated number of untested pairs among the top.
     """
 
     k: int
     estimate: float
     low: float
     high: float
-    n_missed: float
 
 
 class CountBounds:
@@ -127,7 +125,7 @@ def recall_of_top(
     """
     ordered = np.sort(sizes[sizes > floor])[::-1]
     if not len(ordered):
-        return Recall(k, float("nan"), 0.0, 1.0, 0.0)
+        return Recall(k, float("nan"), 0.0, 1.0)
     # Sizes that only rounding parts are one threshold: that of the last of them.
     measured = np.append(np.flatnonzero(ordered[:-1] - ordered[1:] > floor), len(ordered) - 1) + 1
     tested = np.sort(abs(drawn.values))
@@ -139,7 +137,7 @@ def recall_of_top(
     low, high, estimate = (_share(k, measured, total) for total in totals)
     k_real = int(max(1, min(k, round(float(totals[2][-1])))))
     estimate = min(max(estimate, low), high)
-    return Recall(k_real, estimate, low, high, k_real * (1 - estimate))
+    return Recall(k_real, estimate, low, high)
 
 
 def _share(
