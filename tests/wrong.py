@@ -214,7 +214,7 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         ("attribute", lambda logits, prompts: (logits[:, -1].amax(1) == prompts.answers).float()),
     ):
         yield (
-            f"metric of answers, {name}", "reads prompts.answers, which these prompts have not (None)",
+            f"metric of answers, {name}", "reads prompts.answers, which these prompts have not (",
             lambda m=metric: search(game(sm.Task(unanswered, m)), n=None),
         )  # fmt: skip
     token = sm.Task(task.prompts[:1], "log_prob")
