@@ -58,6 +58,7 @@ def logged(store: Path) -> list[int]:
 
 
 @POSIX
+@pytest.mark.slow
 def test_a_slow_function_gets_on_however_often_it_is_preempted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -369,7 +369,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
 @POSIX
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM)],
     ids=["SIGINT", "SIGTERM"],
 )
 def test_the_command_line_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:

@@ -178,11 +178,13 @@ def test_a_mask_of_the_trial_is_named_too(game: Any, error: type[Exception], tol
     assert "to find out how the function is called" in raised.value.__notes__[0]
 
 
+@pytest.mark.slow
 def test_a_trial_may_take_as_long_as_its_masks() -> None:
     found = sm.discover(slow_of_one_mask, workers=1, timeout=0.25, **QUIET)
     assert found.value("a", "b") == 1.0
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_hung_once_is_asked_again(tmp_path: Path) -> None:
     alone = sm.discover(Planted(), budget=150, progress=False)
     game = partial(hangs_once, tmp_path / "hung")

@@ -782,7 +782,7 @@ def test_changes_change_something() -> None:
 
 @SAID
 @pytest.mark.parametrize(
-    "part", [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in (2, 3))]
+    "part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))]
 )
 def test_a_game_is_a_loop_by_hand_on_the_model_as_it_stands(part: int, tmp_path: Path) -> None:
     run(map(Case.drawn, range(11 * part, 11 * part + 11)), tmp_path)
@@ -790,7 +790,7 @@ def test_a_game_is_a_loop_by_hand_on_the_model_as_it_stands(part: int, tmp_path:
 
 @SAID
 def test_a_bridge_is_a_loop_by_hand_as_it_stands(tmp_path: Path) -> None:
-    run(map(Case.of_bridges, range(8)), tmp_path)
+    run(map(Case.of_bridges, range(5)), tmp_path)
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ def kill_test(folder: Path, game: str, options: dict[str, Any], seed: int, longe
 
 
 @POSIX
+@pytest.mark.slow
 def test_a_search_that_is_killed_again_and_again_ends_with_the_same_result(tmp_path: Path) -> None:
     assert kill_test(tmp_path, "planted", {"budget": 200}, seed=0, longest=0.1) >= 5
 

@@ -137,6 +137,7 @@ s.sweep(s.cells_of({"models": ["demo"], "methods": ["exhaustive"]}, n_prompts=4)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
