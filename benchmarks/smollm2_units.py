@@ -1,14 +1,16 @@
 """All 46,350 heads and neurons of SmolLM2-135M: which of the strongest pairs a search measures.
 
-    python -m benchmarks.smollm2_units --only sets       # the truth, an hour, once
-    python -m benchmarks.smollm2_units --only searches   # 20 minutes on one core
+    python -m benchmarks.smollm2_units --only sets       # the truth, two hours, once
+    python -m benchmarks.smollm2_units --only searches   # 40 minutes on one core
 
-Nobody can measure 1.07 billion pairs here. ``sets`` measures all 3,160 pairs among 80 units, for
-two choices of these 80: by attribution (the slope of the gate) at the intact model, and by the mean
-size of the slope with half of all units ablated, where backups are at work. ``searches`` runs SPEX
-and says what share of the true top 50 and 100 of each set it measured. The prompts are the first 8
-of two tasks of ``map_tasks.py``. What is stopped goes on from its store in the folder of temporary
-files. Writes ``truth/smollm2_units_*.npz`` and ``results/smollm2_units.json``.
+Nobody can measure 1.07 billion pairs here. ``sets`` measures all pairs among the 150 units of the
+largest attribution (the slope of the gate) at the intact model, and among the 80 of the largest
+mean slope with half of all units ablated, where backups are at work; and some 20,000 random pairs:
+all pairs within ten groups of 64 units that were drawn evenly. ``searches`` runs SPEX and says what
+share of the true top 50 and 100 of each set it measured, and how many of the random pairs are at
+least as large as the 100th that it found. The prompts are the first 8 of two tasks of
+``map_tasks.py``. What is stopped goes on from its store in the folder of temporary files. Writes
+``truth/smollm2_units_*.npz`` and ``results/smollm2_units.json``.
 """
 
 from collections.abc import Iterator
@@ -24,10 +26,12 @@ from benchmarks.frame import HERE, Options, Row, provenance, script
 from benchmarks.games import pairs_of, recall, strongest
 from benchmarks.map_tasks import map_task
 
-N_PROMPTS, N_UNITS, N_HALVES = 8, 80, 16
+N_PROMPTS, N_HALVES = 8, 16
+N_GROUPS, IN_GROUP = 10, 64  # of units drawn evenly
 TASKS = ("ioi", "capitals")
-SETS = ("attribution", "half")
-BUDGETS = (600, 1200)
+SETS = {"attribution": 150, "half": 80}  # units
+DRAWN = "drawn"
+BUDGETS = (600, 1200, 2400)
 KS = (50, 100)
 
 
@@ -45,20 +49,22 @@ def games(options: Options) -> Iterator[tuple[str, sm.ModelGame]]:
         yield task, sm.ModelGame(model, searched, "heads+neurons")
 
 
-def units_of(chosen: str, game: sm.ModelGame) -> np.ndarray:
-    """The units of a set, ascending."""
+def groups_of(chosen: str, game: sm.ModelGame) -> np.ndarray:
+    """The units of a set, or of each group of drawn ones, ascending: ``[group unit]``."""
+    rng = np.random.default_rng(0)
+    if chosen == DRAWN:
+        return np.sort(rng.choice(len(game), (N_GROUPS, IN_GROUP), replace=False))
     masks = torch.ones(1, len(game), dtype=torch.bool)
     if chosen == "half":
-        rng = np.random.default_rng(0)
         masks = torch.from_numpy(rng.random((N_HALVES, len(game))) < 0.5)
     sizes = np.abs(game.gradient(masks).double().numpy()).mean(0)
-    return np.sort(np.argsort(-sizes, kind="stable")[:N_UNITS])
+    return np.sort(np.argsort(-sizes, kind="stable")[: SETS[chosen]])[None]
 
 
 def sets(options: Options) -> Iterator[Row]:
     """Measure all pairs of each set whose file is not there yet."""
     for task, game in games(options):
-        for chosen in SETS:
+        for chosen in (*SETS, DRAWN):
             found = pairs_among(game, task, chosen)
             sizes = np.sort(abs(found.mean))[::-1]
             named = np.unique(found.units[:, :2])
@@ -68,10 +74,11 @@ def sets(options: Options) -> Iterator[Row]:
 
 
 def pairs_among(game: sm.ModelGame, task: str, chosen: str) -> sm.Interactions:
-    """All pairs of a set, from its file where there is one."""
+    """The pairs of a set, from its file where there is one."""
     file = file_of(task, chosen)
     if not file.exists():
-        pairs = np.array(list(combinations(units_of(chosen, game), 2)))
+        groups = groups_of(chosen, game)
+        pairs = np.concatenate([np.array(list(combinations(group, 2))) for group in groups])
         store = Path(gettempdir()) / f"smollm2_units_{task}.sqlite"  # sets share pairs
         found = sm.measure(game, pairs, store=store, masks_per_batch=game.masks_per_batch)
         found.about["benchmark"] = provenance()
@@ -80,7 +87,7 @@ def pairs_among(game: sm.ModelGame, task: str, chosen: str) -> sm.Interactions:
 
 
 def searches(options: Options) -> Iterator[Row]:
-    """SPEX at two budgets, untouched, judged by each set."""
+    """SPEX at three budgets, untouched, judged by each set and by the drawn pairs."""
     for task, game in games(options):
         for budget in BUDGETS:
             found = sm.discover(game, budget=budget, seed=0, progress=False)
@@ -88,6 +95,8 @@ def searches(options: Options) -> Iterator[Row]:
             row: Row = {"task": task, "budget": budget, "seconds": found.cost["seconds"]}
             row |= {"evaluations": found.cost["evaluations"], "measured": len(have)}
             row["size_of_100th"] = float(sizes[99])
+            drawn = sm.Interactions.load(file_of(task, DRAWN))
+            row |= {"drawn": len(drawn), "as_strong": int((abs(drawn.mean) >= sizes[99]).sum())}
             for chosen in SETS:
                 truth = strongest(sm.Interactions.load(file_of(task, chosen)))
                 row |= {f"{chosen}@{k}": recall(have, truth, k) for k in KS}
