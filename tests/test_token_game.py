@@ -1,5 +1,7 @@
 """Tokens of one text as units: maskings against passes made by hand, gradients, planted words."""
 
+import copy
+import pickle
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -283,6 +285,22 @@ LONG = (
     "The film was not good and I did not like the story. The room was red but the music was never "
     "dull. I admire the cast and the plot was very charming."
 )
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda game: pickle.loads(pickle.dumps(game))], ids=["copied", "sent"]
+)
+def test_a_game_of_words_can_be_sent_and_copied(again: Any) -> None:
+    game = sentiment("The film was not good.", "negative", spans="words", masking="mean")
+    game.limit_pass_size(3)
+    other = again(game)
+    masks = ~torch.eye(len(game), dtype=torch.bool)
+    torch.testing.assert_close(other(masks), game(masks))
+    assert (other.labels, other.batch_size) == (game.labels, 3) and other.model is not game.model
+    with torch.no_grad():  # of the copy alone
+        for weight in other.model.parameters():
+            weight.zero_()
+    assert not torch.allclose(other(masks), game(masks))
 
 
 def test_few_words_and_a_small_budget() -> None:

@@ -9,6 +9,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,8 @@ class TokenGame(Game):
                 "so give one: task.prompts[:1]"
             )
         self.model = model = unwrapped(model, tell=True)
+        self._asked = {"spans": spans, "masking": masking, "mask_id": mask_id, "labels": labels}
+        self._asked["tokenizer"] = tokenizer
         self.task, self.device = task, device_of(model)
         self.prompt = task.prompts.to(self.device)
         if self.prompt.inputs:
@@ -161,6 +164,11 @@ class TokenGame(Game):
             )
 
     _change: Change | None = None  # of the output, to see what its rounding does
+
+    def __reduce__(self) -> Any:
+        """A copy, or what another process is sent, is made anew from what was asked."""
+        options = self._asked | {"batch_size": self.batch_size}
+        return partial(TokenGame, **options), (self.model, self.task)
 
     @property
     def units(self) -> Units:
