@@ -174,3 +174,18 @@ def test_the_encoder_of_two_stacks_reads_the_end_of_its_text() -> None:
     rows = [{"prompt": text, "answer": " good"}]
     task = sm.load_task(rows, t5(), tokenizer=tokenizer)
     assert task.prompts.tokens.tolist() == [tokenizer(text)["input_ids"]]
+
+
+def test_what_a_template_puts_around_messages_is_in_no_unit() -> None:
+    """The tokenizer's file calls these tokens special; its list of special tokens lacks them."""
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.add_special_tokens(["<|user|>", "<|end|>"])
+    tokenizer.chat_template = "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
+    around = tokenizer.convert_tokens_to_ids(["<|user|>", "<|end|>"])
+    assert not {*around} & {*tokenizer.all_special_ids}
+    model = gpt2(n_vocab=len(tokenizer))
+    messages = [{"role": "user", "content": "The film was good."}]
+    task = sm.text_task(model, messages, 5, tokenizer=tokenizer)
+    assert [*task.prompts.tokens[0, [0, -1]]] == around
+    words = sm.TokenGame(model, task, "words", tokenizer=tokenizer)
+    assert [label.split(":")[1] for label in words.labels] == ["The", "film", "was", "good."]

@@ -46,7 +46,9 @@ def scored_positions(prompt: Prompts) -> set[int]:
 def special_ids(tokenizer: Any) -> set[int]:
     """The tokens that are no part of a text. An unknown word is one, unless its token also begins
     or ends texts."""
-    special: set[int] = set(getattr(tokenizer, "all_special_ids", ()))
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # also those of a chat template
+    special = {token for token, told in added.items() if told.special}
+    special |= set(getattr(tokenizer, "all_special_ids", ()))
     unknown = getattr(tokenizer, "unk_token_id", None)
     names = ("bos", "eos", "cls", "sep", "pad", "mask")
     used = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
