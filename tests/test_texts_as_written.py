@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import spex_mech as sm
 from tests.test_text_heads import bert, byte_level, gpt2, t5, wordpiece
@@ -157,6 +158,30 @@ def test_an_answer_of_several_tokens_is_told() -> None:
     tokenizer = byte_level()
     with pytest.warns(UserWarning, match=r"' Rome' is 5 tokens, and only the first, ' '"):
         sm.text_task(gpt2(n_vocab=len(tokenizer)), "The capital", " Rome", tokenizer=tokenizer)
+
+
+def spaced() -> Any:
+    """Words with their spaces in them, which a token by itself does not show."""
+    words = ["<s>", *(f"\u2581{word}" for word in "the film was good".split())]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<s>"))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    made.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    return tf.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>")
+
+
+def test_a_task_is_shown_with_the_spaces_between_its_words() -> None:
+    rows = [{"prompt": "the film was", "answer": " good", "distractor": " film"}]
+    task = sm.load_task(rows, gpt2(), tokenizer=spaced())
+    assert task.prompts.tokens.tolist() == [[0, 1, 2, 3]]
+    assert "the film was" in repr(task)
 
 
 def test_a_word_within_another_is_not_the_one_that_is_asked_for() -> None:
