@@ -214,3 +214,23 @@ def test_what_a_template_puts_around_messages_is_in_no_unit() -> None:
     assert [*task.prompts.tokens[0, [0, -1]]] == around
     words = sm.TokenGame(model, task, "words", tokenizer=tokenizer)
     assert [label.split(":")[1] for label in words.labels] == ["The", "film", "was", "good."]
+
+
+@pytest.mark.parametrize("masking", ["token", "delete", "attention", "mean"])
+@pytest.mark.parametrize("head", ["causal", "masked", "pooled"])
+def test_a_prompt_of_a_padded_batch_is_read_without_its_padding(head: str, masking: str) -> None:
+    if head == "masked":
+        model, place = bert(tf.BertForMaskedLM), {"answer_pos": [2]}
+    else:
+        kind = tf.GPT2LMHeadModel if head == "causal" else tf.GPT2ForSequenceClassification
+        model, place = gpt2(kind, pad_token_id=0), {}
+    text = [[5, 17, 70, 31, 2]]
+    padded = sm.Prompts([text[0] + [0, 0, 0]], [[1] * 5 + [0] * 3], answers=[1], **place)
+    games = [
+        sm.TokenGame(model, sm.Task(prompts, "log_prob"), [[1], [3]], masking=masking, mask_id=9)
+        for prompts in (padded, sm.Prompts(text, answers=[1], **place))
+    ]
+    masks = torch.tensor([[True, True], [False, True], [True, False], [False, False]])
+    values, want = (game(masks) for game in games)
+    torch.testing.assert_close(values, want, rtol=1e-5, atol=1e-5)
+    assert games[0].provenance()["tokens"] == text[0]

@@ -339,6 +339,16 @@ class Prompts:
         return here.replaced(**{name: _each(getattr(here, name), in_type) for name in names})
 
 
+def without_padding(prompt: Prompts) -> Prompts:
+    """One prompt without its padding."""
+    if prompt.attention_mask is None:
+        return prompt
+    n_real = int(prompt.real.sum())
+    names = ("tokens", "attention_mask", "token_types", "corrupted", "target_mask")
+    own = {name: getattr(prompt, name) for name in names}
+    return prompt.replaced(**{k: x if x is None else x[:, :n_real] for k, x in own.items()})
+
+
 def _is_of_tokens(tokens: Tensor, name: str, value: Tensor) -> bool:
     """Whether an input says something of each token, as ``position_ids`` do."""
     is_whole = not value.is_floating_point() and not name.startswith("decoder")
