@@ -234,3 +234,24 @@ def test_a_prompt_of_a_padded_batch_is_read_without_its_padding(head: str, maski
     values, want = (game(masks) for game in games)
     torch.testing.assert_close(values, want, rtol=1e-5, atol=1e-5)
     assert games[0].provenance()["tokens"] == text[0]
+
+
+def test_bytes_of_a_character_are_of_its_word() -> None:
+    """Of a tokenizer without offsets, which shows nothing of a character that is not whole."""
+    tokenizer, model = tf.ByT5Tokenizer(), t5()
+    model.resize_token_embeddings(len(tokenizer))
+    text = "Gr\u00fc\u00dfe an \u4f60\u597d. Two \U0001f44d it is"
+    task = sm.text_task(model, text, " ok", tokenizer=tokenizer)
+    words = sm.TokenGame(model, task, "words", tokenizer=tokenizer)
+    labels = [label.split(":")[1] for label in words.labels]
+    assert labels == [
+        "Gr\u00fc\u00dfe",
+        "an",
+        "\u4f60",
+        "\u597d",
+        ".",
+        "Two",
+        "\U0001f44d",
+        "it",
+        "is",
+    ]
