@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from torch import Tensor
 from spex_mech.arguments import plain_tensor, same_rows, shown
 from spex_mech.engine.tokens import (
     answer_id,
+    as_written,
     encoder,
+    has_mask,
     has_two_spaces,
     is_glued,
+    mask_places,
     padded,
-    without_second_begin,
 )
 from spex_mech.fingerprints import sha256_of
 from spex_mech.notebook import counted, facts_html
@@ -149,13 +152,15 @@ class Prompts:
     ) -> "Prompts":
         """Prompts from texts, padded on the right, as the tokenizer writes them; where an answer or
         a continuation follows, without the end token that it may append. A text that brings a
-        begin token, as a chat template writes it, gets no second one.
+        begin token, as a chat template writes it, gets no second one. A text that brings the
+        tokenizer's mask token is read there, as models of masked words fill it in.
 
         Args:
             tokenizer: of the model (``load_tokenizer(model)``).
             texts: the prompts, a list of strings.
             answers: what should follow each, with the space before it where the model writes one
-                (" Paris"): a word of one token, or several such words.
+                (" Paris"), or stand in place of its mask token: a word of one token, or several
+                such words.
             wrong_answers: the same for wrong ones.
             continuations: instead of answers, a text of any length that should follow each; all of
                 its tokens are scored, by "log_prob" and "loss", each after those before it.
@@ -164,8 +169,8 @@ class Prompts:
 
         Raises:
             ValueError: no texts, lists of unequal length, an answer that is not one token behind
-                its prompt, or a corrupted prompt of another number of tokens; the text names the
-                prompt.
+                its prompt, some prompts with one mask token and others without, or a corrupted
+                prompt of another number of tokens; the text names the prompt.
 
         Warns:
             UserWarning: an answer goes on with a prompt's last word, as no space begins it.
@@ -174,11 +179,9 @@ class Prompts:
         beside |= {"continuations": continuations, "clusters": clusters}
         same_rows(texts=texts, **beside)
         texts = _texts("texts", texts, None)
-        encode, targets = encoder(tokenizer), None
+        encode, targets = encoder(tokenizer, fills=continuations is None), None
         if answers is wrong_answers is continuations is None:  # as a classifier reads a text
-            encode = lambda text: without_second_begin(  # noqa: E731
-                tokenizer, list(tokenizer(text)["input_ids"]), text
-            )
+            encode = partial(as_written, tokenizer)
         rows = [encode(text) for text in texts]
         if empty := [text for text, row in zip(texts, rows, strict=True) if not row]:
             raise ValueError(f"texts: {empty[0]!r} has no token in this tokenizer; leave it out")
@@ -193,6 +196,7 @@ class Prompts:
                 _scored(n, *ids, *pairs[n]) for n, ids in enumerate(zip(before, rows, strict=True))
             ]
         tokens, real = padded(rows)
+        places = None if answers is None else _mask_places(tokenizer, texts, rows)
         if targets is not None:
             targets = [row + [False] * (tokens.shape[1] - len(row)) for row in targets]
         return Prompts(
@@ -202,6 +206,7 @@ class Prompts:
             _answer_ids("wrong_answers", tokenizer, texts, wrong_answers),
             _corrupted(encode, rows, corrupted),
             targets,
+            places,
             clusters=clusters,
         )
 
@@ -334,6 +339,16 @@ class Prompts:
         return here.replaced(**{name: _each(getattr(here, name), in_type) for name in names})
 
 
+def without_padding(prompt: Prompts) -> Prompts:
+    """One prompt without its padding."""
+    if prompt.attention_mask is None:
+        return prompt
+    n_real = int(prompt.real.sum())
+    names = ("tokens", "attention_mask", "token_types", "corrupted", "target_mask")
+    own = {name: getattr(prompt, name) for name in names}
+    return prompt.replaced(**{k: x if x is None else x[:, :n_real] for k, x in own.items()})
+
+
 def _is_of_tokens(tokens: Tensor, name: str, value: Tensor) -> bool:
     """Whether an input says something of each token, as ``position_ids`` do."""
     is_whole = not value.is_floating_point() and not name.startswith("decoder")
@@ -351,6 +366,10 @@ def _texts(name: str, given: Any, n: int | None) -> list[str]:
     if not listed or n not in (None, len(listed)):
         raise ValueError(f"{name} has {len(listed)} entries, and there are {n or 'no'} prompts")
     return listed
+
+
+def _mask_places(tokenizer: Any, texts: list[str], rows: list[list[int]]) -> list[int] | None:
+    return mask_places(tokenizer, texts, rows, [f"prompt {n}" for n in range(len(texts))])
 
 
 def _answer_ids(
@@ -371,7 +390,7 @@ def _answer_ids(
             raise ValueError(
                 f"{what} is {shown(words)}; give texts (Prompts(tokens, answers) takes token ids)"
             )
-        pairs += [(text, word) for word in words]
+        pairs += [(text, word) for word in words if not has_mask(tokenizer, text)]
         try:
             rows.append([answer_id(tokenizer, text, word, single=True) for word in words])
         except ValueError as error:

@@ -10,7 +10,7 @@ from spex_mech.engine.checks import check_metric
 from spex_mech.engine.device import in_batches, is_out_of_memory, narrowest
 from spex_mech.engine.metrics import KL
 from spex_mech.engine.plain import PlainEngine, Setup
-from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.prompts import Prompts, without_padding
 from spex_mech.engine.running import first_tensor
 from spex_mech.engine.sites import another_prompt
 from spex_mech.notices import warn
@@ -21,7 +21,6 @@ _LEAST_OTHER = 0.1  # of how far values are apart, by which a row differs
 # By which a value may differ without its padding: of its size, and in roundings of the output.
 _SAME, _ROUNDINGS = 0.01, 30
 _KEPT = 0.02  # by which a stream may be off that is made again, of its size
-_PADDED = ("tokens", "attention_mask", "token_types", "corrupted", "target_mask")
 
 
 def check_rows(plain: PlainEngine, own_metric: bool, most_rows: int | None) -> None:
@@ -121,8 +120,7 @@ def warn_if_padding_counts(setup: Setup) -> None:
     if n_pos == prompts.tokens.shape[1] or prompts.inputs or by_position:
         return
     padded = prompts[[row]]
-    fields = {name: getattr(padded, name) for name in _PADDED}
-    cut = padded.replaced(**{k: x if x is None else x[:, :n_pos] for k, x in fields.items()})
+    cut = without_padding(padded)
     with setup.taps.installed():
         output = setup.taps.run(padded)
         rounding = float(first_tensor(output).abs().max())

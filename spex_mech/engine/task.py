@@ -12,7 +12,7 @@ from spex_mech.arguments import counted, shown
 from spex_mech.engine.architectures import text_config
 from spex_mech.engine.metrics import METRICS, Metric, check_takes_two, name_of_metric
 from spex_mech.engine.prompts import Prompts
-from spex_mech.engine.tokens import texts_of
+from spex_mech.engine.tokens import texts_of, tokenizer_behind
 from spex_mech.fingerprints import metric_recorded
 from spex_mech.notebook import facts_html
 from spex_mech.notices import warn
@@ -93,7 +93,9 @@ class Task:
         told = {"prompts": prompts.in_short(), "metric": self.metric_name}
         if decode is None or not prompts.has_tokens:
             return told
-        read = lambda ids: repr("".join(decode([i for i in ids.tolist() if i >= 0])))  # noqa: E731
+        tokenizer = tokenizer_behind(decode)  # knows the spaces between tokens
+        together = (lambda ids: "".join(decode(ids))) if tokenizer is None else tokenizer.decode
+        read = lambda ids: repr(together([i for i in ids.tolist() if i >= 0]))  # noqa: E731
         told["the first"] = read(prompts.tokens[0][prompts.real[0]])
         if prompts.answers is not None:
             told["answer"] = read(prompts.answers[0][:1])

@@ -67,6 +67,17 @@ def head_of(model: Any) -> Head:
     return Head("causal", {})
 
 
+def continues_texts(model: Any) -> bool:
+    """Whether a model says what follows a text: one whose class says so, or that is not of
+    transformers."""
+    config = getattr(model, "config", None)
+    if is_hooked(model) or not hasattr(config, "model_type"):
+        return True
+    generates = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
+    is_named = any(word in type(model).__name__ for word in generates)
+    return is_named and not getattr(config, "is_encoder_decoder", False)
+
+
 def _label_names(config: Any) -> dict[int, str]:
     names = {int(number): str(name) for number, name in (config.id2label or {}).items()}
     return {number: names.get(number, f"LABEL_{number}") for number in range(config.num_labels)}
@@ -154,7 +165,7 @@ def sum_log_prob(output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
 
 @dataclass(frozen=True)
 class DecodedLogProb:
-    """Log-probability of the tokens that a decoder should write, in nats.
+    """Log-probability of the tokens that a decoder should write, its last ones, in nats.
 
     Args:
         tokens: what it should write.
@@ -169,7 +180,7 @@ class DecodedLogProb:
         return "log_prob" if self.mean else "sum_log_prob"
 
     def __call__(self, output: Any, prompts: Prompts) -> Float[Tensor, " row"]:
-        log_probs = logits_of(output).float().log_softmax(-1)[:, : len(self.tokens)]
+        log_probs = logits_of(output).float().log_softmax(-1)[:, -len(self.tokens) :]
         at = torch.arange(len(self.tokens), device=log_probs.device)
         found = log_probs[:, at, torch.tensor(self.tokens, device=log_probs.device)]
         return found.mean(dim=1) if self.mean else found.sum(dim=1)

@@ -11,9 +11,12 @@ from torch import Tensor
 from spex_mech.arguments import shown
 
 
-def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+def encoder(tokenizer: Any, fills: bool = True) -> Callable[[str], list[int]]:
     """Text -> token ids, with what the tokenizer puts before a text and without what it appends:
     an end token between a prompt and its answer would be read as the end of the text.
+
+    Args:
+        fills: a text that brings a mask token keeps its end, as its answer is read at the mask.
 
     Raises:
         ValueError: it is no tokenizer; or, of a text, it holds half a character or has no token.
@@ -21,21 +24,104 @@ def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     _check(tokenizer)
 
     def encode(text: str) -> list[int]:
-        ids = read(text)
+        ids = as_written(tokenizer, text, follows=not (fills and has_mask(tokenizer, text)))
         if not ids:
             raise ValueError(f"the text {text!r} has no token in this tokenizer; give a text")
         return ids
 
-    def read(text: str) -> list[int]:
-        check_encodes(text)
-        ids = without_second_begin(tokenizer, list(tokenizer(text)["input_ids"]), text)
-        own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        for start in range(len(ids) - len(own) + 1):
-            if ids[start : start + len(own)] == own:
-                return ids[: start + len(own)]
-        return ids
-
     return encode
+
+
+def as_written(tokenizer: Any, text: str, follows: bool = False) -> list[int]:
+    """Token ids as the tokenizer writes a text, with its special tokens once (``once``)."""
+    check_encodes(text)
+    ids = list(tokenizer(text)["input_ids"])
+    return ids[once(tokenizer, ids, text, follows)]
+
+
+def once(tokenizer: Any, ids: list[int], text: str, follows: bool = False) -> slice:
+    """Which of a text's tokens are read: without the special tokens that the tokenizer has put
+    around a text that brings the same ones, as what a chat template writes does, or ``[CLS]`` and
+    ``[SEP]`` by hand. A text that brings them twice keeps all.
+
+    Args:
+        follows: words follow the text, so that nothing that the tokenizer appends is read.
+    """
+    own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    places = range(len(ids) - len(own) + 1)
+    first = next((at for at in places if ids[at : at + len(own)] == own), None)
+    if first is None:
+        return slice(0, len(ids))
+    stop = first + len(own)
+    before, after = ids[:first], ids[stop:]
+    twice = _brings_once(own, before), _brings_once(own[::-1], after[::-1])
+    return slice(first if twice[0] else 0, stop if follows or twice[1] else len(ids))
+
+
+def _brings_once(own: list[int], special: list[int]) -> bool:
+    n = len(special)
+    return own[:n] == special != own[n : 2 * n]
+
+
+def has_mask(tokenizer: Any, text: str) -> bool:
+    """Whether a text brings a mask token, which models of masked words fill in."""
+    name = getattr(tokenizer, "mask_token", None)
+    return name is not None and str(name) in text
+
+
+def mask_places(
+    tokenizer: Any, texts: Sequence[str], rows: Sequence[Sequence[int]], names: Sequence[str]
+) -> list[int] | None:
+    """Where the answer of each prompt is read that brings mask tokens; None: none does.
+
+    Args:
+        names: what messages call each prompt.
+
+    Raises:
+        ValueError: one has another number of mask tokens than one.
+    """
+    if not any(has_mask(tokenizer, text) for text in texts):
+        return None
+    found = []
+    for row, name in zip(rows, names, strict=True):
+        places = [pos for pos, token in enumerate(row) if token == tokenizer.mask_token_id]
+        if len(places) != 1:
+            raise ValueError(
+                f"{name} has {len(places)} mask tokens {tokenizer.mask_token}, and an answer fills "
+                "in one; write one into each prompt, or give Prompts(tokens, answer_pos=...)"
+            )
+        found += places
+    return found
+
+
+def filled_in(
+    tokenizer: Any, read: Callable[..., list[int]], texts: Sequence[str], place: int, answer: str
+) -> int:
+    """The token of an answer in place of a mask token.
+
+    Args:
+        read: the texts -> token ids.
+        texts: one, or the two of a pair.
+        place: the position of the mask token.
+
+    Raises:
+        ValueError: the answer is not one token there, or unknown to the tokenizer.
+    """
+    name, before, written = str(tokenizer.mask_token), read(*texts), list(texts)
+    nth = before[:place].count(tokenizer.mask_token_id)
+    which = 0
+    while nth >= texts[which].count(name):
+        nth, which = nth - texts[which].count(name), which + 1
+    parts = texts[which].split(name)
+    left, right = name.join(parts[: nth + 1]), name.join(parts[nth + 1 :])
+    written[which] = left + (answer.lstrip(" ") if left.endswith(" ") else answer) + right
+    ids = read(*written)
+    if [*before[:place], *ids[place : place + 1], *before[place + 1 :]] != ids:
+        raise ValueError(
+            f"the answer {answer!r} is not one token in place of {name}, and the model fills in one"
+        )
+    check_known(tokenizer, answer, [ids[place]])
+    return ids[place]
 
 
 def check_encodes(text: str) -> None:
@@ -46,15 +132,6 @@ def check_encodes(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"the text {text!r} holds half a character: {error.reason}") from error
-
-
-def without_second_begin(tokenizer: Any, ids: list[int], text: str) -> list[int]:
-    """Without the begin token that the tokenizer has put before a text that brings one, as what a
-    chat template writes does. A text that begins with it twice keeps both."""
-    begin = getattr(tokenizer, "bos_token_id", None)
-    name = str(getattr(tokenizer, "bos_token", None))
-    twice = begin is not None and ids[:2] == [begin, begin]
-    return ids[1:] if twice and text.count(name, 0, 2 * len(name)) < 2 else ids
 
 
 def _check(tokenizer: Any) -> None:
@@ -81,13 +158,18 @@ def answer_id(tokenizer: Any, prompt: str, answer: str, single: bool = False) ->
 
 
 def answer_tokens(tokenizer: Any, prompt: str, answer: str) -> list[int]:
-    """All tokens of an answer as it follows the prompt.
+    """All tokens of an answer as it follows the prompt, or its token in place of the mask token
+    that the prompt brings.
 
     Raises:
         ValueError: the answer has no token of its own, or is unknown to the tokenizer.
     """
     encode = encoder(tokenizer)
-    before, both = encode(prompt), encode(prompt + answer)
+    before = encode(prompt)
+    if has_mask(tokenizer, prompt):
+        read = partial(as_written, tokenizer)
+        return [filled_in(tokenizer, read, [prompt], before.index(tokenizer.mask_token_id), answer)]
+    both = encode(prompt + answer)
     if both[: len(before)] != before or len(both) == len(before):
         hint = f"; begin it with a space, {' ' + answer!r}" if is_glued(prompt, answer) else ""
         raise ValueError(

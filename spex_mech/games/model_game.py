@@ -7,6 +7,7 @@ back as it was, also after an error or an interrupt.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spex_mech.arguments import shown, switch, whole
+from spex_mech.arguments import counted, shown, switch, whole
 from spex_mech.engine.accuracy import Accuracy
 from spex_mech.engine.architectures import Architecture, architecture_of
 from spex_mech.engine.attention import patterns_of
@@ -30,6 +31,7 @@ from spex_mech.engine.noise import coarse_metric
 from spex_mech.engine.prompts import Prompts, hashes_of_each, prompts_sha256, tokens_sha256
 from spex_mech.engine.references import check_asked
 from spex_mech.engine.task import Task, warn_of_prompts
+from spex_mech.engine.tokens import tokenizer_behind
 from spex_mech.fingerprints import (
     config_sha256,
     metric_sha256,
@@ -38,6 +40,8 @@ from spex_mech.fingerprints import (
 from spex_mech.game import Answer, Coarse, Game, Tick, no_tick
 from spex_mech.games.unit_names import components_of
 from spex_mech.masks import MaskBatch
+from spex_mech.models import load_tokenizer
+from spex_mech.notices import warn
 from spex_mech.units import Units
 
 
@@ -112,6 +116,7 @@ class ModelGame(Game):
         check_asked(ablation, task.prompts, reference)
         self.ablation = ablation if isinstance(ablation, str) else "given"
         warn_of_prompts(self.model, task.prompts)
+        _warn_of_masks(self.model, task)
         given = ablation if isinstance(ablation, str) else dict(ablation)
         asked = (self.model, task.prompts, task.metric, self.components, given, reference)
         self._asked = Asked(*asked, architecture, precision, replay, compile)
@@ -362,6 +367,25 @@ def _coarse(game: ModelGame) -> Coarse | None:
     if float_type_of(game.model).itemsize >= 4:
         cure = "run its forward pass without autocast"
     return Coarse(f"a model in {name}", cure)
+
+
+def _warn_of_masks(model: Any, task: Task) -> None:
+    """Warn of prompts with mask tokens whose answer is read elsewhere."""
+    prompts, by_name = task.prompts, isinstance(task.metric, str)
+    asked = by_name and prompts.answers is not None and prompts.answer_pos is None
+    if not asked or not prompts.has_tokens or "MaskedLM" not in type(model).__name__:
+        return
+    tokenizer = tokenizer_behind(task.decode)
+    with suppress(ValueError, ImportError):  # it cannot be loaded
+        tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
+    mask = getattr(tokenizer, "mask_token_id", None)
+    masked = (prompts.tokens == (-1 if mask is None else mask)).any(dim=1)
+    if masked.any():
+        warn(
+            f"{int(masked.sum())} of {counted(len(masked), 'prompt')} have a mask token, and the "
+            f"answer is read at the last token, where a {type(model).__name__} fills in nothing; "
+            "give Prompts(answer_pos=...), the mask tokens' positions, as Prompts.from_text does"
+        )
 
 
 def _listed(labels: str | Sequence[str]) -> list[str]:

@@ -46,7 +46,9 @@ def scored_positions(prompt: Prompts) -> set[int]:
 def special_ids(tokenizer: Any) -> set[int]:
     """The tokens that are no part of a text. An unknown word is one, unless its token also begins
     or ends texts."""
-    special: set[int] = set(getattr(tokenizer, "all_special_ids", ()))
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # also those of a chat template
+    special = {token for token, told in added.items() if told.special}
+    special |= set(getattr(tokenizer, "all_special_ids", ()))
     unknown = getattr(tokenizer, "unk_token_id", None)
     names = ("bos", "eos", "cls", "sep", "pad", "mask")
     used = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
@@ -114,8 +116,11 @@ def _places(task: Task, free: list[int], tokenizer: Any) -> tuple[str, list[int]
         return text, [a + _spaces(text[a:b]) for a, b in (offsets[p] for p in free)]
     ids, first, last = task.prompts.tokens[0].tolist(), free[0], free[-1]
     # A token alone may not tell whether a space comes before it; the text so far does.
-    so_far = [tokenizer.decode(ids[first : p + 1]).rstrip() for p in range(first, last + 1)]
-    ends = dict(zip(range(first, last + 1), map(len, so_far), strict=True))
+    so_far = [tokenizer.decode(ids[first : p + 1]) for p in range(first, last + 1)]
+    ends = {p: len(text.rstrip()) for p, text in enumerate(so_far, start=first)}
+    for p in range(last - 1, first, -1):
+        if so_far[p - first] == so_far[p - first - 1]:  # a byte of a character that is not whole
+            ends[p] = ends[p + 1]
     return tokenizer.decode(ids[first : last + 1]), [max(0, ends[p] - 1) for p in free]
 
 

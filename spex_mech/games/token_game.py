@@ -34,7 +34,7 @@ from spex_mech.engine.metrics import METRICS, Metric
 from spex_mech.engine.noise import coarse_metric, rounding_within
 from spex_mech.engine.passes import call, output_of, turn_of
 from spex_mech.engine.plain import NoSlopes, slopes_of
-from spex_mech.engine.prompts import Prompts, prompts_sha256
+from spex_mech.engine.prompts import Prompts, prompts_sha256, without_padding
 from spex_mech.engine.rounding import (
     Change,
     off_by,
@@ -123,7 +123,7 @@ class TokenGame(Game):
         self._asked = {"spans": spans, "masking": masking, "mask_id": mask_id, "labels": labels}
         self._asked["tokenizer"] = tokenizer
         self.task, self.device = task, device_of(model)
-        self.prompt = task.prompts.to(self.device)
+        self.prompt = without_padding(task.prompts).to(self.device)
         if self.prompt.inputs:
             raise ValueError(
                 f"a TokenGame reads tokens alone, and the prompts have "

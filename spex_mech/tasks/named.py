@@ -14,6 +14,7 @@ from spex_mech.arguments import file_of, path_of, whole
 from spex_mech.engine.facts import vocabulary_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
+from spex_mech.engine.text import continues_texts
 from spex_mech.engine.tokens import is_one_token
 from spex_mech.models import load_tokenizer
 from spex_mech.results.files import text_in
@@ -70,7 +71,8 @@ def load_task(
         options: ``seq_len`` (induction), ``file`` and ``n_tokens`` (text).
 
     Raises:
-        ValueError: an unknown task, or one that this model's tokenizer cannot express.
+        ValueError: an unknown task, or one that this model's tokenizer cannot express, or that
+            the model cannot answer.
     """
     n_prompts = None if n_prompts is None else whole("n_prompts", n_prompts, 1)
     seed, given = whole("seed", seed, 0), None
@@ -91,8 +93,9 @@ def load_task(
                 f"the task {name!r} needs a tokenizer and this model brings none; give tokenizer= "
                 "(on the command line, a model folder that holds one)"
             )
+        continues = continues_texts(model)
         if given:
-            task = task_from_rows(given, tokenizer, n_prompts, name)
+            task = task_from_rows(given, tokenizer, n_prompts, name, continues=continues)
         elif name == "text":
             task = _text(tokenizer, n_named, rng, **options)
         elif name in TASKS:
@@ -104,14 +107,30 @@ def load_task(
             rows = [rows[i] for i in rng.permutation(len(rows))]
             answer = next(iter(rows[0].answers), None)
             ids = isinstance(answer, int) and rows[0].metric == "logit_diff"
-            task = task_from_rows(rows, tokenizer, n_prompts, Path(name).stem, ids)
+            task = task_from_rows(rows, tokenizer, n_prompts, Path(name).stem, ids, continues)
         task = replace(task, decode=tokenizer)
     else:
         raise ValueError(
             f"unknown task {name!r}; choose one of {', '.join(TASKS)}, or give a .csv or .json "
             "file of prompts"
         )
-    return task if metric is None else replace(task, metric=metric)
+    if metric is None:
+        _check_is_asked_at_a_mask(task, model)
+        return task
+    return replace(task, metric=metric)
+
+
+def _check_is_asked_at_a_mask(task: Task, model: Any) -> None:
+    """Raises:
+    ValueError: a model of masked words is asked what follows a text.
+    """
+    behind = task.prompts.answers is not None and task.prompts.answer_pos is None
+    if behind and "MaskedLM" in type(model).__name__:
+        raise ValueError(
+            f"the task {task.name!r} asks for what follows its prompts, and a "
+            f"{type(model).__name__} fills in mask tokens alone: write the tokenizer's mask token "
+            "into each prompt, or give a metric of your own"
+        )
 
 
 def _induction(model: Any, n_prompts: int, rng: np.random.Generator, seq_len: int = 16) -> Task:

@@ -2,13 +2,23 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
 from spex_mech.arguments import counted
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
-from spex_mech.engine.tokens import answer_tokens, encoder, has_two_spaces, is_glued, padded
+from spex_mech.engine.tokens import (
+    answer_tokens,
+    as_written,
+    encoder,
+    has_mask,
+    has_two_spaces,
+    is_glued,
+    mask_places,
+    padded,
+)
 from spex_mech.notices import warn
 
 _FIRST_HASH = 2**40  # of a cluster's word; smaller numbers are clusters' own
@@ -39,7 +49,12 @@ class _Encoded:
 
 
 def task_from_rows(
-    rows: Iterable[Row], tokenizer: Any, n_prompts: int | None, name: str, ids: bool = False
+    rows: Iterable[Row],
+    tokenizer: Any,
+    n_prompts: int | None,
+    name: str,
+    ids: bool = False,
+    continues: bool = True,
 ) -> Task:
     """The task of the first ``n_prompts`` usable rows (None: of all rows).
 
@@ -48,18 +63,22 @@ def task_from_rows(
 
     Args:
         ids: the answers were read as token ids, which are of one tokenizer only: they are checked.
+        continues: the model continues a text, so that none ends in the token that a tokenizer
+            appends; a classifier or an encoder reads that one too.
 
     Raises:
-        ValueError: too few rows can be used, or the answers of one cannot be told apart.
+        ValueError: too few rows can be used, the answers of one cannot be told apart, or some have
+            one mask token and others none.
 
     Warns:
         UserWarning: rows of a file were left out, its token ids may be of another tokenizer, or an
             answer is not scored as a whole word.
     """
-    encode = encoder(tokenizer)
+    behind, whole = encoder(tokenizer), partial(as_written, tokenizer)
     kept: list[_Encoded] = []
     left_out: list[Row] = []
     for row in rows:
+        encode = behind if continues else whole
         clean = encode(row.clean)
         corrupted = None if row.corrupted is None else encode(row.corrupted)
         if corrupted is None or len(corrupted) == len(clean):
@@ -96,7 +115,7 @@ def task_from_rows(
     if doubts := [f"{one.row.place}: {one.doubt}" for one in kept if one.doubt]:
         more = f", and {counted(len(doubts) - 1, 'other row')}" if len(doubts) > 1 else ""
         warn(f"{name}: {doubts[0]}{more}")
-    return Task(_prompts(kept), kept[0].row.metric, name)
+    return Task(_prompts(kept, tokenizer, name), kept[0].row.metric, name)
 
 
 def _encoded(
@@ -130,6 +149,8 @@ def _encoded(
 
 def _doubt(tokenizer: Any, prompt: str, answer: str | int, tokens: Sequence[int]) -> str:
     """Why the first token of an answer may not be what was meant."""
+    if has_mask(tokenizer, prompt):  # it stands in place of the mask token, as a whole
+        return ""
     if isinstance(answer, str) and is_glued(prompt, answer):
         return (
             f"the answer {answer!r} goes on with the last word of {prompt[-20:]!r}; begin it with "
@@ -206,7 +227,11 @@ def _check_ids(kept: Sequence[_Encoded], tokenizer: Any, name: str) -> None:
         )
 
 
-def _prompts(kept: Sequence[_Encoded]) -> Prompts:
+def _prompts(kept: Sequence[_Encoded], tokenizer: Any, name: str) -> Prompts:
+    texts, places = [one.row.clean for one in kept], None
+    if kept[0].row.answers:
+        names = [f"{name}: {one.row.place or repr(one.row.clean)}" for one in kept]
+        places = mask_places(tokenizer, texts, [one.clean for one in kept], names)
     tokens, mask = padded([one.clean for one in kept])
     corrupted = [one.corrupted for one in kept if one.corrupted is not None]
     right, wrong = [one.answers for one in kept], [one.wrong_answers for one in kept]
@@ -218,6 +243,7 @@ def _prompts(kept: Sequence[_Encoded]) -> Prompts:
         answers=right if all(right) else None,
         wrong_answers=wrong if all(wrong) else None,
         corrupted=padded(corrupted)[0] if len(corrupted) == len(kept) else None,
+        answer_pos=places,
         clusters=numbers if len(numbers) == len(kept) else None,
     )
 

@@ -1,5 +1,6 @@
 """One text as a task."""
 
+import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,9 @@ from spex_mech.engine.text import (
     sum_log_prob,
     whole_number,
 )
-from spex_mech.engine.tokens import check_encodes, check_known, without_second_begin
+from spex_mech.engine.tokens import check_encodes, check_known, filled_in, is_glued, once
 from spex_mech.models import load_tokenizer
+from spex_mech.notices import warn
 
 _REDUCE = ("mean", "sum")
 
@@ -47,14 +49,16 @@ def text_task(
     | classes of tokens | log-probability of the class ``answer`` of the token ``at`` |
     | masked words | log-probability of ``answer`` at the mask token in the text |
     | causal | log-probability of the first token of ``answer`` after the text, or of all tokens of ``continuation``, mean or sum |
-    | encoder-decoder | log-probability of all tokens of ``answer`` or ``continuation`` that the decoder writes, mean or sum |
+    | encoder-decoder | log-probability of all tokens of ``answer`` or ``continuation`` that the decoder writes, behind the one that it is made to write first (``forced_bos_token_id``), mean or sum |
 
-    A begin token that stands in the text already is not added again, and an end token that the
+    Special tokens that stand around the text already are not added again, and an end token that the
     tokenizer appends is left out where words follow the text.
 
     Args:
         text: the text; chat messages ``[{"role": ..., "content": ...}]``, which the tokenizer's
-            template writes down up to where the answer begins; or token ids, as they are.
+            template writes down: up to where the answer begins, which goes on with a last message
+            of the assistant's; for models that judge a text, as they are. Or token ids, as they
+            are.
         answer: a class by its label's name or its number; for models of words a text (its first
             token counts in causal models) or a token's id, of any whole-number type.
         continuation: what should follow; all its tokens are scored, under teacher forcing.
@@ -68,6 +72,9 @@ def text_task(
         ValueError: no tokenizer, an empty text, not one of answer and continuation, no such class,
             an answer that is neither text nor number, or one that has no token of its own or that
             the tokenizer does not know.
+
+    Warns:
+        UserWarning: of an answer of several tokens only the first is scored.
     """  # noqa: E501
     tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
     if tokenizer is None:
@@ -85,7 +92,7 @@ def text_task(
         raise ValueError(f"a {type(model).__name__} continues no text; give answer=")
     if at is not None and head.kind not in ("tokens", "masked"):
         raise ValueError(f"at={at!r} is for classes of tokens and masked words; leave it out")
-    words = _Encoder(tokenizer, follows=head.kind == "causal")
+    words = _Encoder(tokenizer, head.kind == "causal", head.kind in ("causal", "decoder"))
     asked = _Asked(answer, continuation, reduce == "mean", at)
     read = words.read(text, second)
     if head.kind == "causal":
@@ -93,7 +100,7 @@ def text_task(
     if head.kind == "decoder":
         return _decoded(words, read, asked, model)
     if head.kind == "masked":
-        return _masked(words, read, asked)
+        return _masked(words, read, asked, second)
     return _classified(words, read, asked, head)
 
 
@@ -126,10 +133,12 @@ class _Encoder:
 
     Args:
         follows: words follow the text, so that no end token may stand behind it.
+        answers: the model answers a text, rather than judges it.
     """
 
     tokenizer: Any
     follows: bool
+    answers: bool
 
     def read(self, text: Any, second: str | None = None) -> _Read:
         if isinstance(text, str):
@@ -142,9 +151,9 @@ class _Encoder:
         if rows and all(isinstance(row, Mapping) for row in rows):
             if not getattr(self.tokenizer, "chat_template", None):
                 raise ValueError("the tokenizer has no chat template; write the messages as a text")
-            written = self.tokenizer.apply_chat_template(
-                rows, add_generation_prompt=True, tokenize=False
-            )
+            begun = rows[-1].get("role") == "assistant"  # what the model has said already
+            how = {"continue_final_message" if begun else "add_generation_prompt": self.answers}
+            written = self.tokenizer.apply_chat_template(rows, tokenize=False, **how)
             return self._read(written, second, templated=True)
         if not rows or np.ndim(rows) != 1 or any(isinstance(row, str) for row in rows):
             raise ValueError(wanted)
@@ -171,34 +180,15 @@ class _Encoder:
                     (a + shift, b + shift) if which == 1 else (a, b)
                     for (a, b), which in zip(offsets, of, strict=True)
                 ]
-        start = len(ids) - len(without_second_begin(self.tokenizer, ids, text))
-        stop = self._ends(ids, text, templated)
+        used = once(self.tokenizer, ids, text, self.follows)
+        used = used if second is None else slice(used.start, len(ids))
         return _Read(
-            ids[start:stop],
+            ids[used],
             source,
-            None if offsets is None else tuple(offsets[start:stop]),
-            None if types is None else list(types[start:stop]),
+            None if offsets is None else tuple(offsets[used]),
+            None if types is None else list(types[used]),
             templated,
         )
-
-    def _ends(self, ids: list[int], text: str, templated: bool) -> int:
-        """Where the text ends: before end tokens that the tokenizer has put behind it."""
-        stop = len(ids)
-        if not self.follows or templated:
-            return stop
-        tokenizer = self.tokenizer
-        for kind in ("eos", "sep"):
-            end = getattr(tokenizer, f"{kind}_token_id", None)
-            name = str(getattr(tokenizer, f"{kind}_token", None))
-            own = 2 if text.endswith(2 * name) else int(text.endswith(name))
-            if (
-                end is not None
-                and own < 2
-                and stop > own + 1
-                and ids[stop - own - 1 :] == [end] * (own + 1)
-            ):
-                return stop - 1
-        return stop
 
     def following(self, read: _Read, answer: str) -> list[int]:
         """The tokens of an answer as it follows the text; a tokenizer may write it otherwise when
@@ -248,7 +238,12 @@ def _token(answer: Any) -> int:
 def _causal(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
     if asked.continuation is None:
         if isinstance(asked.answer, str):
-            target = words.following(read, asked.answer)[0]
+            target, *more = words.following(read, asked.answer)
+            if more:
+                warn(
+                    f"the answer {asked.answer!r} is {1 + len(more)} tokens, and only the first, "
+                    f"{words.shown(target)}, is scored; continuation= scores all"
+                )
         else:
             target = _token(asked.answer)
         score = f"log-probability of the token {words.shown(target)} after the text"
@@ -281,17 +276,22 @@ def _decoded(words: _Encoder, read: _Read, asked: _Asked, model: Any) -> TextTas
     answer = asked.answer if asked.continuation is None else asked.continuation
     target = words.alone(answer) if isinstance(answer, str) else [_token(answer)]
     shown = answer if isinstance(answer, str) else words.tokenizer.decode(target)
-    task = words.task(
-        read,
-        read.prompts(),
-        DecodedLogProb(tuple(target), asked.mean),
-        "text",
-        _of_tokens(shown, len(target), asked.mean),
-    )
-    return TextTask(**{**vars(task), "decoder_tokens": (start, *target[:-1])})
+    score, begin = _of_tokens(shown, len(target), asked.mean), (start,)
+    if (forced := _forced(model)) is not None and forced != target[0]:
+        begin, score = (start, forced), f"{score} behind {words.shown(forced)}"
+    metric = DecodedLogProb(tuple(target), asked.mean)
+    task = words.task(read, read.prompts(), metric, "text", score)
+    return TextTask(**{**vars(task), "decoder_tokens": (*begin, *target[:-1])})
 
 
-def _masked(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
+def _forced(model: Any) -> int | None:
+    """The token that a decoder is made to write first, such as BART's begin token or a language."""
+    configs = (getattr(model, "generation_config", None), model.config)
+    forced = (getattr(config, "forced_bos_token_id", None) for config in configs)
+    return next((token for token in forced if token is not None), None)
+
+
+def _masked(words: _Encoder, read: _Read, asked: _Asked, second: str | None) -> TextTask:
     mask, name = words.tokenizer.mask_token_id, words.tokenizer.mask_token
     places = [p for p, token in enumerate(read.ids) if token == mask]
     place = places[0] if len(places) == 1 and asked.at is None else asked.at
@@ -301,21 +301,15 @@ def _masked(words: _Encoder, read: _Read, asked: _Asked) -> TextTask:
             "fills in one: write it into the text, or give at=, one of these positions"
         )
     if isinstance(asked.answer, str):
-        assert read.source is not None
-        filled = read.source.split(name)
-        nth = places.index(place)
-        text = name.join(filled[: nth + 1]) + asked.answer + name.join(filled[nth + 1 :])
-        ids = words.read(text).ids
-        same = len(ids) == len(read.ids) and all(
-            a == b or p == place for p, (a, b) in enumerate(zip(ids, read.ids, strict=True))
-        )
-        if not same:
+        if read.source is None:
             raise ValueError(
-                f"the answer {asked.answer!r} is not one token in place of {name}, and the model "
-                "fills in one"
+                f"the answer {asked.answer!r} is a word, and the text is token ids; give a token's "
+                "id, or the text as words"
             )
-        target = ids[place]
-        check_known(words.tokenizer, asked.answer, [target])
+        first = read.source if second is None else read.source.removesuffix(f"\n{second}")
+        texts = [first] if second is None else [first, second]
+        again = lambda *texts: words.read(*texts).ids  # noqa: E731
+        target = filled_in(words.tokenizer, again, texts, place, asked.answer)
     else:
         target = _token(asked.answer)
     prompts = read.prompts(answers=[target], answer_pos=[place])
@@ -354,10 +348,21 @@ def _place_of(read: _Read, at: str | int | None) -> int:
         return place
     if read.source is None or read.offsets is None:
         raise ValueError(f"at={at!r} needs a fast tokenizer and a text; give the position")
-    count = read.source.count(at)
-    if count != 1:
-        raise ValueError(f"the word {at!r} stands {count} times in the text; give the position")
-    start = read.source.index(at)
+    source, starts = (
+        read.source,
+        [match.start() for match in re.finditer(re.escape(at), read.source)],
+    )
+    # Not those within another word.
+    starts = [
+        start
+        for start in starts
+        if not is_glued(source[:start], at) and not is_glued(at, source[start + len(at) :])
+    ]
+    if len(starts) != 1:
+        raise ValueError(
+            f"the word {at!r} stands {len(starts)} times in the text; give the position"
+        )
+    start = starts[0]
     found = [p for p, (a, b) in enumerate(read.offsets) if a <= start < b]
     if not found:
         raise ValueError(f"the word {at!r} has no token in this tokenizer; give the position")
