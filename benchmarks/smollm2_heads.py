@@ -243,7 +243,7 @@ def rivals(options: Options) -> Iterator[Row]:
     options.must_be_full()
     for case in (case_of(task, game_of(task)) for task in TASKS):
         for budget in WITH_SEEDS[::2]:
-            yield from case.of_rivals(budget, RIVALS, (0,), 600)
+            yield from case.of_rivals(budget, RIVALS, (0,), 3000)
 
 
 class OfMap(Around):

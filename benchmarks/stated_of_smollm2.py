@@ -26,17 +26,34 @@ def smollm2(rows: Rows) -> Stated:
 
 
 def smollm2_units(rows: Rows) -> Stated:
-    rows = rows.where(task="ioi")
-    searches = rows.where(part="searches")
-    keys = [f"{chosen}@{k}" for chosen in ("attribution", "half") for k in (50, 100)]
+    chosen = ("attribution", "half")
+    keys = [f"{name}@{k}" for name in chosen for k in (50, 100)]
+    sets, searches = rows.where(part="sets"), rows.where(part="searches")
+    drawn = sets.where(set="drawn")
     return {
-        "searches": [[f"{row['budget']:,}", *(text(row[key]) for key in keys)] for row in searches],
+        "searches": [
+            [row["task"], f"{row['budget']:,}", *(text(row[key]) for key in keys)]
+            for row in sorted(searches, key=lambda row: (row["task"], row["budget"]))
+        ],
         "found": span(
-            searches.the(budget=1200)[f"{chosen}@100"] for chosen in ("attribution", "half")
+            row[f"{name}@100"] for row in searches.where(budget=1200) for name in chosen
         ),
-        **{f"{row['set']}.heads": f"{row['heads']}" for row in rows.where(part="sets")},
-        "pairs": f"{rows.the(part='sets', set='half')['pairs']:,}",
+        **{f"{name}.heads": _two(sets.where(set=name), "heads") for name in chosen},
+        **{f"{name}.pairs": f"{sets.where(set=name)[0]['pairs']:,}" for name in chosen},
+        "drawn": f"{sum(row['pairs'] for row in drawn):,}",
+        "drawn.largest": f"{max(row['size_of_1th'] for row in drawn):.3f}",
+        "drawn.as_strong": _none_or(sum(row["as_strong"] for row in searches)),
+        "size_of_100th": span(row["size_of_100th"] for row in searches),
     }
+
+
+def _two(rows: Rows, key: str) -> str:
+    """What stands in two rows, by the task."""
+    return " and ".join(f"{row[key]}" for row in sorted(rows, key=lambda row: str(row["task"])))
+
+
+def _none_or(count: int) -> str:
+    return f"{count}" if count else "none"
 
 
 # What is stated of both tasks, and of either: figures of the whole map, and how they are written.
