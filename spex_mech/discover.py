@@ -45,6 +45,7 @@ from spex_mech.search.proxyspex import ProxySpex
 from spex_mech.search.rankers import CandidateSource
 from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
+from spex_mech.units import cure_of_joined
 
 __all__ = ["CallableGame", "as_game", "confirm", "discover", "measure"]
 
@@ -515,7 +516,10 @@ def _numbers_of(units: Any, game: Game) -> list[int]:
         if known is None and _is_number(unit) and 0 <= int(unit) < len(game):
             known = int(unit)
         if known is None:
-            raise ValueError(f"unknown unit {unit!r}; this game's units are {game.labels[:4]}...")
+            raise ValueError(
+                f"unknown unit {unit!r}; this game's units are {game.labels[:4]}..."
+                f"{cure_of_joined(unit, column)}"
+            )
         numbers.append(known)
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"the set {tuple(units)} holds a unit twice")
