@@ -172,15 +172,22 @@ def _missed(found: Interactions) -> str:
             else ("units were not measured, whose slopes grow")
         )
         return f"It is not known: {left:,} {were} less."
-    left = n * (n - 1) // 2 - int((found.order == 2).sum())
+    n_pairs, part = int((found.order == 2).sum()), ""
+    if len(found) < found.n_measured:  # whose other rows are known, and not shown
+        part = f"These are {len(found):,} of {found.n_measured:,} that were measured. "
+        if found.units.shape[1] > 2 and not found.audit:
+            return part.strip()
+        n_pairs = found.n_measured
+    left = n * (n - 1) // 2 - n_pairs
     if left <= 0:
-        return "No pair: all were measured."
+        return f"{part}No pair: all were measured."
     if not (audit := found.audit):
-        return f"It is not known: {left:,} pairs were not measured, and none of them was audited."
+        unknown = f"{left:,} pairs were not measured, and none of them was audited."
+        return f"{part}It is not known: {unknown}"
     if "largest_tested" not in audit:
         return f"{EARLIER[0].upper()}{EARLIER[1:]}."
     said = [recall_text(audit), excluded_text(audit), energy_text(audit)]
-    return " ".join(f"{text[0].upper()}{text[1:]}." for text in said)
+    return part + " ".join(f"{text[0].upper()}{text[1:]}." for text in said)
 
 
 def count_text(n: int, word: str) -> str:
