@@ -561,8 +561,8 @@ def confirm(
 
     Raises:
         TypeError: what is to be confirmed are no interactions, or the game is a result.
-        ValueError: the other game lacks a unit, k is under 1, or all of the strongest are at or
-            under the noise floor.
+        ValueError: the other game lacks a unit, k is under 1, or there is no interaction, or none
+            of the strongest is over the noise floor.
     """
     if not isinstance(found, Interactions):
         raise TypeError(
@@ -575,9 +575,11 @@ def confirm(
             "confirm(found, ModelGame(model, other_task))"
         )
     whole("k", k, 1)
+    if not len(found):
+        raise ValueError("there is nothing to confirm: the result holds no interaction")
     strongest = found.top(k)
     top = strongest.take(np.flatnonzero(~strongest.is_noise))
-    if len(strongest) and not len(top):
+    if not len(top):
         raise ValueError(
             "there is nothing to confirm: every value is at or under the noise floor of the search "
             f"({found.noise_floor:.2g})"
