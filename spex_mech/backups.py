@@ -20,6 +20,7 @@ from spex_mech.masks import MaskBatch
 from spex_mech.results.interactions import Interactions
 from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.search.partners import Partners
+from spex_mech.units import JOINED
 
 UnitsOf = Sequence[str | Component | Group] | str | Component | Group
 _TRIED = 10  # times as many units by slope as are wanted by single effect
@@ -55,7 +56,7 @@ def together(game: Any, of: UnitsOf) -> ModelGame:
         raise ValueError(f"no unit is left beside {', '.join(labels)}")
     one = game.components[sorted(gone)]  # so that it has one name, however they are listed
     if len(gone) > 1:
-        one = one.group(" + ".join(one.labels))
+        one = one.group(JOINED.join(one.labels))
     return with_components(game, game.components[others] + one)
 
 

@@ -45,6 +45,7 @@ from spex_mech.search.proxyspex import ProxySpex
 from spex_mech.search.rankers import CandidateSource
 from spex_mech.search.settings import DEFAULTS
 from spex_mech.search.spex import Spex
+from spex_mech.units import cure_of_joined
 
 __all__ = ["CallableGame", "as_game", "confirm", "discover", "measure"]
 
@@ -515,7 +516,10 @@ def _numbers_of(units: Any, game: Game) -> list[int]:
         if known is None and _is_number(unit) and 0 <= int(unit) < len(game):
             known = int(unit)
         if known is None:
-            raise ValueError(f"unknown unit {unit!r}; this game's units are {game.labels[:4]}...")
+            raise ValueError(
+                f"unknown unit {unit!r}; this game's units are {game.labels[:4]}..."
+                f"{cure_of_joined(unit, column)}"
+            )
         numbers.append(known)
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"the set {tuple(units)} holds a unit twice")
@@ -557,8 +561,8 @@ def confirm(
 
     Raises:
         TypeError: what is to be confirmed are no interactions, or the game is a result.
-        ValueError: the other game lacks a unit, k is under 1, or all of the strongest are at or
-            under the noise floor.
+        ValueError: the other game lacks a unit, k is under 1, or there is no interaction, or none
+            of the strongest is over the noise floor.
     """
     if not isinstance(found, Interactions):
         raise TypeError(
@@ -571,9 +575,11 @@ def confirm(
             "confirm(found, ModelGame(model, other_task))"
         )
     whole("k", k, 1)
+    if not len(found):
+        raise ValueError("there is nothing to confirm: the result holds no interaction")
     strongest = found.top(k)
     top = strongest.take(np.flatnonzero(~strongest.is_noise))
-    if len(strongest) and not len(top):
+    if not len(top):
         raise ValueError(
             "there is nothing to confirm: every value is at or under the noise floor of the search "
             f"({found.noise_floor:.2g})"

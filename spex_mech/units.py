@@ -4,7 +4,7 @@ Nothing else in the package reads a label to learn a layer or a kind.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from spex_mech.arguments import label_list
 
+JOINED = " + "  # between the labels of units that were taken as one (``spex_mech.together``)
 # What results that were written before they had a table can mean: L9H6, L3N1024, L9G1.
 _LABEL = re.compile(r"L(\d+)([HNGE])(\d+)")
 _KINDS = {"H": "head", "N": "neuron", "G": "kv_group", "E": "expert"}
@@ -209,6 +210,19 @@ class Units(Sequence[Unit]):
             if block >= 0 and blocks.stacks[block]:
                 place["stack"] = blocks.stacks[block]
         return found
+
+
+def cure_of_joined(label: object, known: Collection[str]) -> str:
+    """What makes a unit of several that a game has one by one, for the error that it has none of
+    this label; empty where that is no such unit.
+
+    >>> cure_of_joined("L0H3 + L1H0", ["L0H3", "L0H4", "L1H0"])
+    "; it is several of them as one: give sm.together(game, ['L0H3', 'L1H0'])"
+    """
+    parts = label.split(JOINED) if isinstance(label, str) else []
+    if len(parts) < 2 or not {*parts} <= {*known}:
+        return ""
+    return f"; it is several of them as one: give sm.together(game, {parts})"
 
 
 def _unit_of(label: str) -> Unit:

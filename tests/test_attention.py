@@ -1,6 +1,7 @@
 """Attention patterns of heads, intact and with units ablated, against the model's own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -334,3 +335,11 @@ def test_positions_of_a_decoder_that_is_given_no_tokens_are_numbers() -> None:
 def test_patterns_of_unlike_shapes_are_asked_for_one_by_one() -> None:
     with pytest.raises(ValueError, match="have patterns of unlike shapes, 7 x 7 and 4 x 7"):
         translating(4).attention_patterns(["encoder.L0H0", "decoder.L0XH1"])
+
+
+def test_tokens_that_no_font_has_are_shown_by_pictures() -> None:
+    model = sm.load_model("demo")
+    task = replace(sm.load_task("induction", model, 2), decode=lambda ids: ["\t\x07\n"] * len(ids))
+    numbers = attention_numbers(sm.ModelGame(model, task), ("L0H3", "L1H0"))
+    assert {*numbers.keys[0], *numbers.queries[1]} == {"\N{SYMBOL FOR HORIZONTAL TABULATION}"
+                                                       "\N{SYMBOL FOR BELL}\\n"}  # fmt: skip

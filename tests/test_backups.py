@@ -7,6 +7,7 @@ import pytest
 from torch import Tensor
 
 import spex_mech as sm
+from spex_mech.report.words import summary
 from tests.backups import demo_with_backup, plant_backup
 
 
@@ -167,3 +168,35 @@ def test_what_is_no_game_of_a_model() -> None:
             asked(lambda masks: masks.all(1).double(), ["a"])
     with pytest.raises(ValueError, match="k"):
         sm.find_backups(game_of(sm.load_model("demo")), "L1H0", k=0)
+
+
+def test_backups_of_several_units_are_confirmed_on_these_units_as_one() -> None:
+    model = sm.load_model("demo")
+    game = game_of(model)
+    found = sm.find_backups(game, ["L0H3", "L1H0"], k=3, progress=False)
+    other = sm.ModelGame(model, sm.load_task("induction", model, 12, seed=1))
+    cure = r"it is several of them as one: give sm.together\(game, \['L0H3', 'L1H0'\]\)"
+    for refused in (
+        lambda: sm.confirm(found, other, progress=False),
+        lambda: sm.score_circuit(other, ["L0H3 + L1H0"], progress=False),
+    ):
+        with pytest.raises(ValueError, match=cure):
+            refused()
+    with pytest.raises(ValueError, match=r"unknown unit 'L0H3 \+ L9H0'.*\.\.\.$"):
+        sm.measure(other, [("L0H3 + L9H0", "L1H1")], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("gone", "asked", "left"),
+    [("L1H0", "7 units of demo are needed more once L1H0 is", "4 units were not measured, whose"),
+     (["L1H0", "L0H3"], "6 units of demo are needed more once L0H3 and L1H0 are", "3 units were")],
+)  # fmt: skip
+def test_a_report_of_backups_asks_for_backups(gone: Any, asked: str, left: str) -> None:
+    game = game_of(sm.load_model("demo"))
+    found = sm.find_backups(game, gone, k=3, progress=False)
+    words = dict(summary(found))
+    assert words["What was asked"].startswith(f"Which of {asked} gone on the task induction, ")
+    assert left in words["What was missed"]
+    assert f"All units would take {2 * len(found.labels)} evaluations" in words["What it cost"]
+    every = dict(summary(sm.find_backups(game, gone, k=7, progress=False)))
+    assert every["What was missed"] == "No unit: all were measured."

@@ -876,6 +876,12 @@ def test_the_benchmarks_json_is_read_and_scored(tmp_path: Path) -> None:
         assert "score_circuit(game, ...) scores it" in str(read)
         assert read.overlap(circuit).jaccard == 1
         np.testing.assert_allclose(read.signed_importance, circuit.signed_importance)
+        assert {*read.frame()["unit"]} == {*circuit.units} == {*read.why}
+        assert {n for n, x in read.to_networkx().nodes(data=True) if x["member"]} == {*read.why}
+        figure = sm.plot_circuit(read)
+        legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert "member" in legend and "left out" not in legend
+        assert "not scored" in figure.axes[0].get_title()
         scored = sm.score_circuit(game, source)
         assert scored.minimality.value == pytest.approx(circuit.minimality.value)
     with pytest.raises(ValueError, match="needs 'nodes', each with 'in_graph'"):

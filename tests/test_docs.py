@@ -51,6 +51,18 @@ def test_the_drawing_is_that_of_the_layers() -> None:
     assert FILE.read_text(encoding="utf-8") == drawing(), "run scripts/draw_layers.py"
 
 
+def test_the_gallery_shows_a_text_as_it_is_drawn() -> None:
+    model = sm.load_model("sentiment")
+    text = sm.text_task(model, "The plot was long but the acting was not bad.", "positive")
+    found = sm.discover(sm.TokenGame(model, text), "exhaustive", progress=False)
+    drawn, shown = sm.plot_text(found, 6).svg, (ROOT / "docs/not_bad.svg").read_text("utf-8")
+    what = r'(?<=stroke=")#\w+|(?<=rgba\()\d+,\d+,\d+|stroke-dasharray|>[^<]+: |\S+(?=</title)'
+    told = [re.findall(what, picture) for picture in (drawn, shown)]
+    assert told[0] == told[1] and "OR-like" in told[0]
+    said = " ".join((ROOT / "docs/gallery.md").read_text("utf-8").split())
+    assert '"not" and "bad" make it positive only together (red, solid); "but"' in said
+
+
 def test_whoever_carries_on_finds_what_the_page_names() -> None:
     page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
     named = re.findall(r"`((?:spex_mech|tests|benchmarks)(?:/[\w.]+)*)`", page)

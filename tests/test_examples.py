@@ -55,6 +55,15 @@ def test_one_point_has_no_error() -> None:
     assert "nan" not in html and "±" not in html and "±" in sm.plot_examples(a_result()).html
 
 
+def test_what_an_example_does_alone_may_not_be_known() -> None:
+    mains = np.array([[-1.0], [np.nan], [0.5]])
+    pairs, values = np.array([[0, 1], [1, 2]]), np.array([[2.0], [-1.0]])
+    found = sm.Interactions(["a", "b", "c"], pairs, values, mains, np.ones(1))
+    html = sm.plot_examples(found).html
+    assert "nan" not in html and "<title>b: main effect not measured</title>" in html
+    assert html.count("alone not measured") == 2 and "alone -1<" in html
+
+
 def test_pairs_are_the_strongest_over_the_noise() -> None:
     pairs = example_pairs(a_result(), 10)
     assert [(pair.units, pair.reading) for pair in pairs] == [

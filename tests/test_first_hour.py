@@ -383,6 +383,8 @@ def test_only_what_was_found_is_confirmed(tmp_path: Path) -> None:
     assert noise.is_noise.all()
     with pytest.raises(ValueError, match="nothing to confirm: every value is at or under"):
         sm.confirm(noise, other, progress=False)
+    with pytest.raises(ValueError, match="nothing to confirm: the result holds no interaction"):
+        sm.confirm(found.take([]), other, progress=False)
 
 
 def drawn(seed: int) -> Any:

@@ -170,9 +170,16 @@ def test_a_frame_leaves_no_order_out() -> None:
 
 
 @pytest.mark.parametrize("order", [3, 4])
-def test_frame_of_an_order_not_measured(order: int) -> None:
-    with pytest.raises(ValueError, match=f"no interaction of order {order} was measured"):
-        a_result().frame(order)
+def test_an_order_that_was_not_measured(order: int) -> None:
+    text = f"no interaction of order {order} was measured, but of order 2; frame"
+    for asked in (lambda: a_result().frame(order), lambda: a_result().top(3, order)):
+        with pytest.raises(ValueError, match=text):
+            asked()
+    with pytest.raises(ValueError, match="was measured, but of order 2 and 3; frame"):
+        a_result(triple=True).top(3, order=5)
+    with pytest.raises(ValueError, match=r"order 1 was measured.*frame\(order=1\) has the main"):
+        a_result().top(3, order=1)
+    assert len(a_result().take([]).top(3, order=2)) == 0
 
 
 @pytest.mark.parametrize("order", [True, 0])

@@ -546,3 +546,18 @@ def test_a_cell_of_many_pairs_tells_the_value_that_is_chosen(opened: Open, tmp_p
     at.page.mouse.move(0, 0)
     assert hovered(at.page, 0, 1) == "L0 x L1energy, signed by the sum: -4"
     assert at.wrong == []
+
+
+def test_labels_stand_as_they_are() -> None:
+    """plotly reads tags, a few entities (none for quotation marks) and, where there is MathJax,
+    formulas."""
+    labels = ["<b>", '"q"', "it's", "$x$", "a&amp;b"]
+    means = np.arange(1.0, 11)[:, None] * (1 + np.linspace(-0.1, 0.1, N_PROMPTS))
+    pairs = np.array(np.triu_indices(5, 1)).T
+    found = sm.Interactions(labels, pairs, means, -np.ones((5, N_PROMPTS)), np.ones(N_PROMPTS))
+    figure = sm.plot_map(found, backend="plotly")
+    told = ["&lt;b&gt;", '"q"', "it's", "&#36;x&#36;", "a&amp;amp;b"]
+    assert list(figure.layout.xaxis.ticktext) == list(figure.layout.yaxis.ticktext) == told
+    assert figure.data[0].hovertext[1][3].startswith(f"{told[1]} x {told[3]}<br>")
+    nodes = sm.plot_network(found, backend="plotly").data[-1]
+    assert {*nodes.text} == {*told}

@@ -807,3 +807,10 @@ def test_texts_have_contrast(opened: Open, tmp_path: Path, scheme: str) -> None:
     assert len(ratios) > 15
     low = {name: ratio for name, ratio in ratios.items() if ratio < 4.5}
     assert low == {}
+
+
+def test_a_part_does_not_call_unmeasured_what_it_leaves_out() -> None:
+    found = a_result()
+    part = dict(summary(found.top(1)))["What was missed"]
+    whole = dict(summary(found))["What was missed"]
+    assert part == f"These are 1 of {len(found)} that were measured. {whole}"

@@ -19,6 +19,7 @@ shares are what they would be with the metric turned round.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from spex_mech.circuits.curve import FaithfulnessCurve
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.files import graph_of, load_circuit, save_circuit
 from spex_mech.circuits.mib import mib_json, mib_members, read_mib
-from spex_mech.circuits.scores import NOT_SCORED, Score
+from spex_mech.circuits.scores import NOT_SCORED, Score, SubsetScore
 from spex_mech.circuits.span import Span
 from spex_mech.results.graphs import write_graphml
 from spex_mech.results.printed import html_table
@@ -196,7 +197,7 @@ class Circuit:
         rows = []
         least = {part.units[0]: part for part in self.minimality.by_subset}
         for unit, reason in self.why.items():
-            part = least[unit]
+            part = least.get(unit, _NOT_MEASURED)
             named = [str(group) for group in self.groups if unit in group.units]
             rows.append(
                 {
@@ -279,9 +280,10 @@ class Circuit:
         return Circuit(
             labels=list(members),
             members=np.array(list(members.values()), dtype=bool),
-            why={}, groups=(), links=(),
+            why={u: Membership(nan, nan, (), "given") for u, kept in members.items() if kept},
+            groups=(), links=(),
             faithfulness=NOT_SCORED, completeness=NOT_SCORED, minimality=NOT_SCORED,
-            intact=float("nan"), empty=float("nan"), n_prompts=0,
+            intact=nan, empty=nan, n_prompts=0,
             importance=abs(scores), stability=NOT_SCORED,
             about={"selected": f"read from {name}", "config": dict(read.get("cfg", {}))},
             signs=np.where(scores < 0, -1, 1),
@@ -308,6 +310,7 @@ class Circuit:
         return html_table(first, table, [line.strip() for line in rest])
 
 
+_NOT_MEASURED = SubsetScore((), (), nan, nan)
 _COLUMNS = (
     "unit", "main_effect", "inside", "minimality", "minimality_stderr", "given", "brought_by",
     "groups", "interactions",

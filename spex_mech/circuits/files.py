@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import asdict, fields
 from hashlib import sha256
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ def graph_of(circuit: Any) -> "networkx.Graph":
             graph.nodes[label].update(
                 main_effect=reason.main_effect,
                 inside=reason.inside,
-                minimality=least[label],
+                minimality=least.get(label, nan),
                 brought_by=reason.brought_by,
             )
     for link in circuit.links:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from spex_mech.units import Units
+from spex_mech.units import Units, cure_of_joined
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def columns_of(names: Iterable[Any], units: Units, where: str) -> list[int]:
             raise ValueError(
                 f"unknown unit {name!r} in the {where}; units are "
                 f"{', '.join(map(repr, labels[:4]))}{', ...' if len(labels) > 4 else ''} (heads "
-                "also as 'a0.h3', '0.3' or (0, 3))"
+                f"also as 'a0.h3', '0.3' or (0, 3)){cure_of_joined(name, by_label)}"
             )
         if column in columns:
             also = "" if columns[column] == name else f" (also as {columns[column]!r})"

@@ -17,6 +17,7 @@ from spex_mech.circuits.explain import CircuitInteraction
 from spex_mech.plots.network import in_columns
 from spex_mech.plots.static import as_written, new_figure
 from spex_mech.plots.style import BLUE, RED
+from spex_mech.plots.words import shortened
 from spex_mech.units import Blocks
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
             },
         )  # fmt: skip
     numbers = _group_numbers(circuit)
-    sizes = {label: abs(reason.inside) for label, reason in circuit.why.items()}
+    sizes = {label: abs(np.nan_to_num(reason.inside)) for label, reason in circuit.why.items()}
     top = max(sizes.values(), default=0.0) or 1.0
+    members = {*circuit.units}
     for label, at in positions.items():
-        member = label in circuit.why
+        member = label in members
         area = 60 + 540 * sizes.get(label, 0.0) / top
         axes.scatter(
             *at, s=area, zorder=3, linewidths=1.0,
@@ -94,7 +96,7 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
             linestyle="-" if member else "--",
         )  # fmt: skip
         axes.annotate(
-            " ".join([label, *numbers.get(label, [])]), at,
+            " ".join([shortened(label), *numbers.get(label, [])]), at,
             xytext=(0, -np.sqrt(area) / 2 - 2), textcoords="offset points",
             ha="center", va="top", fontsize=8, zorder=4,
             bbox={"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.7, "linewidth": 0},
@@ -104,16 +106,17 @@ def plot_circuit(circuit: Circuit, most: int = 30) -> "Figure":
     if any(_line_style(link) == ":" for link in circuit.links):
         axes.plot([], [], color="black", linestyle=":", label="neither fits (mixed)")
     axes.scatter([], [], color="#d9d9d9", edgecolor="black", label="member")
-    if len(positions) > len(circuit.why):
+    if len(positions) > len(members):
         axes.scatter([], [], color="white", edgecolor="#666666", linestyle="--", label="left out")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=4, frameon=False, fontsize=8)
     axes.set_axis_off()
     axes.margins(0.15)
     axes.invert_yaxis()
     legend = "; ".join(f"{kind} {sign}" for kind, sign in (("series", "s"), ("backup", "b")))
+    score = f"faithfulness {circuit.faithfulness}" if circuit.n_prompts else "not scored"
     axes.set_title(
-        f"Circuit of {len(circuit)} of {len(circuit.labels):,} units, faithfulness "
-        f"{circuit.faithfulness}" + (f"\ngroups: {legend}" if numbers else ""),
+        f"Circuit of {len(circuit)} of {len(circuit.labels):,} units, {score}"
+        + (f"\ngroups: {legend}" if numbers else ""),
         fontsize=10,
     )
     return figure

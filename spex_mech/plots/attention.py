@@ -14,6 +14,7 @@ from spex_mech.arguments import shown, whole
 from spex_mech.engine.components import Component
 from spex_mech.games.model_game import ModelGame
 from spex_mech.plots.static import as_written, new_figure
+from spex_mech.plots.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,7 +116,7 @@ def _positions(
     ids = tokens[prompt].cpu().numpy()[here].tolist()
     decode = game.task.decode
     texts = [str(i) for i in ids] if decode is None else decode(ids)
-    return _Positions([text.replace("\n", "\\n") for text in texts], here)
+    return _Positions([printable(text.replace("\n", "\\n")) for text in texts], here)
 
 
 @as_written

@@ -17,6 +17,7 @@ from spex_mech.arguments import labels_of, same_order, shown, whole
 from spex_mech.plots.numbers import pale
 from spex_mech.plots.style import PALE_OPACITY, colour_of
 from spex_mech.plots.text import write_page
+from spex_mech.plots.words import with_error
 from spex_mech.results.interactions import Interactions, as_result
 
 _SIZE, _THUMB, _RING = 420, 34, 165  # pixels
@@ -169,8 +170,8 @@ def _network(
             f"<title>{names}: {pair.value:+.3g}, {pair.reading}</title></path>"
         )
     for u, (x, y) in at.items():
-        label, effect = escape(found.labels[u]), found.main_effects[u]
-        told = f"{label}: main effect {effect:+.3g}"
+        label = escape(found.labels[u])
+        told = f"{label}: main effect {_alone(found, u)}"
         if texts is not None:
             told += f"\n{escape(texts[u][:_MOST_TEXT])}"
         half = _THUMB / 2
@@ -200,7 +201,7 @@ def _table(
 ) -> str:
     def example(u: int) -> str:
         image = f'<img src="{thumbs[u]}" width="{_THUMB}" alt=""> ' if u in thumbs else ""
-        effect = f"<br><small>alone {found.main_effects[u]:+.3g}</small>"
+        effect = f"<br><small>alone {_alone(found, u)}</small>"
         text = ""
         if texts is not None:
             whole = texts[u]
@@ -221,6 +222,10 @@ def _table(
         "<table><thead><tr><th>example</th><th>example</th><th>interaction</th><th>they pull</th>"
         f"</tr></thead><tbody>{rows}</tbody></table>"
     )
+
+
+def _alone(found: Interactions, unit: int) -> str:
+    return with_error(float(found.main_effects[unit]), np.nan)
 
 
 def _pull(pair: ExamplePair) -> str:

@@ -157,7 +157,7 @@ def _add_nodes(figure: "Figure", numbers: Network) -> None:
             "opacity": 1,
             "line": {"color": "black", "width": 1.5},
         },
-        text=[escape(node.label) for node in numbers.nodes],
+        text=[_told(node.label) for node in numbers.nodes],
         textposition="bottom center",
         hovertext=[_node_text(node) for node in numbers.nodes],
         hoverinfo="text",
@@ -167,7 +167,7 @@ def _add_nodes(figure: "Figure", numbers: Network) -> None:
 
 def _node_text(node: Node) -> str:
     effect = with_error(node.main_effect, node.stderr)
-    return f"{escape(node.label)}<br>main effect {effect}"
+    return f"{_told(node.label)}<br>main effect {effect}"
 
 
 def _add_choices(figure: "Figure", pairs: Interactions, n_groups: int) -> None:
@@ -249,12 +249,18 @@ def _add_edge(
     )
 
 
+def _told(text: str) -> str:
+    """A text that plotly shows as it is. It reads tags, and where a page has MathJax formulas
+    between dollar signs; of quotation marks it knows no entities, and would show them as such."""
+    return escape(text, quote=False).replace("$", "&#36;")
+
+
 def edge_text(edge: Edge) -> str:
-    """What hovering over a pair shows; names are escaped, as plotly reads tags in texts."""
+    """What hovering over a pair shows."""
     q = "" if np.isnan(edge.q_value) else f"<br>q = {edge.q_value:.2g}"
     value = with_error(edge.value, edge.half)
     held = confirmed_text(edge.confirmed)
-    return f"{escape(edge.a)} x {escape(edge.b)}<br>{value}<br>{edge.reading}{held}{q}"
+    return f"{_told(edge.a)} x {_told(edge.b)}<br>{value}<br>{edge.reading}{held}{q}"
 
 
 def _map(found: Interactions, numbers: MapNumbers | Folded) -> "Figure":
@@ -413,7 +419,7 @@ def _cell_texts(names: list[str], cells: Cells, many: Cells) -> list[list[str]]:
 
     def text(row: int, column: int) -> str:
         cell = row, column
-        named = f"{escape(names[row])} x {escape(names[column])}<br>"
+        named = f"{_told(names[row])} x {_told(names[column])}<br>"
         if cell in many:
             return f"{named}energy, signed by the sum: "
         return edge_text(cells[cell][0][0]) if cell in cells else f"{named}not measured"
@@ -507,9 +513,9 @@ def _add_clicks(figure: Any, cells: Cells, names: list[str]) -> None:
     notes = []
     for (row, column), (edges, count) in cells.items():
         held = f"{count:,} pair{'s' * (count > 1)}"
-        lines = [f"<b>{escape(names[row])} x {escape(names[column])}</b>: {held}"]
+        lines = [f"<b>{_told(names[row])} x {_told(names[column])}</b>: {held}"]
         lines += [
-            f"{escape(edge.a)} x {escape(edge.b)}  {with_error(edge.value, edge.half)}  "
+            f"{_told(edge.a)} x {_told(edge.b)}  {with_error(edge.value, edge.half)}  "
             f"{edge.reading}{confirmed_text(edge.confirmed)}"
             for edge in edges
         ]
@@ -534,9 +540,9 @@ def _square(figure: Any, names: list[str]) -> "Figure":
     same: dict[str, Any] = {"showgrid": False, "zeroline": False, "constrain": "domain"}
     same["tickfont"] = {"size": 12 if n_names <= 16 else 8}
     if n_names <= _MANY:
-        same |= {"tickvals": [*range(n_names)], "ticktext": [escape(name) for name in names]}
+        same |= {"tickvals": [*range(n_names)], "ticktext": [_told(name) for name in names]}
     else:  # as many names as there is room for, more when one zooms in
-        same |= {"labelalias": {str(row): escape(name) for row, name in enumerate(names)}}
+        same |= {"labelalias": {str(row): _told(name) for row, name in enumerate(names)}}
         same |= {"tickformat": "d", "nticks": _MANY}
     figure.update_xaxes(tickangle=-90, range=[-0.5, n_names - 0.5], constraintoward="left", **same)
     figure.update_yaxes(range=[n_names - 0.5, -0.5], scaleanchor="x", constraintoward="top", **same)
@@ -568,9 +574,9 @@ def _headed(
     subject: str = "Pair interactions",
 ) -> "Figure":
     """With a heading, under it ``notes`` on what is pale or grey, then the menus and colours."""
-    lines = [escape(line) for line in heading(found, what, subject).split("\n")]
+    lines = [_told(line) for line in heading(found, what, subject).split("\n")]
     lines = [f"<b>{lines[0]}</b>", *lines[1:]]
-    lines += [f"<span style='font-size:11px'>{escape(line)}</span>" for line in notes]
+    lines += [f"<span style='font-size:11px'>{_told(line)}</span>" for line in notes]
     menus = [menu.to_plotly_json() for menu in figure.layout.updatemenus]
     room = _COLOURS if any(trace.type == "heatmap" for trace in figure.data) else 10
     for line, menu in enumerate(reversed(menus)):

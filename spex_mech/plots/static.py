@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _Asked = ParamSpec("_Asked")
 _ROOMY = 16  # a map of at most this many units has numbers in its cells
+_LONGEST_NUMBER = 99_999.5  # what is larger has more digits than a cell has room for
 
 
 def as_written(draw: "Callable[_Asked, Figure]") -> "Callable[_Asked, Figure]":
@@ -207,7 +208,7 @@ def _network_legend(axes: Any, numbers: Network) -> None:
             if any(edge.line == drawn and not edge.pale for edge in of_colour):
                 axes.plot([], [], color=colour, linestyle=line, label=f"{reading}{meaning}")
         if any(edge.line == "dotted" for edge in of_colour):
-            axes.plot([], [], color=colour, linestyle=":", label=f"no reading fits: {meaning}")
+            axes.plot([], [], color=colour, linestyle=":", label=f"no reading: {meaning}")
         if any(edge.pale for edge in of_colour):
             label = f"pale: {meaning}, not significant"
             opacity = style.PALE_OPACITY
@@ -240,11 +241,12 @@ def _heat(
     axes.set_xticks(range(n_names), short, rotation=90, fontsize=size)
     axes.set_yticks(range(n_names), short, fontsize=size)
     digits = max(0, 1 - int(np.floor(np.log10(largest))))
+    fits = roomy and digits < 4 and largest < _LONGEST_NUMBER
     strong = STRONG * largest
     for row, column in np.argwhere(is_marked(values, pale, found.values.shape[1])):
         value = float(values[row, column])
         sign = style.sign_of(value)
-        number = f"{abs(value):.{digits}f}" if abs(value) > strong and roomy and digits < 4 else ""
+        number = f"{abs(value):.{digits}f}" if abs(value) > strong and fits else ""
         axes.text(
             column, row, f"{sign}{number}", ha="center", va="center", fontsize=7,
             color="white" if abs(value) > 0.6 * largest else "black",

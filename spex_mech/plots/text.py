@@ -65,7 +65,7 @@ def plot_text(found: Interactions, k: int = 10) -> TextPicture:
     pairs = as_result(found).top(k, order=2)
     if not len(pairs):
         raise ValueError("no pairs to draw: the result holds none")
-    texts = [_printable(text) or "·" for text in _without_positions(found.unit_table)]
+    texts = [printable(text) or "·" for text in _without_positions(found.unit_table)]
     # The strongest on top; what is nothing but rounding is not drawn.
     clear = np.flatnonzero(~pairs.is_noise)[::-1].tolist()
     edges = edges_of(pairs)
@@ -95,8 +95,9 @@ def _without_positions(units: Units) -> list[str]:
     return [label.split(":", 1)[1] for label in labels]
 
 
-def _printable(text: str) -> str:
-    """Without what an SVG may not hold: control characters are shown by their pictures."""
+def printable(text: str) -> str:
+    """Without what an SVG may not hold, and no font has: control characters are shown by their
+    pictures."""
     return "".join(
         chr(0x2400 + ord(c)) if ord(c) < 32
         else "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs", "Cn")
@@ -157,7 +158,7 @@ def _box(found: Interactions, unit: int, text: str, largest: float, layout: _Lay
     alpha = abs(effect) / largest if known else 0
     left, top = layout.left[unit], layout.top[unit]
     return (
-        f"<g><title>{escape(_printable(found.labels[unit]))}: "
+        f"<g><title>{escape(printable(found.labels[unit]))}: "
         f"{f'main effect {effect:+.3g}' if known else 'not measured'}</title>"
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{layout.widths[unit]:.1f}" '
         f'height="{_BOX}" rx="3" fill="rgba({colour},{0.85 * alpha:.2f})" stroke="#ccc"/>'
@@ -182,7 +183,7 @@ def _arc(edge: Edge, strongest: Edge, ends: tuple[int, ...], layout: _Layout) ->
     curve = "M {:.1f} {:.1f} C {:.1f} {:.1f}, {:.1f} {:.1f}, {:.1f} {:.1f}".format(*points)
     dash = "" if edge.overlaps else ' stroke-dasharray="7 4"'
     opacity = PALE_OPACITY if edge.pale else 0.25 + 0.7 * share
-    names = escape(_printable(f"{edge.a} x {edge.b}"))
+    names = escape(printable(f"{edge.a} x {edge.b}"))
     return (
         f'<path d="{curve}" fill="none" stroke="{colour_of(edge.overlaps)}" '
         f'stroke-width="{1 + 4 * share:.1f}" stroke-opacity="{opacity:.2f}"{dash}>'

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from spex_mech.report.words import BACKUPS
 from spex_mech.results.interactions import Interactions
+from spex_mech.units import JOINED
 
 _METHODS = ("spex", "proxyspex", "exhaustive")
-_BACKUPS = "backups"  # what find_backups calls itself
 _PROXIES = ("distilled", "trees")  # that can be named
 _TASKS = ("induction", "text", "ioi", "greater_than")
 _METRICS = ("logit_diff", "prob_diff", "log_prob", "loss", "kl")
@@ -36,8 +37,11 @@ def code_of(found: Interactions) -> str:
 def _game(found: Interactions) -> Iterator[str]:
     """The lines that make the game."""
     about, kinds = found.about, found.unit_table.kinds
-    labels, n_single = found.labels, len(found.labels) - (about.get("method") == _BACKUPS)
-    labels = [*labels[:n_single], *(one for each in labels[n_single:] for one in each.split(" + "))]
+    labels, n_single = found.labels, len(found.labels) - (about.get("method") == BACKUPS)
+    labels = [
+        *labels[:n_single],
+        *(one for each in labels[n_single:] for one in each.split(JOINED)),
+    ]
     n = f"{len(labels):,} units"
     if not ({"model", "task", "ablation"} <= about.keys() and _COMPONENTS >= {*kinds[:n_single]}):
         yield f"game = ...  # the game of {n} that was searched"
@@ -110,8 +114,8 @@ def _search(found: Interactions) -> Iterator[str]:
         yield f"sets = {found.names if few else _from_file('names')}"
         yield "found = sm.measure(game, sets)"
         return
-    if method == _BACKUPS:  # those of the last unit, which may be several
-        of = found.labels[-1].split(" + ")
+    if method == BACKUPS:  # those of the last unit, which may be several
+        of = found.labels[-1].split(JOINED)
         yield f"found = sm.find_backups(game, {of}, k={found.n_measured})"
         return
     if method is not None and method not in _METHODS:

@@ -12,6 +12,9 @@ from spex_mech.results.interactions import Interactions
 from spex_mech.results.printed import halves, many_choices
 from spex_mech.results.variation import variation_text, varies
 from spex_mech.results.verdicts import SIGNIFICANT, TOO_FEW
+from spex_mech.units import JOINED
+
+BACKUPS = "backups"  # the method of what find_backups returns
 
 
 def summary(found: Interactions) -> list[tuple[str, str]]:
@@ -32,8 +35,13 @@ def _asked(found: Interactions) -> str:
     how = about.get("ablation") or about.get("masking")
     ablated = f", ablated by their {how}" if how == "mean" else f", by {how} ablation"
     metric = f" ({about['metric']})" if "metric" in about else ""
+    n, what = len(found.labels), "interact"
+    if about.get("method") == BACKUPS:
+        gone = found.labels[-1].split(JOINED)
+        n, is_are = n - 1, "are" if len(gone) > 1 else "is"
+        what = f"are needed more once {' and '.join(gone)} {is_are} gone"
     return (
-        f"Which of {len(found.labels):,} units{model} interact{task}{ablated if how else ''}? "
+        f"Which of {n:,} units{model} {what}{task}{ablated if how else ''}? "
         f"The metric{metric} of the intact model is {value_text(found.intact).removeprefix('+')}, "
         f"averaged over {count_text(n_prompts, 'prompt')}."
     )
@@ -147,21 +155,39 @@ def _cost(found: Interactions) -> str:
         parts.append(f"of them {count_text(int(cost['gradients']), 'gradient')}")
     if "seconds" in cost:
         parts.append(f"{cost['seconds']:.3g} s")
-    every = 1 + n + n * (n - 1) // 2
-    return f"{', '.join(parts)}. All pairs would take {every:,} evaluations."
+    every = f"pairs would take {1 + n + n * (n - 1) // 2:,}"
+    if found.about.get("method") == BACKUPS:
+        every = f"units would take {2 * n:,}"
+    return f"{', '.join(parts)}. All {every} evaluations."
 
 
 def _missed(found: Interactions) -> str:
     n = len(found.labels)
-    left = n * (n - 1) // 2 - int((found.order == 2).sum())
+    if found.about.get("method") == BACKUPS:
+        if not (left := n - 1 - found.n_measured):
+            return "No unit: all were measured."
+        were = (
+            "unit was not measured, whose slope grows"
+            if left == 1
+            else ("units were not measured, whose slopes grow")
+        )
+        return f"It is not known: {left:,} {were} less."
+    n_pairs, part = int((found.order == 2).sum()), ""
+    if len(found) < found.n_measured:  # whose other rows are known, and not shown
+        part = f"These are {len(found):,} of {found.n_measured:,} that were measured. "
+        if found.units.shape[1] > 2 and not found.audit:
+            return part.strip()
+        n_pairs = found.n_measured
+    left = n * (n - 1) // 2 - n_pairs
     if left <= 0:
-        return "No pair: all were measured."
+        return f"{part}No pair: all were measured."
     if not (audit := found.audit):
-        return f"It is not known: {left:,} pairs were not measured, and none of them was audited."
+        unknown = f"{left:,} pairs were not measured, and none of them was audited."
+        return f"{part}It is not known: {unknown}"
     if "largest_tested" not in audit:
         return f"{EARLIER[0].upper()}{EARLIER[1:]}."
     said = [recall_text(audit), excluded_text(audit), energy_text(audit)]
-    return " ".join(f"{text[0].upper()}{text[1:]}." for text in said)
+    return part + " ".join(f"{text[0].upper()}{text[1:]}." for text in said)
 
 
 def count_text(n: int, word: str) -> str:

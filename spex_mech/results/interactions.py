@@ -32,6 +32,7 @@ from spex_mech.results.tables import (
     is_known,
     row_of,
     strongest_rows,
+    top_rows,
     unit_of,
 )
 from spex_mech.results.verdicts import floors_of, is_significant, stand_out_by_order, verdicts
@@ -229,10 +230,10 @@ class Interactions:
         """The k strongest by absolute value (of one order, if asked).
 
         Raises:
-            ValueError: k or order is no whole number.
+            ValueError: k is no whole number, or no interaction of this order was measured.
         """
         whole("k", k, 0)
-        rows = strongest_rows(self.mean, self.order, order)
+        rows = top_rows(self, order)
         part = self.take(rows[:k])
         return part if order is None else as_part(part, n_measured=len(rows))
 

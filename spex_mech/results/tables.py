@@ -28,10 +28,8 @@ def as_frame(found: Shown, order: int | None) -> "pd.DataFrame":
 
     if order == 1:
         return _mains_frame(found)
+    rows = top_rows(found, order)
     width = int(found.order.max(initial=2)) if order is None else order
-    if not 2 <= width <= found.units.shape[1]:
-        raise ValueError(f"no interaction of order {order} was measured")
-    rows = strongest_rows(found.mean, found.order, order)
     letters, labels = _letters(width), np.array([*found.labels, ""], dtype=object)
     mains, units = np.append(found.main_effects, np.nan), found.units[rows]
     readings, verdicts = (
@@ -47,6 +45,22 @@ def as_frame(found: Shown, order: int | None) -> "pd.DataFrame":
         "confirmed": found.confirmed[rows].astype(int),
     }
     return pd.DataFrame(data)
+
+
+def top_rows(found: Shown, order: Any = None) -> Int[np.ndarray, " some"]:
+    """The rows of a result (of one order, if asked), strongest first.
+
+    Raises:
+        ValueError: an order that is no whole number, or of which nothing was measured.
+    """
+    if order is not None and not 2 <= whole("order", order, 1) <= found.units.shape[1]:
+        known = " and ".join(map(str, np.unique(found.order)))
+        known = f", but of order {known}" if known else ""
+        raise ValueError(
+            f"no interaction of order {order} was measured{known}; frame(order=1) has the main "
+            "effects"
+        )
+    return strongest_rows(found.mean, found.order, order)
 
 
 def _letters(count: int) -> list[str]:
