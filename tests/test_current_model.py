@@ -322,6 +322,29 @@ def test_a_number_that_a_hook_reads_is_seen_by_what_the_model_does() -> None:
     assert list(game.changes()) == ["what the model makes of a prompt"]
 
 
+def test_frequencies_that_passes_work_out_anew_are_no_change() -> None:
+    """LongRoPE has other frequencies for prompts beyond the length that it was trained on: passes
+    of all positions and of those that are read leave different ones behind."""
+    longer = {
+        "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 4,
+        "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+    }  # fmt: skip
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+    config = tf.LlamaConfig(
+        **sizes, intermediate_size=48, vocab_size=61, max_position_embeddings=64,
+        rope_parameters=longer,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, masks = tf.LlamaForCausalLM(config).eval(), some_masks(5, 8)
+    game = sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"))
+    plain = sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"), replay=False)
+    torch.testing.assert_close(game(masks), plain(masks))
+    assert game.provenance()["passes"] == "replayed" and not game.changes()
+    model.model.layers[0].self_attn.q_proj.weight.data.mul_(2)
+    torch.testing.assert_close(game(masks), plain(masks))
+    assert game.changes() == plain.changes() == ["the weights of model.layers.0.self_attn.q_proj"]
+
+
 def test_a_model_that_is_random_is_told() -> None:
     model = build("gpt2")
     model.transformer.h[0].register_forward_hook(

@@ -17,6 +17,7 @@ from spex_mech.engine.derived import ReplayEngine
 from spex_mech.engine.device import MemoryPlan
 from spex_mech.engine.replay import Replay
 from spex_mech.masks import MaskBatch
+from tests.by_hand import third_position
 from tests.families import N_LAYERS, build, logits
 from tests.test_engine import (
     CASES,
@@ -28,7 +29,7 @@ from tests.test_engine import (
 
 
 def a_game(family: str = "gpt2", metric: Any = "logit_diff", **options: Any) -> sm.ModelGame:
-    model = build(family)
+    model = options.pop("model", None) or build(family)
     prompts = options.pop("prompts", None) or some_prompts()
     units = options.pop("components", None) or all_units(model)
     return sm.ModelGame(model, sm.Task(prompts, metric), units, **options)
@@ -448,3 +449,79 @@ def test_compile_says_what_stands_in_its_way(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch, "compile", no_compiler)
     with pytest.raises(ValueError, match=r"compile=True, but .* no C\+\+ compiler; leave it out"):
         a_game(compile=True)
+
+
+# -- hooks and forwards that act on some prompts alone --------------------------------------------
+
+
+class Half(nn.Module):
+    """What somebody wrapped around an MLP: it halves the output of some rows.
+
+    Args:
+        acts: which, by what the MLP reads.
+    """
+
+    def __init__(self, inner: nn.Module, acts: Any) -> None:
+        super().__init__()
+        self.inner, self.acts = inner, acts
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * (1 - self.acts(x) / 2)
+
+
+def halve_an_mlp(block: nn.Module, acts: Any) -> None:
+    block.mlp.register_forward_hook(lambda module, args, out: out * (1 - acts(args[0]) / 2))
+
+
+def halve_a_block(block: nn.Module, acts: Any) -> None:
+    block.register_forward_hook(lambda module, args, out: out * (1 - acts(args[0]) / 2))
+
+
+def halve_before_a_block(block: nn.Module, acts: Any) -> None:
+    def hook(module: nn.Module, args: Any) -> Any:
+        return (args[0] * (1 - acts(args[0]) / 2), *args[1:])
+
+    block.register_forward_pre_hook(hook)
+
+
+def halve_what_heads_give(block: nn.Module, acts: Any) -> None:
+    noted: list[Tensor] = [torch.zeros(())]
+    block.ln_1.register_forward_hook(lambda module, args, out: noted.__setitem__(0, acts(args[0])))
+    projection = block.attn.c_proj
+    projection.register_forward_pre_hook(lambda module, args: (args[0] * (1 - noted[0] / 2),))
+
+
+def wrap_an_mlp(block: nn.Module, acts: Any) -> None:
+    block.mlp = Half(block.mlp, acts)
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", third_position])
+@pytest.mark.parametrize(
+    ("change", "layer", "read"),
+    [
+        (halve_an_mlp, 1, "mlp"),
+        (halve_a_block, 0, ""),
+        (halve_before_a_block, 1, ""),
+        (halve_what_heads_give, 1, "ln_1"),
+        (wrap_an_mlp, 1, "mlp"),
+    ],
+)
+def test_what_acts_on_one_prompt_alone(change: Any, layer: int, read: str, metric: str) -> None:
+    """Conditional steering (Lee et al. 2024) acts where a condition holds: here on the last."""
+    model, prompts = build("gpt2"), some_prompts(6)
+    block, levels = model.transformer.h[layer], [torch.zeros(0)]
+
+    def level(x: Tensor) -> Tensor:
+        return x.detach().amax((1, 2), keepdim=True)
+
+    reads = block.get_submodule(read)
+    handle = reads.register_forward_pre_hook(lambda _, args: levels.append(level(args[0])))
+    with torch.no_grad():
+        model(prompts.tokens)
+    handle.remove()
+    seen, order = levels[-1].flatten().sort()
+    bound = float(seen[-2:].mean())
+    change(block, lambda x: (level(x) > bound).to(x))
+    game = a_game(metric=metric, prompts=prompts[order], model=model)
+    masks = varied_masks(len(game))
+    torch.testing.assert_close(game(masks), by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)

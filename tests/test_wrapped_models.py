@@ -169,3 +169,14 @@ def test_a_forward_that_keeps_what_it_gave_is_told() -> None:
         ValueError, match=r"does not run on prompts of the shape \[1, 7\].*keep what it gave"
     ):
         sm.ModelGame(keeping(build("gpt2"), False), task, "heads+neurons", ablation="zero")
+
+
+def test_a_model_that_leaves_layers_out_for_some_prompts_is_told() -> None:
+    model, early = build("gpt2"), [False]
+    block = model.transformer.h[1]
+    original = block.forward
+    block.forward = lambda x, *args, **kwargs: x if early[0] else original(x, *args, **kwargs)
+    heads = sm.Components.heads(model)
+    early[0] = True
+    with pytest.raises(RuntimeError, match=r"h\.1\.attn\.c_proj did not run.*an early exit"):
+        sm.ModelGame(model, sm.Task(some_prompts(), "logit_diff"), heads)

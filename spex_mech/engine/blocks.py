@@ -7,14 +7,16 @@ model with every block switched to passing on what it is given (``Blocks.output`
 two shortcuts save what ablation does not change: attention need not be run where its heads' outputs
 are known (``z``), and where a projection only adds to the stream, an ablation is a product with its
 weight (``Layer.adds``). Nothing here knows a family: the places are found by names, and what they
-may be used for by measuring. Hooks and switches stand only within ``Blocks.installed``, and act on
-the passes of this thread that a :class:`BlockPass` describes.
+may be used for by measuring, at last on every prompt (``Blocks.check``). Neither shortcut is taken
+where hooks of the user's act within a block. Hooks and switches stand only within
+``Blocks.installed``, and act on the passes of this thread that a :class:`BlockPass` describes.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from spex_mech.engine.architectures import KINDS, Architecture, is_hooked
 from spex_mech.engine.called import CannotReplay, check_called, grows, joined, rows_of
 from spex_mech.engine.components import Site
+from spex_mech.engine.device import first_numbers
 from spex_mech.engine.passes import Hook, Pass, Taps, call
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.running import first_tensor, is_ours, ours
@@ -304,7 +307,7 @@ class Blocks:
         """The layers whose heads are read by a module of that name, what holds it, and what holds
         that."""
         for number, layer in enumerate(self.layers):
-            if not self.architecture.has("head", number):
+            if not self.architecture.has("head", number) or hooks_within(layer.block):
                 continue
             parent, _, own = self.architecture.name("head", number).rpartition(".")
             if is_hooked(self.model):
@@ -320,7 +323,7 @@ class Blocks:
         intact = self.intact(prompts)
         rows = torch.arange(len(prompts))
         for index, site in enumerate(self.sites):
-            if site.kind == "expert":
+            if site.kind == "expert" or hooks_within(self.layers[site.layer].block):
                 continue
             act = intact.seen[index]
             weight = _weight(self.model, self.architecture, site, act.shape[-1])
@@ -337,6 +340,45 @@ class Blocks:
                 adds = adds and bool((changed - after - wanted).norm() <= most * wanted.norm())
             if adds:
                 self.layers[site.layer].adds[index] = weight
+
+    def check(self, intact: "Intact") -> None:
+        """Whether blocks give the same for the streams of an intact run; of shortcuts those that
+        do not hold for one of its prompts are given up.
+
+        Raises:
+            CannotReplay: a block gives something else for a stream than in the intact run.
+        """
+        rows = first_numbers(len(intact.streams[0]))
+        half = self.taps.precision != "float32" or intact.streams[0].dtype.itemsize < 4
+        most = _ADDS_IN_HALF if half else _ADDS
+        of_heads = {site.layer: i for i, site in enumerate(self.sites) if site.kind == "head"}
+        for number, layer in enumerate(self.layers):
+            stream, after = intact.streams[number : number + 2]
+            asked = (number, stream, intact.calls[number], rows)
+            if layer.adds or layer.attention is not None:
+                noises = {i: list(_noises(intact.seen[i]))[1] for i in layer.adds}
+                added = [noises[i] @ weight.to(noises[i]) for i, weight in layer.adds.items()]
+                change = {i: lambda a, d=noise: a + d for i, noise in noises.items()}
+                skips = layer.attention is not None and number in of_heads
+                z = intact.seen[of_heads[number]] if skips else None
+                made, size = self.step(*asked, change, z), sum(added) if added else after
+                if _is_near(made, after + sum(added), size, most):
+                    continue
+                layer.attention = None
+                layer.adds.clear()
+            if not _is_near(self.step(*asked), after, after, most):
+                raise CannotReplay(
+                    f"block {number} gives something else for the stream that it had in a whole "
+                    "pass: a hook before it changes a stream again, or something in it reads what "
+                    "was noted elsewhere"
+                )
+
+
+def _is_near(made: Residual, wanted: Residual, size: Residual, most: float) -> bool:
+    """Whether each row is what is wanted, but for a small part of a size."""
+    same = (made == wanted) | (made.isnan() & wanted.isnan())
+    off = (made - wanted).masked_fill(same, 0).float().flatten(1).norm(dim=1)
+    return bool((off <= most * size.float().nan_to_num().flatten(1).norm(dim=1)).all())
 
 
 def _take_attention(
@@ -498,6 +540,28 @@ def _is_followed(module: nn.Module) -> bool:
     """Whether hooks of the user's act on what a module gives."""
     every = nn.modules.module._global_forward_hooks
     return bool(module._forward_hooks or every)
+
+
+# Hooks that libraries put on every model of theirs; those only look, or bring weights.
+_OF_LIBRARIES = ("transformers.", "accelerate.", "transformer_lens.model_bridge.")
+
+
+def hooks_within(block: nn.Module) -> bool:
+    """Whether hooks of the user's act between what a block is given and what it gives. They may act
+    on some prompts, or on some ablated streams, alone, so that what was tried holds no further."""
+    every = nn.modules.module
+    hooks = [*every._global_forward_hooks.values(), *every._global_forward_pre_hooks.values()]
+    for module in block.modules():
+        hooks += module._forward_hooks.values()
+        if module is not block:  # a stream that is kept is what these gave
+            hooks += module._forward_pre_hooks.values()
+    return any(not is_ours(h) and not _module_of(h).startswith(_OF_LIBRARIES) for h in hooks)
+
+
+def _module_of(hook: Any) -> str:
+    while isinstance(hook, partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", ""))
 
 
 def _safe(block: nn.Module, stream: Tensor) -> Tensor:

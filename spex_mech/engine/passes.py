@@ -123,8 +123,9 @@ class Taps:
             if index not in one.fired:
                 raise RuntimeError(
                     f"the hook at {self.places[index].name} did not fire: the model's forward pass "
-                    "goes around it, so ablating there would change nothing (a fused forward, or "
-                    "one that keeps what it gave before?)"
+                    "goes around it, so ablating there would change nothing (a fused forward, one "
+                    "that keeps what it gave before, or a model that leaves layers out for some "
+                    "prompts, as with an early exit: switch that off)"
                 )
         return output
 

@@ -165,17 +165,17 @@ class Replay:
 
     @torch.no_grad()
     def looked_at(self) -> "Replay":
-        """Itself, after the intact model was run on every prompt.
+        """Itself, after the intact model was run on every prompt, and each block by itself.
 
         Raises:
-            CannotReplay: its blocks are called otherwise for some of them than for others.
+            CannotReplay: its blocks are called otherwise for some of them than for others, or give
+                something else for some.
         """
         n_prompts, at_once = len(self.prompts), self.shape(1)[1]
         with self.blocks.installed():
             for start in range(0, n_prompts, at_once):
-                self.intact(start, min(start + at_once, n_prompts))
-                if self._kept is not None:  # that is of all
-                    break
+                self.blocks.check(self.intact(start, min(start + at_once, n_prompts)))
+        self._facts = [facts_of(self.blocks, n, self.order.parts) for n in range(len(self._facts))]
         return self
 
     def intact(self, start: int, stop: int) -> Intact:

@@ -234,7 +234,8 @@ def check_calls(name: str, n_named: int, calls: Sequence[Calls], n_pos: int) -> 
     if n_calls == 0:
         raise RuntimeError(
             f"{name} did not run in a forward pass: the hook at {name} did not fire, so ablating "
-            "there would change nothing (a fused forward?)"
+            "there would change nothing (a fused forward, or a model that leaves layers out for "
+            "some prompts, as with an early exit: switch that off)"
         )
     if n_calls == n_named:
         return

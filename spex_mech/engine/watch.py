@@ -9,7 +9,7 @@ package puts on a model for the time of a call.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -90,6 +90,8 @@ class Watch:
         keys = before.keys() | self._state.keys() | of_two.keys()
         states = (before, self._state, of_two)
         self._volatile = {k for k in keys if any(s.get(k) != before.get(k) for s in states)}
+        if any(kind in _WEIGHTS for _, kind in self._volatile):
+            self._state = state_of(model, self._volatile)
         self._noise = _distance(first, self._intact)
         self._asked = _versions(prompts)
 
@@ -106,7 +108,7 @@ class Watch:
         """The same without running the model."""
         if _versions(self._prompts) != self._asked:
             return "the prompts"
-        now, was = state_of(self.model), self._state
+        now, was = state_of(self.model, self._volatile), self._state
         if now == was:
             return ""
         for key in [*was, *(key for key in now if key not in was)]:
@@ -238,8 +240,13 @@ class _Place(tuple[Any, ...]):
     """Where a tensor is, of which type, and how often it was changed in place."""
 
 
-def state_of(model: nn.Module) -> State:
-    """What can be seen of a model without running it, by module and attribute."""
+def state_of(model: nn.Module, volatile: Collection[tuple[str, str]] = ()) -> State:
+    """What can be seen of a model without running it, by module and attribute.
+
+    Args:
+        volatile: of what passes change by themselves no numbers are looked at: some rotary
+            embeddings work out their frequencies anew for each length of prompts.
+    """
     state: State = {}
     sampled: list[tuple[str, Tensor]] = []
     told: dict[int, Any] = {}  # of configurations, which many modules share
@@ -261,7 +268,8 @@ def state_of(model: nn.Module) -> State:
             if key in _WEIGHTS:
                 if value:
                     state[name, key] = {n: _place(t) for n, t in value.items()}
-                    sampled += [(name, t) for t in value.values() if _can_be_sampled(t)]
+                    if (name, key) not in volatile:
+                        sampled += [(name, t) for t in value.values() if _can_be_sampled(t)]
             elif key in _HOOKS:
                 own = [_Same(hook) for hook in value.values() if not is_ours(hook)]
                 if own:
