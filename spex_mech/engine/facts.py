@@ -126,9 +126,6 @@ def positions_of(model: Any) -> int | None:
         return getattr(model.cfg, "n_ctx", None)
     config = text_config(model)
     most = getattr(config, "max_position_embeddings", None)
-    rotary = getattr(config, "rope_parameters", None) or {}
-    if most and rotary.get("rope_type") == "dynamic":  # stretched as far as a prompt needs
-        most = int(most * rotary["factor"])
     for module in model.modules():
         # RoBERTa and those like it count positions from behind the padding token's number.
         padding = getattr(module, "padding_idx", None)
