@@ -35,9 +35,7 @@ def smollm2_units(rows: Rows) -> Stated:
             [row["task"], f"{row['budget']:,}", *(text(row[key]) for key in keys)]
             for row in sorted(searches, key=lambda row: (row["task"], row["budget"]))
         ],
-        "found": span(
-            row[f"{name}@100"] for row in searches.where(budget=1200) for name in chosen
-        ),
+        "found": span(row[f"{name}@100"] for row in searches.where(budget=1200) for name in chosen),
         **{f"{name}.heads": _two(sets.where(set=name), "heads") for name in chosen},
         **{f"{name}.pairs": f"{sets.where(set=name)[0]['pairs']:,}" for name in chosen},
         "drawn": f"{sum(row['pairs'] for row in drawn):,}",

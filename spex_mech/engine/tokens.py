@@ -42,7 +42,7 @@ def as_written(tokenizer: Any, text: str, follows: bool = False) -> list[int]:
 def once(tokenizer: Any, ids: list[int], text: str, follows: bool = False) -> slice:
     """Which of a text's tokens are read: without the special tokens that the tokenizer has put
     around a text that brings the same ones, as what a chat template writes does, or ``[CLS]`` and
-    ``[SEP]`` by hand. A text that brings them twice keeps all.
+    ``[SEP]`` by hand. A text that brings them twice has them twice.
 
     Args:
         follows: words follow the text, so that nothing that the tokenizer appends is read.
@@ -54,13 +54,8 @@ def once(tokenizer: Any, ids: list[int], text: str, follows: bool = False) -> sl
         return slice(0, len(ids))
     stop = first + len(own)
     before, after = ids[:first], ids[stop:]
-    twice = _brings_once(own, before), _brings_once(own[::-1], after[::-1])
-    return slice(first if twice[0] else 0, stop if follows or twice[1] else len(ids))
-
-
-def _brings_once(own: list[int], special: list[int]) -> bool:
-    n = len(special)
-    return own[:n] == special != own[n : 2 * n]
+    begins, ends = own[: len(before)] == before, own[len(own) - len(after) :] == after
+    return slice(first if begins else 0, stop if follows or ends else len(ids))
 
 
 def has_mask(tokenizer: Any, text: str) -> bool:
