@@ -361,8 +361,9 @@ class Blocks:
                 change = {i: lambda a, d=noise: a + d for i, noise in noises.items()}
                 skips = layer.attention is not None and number in of_heads
                 z = intact.seen[of_heads[number]] if skips else None
-                made, size = self.step(*asked, change, z), sum(added) if added else after
-                if _is_near(made, after + sum(added), size, most):
+                all_added = sum(added, torch.zeros_like(after))
+                made, size = self.step(*asked, change, z), all_added if added else after
+                if _is_near(made, after + all_added, size, most):
                     continue
                 layer.attention = None
                 layer.adds.clear()
