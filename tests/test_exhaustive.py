@@ -286,12 +286,12 @@ def test_a_game_of_ones_own_needs_only_three_things() -> None:
     ("game", "options", "match"),
     [
         (series, {}, "give n=, the number of its units"),
-        (series, {"n": 1}, r"order 2 among 1 unit\(s\)"),
+        (series, {"n": 1}, r"order 2 among 1 unit\(s\): .*; give two units or more"),
         (series, {"n": 0}, "n is 0; it must be a whole number of at least 1"),
         (
             series,
             {"n": 3, "order": 4},
-            r"order 4 among 3 unit\(s\): .* at most the number of units",
+            r"order 4 among 3 unit\(s\): .* at most the number of units; give order=3",
         ),
         (
             series,

@@ -138,7 +138,8 @@ def check_order(n: int, order: int) -> None:
     """
     whole("order", order, 2)
     if n < 2 or not 2 <= order <= n:
+        cure = "two units or more" if n < 2 else f"order={n} or less"
         raise ValueError(
             f"interactions of order {order} among {n} unit(s): the order must be at least 2 and at "
-            "most the number of units"
+            f"most the number of units; give {cure}"
         )
