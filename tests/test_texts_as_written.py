@@ -9,6 +9,8 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import spex_mech as sm
+from spex_mech.engine.facts import fills_masks
+from spex_mech.engine.text import continues_texts
 from tests.test_text_heads import bert, byte_level, gpt2, t5, wordpiece
 
 CHAT = (
@@ -255,3 +257,22 @@ def test_bytes_of_a_character_are_of_its_word() -> None:
         "it",
         "is",
     ]
+
+
+def test_a_wrapped_model_is_asked_as_the_one_within() -> None:
+    """PEFT wraps a model in a class whose name says nothing of what it does."""
+
+    class PeftModel(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner, self.config = inner, inner.config
+
+        def get_base_model(self) -> torch.nn.Module:
+            return self.inner
+
+    sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    causal = tf.LlamaForCausalLM(tf.LlamaConfig(**sizes, **heads))
+    masked = tf.BertForMaskedLM(tf.BertConfig(**sizes, **heads))
+    assert continues_texts(PeftModel(causal)) and not continues_texts(PeftModel(masked))
+    assert [fills_masks(PeftModel(model)) for model in (causal, masked)] == [False, True]

@@ -104,6 +104,11 @@ def is_causal(model: Any) -> bool:
     return any(word in type(core_of(model)).__name__ for word in ("CausalLM", "LMHeadModel"))
 
 
+def fills_masks(model: Any) -> bool:
+    """Whether it says which words stand at mask tokens, and nothing of what follows a text."""
+    return "MaskedLM" in type(core_of(model)).__name__
+
+
 def takes(model: Any, name: str) -> bool:
     """Whether a model's forward takes an argument, also through a wrapper that hands it on."""
     parameters = inspect.signature(model.forward).parameters

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spex_mech.engine.architectures import is_hooked
+from spex_mech.engine.examples import core_of
+from spex_mech.engine.facts import fills_masks, is_causal
 from spex_mech.engine.metrics import log_prob, logits_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
@@ -60,7 +62,7 @@ def head_of(model: Any) -> Head:
         if problem == "multi_label_classification":
             return Head("labels", names)
         return Head("score" if problem == "regression" or len(names) == 1 else "classes", names)
-    if "MaskedLM" in name:
+    if fills_masks(model):
         return Head("masked", {})
     if getattr(config, "is_encoder_decoder", False):
         return Head("decoder", {})
@@ -73,9 +75,8 @@ def continues_texts(model: Any) -> bool:
     config = getattr(model, "config", None)
     if is_hooked(model) or not hasattr(config, "model_type"):
         return True
-    generates = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
-    is_named = any(word in type(model).__name__ for word in generates)
-    return is_named and not getattr(config, "is_encoder_decoder", False)
+    generates = is_causal(model) or "ConditionalGeneration" in type(core_of(model)).__name__
+    return generates and not getattr(config, "is_encoder_decoder", False)
 
 
 def _label_names(config: Any) -> dict[int, str]:

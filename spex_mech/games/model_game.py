@@ -26,7 +26,13 @@ from spex_mech.engine.components import Component, Components
 from spex_mech.engine.derived import Asked, Current
 from spex_mech.engine.device import float_type_of
 from spex_mech.engine.expert_use import ExpertUse
-from spex_mech.engine.facts import check_tokens, name_of, unwrapped, weight_processing
+from spex_mech.engine.facts import (
+    check_tokens,
+    fills_masks,
+    name_of,
+    unwrapped,
+    weight_processing,
+)
 from spex_mech.engine.noise import coarse_metric
 from spex_mech.engine.prompts import Prompts, hashes_of_each, prompts_sha256, tokens_sha256
 from spex_mech.engine.references import check_asked
@@ -373,7 +379,7 @@ def _warn_of_masks(model: Any, task: Task) -> None:
     """Warn of prompts with mask tokens whose answer is read elsewhere."""
     prompts, by_name = task.prompts, isinstance(task.metric, str)
     asked = by_name and prompts.answers is not None and prompts.answer_pos is None
-    if not asked or not prompts.has_tokens or "MaskedLM" not in type(model).__name__:
+    if not asked or not prompts.has_tokens or not fills_masks(model):
         return
     tokenizer = tokenizer_behind(task.decode)
     with suppress(ValueError, ImportError):  # it cannot be loaded

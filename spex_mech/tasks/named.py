@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from spex_mech.arguments import file_of, path_of, whole
-from spex_mech.engine.facts import vocabulary_of
+from spex_mech.engine.facts import fills_masks, vocabulary_of
 from spex_mech.engine.prompts import Prompts
 from spex_mech.engine.task import Task
 from spex_mech.engine.text import continues_texts
@@ -125,7 +125,7 @@ def _check_is_asked_at_a_mask(task: Task, model: Any) -> None:
     ValueError: a model of masked words is asked what follows a text.
     """
     behind = task.prompts.answers is not None and task.prompts.answer_pos is None
-    if behind and "MaskedLM" in type(model).__name__:
+    if behind and fills_masks(model):
         raise ValueError(
             f"the task {task.name!r} asks for what follows its prompts, and a "
             f"{type(model).__name__} fills in mask tokens alone: write the tokenizer's mask token "

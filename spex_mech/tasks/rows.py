@@ -74,11 +74,11 @@ def task_from_rows(
         UserWarning: rows of a file were left out, its token ids may be of another tokenizer, or an
             answer is not scored as a whole word.
     """
-    behind, whole = encoder(tokenizer), partial(as_written, tokenizer)
+    encode = encoder(tokenizer)  # which says what is no tokenizer
+    encode = encode if continues else partial(as_written, tokenizer)
     kept: list[_Encoded] = []
     left_out: list[Row] = []
     for row in rows:
-        encode = behind if continues else whole
         clean = encode(row.clean)
         corrupted = None if row.corrupted is None else encode(row.corrupted)
         if corrupted is None or len(corrupted) == len(clean):
