@@ -4,9 +4,10 @@
     python -m benchmarks.smollm2_units --only searches   # 40 minutes on one core
 
 Nobody can measure 1.07 billion pairs here. ``sets`` measures all pairs among the 150 units of the
-largest attribution (the slope of the gate) at the intact model, and among the 80 of the largest
-mean slope with half of all units ablated, where backups are at work; and some 10,000 random pairs:
-all pairs within five groups of 64 units that were drawn evenly. ``searches`` says what
+largest attribution (the slope of the gate) at the intact model, among the 80 of the largest mean
+slope with half of all units ablated, where backups are at work, and among the 150 of the largest
+measured effect of ablating one of the 5,000 units of the largest attribution; and some 10,000
+random pairs: all pairs within five groups of 64 units that were drawn evenly. ``searches`` says what
 share of the true top 50 and 100 of each set SPEX measured, and how many of the random pairs are at
 least as large as the 100th that it found. The prompts are the first 8 of two tasks of
 ``map_tasks.py``. What is stopped goes on from its store in the folder of temporary files. Writes
@@ -29,7 +30,8 @@ from benchmarks.map_tasks import map_task
 N_PROMPTS, N_HALVES = 8, 16
 N_GROUPS, IN_GROUP = 5, 64  # of units drawn evenly
 TASKS = ("ioi", "capitals")
-SETS = {"attribution": 150, "half": 80}  # units
+SETS = {"attribution": 150, "half": 80, "effects": 150}  # units
+N_SINGLES = 5000
 DRAWN = "drawn"
 BUDGETS = (600, 1200, 2400)
 KS = (50, 100)
@@ -58,7 +60,19 @@ def groups_of(chosen: str, game: sm.ModelGame) -> np.ndarray:
     if chosen == "half":
         masks = torch.from_numpy(rng.random((N_HALVES, len(game))) < 0.5)
     sizes = np.abs(game.gradient(masks).double().numpy()).mean(0)
+    if chosen == "effects":
+        some = np.argsort(-sizes, kind="stable")[:N_SINGLES]
+        sizes[:] = 0
+        sizes[some] = np.abs(effects_of(game, some))
     return np.sort(np.argsort(-sizes, kind="stable")[: SETS[chosen]])[None]
+
+
+def effects_of(game: sm.ModelGame, units: np.ndarray) -> np.ndarray:
+    """What the mean metric loses or gains by ablating each of these units alone: ``[unit]``."""
+    masks = torch.ones(len(units) + 1, len(game), dtype=torch.bool)
+    masks[torch.arange(len(units)), torch.from_numpy(units)] = False
+    values = game(masks).double().numpy().mean(1)
+    return values[:-1] - values[-1]
 
 
 def sets(options: Options) -> Iterator[Row]:

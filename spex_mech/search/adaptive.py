@@ -29,6 +29,7 @@ from spex_mech.search.ledger import Answer, Asking, Ledger, pair
 from spex_mech.search.rankers import CandidateSource, NoRanker, PairRanker
 from spex_mech.search.settings import DEFAULTS, SearchSettings
 
+_OWN = 0x5BE7  # with the user's seed: a stream of numbers that nothing else draws from
 _ENOUGH_STRONG = 8  # units whose pairs are always candidates
 
 
@@ -81,7 +82,8 @@ class Adaptive(Search):
             wanted = self._all_sets
         self.planned = min(wanted, self._all_sets)
         self.ledger = Ledger(n, self.planned)
-        rng = np.random.default_rng(seed)
+        # Numbers that no game draws that is made by the same seed: it would decide the ties below.
+        rng = np.random.default_rng([_OWN, seed])
         # The steps break ties by the order of units; here that is an order drawn from the seed.
         self._unit = rng.permutation(n) if source.renumbers else np.arange(n)
         self._context = Context(self.ledger, rng, settings)
