@@ -7,9 +7,9 @@ Nobody can measure 1.07 billion pairs here. ``sets`` measures all pairs among th
 largest attribution (the slope of the gate) at the intact model, among the 80 of the largest mean
 slope with half of all units ablated, where backups are at work, and among the 150 of the largest
 measured effect of ablating one of the 5,000 units of the largest attribution; and some 10,000
-random pairs: all pairs within five groups of 64 units that were drawn evenly. ``searches`` says what
-share of the true top 50 and 100 of each set SPEX measured, and how many of the random pairs are at
-least as large as the 100th that it found. The prompts are the first 8 of two tasks of
+random pairs: all pairs within five groups of 64 units that were drawn evenly. ``searches`` says
+what share of the true top 50 and 100 of each set SPEX measured, and how many of the random pairs
+are at least as large as the 100th that it found. The prompts are the first 8 of two tasks of
 ``map_tasks.py``. What is stopped goes on from its store in the folder of temporary files. Writes
 ``truth/smollm2_units_*.npz`` and ``results/smollm2_units.json``.
 """
