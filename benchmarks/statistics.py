@@ -1,9 +1,9 @@
 """Do the statistics hold what they say: simulations with known truth, in numpy alone.
 
-1. ``audit`` (SPEX, 60 and 150 units), ``more_audits`` (SPEX, 1,000; ProxySPEX, 60): nine kinds of
-   games of pairs (``tests/pair_games.py``), slopes exact, off or absent, two or three budgets: how
-   often the 90 % interval of the recall and the lower bound of the energy hold, how often the audit
-   can tell (a width under one half), and how wide it is.
+1. ``audit`` (SPEX, 60 and 150 units), ``more_audits`` (SPEX, 1,000; ProxySPEX, 60 and 150): nine
+   kinds of games of pairs (``tests/pair_games.py``), slopes exact, off or absent, two or three
+   budgets: how often the 90 % interval of the recall and the lower bound of the energy hold, how
+   often the audit can tell (a width under one half), and how wide it is.
 2. ``discoveries``: eleven kinds of prompts, 4 to 128 of them, nothing real among 435 pairs: in how
    many runs anything is called at q <= 0.05, and whether the result warns.
 
@@ -122,8 +122,12 @@ def discoveries(options: Options) -> Iterator[Row]:
 
 
 PARTS = {
-    "audit": audits(("spex", 60, (4, 8, 16), 100), ("spex", 150, (2, 4, 8), 30)),
-    "more_audits": audits(("spex", 1000, (1, 2), 10), ("proxyspex", 60, (4, 8, 16), 10)),
+    "audit": audits(("spex", 60, (4, 8, 16), 200), ("spex", 150, (2, 4, 8), 200)),
+    "more_audits": audits(
+        ("spex", 1000, (1, 2), 20),
+        ("proxyspex", 60, (4, 8, 16), 50),
+        ("proxyspex", 150, (2, 4, 8), 20),
+    ),
     "discoveries": discoveries,
 }
 
