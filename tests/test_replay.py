@@ -525,3 +525,29 @@ def test_what_acts_on_one_prompt_alone(change: Any, layer: int, read: str, metri
     game = a_game(metric=metric, prompts=prompts[order], model=model)
     masks = varied_masks(len(game))
     torch.testing.assert_close(game(masks), by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)
+
+
+def test_a_hook_on_the_last_block_that_acts_on_ablated_streams_alone() -> None:
+    """The last block's output is passed on by itself at the end, when what the block was given is
+    gone."""
+    model, prompts = build("gpt2"), some_prompts(6)
+    block = model.transformer.h[-1]
+    levels: list[float] = []
+    handle = block.register_forward_pre_hook(lambda _, args: levels.append(float(args[0].amax())))
+    game = a_game(prompts=prompts, model=model, replay=False)
+    masks = varied_masks(len(game))
+    without = game(masks)
+    levels.clear()
+    with torch.no_grad():
+        model(prompts.tokens)
+    handle.remove()
+    bound = levels[-1]
+
+    def halves(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        return out * (1 - (args[0].amax((1, 2), keepdim=True) > bound) / 2)
+
+    block.register_forward_hook(halves)
+    game = a_game(prompts=prompts, model=model)
+    found = game(masks)
+    assert not torch.allclose(found, without)
+    torch.testing.assert_close(found, by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)

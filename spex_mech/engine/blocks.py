@@ -107,6 +107,8 @@ class Blocks:
         self.layers = [Layer(self.model.get_submodule(name)) for name in names]
         if len({layer.block for layer in self.layers}) < len(self.layers):
             raise CannotReplay("some of its layers are one block that runs several times")
+        if _users(_forward_hooks_of(self.layers[-1].block)):  # its output is passed on by itself
+            raise CannotReplay("a hook on its last block may read what that block was given")
         self.unembedding = unembedding_of(self.model)
         self._known: list[Any] | None = None  # what blocks are called with for a few rows
         self._compiled = _compiled(self.model) if compiled else {}
@@ -550,12 +552,21 @@ _OF_LIBRARIES = ("transformers.", "accelerate.", "transformer_lens.model_bridge.
 def hooks_within(block: nn.Module) -> bool:
     """Whether hooks of the user's act between what a block is given and what it gives. They may act
     on some prompts, or on some ablated streams, alone, so that what was tried holds no further."""
-    every = nn.modules.module
-    hooks = [*every._global_forward_hooks.values(), *every._global_forward_pre_hooks.values()]
+    hooks = [*nn.modules.module._global_forward_pre_hooks.values()]
     for module in block.modules():
-        hooks += module._forward_hooks.values()
+        hooks += _forward_hooks_of(module)
         if module is not block:  # a stream that is kept is what these gave
             hooks += module._forward_pre_hooks.values()
+    return _users(hooks)
+
+
+def _forward_hooks_of(module: nn.Module) -> list[Any]:
+    """Its own, and those of all modules."""
+    return [*nn.modules.module._global_forward_hooks.values(), *module._forward_hooks.values()]
+
+
+def _users(hooks: Sequence[Any]) -> bool:
+    """Whether one of them is neither ours nor of the libraries that models come from."""
     return any(not is_ours(h) and not _module_of(h).startswith(_OF_LIBRARIES) for h in hooks)
 
 
