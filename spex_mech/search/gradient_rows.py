@@ -26,7 +26,12 @@
 
 What the rows miss is where both units are saturated on all prompts. Rows at other reference points
 (gates at 0.95, 0.9, 0.75; random masks), a regression on main effects and self-curvatures, and a
-learned ranking by boosted trees were tried on four games and found no more at equal cost.
+learned ranking by boosted trees were tried on four games and found no more at equal cost. Nor do
+backward rules that keep slopes alive, tried on all 270 heads of SmolLM2 (indirect object
+identification, 270 rows): the first 200 predictions hold 0.86 of the true top 100 by true
+gradients, 0.57 with the norms' denominators frozen, 0.67 with halved gated MLPs as well (as in
+RelP, Rezaei Jafari et al. 2025), and 0.83 with the slopes of a softmax of twice the temperature
+(as in GIM, Edin et al. 2025); the first and the last together, at twice the cost, 0.86 to 0.87.
 """
 
 import numpy as np
