@@ -249,14 +249,8 @@ def network(
         torch.from_numpy(numbers(name, a)).to(device, own)
         for name, a in (("x", x), ("x_test", x_test))
     )
-    with torch.no_grad():
-        shape = tuple(module(x[:1]).shape)
-    if len(shape) != 2:
-        raise ValueError(
-            f"the module gives shape {shape} for one example; it must be [example class]"
-        )
-    both = _network_targets(x, y, x_test, y_test, shape[1])
-    targets, test_targets = (of.to(device) for of in both)
+    targets, test_targets = _network_targets(x, y, x_test, y_test, _n_outputs(module, x))
+    targets, test_targets = targets.to(device), test_targets.to(device)
     base = _weights(x, sample_weight).to(device, own)
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
     buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
@@ -273,9 +267,8 @@ def network(
     def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
         used = weights.to(device, own) * base
         # Its steps are taken number by number, so that stacked weights are trained apart.
-        stacked = {
-            k: p.expand(len(used), *p.shape).clone().requires_grad_() for k, p in start.items()
-        }
+        n = len(used)
+        stacked = {k: p.expand(n, *p.shape).clone().requires_grad_() for k, p in start.items()}
         steps_of = torch.optim.AdamW(stacked.values(), lr=rate, weight_decay=decay)
         share = used / used.sum(dim=1, keepdim=True).clamp(min=1e-12)
         empty = ~(used > 0).any(dim=1)
@@ -536,6 +529,19 @@ def _class_names(name: str, value: Any) -> np.ndarray:
 
 def _listed(classes: np.ndarray) -> str:
     return ", ".join(map(str, classes.tolist()[:5])) + (", ..." if len(classes) > 5 else "")
+
+
+@torch.no_grad()
+def _n_outputs(module: nn.Module, x: Tensor) -> int:
+    """Raises:
+    ValueError: the module does not give a row for each example.
+    """
+    shape = tuple(module(x[:1]).shape)
+    if len(shape) != 2:
+        raise ValueError(
+            f"the module gives shape {shape} for one example; it must be [example class]"
+        )
+    return shape[1]
 
 
 def _network_targets(
