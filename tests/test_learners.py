@@ -276,6 +276,19 @@ def test_other_classes_are_refused(y: Any, y_test: Any, text: str) -> None:
         logistic(x, y, x[:1], y_test)
 
 
+@pytest.mark.parametrize("gone", [None, float("nan"), "pandas"])
+def test_a_missing_word_is_found_at_the_door(gone: Any) -> None:
+    """The words beside it were said to be wrong, and a NaN in a list was a class called "nan"."""
+    pd = pytest.importorskip("pandas")
+    y = pd.Series(["ham", "spam", pd.NA if gone == "pandas" else gone, "ham"], dtype=object)
+    with pytest.raises(ValueError, match="y is missing at example 2"):
+        logistic(np.eye(4), y, np.eye(4), ["ham", "spam", "ham", "ham"])
+    with pytest.raises(ValueError, match="y_test is missing at point 2"):
+        logistic(np.eye(4), ["ham", "spam", "ham", "ham"], np.eye(4), list(y))
+    with pytest.raises(ValueError, match="y is missing at example 1"):
+        logistic(np.eye(3), ["ham", list(y)[2], "ham"], np.eye(3), ["ham"] * 3)
+
+
 def test_one_class_of_zero_and_one_is_enough() -> None:
     x = np.random.default_rng(0).normal(size=(4, 2))
     for y_test in ([1], [0]):

@@ -516,15 +516,25 @@ def _two_classes(x: Tensor, y: Any, x_test: Tensor, y_test: Any) -> tuple[Tensor
 def _class_names(name: str, value: Any) -> np.ndarray:
     """Classes by number or word, one for each example."""
     held = value.to_numpy() if hasattr(value, "to_numpy") else value
+    axis = "example" if name == "y" else "point"
     words = isinstance(held, list | tuple | np.ndarray) and np.asarray(held).dtype.kind in "UO"
-    if words and all(isinstance(v, str) for v in np.asarray(held).ravel().tolist()):
+    # As objects: of a list numpy would write a NaN among words as the word "nan".
+    each = np.asarray(held, dtype=object).ravel().tolist() if words else []
+    gone = [at for at, v in enumerate(each) if _is_missing(v)]
+    if gone and all(isinstance(v, str) or _is_missing(v) for v in each):
+        raise ValueError(f"{name} is missing at {axis} {gone[0]}; leave it out or fill it in")
+    if each and all(isinstance(v, str) for v in each):
         found = np.asarray(held).astype(str)
         if found.ndim != 1:
-            raise ValueError(f"{name} has shape {found.shape}; it must be [example]")
+            raise ValueError(f"{name} has shape {found.shape}; it must be [{axis}]")
         return found
-    axis = "example" if name == "y" else "point"
     numbers(name, value, [axis])  # with its checks
     return own_array(name, value)
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, or pandas' NA, among words."""
+    return value is None or type(value).__name__ == "NAType" or value != value
 
 
 def _listed(classes: np.ndarray) -> str:
