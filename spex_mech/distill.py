@@ -19,13 +19,14 @@ from spex_mech.arguments import label_list, labels_of, one_of, same_rows, whole
 from spex_mech.arrays import mask_array, numbers
 from spex_mech.discover import proxy_named
 from spex_mech.driver import LARGEST, SMALLEST
-from spex_mech.game import as_game
+from spex_mech.game import Game, as_game
 from spex_mech.masks import Set
 from spex_mech.notices import warn
 from spex_mech.proxies.seen import Seen
 from spex_mech.proxies.table import CompleteTable
 from spex_mech.proxy import Proxy, as_proxy, own_of
 from spex_mech.runs.session import RunSettings
+from spex_mech.search.again import AskAgain
 from spex_mech.search.proxyspex import r_squared
 from spex_mech.search.random_masks import EvaluateOnly, complementary_masks
 from spex_mech.setfunctions import KINDS
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _SHARE_HELD = 0.1
 _MOST_INDICES = 10_000  # of each size, that are looked for
 _FEW_UNITS = 40  # units: fewer, and the same mask may be drawn twice
+_AGAIN = 8  # masks of a complete table that are asked again
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +181,9 @@ def distill(
     """Fit a proxy to masks that ablate half of the units, in pairs of complements.
 
     A tenth of the masks is held out, for the R² that the result states. Where the budget is enough
-    for all masks (``2^n``), all are evaluated and none is held out: the result is then exact.
+    for all masks (``2^n``), all are evaluated and none is held out: the result is then exact. Up to
+    eight of them are asked again (``cost["checks"]``). Of a function that varies nothing is exact:
+    a proxy is fitted then, and a warning says so.
 
     Args:
         game: as for ``discover``.
@@ -194,7 +198,8 @@ def distill(
         ValueError: a budget under 20.
 
     Warns:
-        UserWarning: as of :func:`explain`, where a small budget draws such masks.
+        UserWarning: as of :func:`explain`, where a small budget draws such masks; or all masks were
+            evaluated, and the same mask has another value when it is asked again.
 
     >>> def both(masks):  # worth 1 where both of the first two units are kept
     ...     return masks[:, :2].all(dim=1).double()
@@ -208,11 +213,34 @@ def distill(
     how = RunSettings(progress, store, workers, address, masks_per_batch, timeout)
     with how.game_of(game, n, labels, vectorized) as ready:
         sample = EvaluateOnly(_drawn(len(ready), budget, np.random.default_rng(seed)))
+        is_all = len(ready) < _FEW_UNITS and len(sample.masks) == 2 ** len(ready)
+        search = AskAgain(sample, _AGAIN if is_all else 0)
         identity = {"method": "masks to distil from", "budget": budget, "seed": seed}
-        cost = how.driven(ready, sample, identity)
+        cost = how.driven(ready, search, identity)
+        if search.n_again:
+            cost["evaluations"] -= search.n_again
+            cost["checks"] = cost.get("checks", 0) + search.n_again
+        varies = _varies(search, ready)
         # They come in pairs of complements, which stay together.
         held = np.arange(len(sample.masks)) < max(2, int(_SHARE_HELD * len(sample.masks)) // 2 * 2)
-        return _fitted(sample.masks, sample.values, proxy, seed, ready, held, cost)
+        return _fitted(sample.masks, sample.values, proxy, seed, ready, held, cost, varies)
+
+
+def _varies(search: AskAgain, game: Game) -> bool:
+    """Whether masks that were asked again had other values, by more than rounding makes.
+
+    Warns:
+        UserWarning: they had.
+    """
+    difference = search.largest_difference()
+    if not search.varies or difference <= (game.noise_floor or 0.0) / 2:
+        return False
+    warn(
+        f"the same mask gave values that differ by up to {difference:.3g} ({search.n_again} masks "
+        "were asked again), so that a table of all masks is not exact: a proxy is fitted to it; "
+        "average several answers in your function"
+    )
+    return True
 
 
 def explain(
@@ -289,9 +317,10 @@ def _fitted(
     game: Any,
     held: Bool[np.ndarray, " mask"],
     cost: dict[str, int | float],
+    varies: bool = False,
 ) -> Distillation:
-    """A proxy of what is not held out; of a complete table, that table. It is a function of the
-    units that the masks tell apart."""
+    """A proxy of what is not held out; of a complete table, that table, unless values of a mask are
+    known to vary. It is a function of the units that the masks tell apart."""
     largest = float(abs(values).max())
     if largest > LARGEST or 0 < largest < SMALLEST:
         raise ValueError(
@@ -301,7 +330,7 @@ def _fitted(
     fitted, labels = proxy_named(proxy, seed, game), list(game.labels)
     seen = _told_apart(masks, labels)
     narrow = masks[:, seen.units]
-    if isinstance(proxy, str) and CompleteTable.holds(narrow, values):
+    if isinstance(proxy, str) and not varies and CompleteTable.holds(narrow, values):
         table = CompleteTable()
         table.fit(narrow, values)
         r2 = r_squared(narrow, values, table)

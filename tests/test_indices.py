@@ -188,6 +188,24 @@ def test_a_complete_table_is_explained_exactly() -> None:
     assert not sm.explain(masks, noisy).exact
 
 
+def test_a_table_of_a_function_that_varies_is_not_exact() -> None:
+    """Each mask was asked once, so that noise was called exact, with an R² of 1."""
+    rng = np.random.default_rng(0)
+
+    def noisy(masks: torch.Tensor) -> np.ndarray:
+        return masks[:, 0].numpy() + 0.3 * rng.normal(size=len(masks))
+
+    with pytest.warns(UserWarning, match="the same mask gave values that differ"):
+        small = sm.distill(noisy, 64, n=6, vectorized=True, progress=False)
+    assert not small.exact and small.r2 is not None and small.r2 < 0.99
+    assert small.cost["evaluations"] == 64 and small.cost["checks"] > 0
+    by_rounding = sm.distill(
+        lambda masks: masks[:, 0].numpy() + 1e-9 * rng.normal(size=len(masks)),
+        64, n=6, vectorized=True, progress=False,
+    )  # fmt: skip
+    assert by_rounding.exact
+
+
 def test_a_table_refuses_what_is_none() -> None:
     masks = every_mask(3)
     with pytest.raises(ValueError, match="7 masks of 3 units are no complete table"):

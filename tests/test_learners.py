@@ -143,6 +143,67 @@ def test_examples_of_no_weight_are_nothing_to_train_on(learner: Any) -> None:
     np.testing.assert_allclose(weightless, expected, atol=1e-12)
 
 
+def squares_by_qr(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
+    """Coefficients of least squares, from the table itself and not from its squares."""
+    rows = np.vstack([x, np.sqrt(penalty) * np.eye(x.shape[1])])
+    q, r = np.linalg.qr(rows)
+    return np.linalg.solve(r, q.T @ np.concatenate([y, np.zeros(x.shape[1])]))
+
+
+def nearly_dependent(kind: str) -> tuple[np.ndarray, np.ndarray, float]:
+    rng = np.random.default_rng(11)
+    wide = kind == "more features than examples"
+    x, y = rng.normal(size=(12, 16 if wide else 3)), rng.normal(size=12)
+    return (x, y, 1e-10) if wide else (x + 1e6, y, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["more features than examples", "far from zero"])
+def test_ridge_of_nearly_dependent_features_loses_no_digits(kind: str) -> None:
+    """Squares alone lose half of them, and all interactions with them."""
+    x, y, penalty = nearly_dependent(kind)
+    intercept = kind == "far from zero"
+    game = sm.TrainingGame.ridge(x[2:], y[2:], x[:2], y[:2], penalty, intercept=intercept)
+    masks = np.ones((4, 10), dtype=bool)
+    masks[1, 3] = masks[2, 7] = masks[3, 3] = masks[3, 7] = False
+    for mask, values in zip(masks, game(masks).numpy(), strict=True):
+        some, targets = x[2:][mask], y[2:][mask]
+        middle, mean = (some.mean(0), targets.mean()) if intercept else (0.0, 0.0)
+        beta = squares_by_qr(some - middle, targets - mean, penalty)
+        want = -(((x[:2] - middle) @ beta + mean - y[:2]) ** 2)
+        np.testing.assert_allclose(values, want, rtol=1e-7)
+    gates = torch.full((1, 10), 0.8, dtype=torch.float64)
+    slopes = game.gradient(gates)[0]
+    for unit in (0, 9):
+        up, down = gates.clone(), gates.clone()
+        up[:, unit] += 1e-3
+        down[:, unit] -= 1e-3
+        finite = (game.slopes_at(up).values - game.slopes_at(down).values).mean() / 2e-3
+        assert slopes[unit].item() == pytest.approx(finite, rel=1e-3, abs=1e-9)
+
+
+def test_what_rounding_would_decide_is_an_error_or_a_stated_value() -> None:
+    rng = np.random.default_rng(12)
+    x, y = rng.normal(size=(4, 3)), rng.normal(size=4)
+    masks = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]).bool()
+    game = sm.TrainingGame.ridge(x, y, x[:2], y[:2], penalty=0.0)
+    with pytest.raises(ValueError, match=r"without 2, 3.*penalty=0.*larger penalty"):
+        game(masks)  # two examples do not settle three coefficients
+    stated = sm.TrainingGame.ridge(x, y, x[:2], y[:2], penalty=0.0, failed=-9.0)(masks)
+    assert (stated[2] == -9).all() and (stated[:2] > -9).all()
+    twice = np.column_stack([x, x[:, 0] * 0.7])
+    with pytest.raises(ValueError, match=r"trained on everything.*larger penalty"):
+        sm.TrainingGame.ridge(twice, y, twice, y, penalty=1e-16)(masks[:1])
+    # Two examples that are the same and have other targets.
+    kernel = np.exp(-((x[:, None] - x[None]) ** 2).sum(-1))
+    kernel[3], kernel[:, 3] = kernel[2], kernel[2][:, None].T
+    kernel[3, 3] = kernel[2, 2]
+    other = np.exp(-((rng.normal(size=(2, 1, 3)) - x[None]) ** 2).sum(-1))
+    other[:, 3] = other[:, 2]
+    with pytest.raises(ValueError, match=r"penalty=1e-12.*larger penalty"):
+        sm.TrainingGame.kernel_ridge(kernel, y, other, y[:2], 1e-12)(masks[:1])
+    assert sm.TrainingGame.kernel_ridge(kernel, y, other, y[:2], 1e-4)(masks).isfinite().all()
+
+
 def test_counts_and_separable_data_converge() -> None:
     first = [[2, 2, 4], [1, 7, 1], [1, 2, 2], [72, 19, 300], [6, 3, 1], [300, 198, 1]]
     last = [[188, 1, 2], [1, 8, 1], [1, 1, 1], [25, 29, 300], [3, 3, 3], [1, 1, 1]]
@@ -213,6 +274,19 @@ def test_other_classes_are_refused(y: Any, y_test: Any, text: str) -> None:
     x = np.random.default_rng(0).normal(size=(4, 2))
     with pytest.raises(ValueError, match=text):
         logistic(x, y, x[:1], y_test)
+
+
+@pytest.mark.parametrize("gone", [None, float("nan"), "pandas"])
+def test_a_missing_word_is_found_at_the_door(gone: Any) -> None:
+    """The words beside it were said to be wrong, and a NaN in a list was a class called "nan"."""
+    pd = pytest.importorskip("pandas")
+    y = pd.Series(["ham", "spam", pd.NA if gone == "pandas" else gone, "ham"], dtype=object)
+    with pytest.raises(ValueError, match="y is missing at example 2"):
+        logistic(np.eye(4), y, np.eye(4), ["ham", "spam", "ham", "ham"])
+    with pytest.raises(ValueError, match="y_test is missing at point 2"):
+        logistic(np.eye(4), ["ham", "spam", "ham", "ham"], np.eye(4), list(y))
+    with pytest.raises(ValueError, match="y is missing at example 1"):
+        logistic(np.eye(3), ["ham", list(y)[2], "ham"], np.eye(3), ["ham"] * 3)
 
 
 def test_one_class_of_zero_and_one_is_enough() -> None:

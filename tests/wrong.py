@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,25 @@ def pair(masks: Any) -> Any:
 def search(function: Callable[[Any], Any] = pair, **options: Any) -> Any:
     given = {"n": 4, "method": "exhaustive", "progress": False} | options
     return sm.discover(function, **given)
+
+
+def of_learners() -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """The same of the settings of learners."""
+    data = (np.eye(3), [0, 1, 1], np.eye(3), [0, 1, 1])
+    module = torch.nn.Linear(3, 2)
+    train = partial(sm.TrainingGame.network, module, *data)
+    for value in (0, -1, 2.5, "3", None):
+        text = f"steps is {value!r}"
+        yield f"logistic, {text}", text, lambda v=value: sm.TrainingGame.logistic(*data, steps=v)
+        yield f"network, {text}", text, lambda v=value: train(steps=v)
+    for value in ("no", 1, None):
+        text = f"intercept is {value!r}"
+        yield f"ridge, {text}", text, lambda v=value: sm.TrainingGame.ridge(*data, intercept=v)
+        yield (
+            f"logistic, {text}", text, lambda v=value: sm.TrainingGame.logistic(*data, intercept=v),
+        )  # fmt: skip
+    for name in ("learning_rate", "decay"):
+        yield f"{name}=-1", f"{name} is -1", lambda n=name: train(**{n: -1})
 
 
 def arguments(folder: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
@@ -250,6 +270,7 @@ def models() -> Iterator[tuple[str, str, Callable[[], Any]]]:
         text = f"n_clusters is {value!r}"
         yield text, text, lambda v=value: sm.example_groups(np.eye(3), v)
     yield "failed='-1'", "failed is '-1'", lambda: sm.TrainingGame(pair, 4, failed="-1")
+    yield from of_learners()
     yield from prompts(task.prompts.tokens)
     for name, value in {"replay": "yes", "compile": 1}.items():
         yield f"{name}={value!r}", f"{name} is {value!r}", lambda n=name, v=value: game(**{n: v})

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spex_mech.arguments import labels_of, same_columns, same_order, same_rows
+from spex_mech.arguments import labels_of, same_columns, same_order, same_rows, switch, whole
 from spex_mech.arrays import numbers, own_array, same_length
 
 # Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
@@ -30,6 +30,9 @@ _STEPS = 100  # of Newton's method, at most
 _MARGIN = 1e-8  # a converged step changes no log-odds by more than this share of them
 _HALVINGS = 40
 _ROUNDING = 1e-13  # of the loss: what its value cannot tell
+_CORRECTIONS = 3  # of a closed form by what its solution leaves over
+_ALIKE = "leave out features that others give (or more of them than there are examples)"
+_UNSOLVED = 1e-8  # of the size of predictions: a last correction that is larger has not settled
 
 
 @torch.inference_mode(False)
@@ -47,6 +50,8 @@ def ridge(
 
     ``(X' W X + penalty I)^-1 X' W y`` for all rows of weights at once: also a linear head on frozen
     features. The same as scikit-learn's ``Ridge(alpha=penalty, fit_intercept=intercept)``.
+    As squares of nearly dependent features lose digits, a solution is corrected by what it leaves
+    over, and one that does not settle is an error.
 
     Args:
         x: features ``[example feature]``.
@@ -58,7 +63,9 @@ def ridge(
 
     Raises:
         TypeError: something else than numbers.
-        ValueError: a missing number, shapes or lengths that do not fit, a negative penalty.
+        ValueError: a missing number, shapes or lengths that do not fit, a negative penalty; and
+            from the function that it returns, where the examples and the penalty do not settle all
+            coefficients.
     """
     _check_order(x, y, x_test, y_test, sample_weight)
     x, x_test = _tables(x, x_test, intercept)
@@ -67,10 +74,10 @@ def ridge(
 
     def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
         used = weights * base
-        scaled = used[:, :, None] * x
-        curve = scaled.mT @ x + _diagonal(penalties, used)
-        solved = torch.linalg.solve(curve, (scaled.mT @ y)[:, :, None])
-        return -((solved[:, :, 0] @ x_test.T - y_test) ** 2)
+        beta = _least_squares(x, y, used, _diagonal(penalties, used), x_test)
+        if beta is None:
+            raise _unsettled("ridge", penalty, _ALIKE)
+        return -((beta @ x_test.T - y_test) ** 2)
 
     return train
 
@@ -98,7 +105,8 @@ def kernel_ridge(
     Raises:
         TypeError: something else than numbers.
         ValueError: a missing number, shapes or lengths that do not fit, a kernel that is not
-            symmetric, a penalty that is not positive.
+            symmetric, a penalty that is not positive; and from the function that it returns, where
+            rounding decides the predictions, as the penalty is too small.
     """
     _check_order(kernel, y, kernel_test, y_test, sample_weight, "kernel")
     _check_pairs(kernel, kernel_test)
@@ -124,8 +132,21 @@ def kernel_ridge(
     def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
         # An example of weight 0 gets no coefficient: (W K + penalty I) a = W y.
         used = weights * base
-        solved = torch.linalg.solve(used[:, :, None] * table + eye, (used * y)[:, :, None])
-        return -((solved[:, :, 0] @ test.T - y_test) ** 2)
+        with torch.no_grad():
+            factor, places, failed = torch.linalg.lu_factor_ex(used[:, :, None] * table + eye)
+            if (failed != 0).any():
+                raise _unsettled("kernel_ridge", penalty, "leave out examples that repeat others")
+
+        def left_over(a: Tensor) -> Tensor:
+            return used * (y - a @ table.T) - penalty * a
+
+        def step(left: Tensor) -> Tensor:
+            return torch.linalg.lu_solve(factor, places, left[:, :, None])[:, :, 0]
+
+        a = _corrected(torch.zeros_like(used), left_over, step, test, y)
+        if a is None:
+            raise _unsettled("kernel_ridge", penalty, "leave out examples that repeat others")
+        return -((a @ test.T - y_test) ** 2)
 
     return train
 
@@ -170,7 +191,7 @@ def logistic(
     x, x_test = _tables(x, x_test, intercept)
     sign, sign_test = _two_classes(x, y, x_test, y_test)
     base, penalties = _weights(x, sample_weight), _penalties(x, penalty, intercept)
-    steps = int(_number("steps", steps))
+    steps = whole("steps", steps, 1)
 
     def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
         used = weights * base
@@ -220,6 +241,7 @@ def network(
             output for, classes for a module with one output.
     """
     _check_order(x, y, x_test, y_test, sample_weight)
+    steps, rate, decay = _descent(steps, learning_rate, decay)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     module = copy.deepcopy(module).eval()
     own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
@@ -227,13 +249,7 @@ def network(
         torch.from_numpy(numbers(name, a)).to(device, own)
         for name, a in (("x", x), ("x_test", x_test))
     )
-    with torch.no_grad():
-        shape = tuple(module(x[:1]).shape)
-    if len(shape) != 2:
-        raise ValueError(
-            f"the module gives shape {shape} for one example; it must be [example class]"
-        )
-    targets, test_targets = _network_targets(x, y, x_test, y_test, shape[1])
+    targets, test_targets = _network_targets(x, y, x_test, y_test, _n_outputs(module, x))
     targets, test_targets = targets.to(device), test_targets.to(device)
     base = _weights(x, sample_weight).to(device, own)
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
@@ -250,10 +266,10 @@ def network(
     @torch.inference_mode(False)
     def train(weights: Float[Tensor, "mask example"]) -> Float[Tensor, "mask point"]:
         used = weights.to(device, own) * base
-        n = len(used)
         # Its steps are taken number by number, so that stacked weights are trained apart.
+        n = len(used)
         stacked = {k: p.expand(n, *p.shape).clone().requires_grad_() for k, p in start.items()}
-        steps_of = torch.optim.AdamW(stacked.values(), lr=learning_rate, weight_decay=decay)
+        steps_of = torch.optim.AdamW(stacked.values(), lr=rate, weight_decay=decay)
         share = used / used.sum(dim=1, keepdim=True).clamp(min=1e-12)
         empty = ~(used > 0).any(dim=1)
         with torch.enable_grad():
@@ -267,6 +283,66 @@ def network(
             return values(stacked, x_test, test_targets).cpu()
 
     return train
+
+
+# -- closed forms --------------------------------------------------------------------------------
+
+
+def _least_squares(
+    x: Float[Tensor, "example feature"],
+    y: Float[Tensor, " example"],
+    weights: Float[Tensor, "mask example"],
+    penalties: Float[Tensor, "mask feature feature"],
+    points: Float[Tensor, "point feature"],
+) -> Float[Tensor, "mask feature"] | None:
+    """The coefficients of ridge regression; None: rounding would decide those of some mask."""
+    with torch.no_grad():
+        curve = (weights[:, :, None] * x).mT @ x + penalties
+        scale = curve.diagonal(dim1=1, dim2=2).clamp_min(1e-300).rsqrt()
+        factor, failed = torch.linalg.cholesky_ex(scale[:, :, None] * curve * scale[:, None])
+        free = factor.diagonal(dim1=1, dim2=2) ** 2  # what each column adds to those before it
+        if (failed != 0).any() or (free < 10 * torch.finfo(x.dtype).eps * x.shape[1]).any():
+            return None
+
+    def left_over(beta: Tensor) -> Tensor:
+        return (weights * (y - beta @ x.T)) @ x - (penalties @ beta[:, :, None])[:, :, 0]
+
+    def step(left: Tensor) -> Tensor:
+        return scale * torch.cholesky_solve((scale * left)[:, :, None], factor)[:, :, 0]
+
+    return _corrected(weights.new_zeros(len(weights), x.shape[1]), left_over, step, points, y)
+
+
+def _corrected(
+    start: Float[Tensor, "mask unknown"],
+    left_over: Callable[[Tensor], Tensor],
+    step: Callable[[Tensor], Tensor],
+    points: Float[Tensor, "point unknown"],
+    y: Float[Tensor, " example"],
+) -> Float[Tensor, "mask unknown"] | None:
+    """The solution of linear equations, from steps by what is left over of them; None: the last
+    step still changes predictions.
+
+    Only the last step is seen by autograd, through what is left over: at the solution that has the
+    exact derivative.
+    """
+    found = start.detach()
+    with torch.no_grad():
+        for _ in range(_CORRECTIONS):
+            found = found + step(left_over(found))
+    last = step(left_over(found))
+    with torch.no_grad():
+        change, at = abs(last @ points.T), abs(found @ points.T)
+        size = at.amax(dim=1) + abs(y).max()
+        settled = (change.amax(dim=1) <= _UNSOLVED * size).all()  # also False of NaN
+    return found + last if settled else None
+
+
+def _unsettled(learner: str, penalty: float, cure: str) -> ValueError:
+    return ValueError(
+        f"{learner} with penalty={penalty:.3g} has no solution that rounding leaves as it is; use "
+        f"a larger penalty, or {cure}"
+    )
 
 
 # -- Newton's method ------------------------------------------------------------------------------
@@ -361,6 +437,11 @@ def _number(name: str, value: Any) -> float:
     return found
 
 
+def _descent(steps: Any, learning_rate: Any, decay: Any) -> tuple[int, float, float]:
+    rate = _number("learning_rate", learning_rate)
+    return whole("steps", steps, 1), rate, _number("decay", decay)
+
+
 def _check_order(
     x: Any, y: Any, x_test: Any, y_test: Any, sample_weight: Any, name: str = "x"
 ) -> None:
@@ -386,15 +467,17 @@ def _check_pairs(kernel: Any, kernel_test: Any) -> None:
 
 
 def _tables(x: Any, x_test: Any, intercept: bool) -> tuple[Tensor, Tensor]:
-    """Features of examples and test points; an intercept is a column of ones, the last."""
+    """Features of examples and test points; an intercept is a column of ones, the last. Then
+    features are centred, which changes no prediction and loses fewer digits of those far from 0."""
     found = numbers("x", x, ["example", "feature"])
     test = numbers("x_test", x_test, ["point", "feature"])
     if found.shape[1] != test.shape[1]:
         raise ValueError(f"x has {found.shape[1]} features and x_test has {test.shape[1]}")
     if not len(found) or not len(test):
         raise ValueError(f"x has {len(found)} examples and x_test {len(test)} points: give some")
-    if intercept:
-        found, test = (np.column_stack([a, np.ones(len(a))]) for a in (found, test))
+    if switch("intercept", intercept):
+        centre = found.mean(axis=0)
+        found, test = (np.column_stack([a - centre, np.ones(len(a))]) for a in (found, test))
     return torch.from_numpy(found), torch.from_numpy(test)
 
 
@@ -433,19 +516,42 @@ def _two_classes(x: Tensor, y: Any, x_test: Tensor, y_test: Any) -> tuple[Tensor
 def _class_names(name: str, value: Any) -> np.ndarray:
     """Classes by number or word, one for each example."""
     held = value.to_numpy() if hasattr(value, "to_numpy") else value
+    axis = "example" if name == "y" else "point"
     words = isinstance(held, list | tuple | np.ndarray) and np.asarray(held).dtype.kind in "UO"
-    if words and all(isinstance(v, str) for v in np.asarray(held).ravel().tolist()):
+    # As objects: of a list numpy would write a NaN among words as the word "nan".
+    each = np.asarray(held, dtype=object).ravel().tolist() if words else []
+    gone = [at for at, v in enumerate(each) if _is_missing(v)]
+    if gone and all(isinstance(v, str) or _is_missing(v) for v in each):
+        raise ValueError(f"{name} is missing at {axis} {gone[0]}; leave it out or fill it in")
+    if each and all(isinstance(v, str) for v in each):
         found = np.asarray(held).astype(str)
         if found.ndim != 1:
-            raise ValueError(f"{name} has shape {found.shape}; it must be [example]")
+            raise ValueError(f"{name} has shape {found.shape}; it must be [{axis}]")
         return found
-    axis = "example" if name == "y" else "point"
     numbers(name, value, [axis])  # with its checks
     return own_array(name, value)
 
 
+def _is_missing(value: Any) -> bool:
+    """None, NaN, or pandas' NA, among words."""
+    return value is None or type(value).__name__ == "NAType" or value != value
+
+
 def _listed(classes: np.ndarray) -> str:
     return ", ".join(map(str, classes.tolist()[:5])) + (", ..." if len(classes) > 5 else "")
+
+
+@torch.no_grad()
+def _n_outputs(module: nn.Module, x: Tensor) -> int:
+    """Raises:
+    ValueError: the module does not give a row for each example.
+    """
+    shape = tuple(module(x[:1]).shape)
+    if len(shape) != 2:
+        raise ValueError(
+            f"the module gives shape {shape} for one example; it must be [example class]"
+        )
+    return shape[1]
 
 
 def _network_targets(

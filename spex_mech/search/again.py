@@ -97,6 +97,11 @@ class AskAgain(Search):
         """The largest difference of two values of one mask, averaged over prompts."""
         return max((max(of) - min(of) for of in self._values.values()), default=0.0)
 
+    @property
+    def varies(self) -> bool:
+        """Whether a mask had another value when it was asked again, by more than rounding makes."""
+        return self.largest_difference() > _DIFFERS * self._largest
+
     def floor(self, n_sets: int) -> float:
         """The size under which the interaction of a pair may be made of what values differ by.
 
@@ -135,8 +140,7 @@ class AskAgain(Search):
 
     def _again(self) -> Question | None:
         """Drawn masks, a few at first and more where these differed, in a random order."""
-        varies = self.largest_difference() > _DIFFERS * self._largest
-        wanted = self.count + self.more if varies else min(self.count, len(self._drawn))
+        wanted = self.count + self.more if self.varies else min(self.count, len(self._drawn))
         wanted -= self.n_again
         if not self._drawn or wanted <= 0:
             return None
