@@ -7,13 +7,17 @@ that it closes over or reads from its module. What it does to lists and files is
 
 import dis
 import hashlib
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, cached_property, partial
 from importlib.metadata import version
 from inspect import unwrap
-from types import CellType, CodeType, FunctionType, MemberDescriptorType, MethodType
+from itertools import chain
+from pathlib import Path
+from types import CellType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +28,11 @@ from torch import Tensor, nn
 _LENGTH = 16  # hexadecimal digits
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _PACKAGE = "spex_mech."
+# Of whose code a version tells; all other is the user's own.
+_SCRIPT = ("__main__", "__mp_main__")  # the second in workers
+_INSTALLED = ("site-packages", "dist-packages")
+_STANDARD = tuple({os.path.realpath(sysconfig.get_path(of)) for of in ("stdlib", "platstdlib")})
+_HERE = str(Path(__file__).resolve().parent)
 # Where these hold the function that they are made of.
 _MADE_OF: dict[type, str] = {
     property: "fget",
@@ -107,6 +116,11 @@ def function_sha256(function: Any) -> str:
     dicts of them, that it closes over, reads from its module, or (an object) has as attributes; of
     an object all methods, with what its class has of numbers, texts, arrays and tensors. Names that
     the code itself assigns, such as a count of its calls, are not.
+
+    Of installed packages nothing is seen, as their versions tell them. Of the user's other files,
+    and of classes, which have none, it is what code is called, and what that calls in turn, with
+    the numbers, texts, arrays and tensors that it reads; the lists and dicts are not, as calls fill
+    them.
     """
     return _sha256_of(function, _weights)
 
@@ -122,11 +136,25 @@ class _Seen(dict[int, Any]):
     def __init__(self, weights: Callable[[nn.Module], str]) -> None:
         super().__init__()
         self.weights = weights
+        self.waiting: list[FunctionType | type] = []
+        self.assigned: dict[int, set[str]] = {}
+
+    def meet(self, values: Iterable[Any]) -> None:
+        """Values whose code, where it is the user's own, is read once all else is."""
+        self.waiting += [code for value in values if (code := _own_code(value)) is not None]
+
+    def assigned_in(self, names: dict[str, Any]) -> set[str]:
+        """What the functions of a module assign, such as a count of their calls."""
+        if id(names) not in self.assigned:
+            functions = [unwrap(x) for x in [*names.values()] if isinstance(x, FunctionType)]
+            inside = [x for x in functions if x.__globals__ is names]
+            self.assigned[id(names)] = {name for x in inside for name in _assigned(x.__code__)}
+        return self.assigned[id(names)]
 
 
 def _sha256_of(function: Any, weights: Callable[[nn.Module], str]) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(function, _Seen(weights)):
+    digest, seen = hashlib.sha256(), _Seen(weights)
+    for piece in chain(_pieces(function, seen), _waiting(seen)):
         digest.update(len(piece).to_bytes(8, "little") + piece)
     return digest.hexdigest()[:_LENGTH]
 
@@ -217,7 +245,9 @@ def _of_object(value: Any, seen: _Seen) -> Iterator[bytes]:
         call = getattr(type(value), "__call__", None)  # noqa: B004
         yield from _pieces(call if isinstance(call, FunctionType) else None, seen)
         own = _assigned(call.__code__) if isinstance(call, FunctionType) else set()
-        yield from _named({**_slots(value), **getattr(value, "__dict__", {})}, own, seen)
+        held = {**_slots(value), **getattr(value, "__dict__", {})}
+        seen.meet(held[name] for name in sorted(held))
+        yield from _named(held, own, seen)
         yield from _of_class(type(value), seen)
 
 
@@ -239,19 +269,26 @@ def _of_class(kind: type, seen: _Seen) -> Iterator[bytes]:
         return
     for part in kind.__mro__:
         if part.__module__ != kind.__module__:
+            seen.meet([part])
             continue
-        held = {
-            name: getattr(x, _MADE_OF[type(x)]) if type(x) in _MADE_OF else x
-            for name, x in vars(part).items()
-        }
-        methods = {name: x for name, x in held.items() if isinstance(x, FunctionType)}
-        own = {name for x in methods.values() for name in _assigned(unwrap(x).__code__)}
-        rest = {
-            name: x
-            for name, x in held.items()
-            if isinstance(x, _OF_CLASS) and not name.startswith("__") and name not in own
-        }
+        methods, rest = _parts_of_class(part)
         yield from _named({**methods, **rest}, set(), seen)
+
+
+def _parts_of_class(part: type) -> tuple[dict[str, FunctionType], dict[str, Any]]:
+    """What a class has itself: its methods, and what no call fills."""
+    held = {
+        name: getattr(x, _MADE_OF[type(x)]) if type(x) in _MADE_OF else x
+        for name, x in vars(part).items()
+    }
+    methods = {name: x for name, x in held.items() if isinstance(x, FunctionType)}
+    own = {name for x in methods.values() for name in _assigned(unwrap(x).__code__)}
+    rest = {
+        name: x
+        for name, x in held.items()
+        if isinstance(x, _OF_CLASS) and not name.startswith("__") and name not in own
+    }
+    return methods, rest
 
 
 def _of_function(function: Callable[..., Any], seen: _Seen) -> Iterator[bytes]:
@@ -269,6 +306,74 @@ def _of_function(function: Callable[..., Any], seen: _Seen) -> Iterator[bytes]:
         if not isinstance(own[name], FunctionType) or own[name].__module__ == function.__module__
     }
     yield from _named({**read, **held}, _assigned(code), seen)
+    yield from _beside(function, seen)
+
+
+def _waiting(seen: _Seen) -> Iterator[bytes]:
+    """The user's own code that was met: one piece after the other, however deep calls go."""
+    while seen.waiting:
+        code = seen.waiting.pop(0)
+        if id(code) in seen:
+            continue
+        seen[id(code)] = code
+        yield name_of_function(code).encode()
+        if isinstance(code, FunctionType):
+            yield from _of_code(unwrap(code), seen)
+            continue
+        seen.meet(code.__bases__)
+        methods, rest = _parts_of_class(code)
+        yield from _named(rest, set(), seen)
+        for name in sorted(methods):
+            yield name.encode()
+            yield from _of_code(unwrap(methods[name]), seen)
+
+
+def _of_code(function: Callable[..., Any], seen: _Seen) -> Iterator[bytes]:
+    """A function of another file: its code, and what that reads but for what calls may fill."""
+    assert isinstance(function, FunctionType)
+    code, own = function.__code__, function.__globals__
+    yield from _pieces(code, seen)
+    defaults = {str(at): value for at, value in enumerate(function.__defaults__ or ())}
+    held = dict(zip(code.co_freevars, map(_content, function.__closure__ or ()), strict=True))
+    read = {name: own[name] for name in _names(code) if name in own}
+    seen.meet([*held.values(), *read.values()])
+    for values in (defaults, function.__kwdefaults__ or {}, held):
+        yield from _named(_constants(values), _assigned(code), seen)
+    yield from _named(_constants(read), seen.assigned_in(own), seen)
+    yield from _beside(function, seen)
+
+
+def _beside(function: FunctionType, seen: _Seen) -> Iterator[bytes]:
+    """What a function reads as attributes of the user's own modules (``helpers.score``), and the
+    code that it meets among its names."""
+    names, own = _names(function.__code__), function.__globals__
+    values = [own[name] for name in names if name in own]
+    seen.meet([*values, *map(_content, function.__closure__ or ())])
+    modules = [value for value in values if _is_own_module(value)]
+    known = {id(module) for module in modules}
+    while modules:
+        of = vars(modules.pop(0))
+        read = {name: of[name] for name in names if name in of}
+        seen.meet(read.values())
+        yield from _named(_constants(read), seen.assigned_in(of), seen)
+        deeper = [x for x in read.values() if _is_own_module(x) and id(x) not in known]
+        known.update(map(id, deeper))
+        modules += deeper
+
+
+def _names(code: CodeType) -> list[str]:
+    return sorted({name for part in _codes(code) for name in part.co_names})
+
+
+def _constants(values: dict[str, Any]) -> dict[str, Any]:
+    """What no call fills."""
+    return {name: x for name, x in values.items() if isinstance(x, _OF_CLASS) and _is_plain(x)}
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, tuple) or all(
+        isinstance(part, _OF_CLASS) and _is_plain(part) for part in value
+    )
 
 
 def _named(values: dict[str, Any], but: set[str], seen: _Seen) -> Iterator[bytes]:
@@ -312,3 +417,38 @@ def versions() -> dict[str, str]:
 def version_of(package: str) -> str:
     """Of an installed package; read once, as that takes milliseconds."""
     return version(package)
+
+
+def _own_code(value: Any) -> FunctionType | type | None:
+    """The function or class whose code a value runs, where that is the user's own."""
+    while isinstance(value, MethodType | partial):
+        value = value.__func__ if isinstance(value, MethodType) else value.func
+    if type(value).__name__ == "_lru_cache_wrapper":
+        value = value.__wrapped__
+    if isinstance(value, FunctionType):
+        return value if _is_own(value.__module__, value.__code__.co_filename) else None
+    kind = value if isinstance(value, type) else type(value)
+    methods = (x for x in vars(kind).values() if isinstance(x, FunctionType))
+    is_own = any(_is_own(kind.__module__, method.__code__.co_filename) for method in methods)
+    return kind if is_own else None
+
+
+def _is_own_module(value: Any) -> bool:
+    """Whether it is a module, or a package, of the user's own."""
+    if not isinstance(value, ModuleType):
+        return False
+    places = [vars(value).get("__file__"), *(vars(value).get("__path__") or ())]
+    place = next((place for place in places if isinstance(place, str)), None)
+    return place is not None and _is_own(value.__name__, place)
+
+
+@cache
+def _is_own(module: str | None, file: str) -> bool:
+    if module in _SCRIPT:
+        return True
+    if file.startswith("<"):  # it was made, not written: ``__init__`` of a dataclass
+        return False
+    place = Path(os.path.realpath(file))
+    if any(part in _INSTALLED for part in place.parts):
+        return False
+    return not any(place.is_relative_to(at) for at in (*_STANDARD, _HERE))

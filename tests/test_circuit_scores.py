@@ -491,6 +491,19 @@ def test_shared_prompts_are_counted() -> None:
     )
 
 
+def test_prompts_of_the_search_are_not_held_out() -> None:
+    """Of a result of other prompts than the selection's, as the command line takes it."""
+    searched, game, fresh = (demo_game(seed=seed) for seed in (1, 0, 2))
+    found = sm.discover(searched, progress=False)
+    few: dict[str, Any] = {"budget": 40, "progress": False}
+    for find in (sm.find_circuit, sm.faithfulness_curve):
+        with pytest.warns(UserWarning, match="prompts of held_out are prompts of the search"):
+            find(game, found, held_out=searched, **few)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sm.find_circuit(game, found, held_out=fresh, **few)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [({"metric": "loss"}, "metric 'log_prob' and 'loss'"), ({"ablation": "zero"}, "ablation")],

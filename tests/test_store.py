@@ -1,5 +1,6 @@
 """The store: killed searches go on exactly, masks are asked once, and bad files are refused."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -541,6 +542,88 @@ def test_an_object_is_told_by_all_of_its_class(edit: str) -> None:
     assert (hashes[0] == hashes[1]) == (not edit)
     before(torch.ones(1, 2, dtype=torch.bool))  # it counts, and is the same
     assert identity_of(before)["function_sha256"] == hashes[0]
+
+
+_OWN_FILES = {
+    "mine": """
+import own_scales, own_package.inner
+from functools import lru_cache
+from own_scores import Score, memo, score
+SCORE = Score()
+class Last:
+    def of(self, x): return x * 11
+@lru_cache
+def kept(): return 12.0
+def game(masks):
+    x = masks.double().sum(1)
+    x = score(x) + SCORE.of(x) + memo(x) + Last().of(x) + kept()
+    return x * own_scales.SCALE + own_package.inner.shift(x)
+""",
+    "own_scores": """
+import own_scales
+from own_base import Base
+N, KNOWN = 0, {}
+def score(x): return own_scales.double(x) + 13
+def memo(x):
+    global N
+    N += 1
+    KNOWN[N] = x
+    return x + N - len(KNOWN)
+class Score(Base):
+    def of(self, x): return self.half(x) + 14
+""",
+    "own_base": "class Base:\n    power = 15\n    def half(self, x): return x / 16",
+    "own_scales": "SCALE = 17.0\ndef double(x): return 18 * x",
+    "own_package/__init__": "",
+    "own_package/inner": "def shift(x): return x + 19",
+}
+
+
+@pytest.mark.parametrize("edit", ["none", *map(str, range(11, 20))])
+def test_the_users_other_files_tell_a_function_too(
+    edit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function's helpers in another file once counted as a package's, which its version tells:
+    after an edit that three masks did not show, the finished result of before came back."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def game_of(files: dict[str, str], folder: Path) -> Any:
+        for name, text in files.items():
+            file = folder / f"{name}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        for name in [*files, "own_package.inner", "own_package"]:
+            sys.modules.pop(name, None)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(folder))
+            game = importlib.import_module("mine").game
+        return CallableGame(game, ["a", "b"])
+
+    def of(game: Any) -> str:
+        return identity_of(game)["function_sha256"]
+
+    edited = {name: text.replace(edit, "20") for name, text in _OWN_FILES.items()}
+    moved = {name: f"# A remark.\n\n{text}" for name, text in edited.items()}
+    game = game_of(_OWN_FILES, tmp_path / "before")
+    before = of(game)
+    assert (of(game_of(moved, tmp_path / "after")) == before) == (edit == "none")
+    if edit == "none":  # and so it is once calls have counted and filled what they fill
+        game(torch.ones(1, 2, dtype=torch.bool))
+        assert of(game) == before
+
+
+def test_installed_packages_are_told_by_their_versions(tmp_path: Path) -> None:
+    def of(text: str) -> str:
+        names: dict[str, Any] = {"__name__": "helpers"}
+        exec(compile(text, str(tmp_path / "site-packages" / "helpers.py"), "exec"), names)
+        score = names["score"]
+        return identity_of(CallableGame(lambda masks: score(masks.sum(1)), ["a", "b"]))[
+            "function_sha256"
+        ]
+
+    text = "def double(x): return Two().of(x)\nclass Two:\n    def of(self, x): return 2 * x\n"
+    text += "def score(x): return double(x)"
+    assert of(text) == of(text.replace("2 *", "3 *"))
 
 
 @pytest.fixture

@@ -302,6 +302,22 @@ def test_a_game_that_changes_the_folder_leaves_nothing_behind(
     assert beside(tmp_path / "a") == {"run.db"} and beside(tmp_path / "b") == set()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_disk_that_is_full_from_the_start_is_told_and_left_unlocked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_a_full_disk(**given: Any) -> tuple[int, str]:
+        (tmp_path / "new").touch()
+        return os.open("/dev/full", os.O_WRONLY), str(tmp_path / "new")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(holders.tempfile, "mkstemp", on_a_full_disk)
+        with pytest.raises(OSError, match=r"run\.db cannot be written"):
+            run(tmp_path / "run.db", 400)
+    assert not [*tmp_path.iterdir()]
+    run(tmp_path / "run.db", 400)
+
+
 @pytest.mark.parametrize("name", ["a" * 239, "a" * 300, "\u00e9" * 130])
 def test_a_name_that_is_too_long_is_told(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"name .* bytes; give one of at most 238"):

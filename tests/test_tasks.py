@@ -16,7 +16,7 @@ import transformers as tf
 import spex_mech as sm
 from spex_mech.engine.metrics import METRICS
 from spex_mech.tasks import TASKS, text_task
-from spex_mech.tasks.readers import read_rows
+from spex_mech.tasks.readers import listed_rows, read_rows
 
 SPECIAL = (3, 4, 5)
 
@@ -352,6 +352,21 @@ def test_reads_rows_of_our_own(shared_data: Path) -> None:
         assert task.prompts.answers is not None
         with_answer = tokenizer(row["prompt"] + row["answer"])["input_ids"]
         assert with_answer[: len(real) + 1] == [*real.tolist(), int(task.prompts.answers[i, 0])]
+
+
+def test_a_csv_of_rows_is_read_as_the_table_that_wrote_it(tmp_path: Path) -> None:
+    """``frame.to_csv`` keeps what ``load_task(frame)`` takes; such a file was once refused."""
+    rows = [
+        {"prompt": "a b", "answer": " c", "distractor": " d", "corrupt": "e f", "cluster": "1"},
+        {"prompt": "f, g", "answer": " h", "distractor": " i", "corrupt": "j k", "cluster": "x"},
+    ]
+    path = Path(written(tmp_path / "rows.csv", rows))
+    assert read_rows(path, None) == listed_rows(rows)
+    assert load(path, 2).prompts.clusters is not None
+    bare = [{**row, "distractor": "", "corrupt": " "} for row in rows]
+    assert load(written(tmp_path / "bare.csv", bare), 2).prompts.wrong_answers is None
+    with pytest.raises(ValueError, match="row 2: no 'answer'"):
+        load(written(tmp_path / "no.csv", [rows[0], {**rows[1], "answer": ""}]), 2)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from spex_mech.circuits.circuit import Circuit
 from spex_mech.circuits.gates import gate_attribution
-from spex_mech.circuits.held_out import check_signs, measured_on
+from spex_mech.circuits.held_out import check_not_searched, check_signs, measured_on
 from spex_mech.circuits.mib import mib_config
 from spex_mech.circuits.scores import scored
 from spex_mech.circuits.select import Selection, Slopes
@@ -81,6 +81,7 @@ class CircuitRuns:
         how: what computes them and where they are kept; those on the held-out game are kept in a
             file beside the store.
         settings: what tells this search from others in the store.
+        searched: what the interactions that propose units say of themselves.
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class CircuitRuns:
         games: Games,
         how: RunSettings,
         settings: Mapping[str, Any],
+        searched: Mapping[str, Any],
     ) -> None:
         self.games, self.how, self.settings = games, how, dict(settings)
+        self.searched = searched
         self.costs: list[dict[str, int | float]] = []
         self.held_out_costs: list[dict[str, int | float]] = []
         self._log: Log | None = None  # of the selection
@@ -180,6 +183,7 @@ class CircuitRuns:
         else:
             both = None if selected is None else (selected, values)
             where = measured_on(self.games.game, self.games.held_out, self._described(), both)
+            check_not_searched(self.searched, self._described())
             clusters = _clusters(self.games.held_out)
         return where if clusters is None else f"clusters of {len(clusters)} {where}"
 

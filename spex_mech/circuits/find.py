@@ -108,7 +108,8 @@ def find_circuit(
 
     Warns:
         UserWarning: what all units do is under three standard errors from nothing; ``held_out``
-            has prompts of the selection, another metric, ablation or model, or another sign.
+            has prompts of the selection or of the search for ``found``, another metric, ablation or
+            model, or another sign.
 
     >>> import torch
     >>> def backups(masks):  # unit 0 works with either of 1 and 2; 3 is spare
@@ -132,7 +133,7 @@ def find_circuit(
         about: dict[str, Any] = {"aim": aim, "found": found.about, "seed": seed}
         budget, gradients = _gradients(games.game, _budget(budget, n), n, about)
         settings = {"goal": repr(goal), "found": digest(found), "scores_budget": scores_budget}
-        run = CircuitRuns(games, how, {**settings, "seed": seed, "budget": budget})
+        run = CircuitRuns(games, how, {**settings, "seed": seed, "budget": budget}, found.about)
 
         def steps(slopes: Slopes | None) -> Steps[Selection]:
             return select(found, goal, budget, slopes, scores_budget, seed)
@@ -192,7 +193,7 @@ def score_circuit(
         kept = np.zeros(len(found.labels), dtype=bool)
         kept[columns_of(names, games.game.units, "circuit")] = True
         settings = {"kept": np.flatnonzero(kept).tolist(), "found": digest(found), "seed": seed}
-        run = CircuitRuns(games, how, {**settings, "scores_budget": scores_budget})
+        run = CircuitRuns(games, how, {**settings, "scores_budget": scores_budget}, found.about)
         selection = run.select(
             "score_circuit", lambda _: examine_given(found, kept, scores_budget, seed), 0
         )
@@ -245,7 +246,7 @@ def faithfulness_curve(
         about = {"aim": aim, "found": found.about, "selected": "searched at every size"}
         if order is not None:
             masks = prefixes(_whole_order(order, games.game.units), wanted)
-            run = CircuitRuns(games, how, {})
+            run = CircuitRuns(games, how, {}, {})
             selected = None
             if games.held_out is None:
                 selected = run.select("order", lambda _: one_question(masks), len(masks))
@@ -253,7 +254,7 @@ def faithfulness_curve(
         else:
             budget, gradients = _gradients(games.game, _budget(budget, n), n, about)
             settings = {"goal": repr(goal), "found": digest(found), "sizes": wanted}
-            run = CircuitRuns(games, how, {**settings, "budget": budget})
+            run = CircuitRuns(games, how, {**settings, "budget": budget}, found.about)
 
             def steps(slopes: Slopes | None) -> Steps[tuple[Masks, Values]]:
                 return _best_of_sizes(found, goal, budget, slopes, wanted)

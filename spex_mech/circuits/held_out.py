@@ -61,6 +61,28 @@ def measured_on(
     return f"held-out prompts, of which {share:.0%} are those of the selection"
 
 
+def check_not_searched(
+    searched: Mapping[str, Any], described: tuple[Mapping[str, Any], Mapping[str, Any]]
+) -> None:
+    """Those of the selection apart, of which :func:`measured_on` says it.
+
+    Args:
+        searched: what the interactions say of themselves that the units were proposed by.
+        described: as of :func:`measured_on`.
+
+    Warns:
+        UserWarning: held-out prompts are prompts of the search for these interactions.
+    """
+    first, ours, theirs = (of.get("prompt_hashes") or () for of in (searched, *described))
+    n_shared = len({*first}.difference(ours).intersection(theirs))
+    if n_shared:
+        warn(
+            f"{n_shared} of the {len({*theirs})} prompts of held_out are prompts of the search for "
+            "the interactions, which proposed the units, so that its scores may be too good; make "
+            "it from other prompts, such as another seed"
+        )
+
+
 def shared_prompts(
     game: Any,
     held_out: Any,

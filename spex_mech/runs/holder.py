@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from spex_mech.results.files import explained
+
 _BEAT = 5.0  # seconds between two touches
 _STILL = 20.0  # seconds without one, after which the process on another machine has ended
 
@@ -29,6 +31,7 @@ class Holder:
 
     Raises:
         BlockingIOError: another run holds it.
+        OSError: the lock cannot be written, as on a full disk.
     """
 
     def __init__(self, store: Path) -> None:
@@ -83,11 +86,19 @@ class Holder:
     def _make(self) -> bool:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         text = json.dumps({**_this_process(), "token": self._token, "since": since})
-        number, name = tempfile.mkstemp(prefix=f".{self.path.name}-", dir=self.path.parent)
+        with explained(self.store):
+            number, name = tempfile.mkstemp(prefix=f".{self.path.name}-", dir=self.path.parent)
+            try:
+                with os.fdopen(number, "w", encoding="utf-8") as file:
+                    file.write(text)  # a full disk is found here, and leaves no lock
+                return self._put(name, text)
+            finally:
+                os.unlink(name)
+
+    def _put(self, name: str, text: str) -> bool:
+        """The lock, whole or not at all; false: there is one."""
         try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.link(name, self.path)  # whole, or not at all
+            os.link(name, self.path)
         except FileExistsError:
             return False
         except OSError:  # no hard links here
@@ -96,8 +107,6 @@ class Holder:
                     file.write(text)
             except FileExistsError:
                 return False
-        finally:
-            os.unlink(name)
         return True
 
     def _beat(self) -> None:

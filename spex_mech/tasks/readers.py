@@ -20,8 +20,9 @@ from spex_mech.tasks.greater_than import YearTokens
 from spex_mech.tasks.rows import Row
 
 FORMATS = (
-    "a .csv has the columns clean, corrupted and either token ids (correct_idx and incorrect_idx) "
-    "or label (a start year of two digits); a .json has "
+    "a .csv has the columns prompt, answer (and distractor, corrupt), or clean, corrupted and "
+    "either token ids (correct_idx and incorrect_idx) or label (a start year of two digits); a "
+    ".json has "
     '{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}, or rows with prompt, answer '
     "(and distractor, corrupt), or with clean_prefix, patch_prefix, clean_answer, patch_answer"
 )
@@ -215,6 +216,9 @@ def _reader_for(
     if path.suffix.lower() != ".csv":
         return partial(_json_row, answered=answered)
     row = rows[0]
+    if "prompt" in row:
+        _warn_of_unread(str(path), rows)
+        return lambda row, place: _json_row(_filled(row), place, answered)
     _warn_of_groups(str(path), rows)
     for other in (str(name) for name in row if name != "cluster"):
         if _is_like(other, ["cluster"]):
@@ -227,6 +231,16 @@ def _reader_for(
         return lambda row, place: _year_row(row, place, tokens)
     held = ", ".join(str(name) for name in row)
     raise ValueError(f"{path} has the columns {held}, which tell no answers; {FORMATS}")
+
+
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    """Without the cells that are empty, as those of a table are.
+
+    Raises:
+        ValueError: there are more fields than columns.
+    """
+    _check_length(row)
+    return {name: text for name, text in row.items() if (text or "").strip()}
 
 
 def _id_row(row: dict[str, Any], place: str, right: str, wrong: str) -> Row:
@@ -248,11 +262,18 @@ def _field(row: dict[str, Any], name: str) -> str:
     Raises:
         ValueError: it is missing, or there are more fields than columns.
     """
-    if None in row:
-        raise ValueError("it has more fields than there are columns (a comma without quotes?)")
+    _check_length(row)
     if not (row[name] or "").strip():
         raise ValueError(f"its {name!r} is empty")
     return row[name]
+
+
+def _check_length(row: dict[str, Any]) -> None:
+    """Raises:
+    ValueError: there are more fields than columns.
+    """
+    if None in row:
+        raise ValueError("it has more fields than there are columns (a comma without quotes?)")
 
 
 def _ids(row: dict[str, Any], name: str) -> list[int]:
