@@ -222,6 +222,17 @@ def test_a_model_that_gives_another_output_with_its_cache(shared: bool) -> None:
         sm.ModelGame(model, sm.Task(told, of_answer))
 
 
+def test_the_cache_of_shared_blocks_is_compared_on_padded_prompts_too() -> None:
+    """With a cache such a model runs on none of them but alone, without a mask."""
+    model, prompts = build("llama"), some_prompts()
+    model.model.layers[1].self_attn = model.model.layers[0].self_attn
+    real = torch.ones(3, 7, dtype=torch.long)
+    real[1, 4:] = 0
+    told = sm.Prompts(prompts.tokens, real, answers=prompts.answers)
+    with pytest.warns(UserWarning, match="gives another output where it keeps a cache of keys"):
+        sm.ModelGame(model, sm.Task(told, of_answer))
+
+
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_positions_beside_an_attention_mask(ablation: str, padded: bool) -> None:

@@ -115,9 +115,44 @@ def test_a_value_that_padding_changes_is_told(how: str) -> None:
         sm.ModelGame(model, padded_task(), ablation="zero")
 
 
+def of_last(output: Any, prompts: sm.Prompts) -> Tensor:
+    logits = output if isinstance(output, Tensor) else output.logits
+    return logits[range(len(logits)), prompts.last].square().mean(dim=-1)
+
+
+def test_a_metric_of_ones_own_is_told_of_a_model_that_reads_padding() -> None:
+    model = Wrapped(*READS_PADDING["the mask is dropped"])
+    with pytest.warns(UserWarning, match=r"prompt 1 has the output .* Wrapped reads padding"):
+        sm.ModelGame(model, padded_task(of_last), ablation="zero")
+
+
+class Scaled(nn.Module):
+    """A model that reads something else beside tokens, and attends to padding as PaliGemma does
+    where nobody says which tokens are of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = build("bert")
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, scale: Any = None) -> Tensor:
+        return self.inner(input_ids).logits * scale[:, None]
+
+
+def test_padding_is_compared_where_prompts_hold_other_inputs() -> None:
+    task = padded_task()
+    told = task.prompts.replaced(inputs={"scale": torch.ones(4, 1)})
+    with pytest.warns(UserWarning, match=r"prompt 1 has the value .* Scaled reads padding"):
+        sm.ModelGame(Scaled(), sm.Task(told, "logit_diff"), ablation="zero")
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", of_last])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "bridge_gpt2"])
-def test_padding_that_is_left_out_is_no_matter(family: str) -> None:
-    sm.ModelGame(build(family), padded_task(), ablation="zero", replay=False)
+def test_padding_that_is_left_out_is_no_matter(family: str, metric: Any) -> None:
+    task = padded_task(metric)
+    if family == "llama":  # which are cut as the tokens are
+        inputs = {"position_ids": torch.arange(7).expand(4, 7).clone()}
+        task = sm.Task(task.prompts.replaced(inputs=inputs), metric)
+    sm.ModelGame(build(family), task, ablation="zero", replay=False)
 
 
 # -- what is wrapped around -----------------------------------------------------------------------

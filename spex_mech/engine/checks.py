@@ -25,7 +25,7 @@ from spex_mech.engine.metrics import KL, ReadingMetric, logits_of
 from spex_mech.engine.passes import Taps, call
 from spex_mech.engine.plain import PlainEngine, Setup
 from spex_mech.engine.plan import Parts
-from spex_mech.engine.prompts import Prompts
+from spex_mech.engine.prompts import Prompts, without_padding
 from spex_mech.engine.readout import Readout
 from spex_mech.engine.replay import Replay
 from spex_mech.engine.rounding import eps_of_type, off_by
@@ -221,29 +221,20 @@ def check_cache(model: Any, prompts: Prompts, rows: int) -> None:
     Warns:
         UserWarning: it does not.
     """
-
     if is_hooked(model) or not takes(model, "use_cache"):
         return
 
-    def of(part: Prompts, by_default: bool = False) -> Tensor:
-        output = first_tensor(call(model, part, by_default=by_default))
-        real = part.decoded_real.to(output.device)
-        return output[real] if output.shape[:2] == real.shape else output
-
-    def differ(one: Tensor, other: Tensor) -> bool:
-        most = _CACHED if one.dtype.itemsize > 2 else _CACHED_IN_HALF
-        return not bool((one - other).abs().max() <= most * one.abs().max())
-
     for start in range(0, len(prompts), rows):
         part = prompts[start : start + rows]
-        without = of(part)
-        try:
-            with_one = of(part, by_default=True)
-        except Exception:  # it keeps none that can be had
+        changes = _cache_changes(model, part)
+        if changes is None and part.attention_mask is not None and not part.inputs:
+            # With a mask of its tokens alone it may not run, where without one it does.
+            longest = int(part.real.sum(dim=1).argmax())
+            one = without_padding(part[longest : longest + 1]).replaced(attention_mask=None)
+            changes = _cache_changes(model, one)
+        if changes is None:  # it keeps none that can be had
             return
-        if without.shape != with_one.shape:
-            return
-        if differ(without, with_one) and not differ(without, of(part)):
+        if changes:
             warn(
                 f"the {type(model).__name__} gives another output where it keeps a cache of keys "
                 "and values, as when it is simply called, than without one, as games run it "
@@ -252,6 +243,29 @@ def check_cache(model: Any, prompts: Prompts, rows: int) -> None:
                 "will do)"
             )
             return
+
+
+def _cache_changes(model: Any, prompts: Prompts) -> bool | None:
+    """Whether the output is another one with a cache; None: with one the model does not run, or
+    gives something of another shape."""
+
+    def of(by_default: bool = False) -> Tensor:
+        output = first_tensor(call(model, prompts, by_default=by_default))
+        real = prompts.decoded_real.to(output.device)
+        return output[real] if output.shape[:2] == real.shape else output
+
+    def differ(one: Tensor, other: Tensor) -> bool:
+        most = _CACHED if one.dtype.itemsize > 2 else _CACHED_IN_HALF
+        return not bool((one - other).abs().max() <= most * one.abs().max())
+
+    without = of()
+    try:
+        with_one = of(by_default=True)
+    except Exception:
+        return None
+    if without.shape != with_one.shape:
+        return None
+    return differ(without, with_one) and not differ(without, of())
 
 
 def check_replay(make: "MakeReplay", plain: PlainEngine, blocks: Blocks, by_position: bool) -> None:

@@ -346,7 +346,12 @@ def without_padding(prompt: Prompts) -> Prompts:
     n_real = int(prompt.real.sum())
     names = ("tokens", "attention_mask", "token_types", "corrupted", "target_mask")
     own = {name: getattr(prompt, name) for name in names}
-    return prompt.replaced(**{k: x if x is None else x[:, :n_real] for k, x in own.items()})
+    less = {k: x if x is None else x[:, :n_real] for k, x in own.items()}
+    inputs = {
+        k: x[:, :n_real] if _is_of_tokens(prompt.tokens, k, x) else x
+        for k, x in prompt.inputs.items()
+    }
+    return prompt.replaced(**less, inputs=inputs)
 
 
 def _is_of_tokens(tokens: Tensor, name: str, value: Tensor) -> bool:

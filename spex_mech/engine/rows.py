@@ -1,5 +1,7 @@
 """Passes of many rows: each row must be what it is alone, and what it is without its padding."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -36,8 +38,7 @@ def check_rows(plain: PlainEngine, own_metric: bool, most_rows: int | None) -> N
     Warns:
         UserWarning: padding counts.
     """
-    if not own_metric:  # of others it is told where they read padding
-        warn_if_padding_counts(plain.setup)
+    warn_if_padding_counts(plain.setup, own_metric)
     if check_metric(plain.setup, own_metric, most_rows):
         check_whole_pass(plain)
 
@@ -106,8 +107,12 @@ def _values(
 
 
 @torch.no_grad()
-def warn_if_padding_counts(setup: Setup) -> None:
+def warn_if_padding_counts(setup: Setup, own_metric: bool) -> None:
     """Whether the shortest prompt has another value with its padding than without it.
+
+    Args:
+        own_metric: the metric is a function of the user's, which may depend on the length itself:
+            then the model's output is compared, of the prompt's own tokens.
 
     Warns:
         UserWarning: it has.
@@ -117,28 +122,42 @@ def warn_if_padding_counts(setup: Setup) -> None:
     row = int(n_real.argmin())
     n_pos = int(n_real[row])
     by_position = isinstance(setup.metric, KL) and setup.metric.intact.ndim > 2
-    if n_pos == prompts.tokens.shape[1] or prompts.inputs or by_position:
+    if n_pos == prompts.tokens.shape[1] or not prompts.has_tokens or by_position:
         return
     padded = prompts[[row]]
     cut = without_padding(padded)
+
+    def told(output: Any, part: Prompts) -> Tensor:
+        if not own_metric:
+            return setup.measure(output, part).double()
+        first = first_tensor(output)
+        own = first[:, :n_pos] if first.shape[1:2] == part.tokens.shape[1:] else first
+        return own.double().flatten()
+
     with setup.taps.installed():
         output = setup.taps.run(padded)
         rounding = float(first_tensor(output).abs().max())
         rounding *= torch.finfo(narrowest([setup.float_type, setup.output_type])).eps
-        whole = float(setup.measure(output, padded)[0])
+        whole = told(output, padded)
         try:
-            alone = float(setup.measure(setup.taps.run(cut), cut)[0])
+            alone = told(setup.taps.run(cut), cut)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             return  # it, or the metric, takes one length alone
-    near = max(_SAME * abs(alone), _ROUNDINGS * rounding)
-    if abs(whole - alone) > near:
+    if whole.shape != alone.shape:
+        return
+    off = (whole - alone).abs()
+    near = max(_SAME * float(alone.abs().max()), _ROUNDINGS * rounding)
+    if float(off.max()) > near:
+        at = int(off.argmax())
+        what = "output" if own_metric else "value"
         warn(
-            f"prompt {row} has the value {whole:.4g} with its padding and {alone:.4g} without it: "
-            f"the {type(setup.taps.model).__name__} reads padding, as where its forward drops the "
-            "attention_mask, or a hook or a wrapper takes the last position of all rows "
-            "([:, -1]); see that it leaves padding out, or give prompts of one length"
+            f"prompt {row} has the {what} {whole[at]:.4g} with its padding and {alone[at]:.4g} "
+            f"without it: the {type(setup.taps.model).__name__} reads padding, as where its "
+            "forward drops the attention_mask, or a hook or a wrapper takes the last position of "
+            "all rows ([:, -1]), or it attends otherwise where a pass holds padding; see that it "
+            "leaves padding out, or give prompts of one length"
         )
 
 
