@@ -70,9 +70,15 @@ class Measure:
 
     def not_finite(self, value: float, prompt: int, ablated: Sequence[int]) -> NoReturn:
         """Raise the error that names the mask."""
+        cure = "it must be finite"
+        if not len(ablated):  # a window of padding alone has no average
+            cure += (
+                "; see that the metric and the model are, and where the model attends to a window "
+                "of positions, give prompts of one length"
+            )
         raise ValueError(
             f"the metric {self.name} is {value} for prompt {prompt} with "
-            f"{names_of(self.labels, ablated)} ablated; it must be finite"
+            f"{names_of(self.labels, ablated)} ablated; {cure}"
         )
 
     def _why(self, error: Exception, output: Any, prompts: Prompts) -> str | None:
