@@ -118,7 +118,7 @@ def of_compiled(rows: Rows) -> Stated:
     return {
         "compiled": [[method, *map(text, shares)] for method, shares in found.items()],
         "compiled.budgets": "{}, {}, {} and {}".format(*(of[0]["budget"] for of in games)),
-        **{f"compiled.{m}": span(found[METHODS[m]]) for m in ("products", "spex")},
+        **{f"compiled.{m}": span(found[METHODS[m]]) for m in ("products", "spex", "without")},
     }
 
 
