@@ -553,7 +553,7 @@ def confirm(
 
     It warns where the game's prompts are those of the search, on which everything is found again,
     or of its clusters (by their numbers), whose own effects are; where it has another metric or
-    ablation; and where its model has other weights.
+    ablation; where its model has other weights; and where it trains on something else.
 
     Returns:
         the interactions as they are now, in the order of the search, with what the search had said
@@ -619,6 +619,13 @@ def _warn_of_other_model(found: Interactions, measured: Interactions) -> None:
             "the model of this game has other weights (or the same in another precision) than that "
             "of the search: what holds here is said of this model; to confirm, give a game of the "
             "model that was searched, and to set two models side by side, compare their results"
+        )
+    hashes = [result.about.get("training_sha256") for result in (found, measured)]
+    if None not in hashes and hashes[0] != hashes[1]:
+        warn(
+            "this game trains on other examples than that of the search, on the same in another "
+            "order, or otherwise: a label may mean another example; to confirm, give a game that "
+            "differs in its test points alone"
         )
     ablations = [result.about.get("ablation") for result in (found, measured)]
     if None not in ablations and ablations[0] != ablations[1]:

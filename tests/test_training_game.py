@@ -373,3 +373,29 @@ def test_known_masks_are_explained_without_questions() -> None:
         explain(masks[:19], np.zeros(19))
     with pytest.raises(ValueError, match=r"values of shape \(3,\)"):
         explain(masks, np.zeros(3))
+
+
+@pytest.mark.parametrize("learner", ["ridge", "kernel_ridge", "logistic", "network"])
+def test_confirm_knows_other_training(learner: str) -> None:
+    """Test points may be others; the examples, their order and the learner's settings may not."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 3)), np.array([1.0, -1, 1, -1, 1, 1])
+    points, targets = rng.normal(size=(12, 3)), np.sign(rng.normal(size=12))
+
+    def game(order: Any = slice(None), rows: Any = slice(0, 6), **options: Any) -> sm.TrainingGame:
+        a, b = x[order], points[rows]
+        if learner == "kernel_ridge":
+            a, b = a @ a.T, b @ a.T
+        given = (a, y[order], b, targets[rows])
+        if learner == "network":
+            torch.manual_seed(0)
+            module = torch.nn.Linear(3, 1)
+            return sm.TrainingGame.network(module, *given, **{"steps": 20, **options}, failed=0.0)
+        return getattr(sm.TrainingGame, learner)(*given, **options, failed=0.0)
+
+    found = sm.discover(game(), "exhaustive", progress=False)
+    sm.confirm(found, game(rows=slice(6, 12)), progress=False)  # a warning is an error here
+    changed = {"steps": 21} if learner == "network" else {"penalty": 1.5}
+    for other in (game([1, 0, 2, 3, 4, 5], slice(6, 12)), game(rows=slice(6, 12), **changed)):
+        with pytest.warns(UserWarning, match="trains on other examples"):
+            sm.confirm(found, other, progress=False)

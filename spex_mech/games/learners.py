@@ -13,6 +13,7 @@ position; pandas tables whose labels say another order are refused.
 
 import copy
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from spex_mech.arguments import labels_of, same_columns, same_order, same_rows, switch, whole
 from spex_mech.arrays import numbers, own_array, same_length
+from spex_mech.fingerprints import sha256_of
 
 # Weights of the examples, 0 or 1 or, for gradients, between -> a value at each test point.
 Train = Callable[[Float[Tensor, "mask example"]], Float[Tensor, "mask point"]]
@@ -79,7 +81,7 @@ def ridge(
             raise _unsettled("ridge", penalty, _ALIKE)
         return -((beta @ x_test.T - y_test) ** 2)
 
-    return train
+    return _trained_on(train, x, y, base, penalties)
 
 
 @torch.inference_mode(False)
@@ -148,7 +150,7 @@ def kernel_ridge(
             raise _unsettled("kernel_ridge", penalty, "leave out examples that repeat others")
         return -((a @ test.T - y_test) ** 2)
 
-    return train
+    return _trained_on(train, table, y, base, penalty)
 
 
 @torch.inference_mode(False)
@@ -205,7 +207,7 @@ def logistic(
         beta = beta + _solved(curve, slope)
         return nn.functional.logsigmoid((beta @ x_test.T) * sign_test)
 
-    return train
+    return _trained_on(train, x, sign, base, penalties, steps)
 
 
 @torch.inference_mode(False)
@@ -282,6 +284,18 @@ def network(
                 p[empty] = start[name]
             return values(stacked, x_test, test_targets).cpu()
 
+    return _trained_on(train, x, targets, base, steps, rate, decay, *start.values())
+
+
+def training_sha256(train: Any) -> str | None:
+    """Of the examples, targets and settings of a function that is made here, whatever its test
+    points are; None: of another function, in which they cannot be told from these."""
+    return vars(train).get("training_sha256") if isinstance(train, FunctionType) else None
+
+
+def _trained_on(train: Train, *data: Tensor | float | int) -> Train:
+    tensors = [torch.as_tensor(part, dtype=torch.float64) for part in data]
+    vars(train)["training_sha256"] = sha256_of(tensors)
     return train
 
 

@@ -21,7 +21,14 @@ from spex_mech.arrays import numbers, own_array
 from spex_mech.engine.device import in_batches, is_out_of_memory
 from spex_mech.fingerprints import function_sha256, name_of_function, sha256_of
 from spex_mech.game import Answer, Game, Tick, no_tick
-from spex_mech.games.learners import Train, kernel_ridge, logistic, network, ridge
+from spex_mech.games.learners import (
+    Train,
+    kernel_ridge,
+    logistic,
+    network,
+    ridge,
+    training_sha256,
+)
 from spex_mech.games.places import places_of, spread, unit_of_places
 from spex_mech.masks import MaskBatch, names_of
 from spex_mech.notebook import counted, listed
@@ -223,7 +230,9 @@ class TrainingGame(Game):
 
     def provenance(self) -> dict[str, Any]:
         """What fixes the game's values: recorded with every result."""
-        return {"lens": "data", "task": self.name, "n_examples": self.n_examples}
+        known = training_sha256(self.train)
+        of_training = {} if known is None else {"training_sha256": known}
+        return {"lens": "data", "task": self.name, "n_examples": self.n_examples, **of_training}
 
     def identity(self) -> dict[str, Any]:
         """What else fixes its values: with ``provenance()``, what a store tells games apart by."""

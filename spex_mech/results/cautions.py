@@ -18,7 +18,9 @@ from spex_mech.results.statistics import (
 from spex_mech.results.variation import variation_text
 
 # What two games of one result have in common, and what a description calls it.
-_SAME = {"ablation": "ablation", "weights_sha256": "weights"}
+_SAME = {
+    "ablation": "ablation", "weights_sha256": "weights", "training_sha256": "training examples",
+}  # fmt: skip
 _LOOKED_AT = 200  # strongest interactions
 _DISTINCT = 16  # values on a prompt, without which it may equal another by chance
 _SKEWED = 1.0  # typical skewness; of 16 normal prompts it is 0.4, of 16 exponential ones 1.3,
@@ -127,10 +129,10 @@ def index_of(about: Mapping[str, Any]) -> str:
 
 def other_game(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In what the games of two results differ beside their prompts, by what they say of themselves:
-    the metric, the ablation, the weights. Nothing, where it is not known."""
+    the metric, the ablation, the weights, what is trained on. Nothing, where it is not known."""
     metrics = other_metric(before, now)
     return ([f"metric {metrics}"] if metrics else []) + [
-        f"{name} {before[key]!r} and {now[key]!r}" if key != "weights_sha256" else name
+        name if key.endswith("_sha256") else f"{name} {before[key]!r} and {now[key]!r}"
         for key, name in _SAME.items()
         if key in before and key in now and before[key] != now[key]
     ]
