@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import spex_mech as sm
 from spex_mech.engine.blocks import Blocks
@@ -551,3 +552,13 @@ def test_a_hook_on_the_last_block_that_acts_on_ablated_streams_alone() -> None:
     found = game(masks)
     assert not torch.allclose(found, without)
     torch.testing.assert_close(found, by_plain_passes(game, masks), rtol=1e-5, atol=1e-5)
+
+
+def test_what_torch_counts_with_is_no_hook_of_the_users() -> None:
+    """FlopCounterMode follows all modules by global hooks, and changes nothing."""
+    game = a_game(replay=True)
+    masks = some_masks(4, len(game))
+    wanted = game(masks)
+    with FlopCounterMode(display=False) as counter:
+        torch.testing.assert_close(game(masks), wanted, rtol=1e-5, atol=1e-6)
+    assert counter.get_total_flops() > 0

@@ -546,7 +546,7 @@ def _is_followed(module: nn.Module) -> bool:
 
 
 # Hooks that libraries put on every model of theirs; those only look, or bring weights.
-_OF_LIBRARIES = ("transformers.", "accelerate.", "transformer_lens.model_bridge.")
+_OF_LIBRARIES = ("transformers.", "accelerate.", "transformer_lens.model_bridge.", "torch.utils.")
 
 
 def hooks_within(block: nn.Module) -> bool:
