@@ -26,7 +26,7 @@ def smollm2(rows: Rows) -> Stated:
 
 
 def smollm2_units(rows: Rows) -> Stated:
-    chosen = ("attribution", "half")
+    chosen = ("attribution", "half", "effects")
     keys = [f"{name}@{k}" for name in chosen for k in (50, 100)]
     sets, searches = rows.where(part="sets"), rows.where(part="searches")
     drawn = sets.where(set="drawn")
