@@ -454,7 +454,9 @@ def test_games_of_each_lens_are_told_apart_by_what_fixes_their_values() -> None:
         sm.TrainingGame.ridge(x, [1.0, 1, 2], x[:1], [1.0]),
         sm.TrainingGame.ridge(x, [1.0, 1, 1], x[:1], [1.0], penalty=2.0),
     ):
-        assert differ(ridge, another) == {"train_sha256"}
+        assert differ(ridge, another) == {"train_sha256", "training_sha256"}
+    points = sm.TrainingGame.ridge(x, [1.0, 1, 1], x[1:2], [1.0])
+    assert differ(ridge, points) == {"train_sha256"}
 
 
 @dataclass(frozen=True, slots=True)
