@@ -585,6 +585,7 @@ def _game_of(found: Any, options: argparse.Namespace, units: Sequence[str], seed
             part, which may be the name of a model on the hub.
     """
     from spex_mech.models import check_model
+    from spex_mech.results.cautions import differ_in
 
     factory = _factory_of(found, options, units, seed)
     if options.model is not None:
@@ -595,8 +596,7 @@ def _game_of(found: Any, options: argparse.Namespace, units: Sequence[str], seed
     except ValueError as error:
         raise ValueError(f"{told}, and that name is not enough: give --model ({error})") from error
     game = factory()
-    hashes = [about.get("weights_sha256") for about in (found.about, game.provenance())]
-    if None not in hashes and hashes[0] != hashes[1]:
+    if differ_in("weights_sha256", found.about, game.provenance()):
         raise ValueError(
             f"{told}, and what has that name now has other weights; give --model, the folder or "
             "name of the model that was searched (or of another one that you mean)"

@@ -32,7 +32,7 @@ from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
 from spex_mech.proxy import Proxy, as_proxy, name_of
-from spex_mech.results.cautions import other_metric, shared_clusters
+from spex_mech.results.cautions import differ_in, other_metric, shared_clusters
 from spex_mech.results.confirmation import Confirmation, confirmation, shared_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs.session import RunSettings
@@ -613,24 +613,22 @@ def confirm(
 
 
 def _warn_of_other_model(found: Interactions, measured: Interactions) -> None:
-    hashes = [result.about.get("weights_sha256") for result in (found, measured)]
-    if None not in hashes and hashes[0] != hashes[1]:
+    if differ_in("weights_sha256", found.about, measured.about):
         warn(
             "the model of this game has other weights (or the same in another precision) than that "
             "of the search: what holds here is said of this model; to confirm, give a game of the "
             "model that was searched, and to set two models side by side, compare their results"
         )
-    hashes = [result.about.get("training_sha256") for result in (found, measured)]
-    if None not in hashes and hashes[0] != hashes[1]:
+    if differ_in("training_sha256", found.about, measured.about):
         warn(
             "this game trains on other examples than that of the search, on the same in another "
             "order, or otherwise: a label may mean another example; to confirm, give a game that "
             "differs in its test points alone"
         )
-    ablations = [result.about.get("ablation") for result in (found, measured)]
-    if None not in ablations and ablations[0] != ablations[1]:
+    if differ_in("ablation", found.about, measured.about):
+        before, now = found.about["ablation"], measured.about["ablation"]
         warn(
-            f"the search ablates by {ablations[0]!r} and this game by {ablations[1]!r}: what holds "
+            f"the search ablates by {before!r} and this game by {now!r}: what holds "
             "here is said of both together; to confirm, give a game with the same ablation"
         )
 

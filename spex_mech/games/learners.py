@@ -294,8 +294,10 @@ def training_sha256(train: Any) -> str | None:
 
 
 def _trained_on(train: Train, *data: Tensor | float | int) -> Train:
-    tensors = [torch.as_tensor(part, dtype=torch.float64) for part in data]
-    vars(train)["training_sha256"] = sha256_of(tensors)
+    plain = [x for x in data if not isinstance(x, Tensor)]
+    settings = torch.tensor(plain, dtype=torch.float64, device="cpu")  # some devices have none
+    tensors = [x for x in data if isinstance(x, Tensor)]
+    vars(train)["training_sha256"] = sha256_of([settings, *tensors])
     return train
 
 

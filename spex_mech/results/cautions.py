@@ -134,8 +134,14 @@ def other_game(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return ([f"metric {metrics}"] if metrics else []) + [
         name if key.endswith("_sha256") else f"{name} {before[key]!r} and {now[key]!r}"
         for key, name in _SAME.items()
-        if key in before and key in now and before[key] != now[key]
+        if differ_in(key, before, now)
     ]
+
+
+def differ_in(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two results say another thing of themselves; no, where one says nothing."""
+    told = before.get(key), now.get(key)
+    return None not in told and told[0] != told[1]
 
 
 def other_metric(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
