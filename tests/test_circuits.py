@@ -164,6 +164,7 @@ def test_order_of_units_does_not_matter() -> None:
 # -- the demo model -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_planted_backup_pair_of_heads() -> None:
     """Singles miss both: alone each costs little. Ours names them, and keeps both where it must."""
     model = demo_with_backup(head=0, spare=3)

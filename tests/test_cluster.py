@@ -82,6 +82,7 @@ def test_each_worker_gets_its_part_of_a_question() -> None:
     assert max(game.asked) == 5
 
 
+@pytest.mark.slow
 def test_a_model_on_two_workers() -> None:
     factory = sm.GameFactory("demo", n_prompts=4)
     threads = torch.get_num_threads()
@@ -115,6 +116,7 @@ def test_gradients_and_calls_of_a_remote_game() -> None:
             remote(gates)
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_its_batch_asked_again(tmp_path: Path) -> None:
     alone = sm.discover(Planted(), **OPTIONS)
     dead = tmp_path / "dead"

@@ -142,6 +142,7 @@ def test_the_command_line_ends_its_workers_when_it_is_terminated(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("run")] == ["run.db"]
 
 
+@pytest.mark.slow
 def test_a_mask_that_always_kills_is_named() -> None:
     told = (
         r"^with d, f ablated every worker is lost \(exit code 7\): 3 one after the other\. "

@@ -788,6 +788,7 @@ def test_a_game_is_a_loop_by_hand_on_the_model_as_it_stands(part: int, tmp_path:
     run(map(Case.drawn, range(11 * part, 11 * part + 11)), tmp_path)
 
 
+@pytest.mark.slow
 @SAID
 def test_a_bridge_is_a_loop_by_hand_as_it_stands(tmp_path: Path) -> None:
     run(map(Case.of_bridges, range(5)), tmp_path)

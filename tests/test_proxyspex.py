@@ -160,6 +160,7 @@ def test_the_distilled_proxy_finds_the_strongest_of_a_saturating_game() -> None:
         assert found.about["rank_correlation"] > 0.3
 
 
+@pytest.mark.slow
 def test_a_proxy_that_learns_from_masks_finds_planted_pairs() -> None:
     """Trees vary much with the seed and with a few evaluations (0.58 to 1 of the pairs for budgets
     of 940 to 1050), so that theirs is a mean over seeds."""
@@ -177,7 +178,8 @@ def test_a_proxy_that_learns_from_masks_finds_planted_pairs() -> None:
     assert np.mean([recall(trees(), seed) for seed in range(3)]) >= 2 / 3
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_sparse_pairs_among_thousands_take_few_evaluations(seed: int) -> None:
     game = planted_game(3000, 60, seed)
     found = run(game, method="proxyspex", budget=2500, seed=seed)

@@ -10,10 +10,13 @@ import torch
 import spex_mech as sm
 from tests.compiled import load_plain, tracr_games
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("xor2", "sort", "reverse", "hist")]
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("and2", "xor2", "sort", "reverse", "hist")
+]
 
 
-@pytest.mark.parametrize("name", ["and2", "frac_prevs", *SLOW])
+@pytest.mark.parametrize("name", ["frac_prevs", *SLOW])
 def test_tracr_interactions_equal_those_computed_elsewhere(shared_data: Path, name: str) -> None:
     truth = json.loads((shared_data / "tracr" / name / "ground_truth.json").read_text())
     total, weight = 0.0, 0

@@ -425,10 +425,8 @@ def test_a_block_of_prompts_may_be_shared_by_ranges(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize(
-    "family",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "llama")), "bridge_gpt2"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bridge_gpt2"])
 def test_compiled_passes_are_the_same(family: str) -> None:
     game, compiled = a_game(family), a_game(family, compile=True)
     assert compiled.describe()["passes"] == "replayed, compiled"

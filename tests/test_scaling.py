@@ -149,6 +149,7 @@ def test_questions_are_large_and_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_array_equal(sums, [group.sum() for group in groups])
 
 
+@pytest.mark.slow
 def test_as_many_pairs_as_cells_are_found() -> None:
     """A first table in which every other cell holds something hides most pairs: it is not the
     last."""

@@ -313,6 +313,7 @@ def test_few_units_of_which_a_third_of_the_strong_pairs_interact() -> None:
         assert game.recall(values_of(found)) == 1.0
 
 
+@pytest.mark.slow
 def test_triples_are_found_by_groups_as_large_as_still_tell() -> None:
     recalls, shares = [], []
     for seed in range(24):
