@@ -25,6 +25,7 @@ from spex_mech.discover import CallableGame
 from spex_mech.masks import MaskBatch
 from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.runs import store as stores
+from spex_mech.runs.contents import contents
 from spex_mech.runs.store import identity_of, opened, packed
 from tests.killed import MOMENTS, Job, work
 from tests.planted import planted_game
@@ -187,6 +188,19 @@ def test_with_a_store_the_result_is_the_same(tmp_path: Path, gradients: bool, me
     assert kept.cost.pop("reused") == 0 and kept.cost.pop("checks") == 3
     assert_same(alone, kept)
     assert len(game.rows) == alone.cost["evaluations"] - 2 * alone.cost["gradients"]
+
+
+def test_what_ended_is_finished_also_where_no_result_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "run.sqlite"
+    first = sm.distill(Watched(), 24, store=file, progress=False)
+    dead = Watched()
+    dead.dead = True
+    with pytest.raises(AssertionError, match="asked though"):
+        run(dead, file, method="exhaustive")
+    ended, stopped = (x for x in contents(file).splitlines() if x.startswith("search"))
+    assert ended.endswith(", finished") and stopped.endswith(", not finished")
+    again = sm.distill(Watched(), 24, store=file, progress=False)
+    assert again.r2 == first.r2
 
 
 def test_a_finished_search_is_returned_at_once(tmp_path: Path) -> None:

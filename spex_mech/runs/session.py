@@ -195,6 +195,8 @@ class Session:
             self.unchanged,
             self.how.masks_per_batch,
         )
+        if run is not None:
+            run.end()
         if tried := self.log.new_trials():
             cost["checks"] = cost.get("checks", 0) + tried
         return cost

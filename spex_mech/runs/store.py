@@ -620,7 +620,14 @@ class Run:
         """The finished result, if there is one."""
         with explained(self.store.path):
             data = self._one("SELECT result FROM searches WHERE id = ?", self.number)
-        return None if data is None else from_bytes(data, f"{self.store.path}: result")
+        return from_bytes(data, f"{self.store.path}: result") if data else None
+
+    def end(self) -> None:
+        """Note that the search ended, also where its result is none that is kept."""
+        if self.store.holder is not None:
+            ended = "UPDATE searches SET result = coalesce(result, x'') WHERE id = ?"
+            with self.store.transaction():
+                self._write(ended, self.number)
 
     def finish(self, found: Interactions) -> Interactions:
         """Keep the result; it comes back as a later call will give it."""
