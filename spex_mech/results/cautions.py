@@ -17,6 +17,7 @@ from spex_mech.results.statistics import (
     skewness,
 )
 from spex_mech.results.variation import variation_text
+from spex_mech.units import Units
 
 # What two games of one result have in common, and what a description calls it.
 _SAME = {
@@ -137,6 +138,15 @@ def other_game(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key, name in _SAME.items()
         if differ_in(key, before, now)
     ]
+
+
+def other_groups(before: Units, now: Units) -> str:
+    """That groups of the same name hold other members in two results; "" where none does."""
+    labels = before.other_groups(now)
+    if not labels:
+        return ""
+    named = ", ".join(map(repr, labels[:4])) + (", ..." if len(labels) > 4 else "")
+    return f"{named} {'holds' if len(labels) == 1 else 'hold'} other components in each of the two"
 
 
 def differ_in(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
