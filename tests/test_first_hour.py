@@ -288,6 +288,11 @@ def test_padding_that_no_mask_marks_is_told(side: str) -> None:
     task = sm.Task(sm.Prompts(padded, answers=[4] * 4), "log_prob")
     with pytest.warns(UserWarning, match=f"3 prompts {word} the model's padding token 0"):
         sm.ModelGame(model, task)
+    asked = sm.Task(prompts.replaced(answers=torch.full((4, 1), 4)), "log_prob")
+    said = {"left": "as a part of the text", "right": "and counts in the mean"}[side]
+    with pytest.warns(UserWarning, match=f"3 reference prompts {word} the .* it is read,? {said}"):
+        sm.ModelGame(model, asked, reference=sm.Prompts(padded))
+    assert not warnings_of(lambda: sm.ModelGame(model, asked, reference=prompts))
     # A begin token that is the padding token stands once in all of them, and is none.
     begun = sm.Task(sm.Prompts([[0, *row[:2]] for row in rows], answers=[4] * 4), "log_prob")
     assert not [text for text in warnings_of(lambda: sm.ModelGame(model, begun)) if "padd" in text]
