@@ -6,6 +6,7 @@ one sentence says what is wrong. (Functions, arguments and labels: ``test_functi
 import csv
 import io
 import itertools
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -311,6 +312,18 @@ def test_a_folder_that_lacks_weights_is_told(tmp_path: Path) -> None:
     del held[lacks]
     save_file(held, file, metadata={"format": "pt"})
     with pytest.warns(UserWarning, match=f"lacks 1 of the weights of a GPT2LMHeadModel .{lacks}"):
+        sm.load_model(tmp_path)
+
+
+def test_weights_that_the_config_has_no_place_for_are_told(tmp_path: Path) -> None:
+    """A model of fewer layers was loaded, and measured, without a word."""
+    from tests.families import build
+
+    build("gpt2").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 1}))
+    said = r"holds 11 weights that a GPT2LMHeadModel .* has not .*transformer.h.1.attn.c_proj.bias"
+    with pytest.warns(UserWarning, match=said):
         sm.load_model(tmp_path)
 
 
