@@ -127,7 +127,7 @@ class Task:
         return replace(self, prompts=first), replace(self, prompts=rest)
 
 
-def warn_of_prompts(model: Any, prompts: Prompts) -> None:
+def warn_of_prompts(model: Any, prompts: Prompts, reference: Prompts | None = None) -> None:
     """Warn of prompts whose values would be right, and would not mean what they seem to."""
     read = prompts.tokens if prompts.has_tokens else None
     corrupted = prompts.corrupted if prompts.has_tokens else None
@@ -143,18 +143,13 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
     _warn_of_flags("wrong_answers", prompts.wrong_answers)
     if prompts.has_tokens:
         _warn_of_pairs(model, prompts)
-    warn_of_padding(model, prompts)
+    _warn_of_unmarked(model, prompts, "", "the answer is read behind it")
+    if reference is not None:
+        _warn_of_unmarked(model, reference, "reference ", "counts in the mean")
 
 
-def warn_of_padding(
-    model: Any, prompts: Prompts, of: str = "", then: str = "the answer is read behind it"
-) -> None:
-    """Warn of padding that nothing says is any.
-
-    Args:
-        of: which prompts these are, in words; "": those of a task.
-        then: what comes of it where it stands at the end.
-    """
+def _warn_of_unmarked(model: Any, prompts: Prompts, of: str, then: str) -> None:
+    """Warn of padding that no mask marks, of what comes of it where it stands at the end."""
     if prompts.has_tokens and prompts.attention_mask is None:
         cure = "no attention_mask says so", "Prompts the attention_mask of the tokenizer"
         _warn_of_padding(model, prompts.tokens, f"{of}prompts", then, *cure)

@@ -36,7 +36,7 @@ from spex_mech.engine.facts import (
 from spex_mech.engine.noise import coarse_metric
 from spex_mech.engine.prompts import Prompts, hashes_of_each, prompts_sha256, tokens_sha256
 from spex_mech.engine.references import check_asked
-from spex_mech.engine.task import Task, warn_of_padding, warn_of_prompts
+from spex_mech.engine.task import Task, warn_of_prompts
 from spex_mech.engine.tokens import tokenizer_behind
 from spex_mech.fingerprints import (
     config_sha256,
@@ -121,9 +121,7 @@ class ModelGame(Game):
         self.components = components_of(sized, components)
         check_asked(ablation, task.prompts, reference)
         self.ablation = ablation if isinstance(ablation, str) else "given"
-        warn_of_prompts(self.model, task.prompts)
-        if reference is not None:
-            warn_of_padding(self.model, reference, "reference ", "counts in the mean")
+        warn_of_prompts(self.model, task.prompts, reference)
         _warn_of_masks(self.model, task)
         given = ablation if isinstance(ablation, str) else dict(ablation)
         asked = (self.model, task.prompts, task.metric, self.components, given, reference)
