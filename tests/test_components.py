@@ -186,6 +186,8 @@ def test_a_long_list_of_labels_is_not_looked_at_again_for_each(
     )
     units = sm.ModelGame(model, sm.load_task("induction", model, 4), labels).components
     assert units.labels == labels and len(looked) < 20 * len(labels)
+    monkeypatch.setattr(sm.Components, "index", None)  # which looks at all units for each label
+    assert units[labels[::-2]].labels == labels[::-2] and units[units[1:3]].labels == labels[1:3]
 
 
 def test_no_mask_is_told() -> None:
