@@ -32,7 +32,7 @@ from spex_mech.proxies.gaussian_process import Distilled
 from spex_mech.proxies.student import Student
 from spex_mech.proxies.trees import Trees
 from spex_mech.proxy import Proxy, as_proxy, name_of
-from spex_mech.results.cautions import differ_in, other_metric, shared_clusters
+from spex_mech.results.cautions import differ_in, other_groups, other_metric, shared_clusters
 from spex_mech.results.confirmation import Confirmation, confirmation, shared_text
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs.session import RunSettings
@@ -553,7 +553,8 @@ def confirm(
 
     It warns where the game's prompts are those of the search, on which everything is found again,
     or of its clusters (by their numbers), whose own effects are; where it has another metric or
-    ablation; where its model has other weights; and where it trains on something else.
+    ablation; where its model has other weights; where a group of the same name holds other
+    components; and where it trains on something else.
 
     Returns:
         the interactions as they are now, in the order of the search, with what the search had said
@@ -613,6 +614,11 @@ def confirm(
 
 
 def _warn_of_other_model(found: Interactions, measured: Interactions) -> None:
+    if groups := other_groups(found.unit_table, measured.unit_table):
+        warn(
+            f"{groups}, the search and this game: another unit of the same name says nothing of "
+            "that of the search; to confirm, give a game whose groups hold the same"
+        )
     if differ_in("weights_sha256", found.about, measured.about):
         warn(
             "the model of this game has other weights (or the same in another precision) than that "

@@ -229,6 +229,8 @@ class Game(ABC):
                 that is not finite.
         """
         kept = mask_array("masks", masks, len(self), self.labels)
+        if not len(kept):
+            raise ValueError("masks has no row; give one mask or more")
         step = max(1, _MOST_SLOTS // len(self))
         parts = [MaskBatch.of_kept(kept[at : at + step]) for at in range(0, len(kept), step)]
         return torch.cat([torch.from_numpy(self.evaluate(part).values) for part in parts])

@@ -68,7 +68,8 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
 
     Warns:
         UserWarning: a GGUF file with scaled rotary embeddings, which transformers does not read; or
-            a folder that lacks weights of its model, which are random numbers then.
+            a folder that lacks weights of its model, which are random numbers then, or holds others
+            than its config says, which are left out.
     """
     if not isinstance(model, str | Path):
         return model
@@ -98,6 +99,12 @@ def load_model(model: Any, *, device: str | None = None, bridge: bool = False) -
             f"{source} lacks {len(missing)} of the weights of a {type(loaded).__name__} "
             f"({', '.join(missing[:3])}), which are random numbers now, others at each loading; "
             "give the folder of the whole model"
+        )
+    if left_out := sorted(read["unexpected_keys"]):
+        warn(
+            f"{source} holds {len(left_out)} weights that a {type(loaded).__name__} of its "
+            f"config.json has not ({', '.join(left_out[:3])}): they are left out; where they are "
+            "no head of another task, see that config.json is that of these weights"
         )
     return (_as_bridge(loaded) if bridge else loaded).to(device).eval()
 

@@ -199,6 +199,17 @@ class Units(Sequence[Unit]):
         """The layers of the units as people write them, with the stack where there are several."""
         return Blocks.of(self._units)
 
+    def other_groups(self, others: "Units") -> list[str]:
+        """The labels of groups that the others have too, and that hold other members there.
+
+        >>> one, other = (Units([Unit("late", "group", 1, (f"L1H{i}",))]) for i in range(2))
+        >>> one.other_groups(other), one.other_groups(one)
+        (['late'], [])
+        """
+        groups = ({u.label: {*u.slots} for u in of if u.kind == "group"} for of in (self, others))
+        ours, theirs = groups
+        return [label for label, held in ours.items() if theirs.get(label, held) != held]
+
     def places(self) -> list[dict[str, str | int]]:
         """Of each unit its layer, where it lies in one, and where there are several stacks, the
         stack in which layers are counted: ``{"layer": 0, "stack": "decoder"}``."""

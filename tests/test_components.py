@@ -166,3 +166,32 @@ def test_a_game_takes_units_by_name(given: Any, labels: list[str]) -> None:
     same = sm.ModelGame(model, task, sm.Components.named(model, labels))
     masks = torch.eye(len(labels), dtype=torch.bool)
     assert torch.equal(game(masks), same(masks))
+
+
+def test_labels_and_components_are_listed_together() -> None:
+    model = sm.load_model("demo")
+    task = sm.load_task("induction", model, 4)
+    head = sm.Component("head", 0, 1)
+    assert sm.ModelGame(model, task, ["L1H2", head, "L0N3"]).labels == ["L1H2", "L0H1", "L0N3"]
+
+
+def test_a_long_list_of_labels_is_not_looked_at_again_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The labels of a result of 46,350 units would take an hour to become units."""
+    model = sm.load_model("demo")
+    labels, looked, slots = sm.Components.neurons(model).labels, [], sm.Components._slots
+    monkeypatch.setattr(
+        sm.Components, "_slots", lambda self, unit: looked.append(unit) or slots(self, unit)
+    )
+    units = sm.ModelGame(model, sm.load_task("induction", model, 4), labels).components
+    assert units.labels == labels and len(looked) < 20 * len(labels)
+    monkeypatch.setattr(sm.Components, "index", None)  # which looks at all units for each label
+    assert units[labels[::-2]].labels == labels[::-2] and units[units[1:3]].labels == labels[1:3]
+
+
+def test_no_mask_is_told() -> None:
+    model = sm.load_model("demo")
+    game = sm.ModelGame(model, sm.load_task("induction", model, 4))
+    with pytest.raises(ValueError, match="masks has no row; give one mask or more"):
+        game(torch.ones(0, len(game)))

@@ -6,6 +6,7 @@ one sentence says what is wrong. (Functions, arguments and labels: ``test_functi
 import csv
 import io
 import itertools
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -288,6 +289,11 @@ def test_padding_that_no_mask_marks_is_told(side: str) -> None:
     task = sm.Task(sm.Prompts(padded, answers=[4] * 4), "log_prob")
     with pytest.warns(UserWarning, match=f"3 prompts {word} the model's padding token 0"):
         sm.ModelGame(model, task)
+    asked = sm.Task(prompts.replaced(answers=torch.full((4, 1), 4)), "log_prob")
+    said = {"left": "as a part of the text", "right": "and counts in the mean"}[side]
+    with pytest.warns(UserWarning, match=f"3 reference prompts {word} the .* it is read,? {said}"):
+        sm.ModelGame(model, asked, reference=sm.Prompts(padded))
+    assert not warnings_of(lambda: sm.ModelGame(model, asked, reference=prompts))
     # A begin token that is the padding token stands once in all of them, and is none.
     begun = sm.Task(sm.Prompts([[0, *row[:2]] for row in rows], answers=[4] * 4), "log_prob")
     assert not [text for text in warnings_of(lambda: sm.ModelGame(model, begun)) if "padd" in text]
@@ -306,6 +312,18 @@ def test_a_folder_that_lacks_weights_is_told(tmp_path: Path) -> None:
     del held[lacks]
     save_file(held, file, metadata={"format": "pt"})
     with pytest.warns(UserWarning, match=f"lacks 1 of the weights of a GPT2LMHeadModel .{lacks}"):
+        sm.load_model(tmp_path)
+
+
+def test_weights_that_the_config_has_no_place_for_are_told(tmp_path: Path) -> None:
+    """A model of fewer layers was loaded, and measured, without a word."""
+    from tests.families import build
+
+    build("gpt2").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 1}))
+    said = r"holds 11 weights that a GPT2LMHeadModel .* has not .*transformer.h.1.attn.c_proj.bias"
+    with pytest.warns(UserWarning, match=said):
         sm.load_model(tmp_path)
 
 

@@ -202,3 +202,34 @@ def test_a_store_tells_groups_of_one_name_apart(tmp_path: Path) -> None:
     sm.discover(games[0], "exhaustive", progress=False, store=tmp_path / "kept")
     with pytest.raises(ValueError, match="groups is"):
         sm.discover(games[1], "exhaustive", progress=False, store=tmp_path / "kept")
+
+
+def test_a_group_of_the_same_name_with_other_members_is_another_unit() -> None:
+    model = sm.load_model("demo")
+    heads = sm.Components.heads(model)
+
+    def game(seed: int, *late: str) -> sm.ModelGame:
+        units = heads["L0H3", "L1H0"] + heads[late].group("late")
+        return sm.ModelGame(model, sm.load_task("induction", model, 8, seed), units)
+
+    first, same, other = game(0, "L1H1", "L1H2"), game(1, "L1H2", "L1H1"), game(1, "L0H0", "L0H1")
+    found = sm.discover(first, "exhaustive", progress=False)
+    again = sm.confirm(found, same, progress=False)
+    circuit = sm.find_circuit(first, found, held_out=same, faithfulness=0.5, progress=False)
+    sm.score_circuit(same, circuit, progress=False)
+    assert sm.compare(found, found).jaccard == 1 and found.confirmed_by(again).confirmed.max() == 1
+
+    said = "'late' holds other components in each of the two"
+    with pytest.warns(UserWarning, match=f"{said}, the search and this game"):
+        sm.confirm(found, other, progress=False)
+    another = sm.discover(other, "exhaustive", progress=False)
+    with pytest.warns(UserWarning, match=f"{said}, and is compared by its name alone"):
+        sm.compare(found, another)
+    with pytest.warns(UserWarning, match=f"differs from this one in {said}"):
+        another.confirmed_by(again)
+    with pytest.raises(ValueError, match=r"held-out game are not .*\(other members of late\)"):
+        sm.find_circuit(first, found, held_out=other, progress=False)
+    with pytest.raises(ValueError, match=f"{said}, the circuit and the game"):
+        sm.score_circuit(other, circuit, progress=False)
+    with pytest.warns(UserWarning, match=said):
+        sm.compare(circuit, sm.find_circuit(other, another, faithfulness=0.5, progress=False))

@@ -283,6 +283,20 @@ def test_a_layer_without_a_pair_in_it_is_unmeasured(backend: str) -> None:
             assert bool(figure.axes[0].lines) == white
 
 
+def test_prompts_of_one_cluster_make_nothing_significant_in_a_picture() -> None:
+    found = fake(heads(2, 2))
+    one = replace(found, about={**found.about, "clusters": [0] * found.values.shape[1]})
+    assert map_numbers(found).pale.sum() < map_numbers(one).pale.sum() == 16
+    assert "no reading" not in str(legend_of(sm.plot_network(one)))
+    assert not one.is_finding.any() and "12 prompts of one cluster do not tell" in str(one)
+
+
+def legend_of(figure: Figure) -> list[str]:
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
 def test_what_is_significant_has_a_sign_however_small() -> None:
     rng = np.random.default_rng(0)
     base = a_result({("L0H0", "L0H1"): 3.0, ("L0H0", "L1H0"): -0.05, ("L0H1", "L1H0"): 0.2}, HEADS)

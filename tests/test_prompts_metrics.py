@@ -146,6 +146,14 @@ def test_task_split_renumbers_the_prompts() -> None:
             {"ablation": {f"transformer.h.{i}.attn.c_proj": torch.zeros(5) for i in range(2)}},
             r"has shape \(5,\); it must broadcast to \[prompt pos width\] = \[1, 1, 32\]",
         ),
+        (
+            {
+                "ablation": {
+                    f"transformer.h.{i}.attn.c_proj": torch.tensor(torch.nan) for i in (0, 1)
+                }
+            },
+            "the reference for 'transformer.h.0.attn.c_proj' holds nan; give numbers everywhere",
+        ),
         ({"metric": lambda output, prompts: output.mean()}, r"returned \[\] for 1 rows; it must"),
         ({"metric": lambda output, prompts: 3.0}, "returned float for 1 rows"),
         (

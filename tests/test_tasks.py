@@ -354,6 +354,21 @@ def test_reads_rows_of_our_own(shared_data: Path) -> None:
         assert with_answer[: len(real) + 1] == [*real.tolist(), int(task.prompts.answers[i, 0])]
 
 
+def test_a_row_of_our_own_may_have_several_answers(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "answer": [" b", " c"], "distractor": [" d"]},
+        {"prompt": "e", "answer": " f", "distractor": [" g", " h", " i"]},
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    for read in (listed_rows(rows), read_rows(path, None)):
+        assert [row.answers for row in read] == [[" b", " c"], [" f"]]
+        assert [row.wrong_answers for row in read] == [[" d"], [" g", " h", " i"]]
+    for odd in ([], [" b", 3], [[" b"]]):
+        with pytest.raises(ValueError, match=r"row 1: answers are .*texts, at least one"):
+            listed_rows([{"prompt": "a", "answer": odd}])
+
+
 def test_a_csv_of_rows_is_read_as_the_table_that_wrote_it(tmp_path: Path) -> None:
     """``frame.to_csv`` keeps what ``load_task(frame)`` takes; such a file was once refused."""
     rows = [

@@ -25,6 +25,7 @@ from spex_mech.runs.interrupts import Log
 from spex_mech.runs.session import RunSettings, Session
 from spex_mech.runs.workers import started
 from spex_mech.search.contract import GRADIENT_COST
+from spex_mech.units import Units
 
 T = TypeVar("T")
 _NAMED = (
@@ -41,18 +42,20 @@ class Games:
     held_out: Game | None
 
     @staticmethod
-    def checked(game: Any, held_out: Any, labels: Sequence[str]) -> "Games":
+    def checked(game: Any, held_out: Any, units: Units) -> "Games":
         """Both as games of these units.
 
         Raises:
-            ValueError: other units.
+            ValueError: other units, or groups of the same name that hold others.
         """
+        labels = units.labels
         games: list[Game] = []
         named = ((game, "game"), (game if held_out is None else held_out, "held-out game"))
         for one, name in named:
-            one = as_game(one, None, None if is_game(one) else list(labels))
-            if one.labels != list(labels):
-                odd = next(iter(set(one.labels) ^ set(labels)), "in another order")
+            one = as_game(one, None, None if is_game(one) else labels)
+            groups = [f"other members of {label}" for label in units.other_groups(one.units)]
+            if groups or one.labels != labels:
+                odd = next(iter([*groups, *({*one.labels} ^ {*labels})]), "in another order")
                 raise ValueError(
                     f"the units of the {name} are not those of the interactions ({odd}); make both "
                     "from the same components"

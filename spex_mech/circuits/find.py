@@ -33,6 +33,7 @@ from spex_mech.circuits.span import checked_span
 from spex_mech.circuits.steps import Masks, Steps, Values
 from spex_mech.discover import say_without_gradients
 from spex_mech.game import Game, as_game
+from spex_mech.results.cautions import other_groups
 from spex_mech.results.files import opened
 from spex_mech.results.interactions import Interactions
 from spex_mech.runs.session import RunSettings
@@ -126,7 +127,7 @@ def find_circuit(
     found = _measured(found)
     with ExitStack() as stack:
         game, held_out = Games.started(stack, game, held_out, how)
-        games = Games.checked(game, held_out, found.labels)
+        games = Games.checked(game, held_out, found.unit_table)
         n = len(found.labels)
         goal = _goal(faithfulness, size, aim, n)
         scores_budget, seed = whole("scores_budget", scores_budget, 0), whole("seed", seed, 0)
@@ -173,7 +174,8 @@ def score_circuit(
     The other arguments are those of :func:`find_circuit`.
 
     Raises:
-        ValueError: no unit of the game is called so; a span that is nothing.
+        ValueError: no unit of the game is called so; a group of this name that holds others; a
+            span that is nothing.
         FileNotFoundError: there is no such file.
 
     >>> from spex_mech.game import Game, as_game
@@ -188,8 +190,10 @@ def score_circuit(
         if found is None:
             game = as_game(game)
             found = _nothing_measured(game.labels)
-        games = Games.checked(game, None, _measured(found).labels)
-        names, chosen = _given(circuit)
+        games = Games.checked(game, None, _measured(found).unit_table)
+        names, chosen, its_units = _given(circuit)
+        if groups := other_groups(its_units, games.game.units):
+            raise ValueError(f"{groups}, the circuit and the game; make both of the same groups")
         kept = np.zeros(len(found.labels), dtype=bool)
         kept[columns_of(names, games.game.units, "circuit")] = True
         settings = {"kept": np.flatnonzero(kept).tolist(), "found": digest(found), "seed": seed}
@@ -239,7 +243,7 @@ def faithfulness_curve(
     found = _measured(found)
     with ExitStack() as stack:
         game, held_out = Games.started(stack, game, held_out, how)
-        games = Games.checked(game, held_out, found.labels)
+        games = Games.checked(game, held_out, found.unit_table)
         n = len(found.labels)
         wanted = _sizes(sizes, n)
         goal = _goal(None, None, aim, n)
@@ -341,8 +345,10 @@ def _best_of_sizes(
     return np.array([sets.masks[i] for i in rows]), np.array([sets.values[i] for i in rows])
 
 
-def _given(circuit: Circuit | Sequence[Any] | Mapping[str, Any] | Place) -> tuple[list[Any], str]:
-    """The names of a circuit's units, and where they came from."""
+def _given(
+    circuit: Circuit | Sequence[Any] | Mapping[str, Any] | Place,
+) -> tuple[list[Any], str, Units]:
+    """The names of a circuit's units, where they came from, and what is known of its units."""
     if isinstance(circuit, str | os.PathLike):
         path = file_of("circuit", circuit)
         try:
@@ -352,11 +358,12 @@ def _given(circuit: Circuit | Sequence[Any] | Mapping[str, Any] | Place) -> tupl
             raise ValueError(f"{path} is no circuit (JSON): {error}") from error
         saved = isinstance(read, dict) and "kind" in read
         circuit = Circuit.load(path) if saved else Circuit.from_mib(path)
-        return list(circuit.units), f"read from {path}"
+        return list(circuit.units), f"read from {path}", circuit.unit_table
     if isinstance(circuit, Mapping):
-        return list(Circuit.from_mib(circuit).units), "read from the benchmark's JSON"
+        return list(Circuit.from_mib(circuit).units), "read from the benchmark's JSON", Units([])
     if isinstance(circuit, Circuit):
-        return list(circuit.units), f"given ({circuit.about.get('selected', 'a circuit')})"
+        selected = f"given ({circuit.about.get('selected', 'a circuit')})"
+        return list(circuit.units), selected, circuit.unit_table
     if not isinstance(circuit, Iterable):
         raise TypeError(
             f"circuit is {shown(circuit)}; give labels of units, a Circuit, or a file of one"
@@ -364,7 +371,7 @@ def _given(circuit: Circuit | Sequence[Any] | Mapping[str, Any] | Place) -> tupl
     names = list(circuit)
     if not names:
         raise ValueError("the circuit that is given has no unit; name at least one")
-    return names, "given"
+    return names, "given", Units([])
 
 
 def _measured(found: Any) -> Interactions:

@@ -344,7 +344,11 @@ class Components(Sequence[Component | Group]):
         if isinstance(key, str):
             key = [key]
         named = str | Component | Group
-        chosen = [self.index(k) if isinstance(k, named) else int(k) for k in key]
+        known = {name: n for n, unit in enumerate(self.units) for name in (unit, unit.label)}
+        chosen = [
+            int(k) if not isinstance(k, named) else known[k] if k in known else self.index(k)
+            for k in key
+        ]
         return Components(tuple(self.units[i] for i in chosen), self.architecture)
 
     def __add__(self, other: "Components") -> "Components":

@@ -275,7 +275,8 @@ def given(
     copies, so that changing them later changes nothing.
 
     Raises:
-        ValueError: a hook point has no tensor, a name is no hook point, or a shape does not fit.
+        ValueError: a hook point has no tensor, a name is no hook point, a tensor holds nan, or a
+            shape does not fit.
     """
     if unknown := sorted(set(tensors) - set(names)):
         raise ValueError(
@@ -297,6 +298,8 @@ def given(
                 f"the reference for {name!r} has shape {tuple(tensors[name].shape)}; it must "
                 f"broadcast to [prompt pos width] = {list(shape)}"
             )
+        if value.isnan().any():
+            raise ValueError(f"the reference for {name!r} holds nan; give numbers everywhere")
         references.append(value.expand(-1, -1, shape[2]))
     return references
 

@@ -127,7 +127,7 @@ class Task:
         return replace(self, prompts=first), replace(self, prompts=rest)
 
 
-def warn_of_prompts(model: Any, prompts: Prompts) -> None:
+def warn_of_prompts(model: Any, prompts: Prompts, reference: Prompts | None = None) -> None:
     """Warn of prompts whose values would be right, and would not mean what they seem to."""
     read = prompts.tokens if prompts.has_tokens else None
     corrupted = prompts.corrupted if prompts.has_tokens else None
@@ -143,12 +143,19 @@ def warn_of_prompts(model: Any, prompts: Prompts) -> None:
     _warn_of_flags("wrong_answers", prompts.wrong_answers)
     if prompts.has_tokens:
         _warn_of_pairs(model, prompts)
-        if prompts.attention_mask is None:
-            cure = "no attention_mask says so", "Prompts the attention_mask of the tokenizer"
-            _warn_of_padding(model, prompts.tokens, "prompts", *cure)
+    _warn_of_unmarked(model, prompts, "", "the answer is read behind it")
+    if reference is not None:
+        _warn_of_unmarked(model, reference, "reference ", "counts in the mean")
+
+
+def _warn_of_unmarked(model: Any, prompts: Prompts, of: str, then: str) -> None:
+    """Warn of padding that no mask marks, of what comes of it where it stands at the end."""
+    if prompts.has_tokens and prompts.attention_mask is None:
+        cure = "no attention_mask says so", "Prompts the attention_mask of the tokenizer"
+        _warn_of_padding(model, prompts.tokens, f"{of}prompts", then, *cure)
     if prompts.decoded is not prompts.tokens and "decoder_attention_mask" not in prompts.inputs:
         cure = "no decoder_attention_mask says so", "inputs['decoder_attention_mask']"
-        _warn_of_padding(model, prompts.decoded, "decoder_input_ids", *cure)
+        _warn_of_padding(model, prompts.decoded, f"{of}decoder_input_ids", then, *cure)
 
 
 def _warn_of_flags(name: str, numbers: Tensor | None) -> None:
@@ -164,7 +171,9 @@ def _warn_of_flags(name: str, numbers: Tensor | None) -> None:
         )
 
 
-def _warn_of_padding(model: Any, tokens: Tensor, what: str, lacks: str, cure: str) -> None:
+def _warn_of_padding(
+    model: Any, tokens: Tensor, what: str, then: str, lacks: str, cure: str
+) -> None:
     for token, (kind, least) in _padding_tokens(model).items():
         begins, ends = _n_at_end((tokens == token).flip(1)), _n_at_end(tokens == token)
         usual = min(1, int(begins.min()))  # a begin token that is the padding token, in all prompts
@@ -177,7 +186,7 @@ def _warn_of_padding(model: Any, tokens: Tensor, what: str, lacks: str, cure: st
         if ends.max() >= least and ends.max() > ends.min():
             warn(
                 f"{int((ends > 0).sum())} {what} end in the {kind} token {token}, and "
-                f"{lacks}: it is read, and the answer is read behind it; give {cure}",
+                f"{lacks}: it is read, and {then}; give {cure}",
             )
 
 

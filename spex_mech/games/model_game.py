@@ -121,7 +121,7 @@ class ModelGame(Game):
         self.components = components_of(sized, components)
         check_asked(ablation, task.prompts, reference)
         self.ablation = ablation if isinstance(ablation, str) else "given"
-        warn_of_prompts(self.model, task.prompts)
+        warn_of_prompts(self.model, task.prompts, reference)
         _warn_of_masks(self.model, task)
         given = ablation if isinstance(ablation, str) else dict(ablation)
         asked = (self.model, task.prompts, task.metric, self.components, given, reference)

@@ -36,8 +36,6 @@ def components_of(model: Any, given: Any) -> Components:
         given = [given]
     if isinstance(given, Iterable) and not isinstance(given, bytes | dict):
         units = list(given)
-        if units and all(isinstance(unit, str) for unit in units):
-            return units_named(model, ",".join(units))
         if any(_is_many(unit) for unit in units):
             raise ValueError(
                 "components is a list with a group in it; join such units with +, as "
@@ -45,6 +43,8 @@ def components_of(model: Any, given: Any) -> Components:
             )
         if units and all(isinstance(unit, Component) for unit in units):
             return Components.named(model, [unit.label for unit in units])
+        if units and all(isinstance(unit, str | Component) for unit in units):
+            return units_named(model, ",".join(map(str, units)))
     raise ValueError(
         f"components is {shown(given)}; give Components, such as Components.heads(model), a text "
         "such as 'heads' or 'L0H3,L1H*', or a list of labels"
@@ -71,10 +71,10 @@ def units_named(model: Any, text: str) -> Components:
             parts.append(_KINDS[kinds](model).select(word))
         else:
             parts.append(_named(model, word))
-    units = parts[0]
-    for part in parts[1:]:
-        units = units + part
-    return units
+    # Not one by one: each sum looks at all that is in it.
+    sized = next((part.architecture for part in parts if part.architecture.d_mlp), None)
+    units = tuple(unit for part in parts for unit in part.units)
+    return Components(units, sized or parts[0].architecture)
 
 
 def _named(model: Any, word: str) -> Components:

@@ -238,8 +238,9 @@ def signed_energy(
 
 def pale(found: Interactions) -> Bool[np.ndarray, " interaction"]:
     """True for what is shown pale: what lies under the noise floor, and what is not significant
-    over the prompts. Of a single prompt it is not known what is significant."""
-    return found.is_noise | (found.q_value > 0.05)
+    over the prompts, as nothing is where all are one cluster. Of a single prompt it is not known
+    what is significant."""
+    return found.is_noise if found.values.shape[1] < 2 else ~found.is_significant
 
 
 def pale_cells(

@@ -60,7 +60,7 @@ def verdict(found: Interactions) -> str:
         many = "stand out" if n_found > 1 else "stands out"
         return f"{which} {many} from the others. There is one prompt, so that there is no q."
     if TOO_FEW in found.verdicts:
-        few = f"{n_prompts} prompts are too few to tell what is significant"
+        few = f"{n_prompts} prompts of one cluster do not tell what is significant"
         return f"{few}." if n_found else f"Nothing is significant: {few}."
     if not n_found:
         return (

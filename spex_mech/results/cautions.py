@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from spex_mech.arguments import counted
 from spex_mech.results.measured import Measured
 from spex_mech.results.statistics import (
     FEW,
@@ -16,6 +17,7 @@ from spex_mech.results.statistics import (
     skewness,
 )
 from spex_mech.results.variation import variation_text
+from spex_mech.units import Units
 
 # What two games of one result have in common, and what a description calls it.
 _SAME = {
@@ -92,18 +94,18 @@ def cautions_of(found: Measured, clusters: Int[np.ndarray, " prompt"] | None) ->
         said.append(f"{twice} of {n_prompts} prompts repeat others; errors and q count them as one")
     count = n_independent(found.values, clusters)
     if found.about.get("clusters") is not None and count < n_prompts:
-        said.append(f"errors and q are those of {count} clusters of {n_prompts} prompts")
+        said.append(f"errors and q are those of {counted(count, 'cluster')} of {n_prompts} prompts")
     if shared := found.about.get("shared_clusters"):
         said.append(
             f"{shared[0]} of {shared[1]} clusters of the prompts that confirm are of the search "
             "too: what holds may hold for these alone"
         )
     if count < FEW:
-        what = "prompts" if count == n_prompts else "independent prompts"
+        what = counted(count, "prompt" if count == n_prompts else "independent prompt")
         least = 2.0 ** (1 - count)
         said.append(
-            f"{count} {what} are few: no p can be under {least:.2g}, whatever they say; use "
-            f"{FEW} or more"
+            f"{what} {'are' if count > 1 else 'is'} few: no p can be under {least:.2g}, whatever "
+            f"they say; use {FEW} or more"
         )
     shown = found.values[_strongest(found)]
     tested = shown if clusters is None else by_cluster(shown, clusters)  # as p_values tests them
@@ -136,6 +138,15 @@ def other_game(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key, name in _SAME.items()
         if differ_in(key, before, now)
     ]
+
+
+def other_groups(before: Units, now: Units) -> str:
+    """That groups of the same name hold other members in two results; "" where none does."""
+    labels = before.other_groups(now)
+    if not labels:
+        return ""
+    named = ", ".join(map(repr, labels[:4])) + (", ..." if len(labels) > 4 else "")
+    return f"{named} {'holds' if len(labels) == 1 else 'hold'} other components in each of the two"
 
 
 def differ_in(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from spex_mech.results.cautions import (
     cautions_of,
     clusters_of,
     other_game,
+    other_groups,
     with_shared_clusters,
 )
 from spex_mech.results.files import opened, write_whole
@@ -443,7 +444,8 @@ def _said_by(again: Again, found: Interactions) -> dict[str, Any]:
     Warns:
         UserWarning: it confirms a result of another metric, ablation or model.
     """
-    if differ := other_game(found.about, again.searched.about):
+    groups = other_groups(found.unit_table, again.searched.unit_table)
+    if differ := other_game(found.about, again.searched.about) + ([groups] if groups else []):
         warn(
             f"what confirms is of another search, which differs from this one in "
             f"{', '.join(differ)}: it says nothing of this result; give what confirm returned for "

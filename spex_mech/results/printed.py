@@ -65,7 +65,7 @@ def _nothing(found: Shown) -> list[str]:
     if n_prompts < 2:
         return ["Nothing stands out: of one prompt, no pair is larger than the others make it."]
     if TOO_FEW in found.verdicts:
-        return [f"Nothing is significant: {n_prompts} prompts are too few to tell."]
+        return [f"Nothing is significant: {n_prompts} prompts of one cluster do not tell."]
     none = f"Nothing is significant: no q is {SIGNIFICANT} or less over {n_prompts:,} prompts."
     return [f"{none}{many_choices(found)}"]
 

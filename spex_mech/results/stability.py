@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from spex_mech.arguments import whole
 from spex_mech.notices import warn
-from spex_mech.results.cautions import other_metric
+from spex_mech.results.cautions import other_groups, other_metric
 from spex_mech.results.interactions import Interactions, as_result
 from spex_mech.results.statistics import n_independent, q_values
 from spex_mech.results.verdicts import SIGNIFICANT, floors_of
@@ -250,7 +250,8 @@ def compare(found_a: Any, found_b: Any, k: int = 20) -> Any:
         ValueError: no label is in both, or k is below 1.
 
     Warns:
-        UserWarning: the two results are of two metrics.
+        UserWarning: the two results are of two metrics, or a group of the same name holds other
+            components in each.
     """
     raise TypeError(
         f"compare takes two Interactions or two circuits, not {type(found_a).__name__} and "
@@ -274,6 +275,8 @@ def _compare(found_a: Interactions, found_b: Any, k: int = 20) -> Comparison:
             f"the two results measure {differ}: where their values are of two metrics, differences "
             "of them and their q-values mean nothing"
         )
+    if groups := other_groups(found_a.unit_table, found_b.unit_table):
+        warn(f"{groups}, and is compared by its name alone; group the same, or name it otherwise")
     rows_a, rows_b = _rows(found_a), _rows(found_b)
     shared = [units for units in rows_a if units in rows_b]
     at_a = np.array([rows_a[units] for units in shared], dtype=np.int64)

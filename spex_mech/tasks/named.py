@@ -53,7 +53,8 @@ def load_task(
             auto-circuit's JSON (``{"prompts": [{"clean", "corrupt", "answers",
             "wrong_answers"}]}``), or JSON rows ``prompt, answer, distractor, corrupt`` or
             ``clean_prefix, patch_prefix, clean_answer, patch_answer``. Or such rows themselves, a
-            list of dicts or a pandas table. ``distractor`` and ``corrupt`` may be left out: without
+            list of dicts or a pandas table. ``answer`` and ``distractor`` are a text, or a list of
+            several. ``distractor`` and ``corrupt`` may be left out: without
             the first the metric is "log_prob", the answer's log-probability. With a ``metric``
             ``answer`` may be left out too, and a prompt may be a string alone. Rows of one
             template, or of the same names, are not independent: give each a ``cluster``, a word or

@@ -309,9 +309,14 @@ def _answered_row(row: Mapping[str, Any], place: str, answered: bool) -> Row:
     if "clean_prefix" in row:
         right, wrong = [row["clean_answer"]], [row["patch_answer"]]
         return _worded(row["clean_prefix"], row["patch_prefix"], right, wrong, place)
-    right = [row["answer"]] if answered or "answer" in row else None
-    wrong = [row["distractor"]] if "distractor" in row else None
+    right = _several(row["answer"]) if answered or "answer" in row else None
+    wrong = _several(row["distractor"]) if "distractor" in row else None
     return _worded(row["prompt"], row.get("corrupt"), right, wrong, place)
+
+
+def _several(given: Any) -> Any:
+    """One answer, or a list of several, as a list."""
+    return given if isinstance(given, list) else [given]
 
 
 def _cluster(row: Mapping[str, Any]) -> str | int | None:
