@@ -12,8 +12,7 @@ from spex_mech.masks import Set
 from spex_mech.pairs.largest import largest_pairs
 
 _ROOM = 4  # rows, before more are reserved
-_SLOPES = 0.5  # the weight of a unit's slopes in its promise, chosen on five games
-_LEAST = 0.1  # of the mean size
+_SLOPES = 0.15  # the weight of a unit's slopes in its promise, chosen on nine games
 _MORE = 8  # strongest pairs are kept for so many parts of them more
 
 
@@ -97,11 +96,15 @@ class GradientRows:
 
     def next_rows(self, count: int) -> list[int]:
         """The units whose rows promise most: by what random masks change of their slopes, by their
-        columns in the rows known so far, and, with half the weight, by their slopes themselves."""
-        told = [(self._promise, 1.0), (self.magnitude(self.intact), _SLOPES)]
+        columns in the rows known so far, and, with less weight, by their slopes themselves. The sum
+        of the roots: a sign that knows nothing of a unit, as the slope of one that is saturated,
+        then takes less from it than it would from a product, and one alone gives less than to a
+        plain sum."""
+        every, slopes = np.arange(self.n), self.magnitude(self.intact)
+        told = [(self._promise, every, 1.0), (slopes, every, _SLOPES)]
         if self.asked:
-            told.append((self.column_rms(), 1.0))
-        score = np.sum([weight * np.log(_relative(sizes)) for sizes, weight in told], axis=0)
+            told.append((self.column_rms(), np.array(self.asked), 1.0))
+        score = np.sum([weight * _roots(sizes, among) for sizes, among, weight in told], axis=0)
         score[self.asked] = -np.inf
         best = np.argsort(-score, kind="stable")[:count]
         return [int(u) for u in best if score[u] > -np.inf]
@@ -157,7 +160,8 @@ class GradientRows:
             yield np.full(self.n, unit), others, np.where(others == unit, -1.0, row)
 
 
-def _relative(sizes: Float[np.ndarray, " unit"]) -> Float[np.ndarray, " unit"]:
-    """Sizes over their mean, whatever the scale. None is nothing: what one of several tells nothing
-    of, as a slope of a unit that is saturated, another may know."""
-    return np.maximum(sizes / (float(sizes.mean()) or 1.0), _LEAST)
+def _roots(
+    sizes: Float[np.ndarray, " unit"], among: Int[np.ndarray, " one"]
+) -> Float[np.ndarray, " unit"]:
+    """The roots of sizes over their mean among some units."""
+    return np.sqrt(sizes / (float(sizes[among].mean()) or 1.0))
