@@ -19,7 +19,7 @@ from benchmarks.frame import HERE, Options, Row, options_of, provenance, timed
 
 # In order of what one would look at first. What it measures: the module's first lines say.
 NAMES = (
-    "smollm2", "smollm2_heads", "smollm2_units", "smollm2_more", "smollm2_backups",
+    "smollm2", "smollm2_heads", "smollm2_units", "smollm2_more", "smollm2_backups", "smollm2_text",
     "recovery", "recovery_ioi",
     "circuits", "pruning", "robustness", "growth", "lenses", "throughput", "cluster", "store_size",
     "ioi_maps", "families", "statistics", "sensitivity",

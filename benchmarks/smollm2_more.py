@@ -27,6 +27,7 @@ from benchmarks.games import recall, strongest, values_of
 from benchmarks.head_map import ZERO, heads_of_the_strongest
 from benchmarks.map_tasks import KINDS, map_task
 from benchmarks.smollm2_heads import TRUTH, kept, map_of
+from benchmarks.smollm2_units import kept_by
 from spex_mech.masks import MaskBatch
 from spex_mech.pairs.gradient_rows import GradientRows
 from spex_mech.search.settings import DEFAULTS
@@ -167,15 +168,10 @@ def circuit(options: Options) -> Iterator[Row]:
     row |= {"evaluations": found.cost["evaluations"] + ours.cost["evaluations"]}
     row["not_among_largest_singles"] = len(set(ours.units) - set(rival))
     yield row
+    on = dict(zip(KINDS, (game, same, other), strict=True))
     for name, units in (("ours", ours.units), ("largest single effects", rival)):
         row = {"task": TASK, "what": "faithfulness", "of": name}
-        for kind, on in (("searched", game), ("same", same), ("other", other)):
-            gone = np.flatnonzero(~np.isin(on.labels, units))[None]
-            part = on.ablating(gone).mean().item()
-            none = on.ablating(np.arange(len(on))[None]).mean().item()
-            whole = on.ablating(np.full((1, 1), -1)).mean().item()
-            row[kind] = (part - none) / (whole - none)
-        yield row
+        yield row | {kind: kept_by(on[kind], units) for kind in KINDS}
 
 
 PARTS = {"third": third, "triples": triples, "circuit": circuit}
