@@ -113,6 +113,43 @@ def test_a_deleted_token_takes_no_scored_one_with_it() -> None:
         sm.TokenGame(model, task, masking="delete")
 
 
+@pytest.mark.parametrize("target", [None, [3, 4]])
+@pytest.mark.parametrize("masking", ["token", "attention", "mean", "zero"])
+def test_a_masked_token_is_scored_as_what_it_is(masking: str, target: list[int] | None) -> None:
+    """Also where it is in a unit, and where all of the text is scored."""
+    model, where = build("gpt2"), torch.ones(1, 6, dtype=torch.bool)
+    if target is not None:
+        where[0] = torch.tensor([p in target for p in range(6)])
+    given = {} if target is None else {"target_mask": where}
+    task = sm.Task(sm.Prompts(TOKENS, **given), "log_prob")
+    game = sm.TokenGame(model, task, [[2], [4, 5]], masking=masking, mask_id=60)
+    for mask in ([True, False], [False, False]):
+        lost = [p for span, keep in zip(game.spans, mask, strict=True) if not keep for p in span]
+        log_probs = by_hand(model, lost, masking).log_softmax(-1)[0]
+        scored = [p + 1 for p in range(5) if where[0, p]]
+        want = sum(log_probs[p - 1, TOKENS[0, p]] for p in scored) / len(scored)
+        got = game(torch.tensor([mask]))[0, 0]
+        torch.testing.assert_close(got.float(), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [{}, {"target_mask": torch.tensor([[False] * 4 + [True] * 2])}])
+def test_a_scored_token_is_not_deleted(given: dict[str, Tensor]) -> None:
+    task = sm.Task(sm.Prompts(TOKENS, **given), "log_prob")
+    with pytest.raises(ValueError, match="the scored token at position 5 in a unit"):
+        sm.TokenGame(build("gpt2"), task, [[5]], masking="delete")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_bridge_keeps_positions_as_the_model_within_does(family: str) -> None:
+    """A bridge works them out from the attention mask, unless they are handed over."""
+    task, spans = causal_task(), [[1], [2, 3], [4]]
+    masks = some_masks(3)
+    want = sm.TokenGame(build(family), task, spans, masking="attention")(masks)
+    bridge = sm.TokenGame(build(f"bridge_{family}"), task, spans)
+    assert bridge.masking == "attention"
+    torch.testing.assert_close(bridge(masks), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("masking", ["token", "mean"])
 def test_a_metric_gets_the_whole_output_of_a_classifier(masking: str) -> None:
     task = sm.Task(sm.Prompts(TOKENS), lambda output, _: output.logits[:, 1])
@@ -417,7 +454,9 @@ def test_a_bridge_that_keeps_notes_of_its_own_in_a_padded_pass() -> None:
         attention = torch.ones(1, 6)
         attention[0, 1:4] = kept.float()
         with torch.no_grad():
-            logits = model(task.prompts.tokens, attention_mask=attention)[0, -1]
+            logits = model(
+                task.prompts.tokens, attention_mask=attention, position_ids=torch.arange(6)[None]
+            )[0, -1]
         assert row.item() == pytest.approx(logits.log_softmax(-1)[9].item(), abs=1e-5)
 
 

@@ -63,6 +63,7 @@ from spex_mech.units import Unit, Units
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")
 _EMBEDDED = ("mean", "zero")
+_SCORES_TEXT = ("log_prob", "loss", METRICS["log_prob"], METRICS["loss"])  # without answers
 _CPU_TOKENS = 2048
 _FLOOR_MASKS = 8  # on which values in half precision are compared with those in float32
 
@@ -78,7 +79,8 @@ class TokenGame(Game):
             tokens after ``target_mask``: a continuation under teacher forcing.
         spans: "words" or "sentences" (by the tokenizer), or the positions of each unit. Default:
             each token alone. Special tokens of the tokenizer and tokens that the metric scores are
-            in none of these. Positions in no span are always seen.
+            in none of these; in spans of your own a scored token is hidden from the model, and
+            still scored as what it is. Positions in no span are always seen.
         masking: "token" (replaced by ``mask_id``), "attention" (nothing attends to it; positions
             are kept where the model takes them, but those of ALiBi close up), "delete" (the rest
             closes up), "mean" or "zero" (of its embedding, which has gradients: the mean is that of
@@ -87,7 +89,7 @@ class TokenGame(Game):
             takes no embeddings. "attention" never hides the token at which the answer is read, so
             that it is in no unit by default, which a warning says; in spans of your own, effects
             of it are those of what other tokens see of it. Nor does "delete" a token whose own
-            class is asked for.
+            class is asked for, or any that is scored.
         mask_id: for "token"; default: the tokenizer's mask token.
         tokenizer: names the units, and knows special tokens. Default: that of the task, or the one
             that ``load_tokenizer(model)`` finds.
@@ -331,19 +333,23 @@ class TokenGame(Game):
 
     def _scored(self, prompts: Prompts, seen: Tensor | None) -> Float[Tensor, " mask"]:
         """The metric of rows; what is not seen is masked."""
-        embeddings, positions = None, None
+        embeddings, positions, read = None, None, prompts
         if self.masking in _EMBEDDED:
             assert seen is not None
             embeddings = self._embeddings(prompts, seen)
         elif self.masking == "token":
             assert seen is not None and self.mask_id is not None
-            prompts = prompts.replaced(tokens=prompts.tokens.masked_fill(~seen, self.mask_id))
+            # The metric has the tokens as they are: a masked one is scored as what it was.
+            read = prompts.replaced(tokens=prompts.tokens.masked_fill(~seen, self.mask_id))
         elif self.masking == "attention":
             assert seen is not None
             # The answer is read where it was, though a mask with holes does not say where.
-            prompts = prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
+            read = prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
+            scored = read.real.clone()
+            scored[:, sorted(_scored_at(self))] = True  # also where nothing may attend to them
+            prompts = read.replaced(attention_mask=scored)
             positions = self._positions
-        output = _output(self.model, prompts, embeddings, positions, self._decoder)
+        output = _output(self.model, read, embeddings, positions, self._decoder)
         if self._change is not None:
             output = with_first(output, self._change)
         return self._measure(output, prompts)
@@ -392,6 +398,14 @@ def _metric_of(task: Task) -> Metric:
     return METRICS[task.metric]
 
 
+def _scored_at(game: "TokenGame") -> set[int]:
+    """The positions of the tokens that the metric scores, as far as that is known."""
+    prompt, metric = game.prompt, game.task.metric
+    if prompt.target_mask is None and prompt.answers is None and metric in _SCORES_TEXT:
+        return set(range(1, prompt.tokens.shape[1]))
+    return scored_positions(prompt)
+
+
 def _in_words(game: "TokenGame") -> dict[str, str]:
     task = game.task
     score = task.score if isinstance(task, TextTask) else task.metric_name
@@ -402,24 +416,27 @@ def _in_words(game: "TokenGame") -> dict[str, str]:
 
 def _kept_positions(game: "TokenGame") -> Int[Tensor, "1 pos"] | None:
     """Positions to hand over, where a model would work them out from the attention mask."""
-    if game.masking != "attention" or is_hooked(game.model):
+    if game.masking != "attention":
         return None
-    model = game.model
-    config = getattr(model, "config", None)
-    if getattr(config, "alibi", False) or "Bloom" in type(model).__name__:
+    model, takes = game.model, inspect.signature(game.model.forward).parameters
+    # What a bridge does not know it hands on to the model within; a HookedTransformer does not.
+    handed = "kwargs" if is_hooked(model) else "position_ids"
+    alibi = getattr(getattr(model, "config", None), "alibi", False)
+    alibi = alibi or any("Bloom" in type(part).__name__ for part in model.modules())
+    if alibi or (is_hooked(model) and handed not in takes):
         warn(
             f"{type(model).__name__} works out positions from the attention mask, so that "
             "masking='attention' closes up the text as masking='delete' does",
         )
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if handed not in takes:
         return None
     positions = torch.arange(game.prompt.tokens.shape[1], device=game.device)[None]
-    with torch.no_grad():
-        own, given = (
-            _output(game.model, game.prompt, None, p, game._decoder) for p in (None, positions)
-        )
-    # Some families begin to count elsewhere (RoBERTa), and not from the attention mask.
-    return positions if _same_output(own, given, 1e-3) else None
+    with torch.no_grad(), suppress(TypeError):  # a bridge of a model that takes none
+        own = _output(model, game.prompt, None, None, game._decoder)
+        given = _output(model, game.prompt, None, positions, game._decoder)
+        # Some families begin to count elsewhere (RoBERTa), and not from the attention mask.
+        return positions if _same_output(own, given, 1e-3) else None
+    return None
 
 
 def _same_output(own: Any, given: Any, near: float) -> bool:
@@ -524,6 +541,12 @@ def check_masking(game: "TokenGame") -> None:
             "nothing is left to read once it is deleted; leave it out of spans, or use 'token', "
             "'mean' or 'zero'"
         )
+    if game.masking == "delete" and (lost := sorted(_scored_at(game) & covered)):
+        raise ValueError(
+            f"masking='delete' with the scored token at position {lost[0]} in a unit: other tokens "
+            "would be scored once it is gone; leave it out of spans, score a part by target_mask, "
+            "or use 'token', 'mean' or 'zero'"
+        )
     scored = scored_positions(game.prompt)
     if game.masking == "delete" and scored and covered.issuperset(range(min(scored))):
         raise ValueError(
@@ -589,6 +612,8 @@ def _output(
         given["token_type_ids"] = prompts.token_types
     if positions is not None:
         given["position_ids"] = positions.expand(len(prompts), -1)
+    if is_hooked(model):
+        return model(prompts.tokens, return_type="logits", **given)
     if decoder is not None:
         rows = torch.tensor([decoder], device=prompts.tokens.device)
         given["decoder_input_ids"] = rows.expand(len(prompts), -1)
