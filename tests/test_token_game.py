@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import spex_mech as sm
 from spex_mech.models import load_tokenizer
 from spex_mech.tasks import text_task
+from tests import tiny
 from tests.families import _LLAMA_SIZES, D_VOCAB, build
 
 TOKENS = torch.tensor([[1, 7, 23, 9, 40, 12]])
@@ -490,3 +491,32 @@ def test_a_tokenizer_that_cannot_be_loaded_is_said() -> None:
     with pytest.warns(UserWarning, match="has-this-model cannot be loaded.*give tokenizer="):
         game = sm.TokenGame(model, causal_task())
     assert game.labels[1] == "1:7"
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("fnet", "FNet"), ("convbert", "ConvBert")])
+def test_what_reads_a_hidden_token_all_the_same_is_told(kind: str, whole: str) -> None:
+    """Fourier transforms know no attention mask, and convolutions read the tokens beside them."""
+    model = tiny.build(kind, f"{whole}ForSequenceClassification")
+    task = sm.Task(sm.Prompts([[8, 17, 33, 41, 55, 62]], answers=[1]), "log_prob")
+    with pytest.warns(UserWarning, match=f"does not hide a token from this {whole}"):
+        sm.TokenGame(model, task, [[2], [4]], masking="attention")
+    sm.TokenGame(model, task, [[2], [4]], masking="delete")
+
+
+def test_a_model_that_reads_no_embeddings_is_told_in_words() -> None:
+    model = tiny.build("canine", "CanineForSequenceClassification")
+    task = sm.Task(sm.Prompts([[8, 17, 33, 41, 55, 62]], answers=[1]), "log_prob")
+    with pytest.raises(ValueError, match=r"reads no embeddings in place of tokens .* use 'token'"):
+        sm.TokenGame(model, task)
+
+
+def test_xlnet_reads_texts_of_any_length() -> None:
+    model = tiny.build("xlnet", "XLNetLMHeadModel")
+    ids = torch.tensor([[8, 17, 33, 41, 55, 62]])
+    task = sm.Task(sm.Prompts(ids, answers=[1]), "log_prob")
+    game = sm.TokenGame(model, task, [[1], [2]], masking="token", mask_id=90)
+    ids[0, 2] = 90
+    with torch.no_grad():
+        want = model(ids).logits[0, -1].log_softmax(-1)[1]
+    got = game(torch.tensor([[True, False]]))[0, 0]
+    torch.testing.assert_close(got, want.double(), rtol=1e-5, atol=1e-6)

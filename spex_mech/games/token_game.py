@@ -25,6 +25,7 @@ from spex_mech.engine.device import (
     device_of,
     float_type_of,
     in_batches,
+    is_out_of_memory,
     narrowest,
     out_of_inference_mode,
 )
@@ -452,7 +453,33 @@ def _check_values(game: "TokenGame") -> None:
     ValueError: values would not be those of the text as the model reads it, alone.
     """
     _check_embeddings(game)
+    _check_hidden(game)
     _check_rows_alone(game)
+
+
+def _check_hidden(game: "TokenGame") -> None:
+    """Warns:
+    UserWarning: what stands where nothing attends to it still changes what the model says.
+    """
+    if game.masking != "attention":
+        return
+    nothing = torch.zeros(1, len(game), dtype=torch.bool, device=game.device)
+    seen = spread(nothing, game._unit_of)
+    own = game.prompt.replaced(attention_mask=game.prompt.real & seen)
+    tokens = own.tokens.masked_scatter(~seen, own.tokens[~seen].roll(1))
+    with torch.no_grad():
+        first, second = (
+            first_tensor(_output(game.model, read, None, game._positions, game._decoder))
+            for read in (own, own.replaced(tokens=tokens))
+        )
+    if first.ndim == 3 and first.shape[1] == seen.shape[1]:
+        first, second = first[seen], second[seen]
+    if not _same_output(first, second, 1e-3 if _precision_of(game.model) is None else 0.05):
+        warn(
+            f"masking='attention' does not hide a token from this {type(game.model).__name__}: as "
+            "other parts than attention read it too, its effects are a part of what it does, or "
+            "nothing; masking='token', 'mean' or 'delete' hides it",
+        )
 
 
 def _check_embeddings(game: "TokenGame") -> None:
@@ -461,8 +488,17 @@ def _check_embeddings(game: "TokenGame") -> None:
     everything = torch.ones(1, len(game), device=game.device)
     with torch.no_grad():
         own = game._intact(game.prompt)
-        embeddings = game._embeddings(game.prompt, spread(everything, game._unit_of))
-        given = _output(game.model, game.prompt, embeddings, None, game._decoder)
+        try:
+            embeddings = game._embeddings(game.prompt, spread(everything, game._unit_of))
+            given = _output(game.model, game.prompt, embeddings, None, game._decoder)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"this {type(game.model).__name__} reads no embeddings in place of tokens "
+                f"({type(error).__name__}: {error}), as masking={game.masking!r} gives it; use "
+                "'token', 'attention' or 'delete'"
+            ) from error
         if _same_output(own, given, 1e-3 if _precision_of(game.model) is None else 0.05):
             return
         values = [game._measure(output, game.prompt).item() for output in (own, given)]
