@@ -395,6 +395,14 @@ def test_words_and_sentences_as_units() -> None:
         sm.TokenGame(build("gpt2"), causal_task(), "words")
 
 
+def test_a_unit_is_called_by_its_own_words_alone() -> None:
+    model = sm.load_model("sentiment")
+    task = sm.text_task(model, "The film was not good.", "negative")
+    game = sm.TokenGame(model, task, [[3, 1], [6, 4, 5], [2]])
+    assert game.labels == ["1:the was", "4:not good.", "2:film"]
+    assert game.spans == [(1, 3), (4, 5, 6), (2,)]
+
+
 def test_words_of_a_tokenizer_that_cuts_them(shared_data: Path) -> None:
     model = sm.load_model(shared_data / "stories260k")
     tokenizer = load_tokenizer(model)
