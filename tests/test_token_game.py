@@ -528,3 +528,22 @@ def test_xlnet_reads_texts_of_any_length() -> None:
         want = model(ids).logits[0, -1].log_softmax(-1)[1]
     got = game(torch.tensor([[True, False]]))[0, 0]
     torch.testing.assert_close(got, want.double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("other", "differ"), [({"masking": "mean"}, "'token'.*'mean'"), ({"mask_id": 7}, "3.*7")]
+)
+def test_another_masking_does_not_confirm(other: dict[str, Any], differ: str) -> None:
+    model = sm.load_model("sentiment")
+    task = sm.text_task(model, "The film was not good.", "negative")
+    game, again = sm.TokenGame(model, task), sm.TokenGame(model, task, **other)
+    found = sm.discover(game, progress=False)
+    with pytest.warns(UserWarning, match=rf"the search masks by .*{differ}: what holds"):
+        sm.confirm(found, again)
+    with pytest.warns(UserWarning) as told:
+        sm.find_circuit(game, found, held_out=again)
+    assert any("held-out game differs from that of the sel" in str(one.message) for one in told)
+    held = sm.TokenGame(model, task)
+    with pytest.warns(UserWarning) as told:
+        sm.find_circuit(game, found, held_out=held)
+    assert not any("differs" in str(one.message) for one in told)
