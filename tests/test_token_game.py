@@ -547,3 +547,31 @@ def test_another_masking_does_not_confirm(other: dict[str, Any], differ: str) ->
     with pytest.warns(UserWarning) as told:
         sm.find_circuit(game, found, held_out=held)
     assert not any("differs" in str(one.message) for one in told)
+
+
+class PeftModel(nn.Module):
+    """As PEFT wraps a model: its class and its forward say nothing of the one within."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def get_base_model(self) -> nn.Module:
+        return self.inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+@pytest.mark.parametrize("whole", ["ForCausalLM", "ForSequenceClassification"])
+def test_a_wrapped_model_is_masked_as_the_one_within(whole: str) -> None:
+    """OPT counts positions from the attention mask, unless they are handed over."""
+    model = tiny.build("opt", f"OPT{whole}")
+    task = sm.Task(sm.Prompts([[8, 17, 33, 41, 55, 62]], answers=[1]), "log_prob")
+    games = []
+    for one in (model, PeftModel(model)):
+        with pytest.warns(UserWarning, match="cannot hide the token at position 5"):
+            games.append(sm.TokenGame(one, task, masking="attention"))
+    masks = some_masks(5)
+    assert games[0].labels == games[1].labels
+    torch.testing.assert_close(games[1](masks), games[0](masks))

@@ -29,6 +29,7 @@ from spex_mech.engine.device import (
     narrowest,
     out_of_inference_mode,
 )
+from spex_mech.engine.examples import core_of
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped, vocabulary_of
 from spex_mech.engine.measure import Measure
 from spex_mech.engine.metrics import METRICS, Metric
@@ -419,7 +420,7 @@ def _kept_positions(game: "TokenGame") -> Int[Tensor, "1 pos"] | None:
     """Positions to hand over, where a model would work them out from the attention mask."""
     if game.masking != "attention":
         return None
-    model, takes = game.model, inspect.signature(game.model.forward).parameters
+    model, takes = game.model, inspect.signature(core_of(game.model).forward).parameters
     # What a bridge does not know it hands on to the model within; a HookedTransformer does not.
     handed = "kwargs" if is_hooked(model) else "position_ids"
     alibi = getattr(getattr(model, "config", None), "alibi", False)
@@ -653,7 +654,7 @@ def _output(
     if decoder is not None:
         rows = torch.tensor([decoder], device=prompts.tokens.device)
         given["decoder_input_ids"] = rows.expand(len(prompts), -1)
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    if "use_cache" in inspect.signature(core_of(model).forward).parameters:
         given["use_cache"] = False
     given |= {"input_ids": prompts.tokens} if embeddings is None else {"inputs_embeds": embeddings}
     return output_of(model, model(**given))
@@ -733,13 +734,15 @@ def _rounded_otherwise(game: "TokenGame", masks: Tensor) -> Float[Tensor, "mask 
 def _pools_last(model: Any) -> bool:
     """Whether it classifies a text by its last token that is no padding, as decoders do: these
     call the layer on top ``score``."""
-    return "SequenceClassification" in type(model).__name__ and hasattr(model, "score")
+    inner = core_of(model)
+    return "SequenceClassification" in type(inner).__name__ and hasattr(inner, "score")
 
 
 def _read_at(model: Any, task: Task) -> set[int]:
     """The positions at which the answer is read off, in models that read it at a token."""
     prompt = task.prompts
-    causal = is_hooked(model) or any(w in type(model).__name__ for w in ("CausalLM", "LMHeadModel"))
+    name = type(core_of(model)).__name__
+    causal = is_hooked(model) or any(word in name for word in ("CausalLM", "LMHeadModel"))
     if scored := scored_positions(prompt):
         return {min(scored) - 1}
     return (
