@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 import spex_mech as sm
 from spex_mech.engine.facts import fills_masks
-from spex_mech.engine.text import continues_texts
+from spex_mech.engine.text import continues_texts, head_of
 from tests.test_text_heads import bert, byte_level, gpt2, of_pairs, t5, wordpiece
 
 CHAT = (
@@ -276,6 +276,9 @@ def test_a_wrapped_model_is_asked_as_the_one_within() -> None:
     masked = tf.BertForMaskedLM(tf.BertConfig(**sizes, **heads))
     assert continues_texts(PeftModel(causal)) and not continues_texts(PeftModel(masked))
     assert [fills_masks(PeftModel(model)) for model in (causal, masked)] == [False, True]
+    classes = tf.BertForSequenceClassification(tf.BertConfig(**sizes, **heads))
+    kinds = [head_of(PeftModel(model)).kind for model in (causal, masked, classes)]
+    assert kinds == ["causal", "masked", "classes"]
 
 
 def test_a_tokenizer_that_knows_no_pairs_is_told() -> None:
