@@ -734,8 +734,8 @@ def _rounded_otherwise(game: "TokenGame", masks: Tensor) -> Float[Tensor, "mask 
 def _pools_last(model: Any) -> bool:
     """Whether it classifies a text by its last token that is no padding, as decoders do: these
     call the layer on top ``score``."""
-    inner = core_of(model)
-    return "SequenceClassification" in type(inner).__name__ and hasattr(inner, "score")
+    model = core_of(model)
+    return "SequenceClassification" in type(model).__name__ and hasattr(model, "score")
 
 
 def _read_at(model: Any, task: Task) -> set[int]:
