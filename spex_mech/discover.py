@@ -631,12 +631,18 @@ def _warn_of_other_model(found: Interactions, measured: Interactions) -> None:
             "order, or otherwise: a label may mean another example; to confirm, give a game that "
             "differs in its test points alone"
         )
-    if differ_in("ablation", found.about, measured.about):
-        before, now = found.about["ablation"], measured.about["ablation"]
-        warn(
-            f"the search ablates by {before!r} and this game by {now!r}: what holds "
-            "here is said of both together; to confirm, give a game with the same ablation"
-        )
+    for key, does, name in (
+        ("ablation", "ablates", "ablation"),
+        ("masking", "masks", "masking"),
+        ("mask_id", "masks by the token", "mask token"),
+    ):
+        if differ_in(key, found.about, measured.about):
+            before, now = found.about[key], measured.about[key]
+            by = "" if key == "mask_id" else "by "
+            warn(
+                f"the search {does} {by}{before!r} and this game by {now!r}: what holds "
+                f"here is said of both together; to confirm, give a game with the same {name}"
+            )
 
 
 def _searched(

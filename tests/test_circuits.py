@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
@@ -440,8 +441,13 @@ def test_orders_and_sizes_that_cannot_be() -> None:
     ):
         with pytest.raises(ValueError, match=error):
             sm.faithfulness_curve(game, found, **options)
-    with pytest.raises(ValueError, match="the circuit that is given has no unit"):
-        sm.score_circuit(game, [])
+    nothing = {"nodes": {"a0.h0": {"in_graph": False}}}
+    for empty in ([], nothing, sm.Circuit.from_mib(nothing)):
+        with pytest.raises(ValueError, match="the circuit that is given has no unit"):
+            sm.score_circuit(game, empty)
+    for options in ({"seed": -1}, {"scores_budget": -1}):
+        with pytest.raises(ValueError, match="it must be a whole number of at least 0"):
+            sm.score_circuit(game, HEADS[:1], **options)
     assert sm.faithfulness_curve(game, found, sizes=2).sizes.tolist() == [0, 2, 5]
     with pytest.raises(ValueError, match="it must be finite for every mask"):
         broken = CallableGame(lambda m: one_of_two(m) / m[:, :1].double(), HEADS)
@@ -489,6 +495,44 @@ def test_errors_of_a_circuit_are_those_of_clusters() -> None:
     np.testing.assert_allclose(curves[1].stderr, curves[0].stderr)
     np.testing.assert_allclose(curves[1].values, curves[0].values)
     assert curves[1].about["measured_on"] == "clusters of 40 prompts, those of the selection"
+
+
+def test_a_circuit_that_is_scored_says_how_many_clusters_and_prompts() -> None:
+    assert "\n  on 10 clusters of 40 prompts: faith" in str(
+        sm.score_circuit(_Prompts(4, True), ["a"])
+    )
+    one = _Prompts(4, True)
+    one.clusters = [7] * 40
+    assert "\n  on 1 cluster of 40 prompts: faith" in str(sm.score_circuit(one, ["a"]))
+    found = sm.discover(one, "exhaustive", progress=False)
+    curve = sm.faithfulness_curve(one, found, order=["a"], progress=False)
+    assert "on 1 cluster of 40 prompts, those" in str(curve)
+    assert "on 1 cluster of 40 prompts, those" in sm.plot_curve(curve).axes[0].get_title()
+
+
+def test_sizes_that_the_budget_did_not_reach_are_told() -> None:
+    """Where main effects are unknown, they take all of a small budget."""
+    game = CallableGame(one_of_two, HEADS)
+    found = sm.discover(game)
+    unknown = replace(found, main_effects_by_prompt=found.main_effects_by_prompt * np.nan)
+    with pytest.warns(UserWarning, match="before circuits of 1, 2, 3 units were run, so that the"):
+        curve = sm.faithfulness_curve(game, unknown, budget=7)
+    assert curve.sizes.tolist() == [0, 4, 5]
+    with pytest.warns(UserWarning, match="before circuits of 2 units were run"):
+        sm.faithfulness_curve(game, unknown, sizes=2, budget=7)
+
+
+def test_the_same_text_is_not_held_out() -> None:
+    model = sm.load_model("sentiment")
+    game, same, other = (
+        sm.TokenGame(model, sm.text_task(model, text, "negative"), labels=list("abcdef"))
+        for text in (*["The film was not good."] * 2, "The book was not good.")
+    )
+    found = sm.discover(game, progress=False)
+    with pytest.warns(UserWarning, match="held_out has all of its prompts in common"):
+        circuit = sm.find_circuit(game, found, held_out=same)
+    assert "on 1 prompt, those of the selection" in str(circuit)
+    assert "on 1 held-out prompt:" in str(sm.find_circuit(game, found, held_out=other))
 
 
 def test_clusters_of_the_selection_on_held_out_prompts_are_told() -> None:

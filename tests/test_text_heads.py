@@ -32,6 +32,17 @@ def wordpiece() -> Any:
     return sm.load_tokenizer(sm.load_model("sentiment"))
 
 
+def of_pairs() -> Any:
+    """One that knows pairs of texts, too."""
+    tokenizer = wordpiece()
+    ids = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer
+
+
 def byte_level(template: str = "<e> $A", **special: str) -> Any:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -210,21 +221,18 @@ def test_masked_words_are_read_at_the_mask() -> None:
 
 
 def test_sentence_pairs_are_told_apart() -> None:
-    model, tokenizer = bert(tf.BertForSequenceClassification, num_labels=2), wordpiece()
+    model, tokenizer = bert(tf.BertForSequenceClassification, num_labels=2), of_pairs()
     pair = ("The film was good.", "The plot was dull.")
     task = sm.text_task(model, pair[0], 1, second=pair[1], tokenizer=tokenizer)
     given = tokenizer(*pair, return_tensors="pt")
     ids = given["input_ids"]
-    types = torch.tensor([[s or 0 for s in given.sequence_ids(0)]])
-    types[0, -1] = 1
-    if "token_type_ids" in given:
-        types = given["token_type_ids"]
+    types = given["token_type_ids"]
+    assert types.sum() == 6  # the plot was dull . [SEP]
     game = sm.TokenGame(model, task, tokenizer=tokenizer)
     with torch.no_grad():
         want = model(ids, token_type_ids=types).logits.log_softmax(-1)[0, 1]
     got = game(torch.ones(1, len(game), dtype=torch.bool))[0, 0].float()
-    if "token_type_ids" in given:
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     by_hand = [1, 5, 17, 70, 31, 2, 5, 18, 70, 41, 2]
     plain = sm.Task(sm.Prompts([by_hand], answers=[1]), "log_prob")
     with pytest.raises(

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 import spex_mech as sm
 from spex_mech.engine.facts import fills_masks
-from spex_mech.engine.text import continues_texts
-from tests.test_text_heads import bert, byte_level, gpt2, t5, wordpiece
+from spex_mech.engine.text import continues_texts, head_of
+from tests.test_text_heads import bert, byte_level, gpt2, of_pairs, t5, wordpiece
 
 CHAT = (
     "<e>{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -65,7 +65,7 @@ def test_prompts_without_one_mask_token_are_refused_or_told() -> None:
 
 
 def test_a_mask_in_either_text_of_a_pair() -> None:
-    model, tokenizer = bert(tf.BertForMaskedLM), wordpiece()
+    model, tokenizer = bert(tf.BertForMaskedLM), of_pairs()
     pair = ("The film was [MASK] .", "The plot was [MASK] .")
     ids = tokenizer(*pair)["input_ids"]
     places = [p for p, token in enumerate(ids) if token == tokenizer.mask_token_id]
@@ -276,3 +276,20 @@ def test_a_wrapped_model_is_asked_as_the_one_within() -> None:
     masked = tf.BertForMaskedLM(tf.BertConfig(**sizes, **heads))
     assert continues_texts(PeftModel(causal)) and not continues_texts(PeftModel(masked))
     assert [fills_masks(PeftModel(model)) for model in (causal, masked)] == [False, True]
+    classes = tf.BertForSequenceClassification(tf.BertConfig(**sizes, **heads))
+    kinds = [head_of(PeftModel(model)).kind for model in (causal, masked, classes)]
+    assert kinds == ["causal", "masked", "classes"]
+
+
+def test_a_tokenizer_that_knows_no_pairs_is_told() -> None:
+    """It writes two texts one behind the other, where a classifier of one looks for its [CLS]."""
+    model = sm.load_model("sentiment")
+    with pytest.raises(ValueError, match="this tokenizer knows no pairs of texts"):
+        sm.text_task(model, "The film was", "negative", second="not good.")
+
+
+@pytest.mark.parametrize("given", [{"answer": ""}, {"continuation": ""}])
+def test_an_empty_answer_is_refused(given: dict[str, str]) -> None:
+    tokenizer = byte_level()
+    with pytest.raises(ValueError, match="the answer is empty"):
+        sm.text_task(gpt2(n_vocab=len(tokenizer)), "The film", **given, tokenizer=tokenizer)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import spex_mech as sm
 from spex_mech.models import load_tokenizer
 from spex_mech.tasks import text_task
+from tests import tiny
 from tests.families import _LLAMA_SIZES, D_VOCAB, build
 
 TOKENS = torch.tensor([[1, 7, 23, 9, 40, 12]])
@@ -111,6 +112,43 @@ def test_a_deleted_token_takes_no_scored_one_with_it() -> None:
     torch.testing.assert_close(got.float(), want, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"position 4\) nothing to be"):
         sm.TokenGame(model, task, masking="delete")
+
+
+@pytest.mark.parametrize("target", [None, [3, 4]])
+@pytest.mark.parametrize("masking", ["token", "attention", "mean", "zero"])
+def test_a_masked_token_is_scored_as_what_it_is(masking: str, target: list[int] | None) -> None:
+    """Also where it is in a unit, and where all of the text is scored."""
+    model, where = build("gpt2"), torch.ones(1, 6, dtype=torch.bool)
+    if target is not None:
+        where[0] = torch.tensor([p in target for p in range(6)])
+    given = {} if target is None else {"target_mask": where}
+    task = sm.Task(sm.Prompts(TOKENS, **given), "log_prob")
+    game = sm.TokenGame(model, task, [[2], [4, 5]], masking=masking, mask_id=60)
+    for mask in ([True, False], [False, False]):
+        lost = [p for span, keep in zip(game.spans, mask, strict=True) if not keep for p in span]
+        log_probs = by_hand(model, lost, masking).log_softmax(-1)[0]
+        scored = [p + 1 for p in range(5) if where[0, p]]
+        want = sum(log_probs[p - 1, TOKENS[0, p]] for p in scored) / len(scored)
+        got = game(torch.tensor([mask]))[0, 0]
+        torch.testing.assert_close(got.float(), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [{}, {"target_mask": torch.tensor([[False] * 4 + [True] * 2])}])
+def test_a_scored_token_is_not_deleted(given: dict[str, Tensor]) -> None:
+    task = sm.Task(sm.Prompts(TOKENS, **given), "log_prob")
+    with pytest.raises(ValueError, match="the scored token at position 5 in a unit"):
+        sm.TokenGame(build("gpt2"), task, [[5]], masking="delete")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_bridge_keeps_positions_as_the_model_within_does(family: str) -> None:
+    """A bridge works them out from the attention mask, unless they are handed over."""
+    task, spans = causal_task(), [[1], [2, 3], [4]]
+    masks = some_masks(3)
+    want = sm.TokenGame(build(family), task, spans, masking="attention")(masks)
+    bridge = sm.TokenGame(build(f"bridge_{family}"), task, spans)
+    assert bridge.masking == "attention"
+    torch.testing.assert_close(bridge(masks), want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("masking", ["token", "mean"])
@@ -357,6 +395,14 @@ def test_words_and_sentences_as_units() -> None:
         sm.TokenGame(build("gpt2"), causal_task(), "words")
 
 
+def test_a_unit_is_called_by_its_own_words_alone() -> None:
+    model = sm.load_model("sentiment")
+    task = sm.text_task(model, "The film was not good.", "negative")
+    game = sm.TokenGame(model, task, [[3, 1], [6, 4, 5], [2]])
+    assert game.labels == ["1:the was", "4:not good.", "2:film"]
+    assert game.spans == [(1, 3), (4, 5, 6), (2,)]
+
+
 def test_words_of_a_tokenizer_that_cuts_them(shared_data: Path) -> None:
     model = sm.load_model(shared_data / "stories260k")
     tokenizer = load_tokenizer(model)
@@ -417,7 +463,9 @@ def test_a_bridge_that_keeps_notes_of_its_own_in_a_padded_pass() -> None:
         attention = torch.ones(1, 6)
         attention[0, 1:4] = kept.float()
         with torch.no_grad():
-            logits = model(task.prompts.tokens, attention_mask=attention)[0, -1]
+            logits = model(
+                task.prompts.tokens, attention_mask=attention, position_ids=torch.arange(6)[None]
+            )[0, -1]
         assert row.item() == pytest.approx(logits.log_softmax(-1)[9].item(), abs=1e-5)
 
 
@@ -451,3 +499,79 @@ def test_a_tokenizer_that_cannot_be_loaded_is_said() -> None:
     with pytest.warns(UserWarning, match="has-this-model cannot be loaded.*give tokenizer="):
         game = sm.TokenGame(model, causal_task())
     assert game.labels[1] == "1:7"
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("fnet", "FNet"), ("convbert", "ConvBert")])
+def test_what_reads_a_hidden_token_all_the_same_is_told(kind: str, whole: str) -> None:
+    """Fourier transforms know no attention mask, and convolutions read the tokens beside them."""
+    model = tiny.build(kind, f"{whole}ForSequenceClassification")
+    task = sm.Task(sm.Prompts([[8, 17, 33, 41, 55, 62]], answers=[1]), "log_prob")
+    with pytest.warns(UserWarning, match=f"does not hide a token from this {whole}"):
+        sm.TokenGame(model, task, [[2], [4]], masking="attention")
+    sm.TokenGame(model, task, [[2], [4]], masking="delete")
+
+
+def test_a_model_that_reads_no_embeddings_is_told_in_words() -> None:
+    model = tiny.build("canine", "CanineForSequenceClassification")
+    task = sm.Task(sm.Prompts([[8, 17, 33, 41, 55, 62]], answers=[1]), "log_prob")
+    with pytest.raises(ValueError, match=r"reads no embeddings in place of tokens .* use 'token'"):
+        sm.TokenGame(model, task)
+
+
+def test_xlnet_reads_texts_of_any_length() -> None:
+    model = tiny.build("xlnet", "XLNetLMHeadModel")
+    ids = torch.tensor([[8, 17, 33, 41, 55, 62]])
+    task = sm.Task(sm.Prompts(ids, answers=[1]), "log_prob")
+    game = sm.TokenGame(model, task, [[1], [2]], masking="token", mask_id=90)
+    ids[0, 2] = 90
+    with torch.no_grad():
+        want = model(ids).logits[0, -1].log_softmax(-1)[1]
+    got = game(torch.tensor([[True, False]]))[0, 0]
+    torch.testing.assert_close(got, want.double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("other", "differ"), [({"masking": "mean"}, "'token'.*'mean'"), ({"mask_id": 7}, "3.*7")]
+)
+def test_another_masking_does_not_confirm(other: dict[str, Any], differ: str) -> None:
+    model = sm.load_model("sentiment")
+    task = sm.text_task(model, "The film was not good.", "negative")
+    game, again = sm.TokenGame(model, task), sm.TokenGame(model, task, **other)
+    found = sm.discover(game, progress=False)
+    with pytest.warns(UserWarning, match=rf"the search masks by .*{differ}: what holds"):
+        sm.confirm(found, again)
+    with pytest.warns(UserWarning) as told:
+        sm.find_circuit(game, found, held_out=again)
+    assert any("held-out game differs from that of the sel" in str(one.message) for one in told)
+    held = sm.TokenGame(model, task)
+    with pytest.warns(UserWarning) as told:
+        sm.find_circuit(game, found, held_out=held)
+    assert not any("differs" in str(one.message) for one in told)
+
+
+class PeftModel(nn.Module):
+    """As PEFT wraps a model: its class and its forward say nothing of the one within."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def get_base_model(self) -> nn.Module:
+        return self.inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+@pytest.mark.parametrize("whole", ["ForCausalLM", "ForSequenceClassification"])
+def test_a_wrapped_model_is_masked_as_the_one_within(whole: str) -> None:
+    """OPT counts positions from the attention mask, unless they are handed over."""
+    model = tiny.build("opt", f"OPT{whole}")
+    task = sm.Task(sm.Prompts([[8, 17, 33, 41, 55, 62]], answers=[1]), "log_prob")
+    games = []
+    for one in (model, PeftModel(model)):
+        with pytest.warns(UserWarning, match="cannot hide the token at position 5"):
+            games.append(sm.TokenGame(one, task, masking="attention"))
+    masks = some_masks(5)
+    assert games[0].labels == games[1].labels
+    torch.testing.assert_close(games[1](masks), games[0](masks))

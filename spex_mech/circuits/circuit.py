@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spex_mech.circuits.curve import FaithfulnessCurve
+from spex_mech.circuits.curve import FaithfulnessCurve, on_prompts
 from spex_mech.circuits.explain import CircuitInteraction, Group, Membership
 from spex_mech.circuits.files import graph_of, load_circuit, save_circuit
 from spex_mech.circuits.mib import mib_json, mib_members, read_mib
@@ -329,10 +329,9 @@ def _words(circuit: Circuit) -> list[str]:
             *lines,
             f"  {circuit.about.get('selected', '')}; score_circuit(game, ...) scores it",
         ]
-    where = circuit.about.get("measured_on", "prompts of its own")
-    where = where.replace("prompts", "prompt", 1) if circuit.n_prompts == 1 else where
+    where = on_prompts(circuit.n_prompts, circuit.about.get("measured_on", "prompts of its own"))
     lines += [
-        f"  on {circuit.n_prompts} {where}: faithfulness {circuit.faithfulness}, largest "
+        f"  on {where}: faithfulness {circuit.faithfulness}, largest "
         f"incompleteness {circuit.completeness}, least minimality {circuit.minimality}"
         f"{_smaller_text(circuit.minimality)}",
         f"  shares of {Span(circuit.span, circuit.span_stderr)}, which all units do together",

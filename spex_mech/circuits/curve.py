@@ -1,5 +1,6 @@
 """Faithfulness at every size: the best circuit of each size, or the first so many of a ranking."""
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,16 @@ from spex_mech.results.statistics import ratios, standard_errors
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def on_prompts(count: int, where: str) -> str:
+    """How many prompts or clusters, in words: one is not called by its plural.
+
+    >>> on_prompts(1, "clusters of 4 held-out prompts")
+    '1 cluster of 4 held-out prompts'
+    """
+    words = re.sub(r"(cluster|prompt)s\b", r"\1", where, count=1) if count == 1 else where
+    return f"{count:,} {words}"
 
 
 class Areas(NamedTuple):
@@ -124,7 +135,7 @@ class FaithfulnessCurve:
         return pd.DataFrame({**data, "units": [", ".join(names[kept]) for kept in self.circuits]})
 
     def __repr__(self) -> str:
-        on = f"{self.values.shape[1]} {self.about.get('measured_on', 'prompts')}"
+        on = on_prompts(self.values.shape[1], self.about.get("measured_on", "prompts"))
         return (
             f"faithfulness of circuits of {len(self.sizes)} sizes among {len(self.labels):,} "
             f"units, on {on}: CPR {self.cpr}, CMD {self.cmd}"

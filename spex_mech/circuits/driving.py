@@ -28,6 +28,7 @@ from spex_mech.search.contract import GRADIENT_COST
 from spex_mech.units import Units
 
 T = TypeVar("T")
+_OF_SELECTION = "prompts, those of the selection"
 _NAMED = (
     *("model", "weights_sha256", "task", "metric", "metric_sha256", "metric_python", "own_metric"),
     *("ablation", "tokens_sha256"),
@@ -145,14 +146,20 @@ class CircuitRuns:
         self.held_out_costs.append(cost)
         return values
 
-    def circuit(self, selection: Selection, about: dict[str, Any]) -> Circuit:
-        """What was selected, scored and explained."""
+    def circuit(
+        self, selection: Selection, about: dict[str, Any], own: str = _OF_SELECTION
+    ) -> Circuit:
+        """What was selected, scored and explained.
+
+        Args:
+            own: what the prompts are called where none are held out.
+        """
         sets, what, labels = selection.sets, selection.what, self.games.game.labels
         masks = what.masks()
         values = selected = sets.known_values(masks)
         if self.games.held_out is not None:
             values = self.score(masks)
-        where, span = self.where(selected, values), sets.span
+        where, span = self.where(selected, values, own), sets.span
         if self.games.held_out is not None:
             intact, empty = what.ends(masks, values)
             span = checked_span(intact, empty, f"the {values.shape[1]} held-out prompts")
@@ -179,10 +186,15 @@ class CircuitRuns:
             unit_table=self.games.game.units,
         )
 
-    def where(self, selected: Values | None, values: Float[np.ndarray, "mask other"]) -> str:
+    def where(
+        self,
+        selected: Values | None,
+        values: Float[np.ndarray, "mask other"],
+        own: str = _OF_SELECTION,
+    ) -> str:
         """What values were measured on, in words that follow their number."""
         if self.games.held_out is None:
-            where, clusters = "prompts, those of the selection", _clusters(self.games.game)
+            where, clusters = own, _clusters(self.games.game)
         else:
             both = None if selected is None else (selected, values)
             where = measured_on(self.games.game, self.games.held_out, self._described(), both)

@@ -33,6 +33,7 @@ from spex_mech.circuits.span import checked_span
 from spex_mech.circuits.steps import Masks, Steps, Values
 from spex_mech.discover import say_without_gradients
 from spex_mech.game import Game, as_game
+from spex_mech.notices import warn
 from spex_mech.results.cautions import other_groups
 from spex_mech.results.files import opened
 from spex_mech.results.interactions import Interactions
@@ -191,7 +192,10 @@ def score_circuit(
             game = as_game(game)
             found = _nothing_measured(game.labels)
         games = Games.checked(game, None, _measured(found).unit_table)
+        scores_budget, seed = whole("scores_budget", scores_budget, 0), whole("seed", seed, 0)
         names, chosen, its_units = _given(circuit)
+        if not names:
+            raise ValueError("the circuit that is given has no unit; name at least one")
         if groups := other_groups(its_units, games.game.units):
             raise ValueError(f"{groups}, the circuit and the game; make both of the same groups")
         kept = np.zeros(len(found.labels), dtype=bool)
@@ -202,7 +206,7 @@ def score_circuit(
             "score_circuit", lambda _: examine_given(found, kept, scores_budget, seed), 0
         )
         about = {"selected": chosen, "seed": seed, "found": found.about}
-        return run.circuit(selection, about | {"measured_on": "prompts"})
+        return run.circuit(selection, about, "prompts")
 
 
 def faithfulness_curve(
@@ -228,7 +232,8 @@ def faithfulness_curve(
             important first; the rest follow as they stand) instead of searching: what another
             method says.
         sizes: which; default: all, of more than 64 units some that are spread. None and all of the
-            units are always there. "mib": those of the benchmark, ``[int(p * n) for p in (.001,
+            units are always there; a size that the budget did not reach is not, which a warning
+            says. "mib": those of the benchmark, ``[int(p * n) for p in (.001,
             .002, .005, .01, .02, .05, .1, .2, .5, 1)]``, for ``curve.mib_areas()``.
         held_out: other prompts to measure the curve on, as in :func:`find_circuit`, as are the
             other arguments.
@@ -341,8 +346,18 @@ def _best_of_sizes(
     inner = [size for size in wanted if 0 < size < len(found.labels)]
     sets, _ = yield from search(found, goal, budget, slopes, lambda sets: inner, seed=0)
     numbers = [sets.best_number(size) for size in wanted]
+    if missing := [size for size, number in zip(wanted, numbers, strict=True) if number is None]:
+        warn(
+            f"the budget ended before circuits of {_listed(missing)} units "
+            "were run, so that the curve has none and CPR and CMD go straight over them; give at "
+            f"least {4 * len(found.labels)}, or leave it out"
+        )
     rows = [number for number in numbers if number is not None]
     return np.array([sets.masks[i] for i in rows]), np.array([sets.values[i] for i in rows])
+
+
+def _listed(sizes: list[int]) -> str:
+    return ", ".join(map(str, sizes[:8])) + (", ..." if len(sizes) > 8 else "")
 
 
 def _given(
@@ -368,10 +383,7 @@ def _given(
         raise TypeError(
             f"circuit is {shown(circuit)}; give labels of units, a Circuit, or a file of one"
         )
-    names = list(circuit)
-    if not names:
-        raise ValueError("the circuit that is given has no unit; name at least one")
-    return names, "given", Units([])
+    return list(circuit), "given", Units([])
 
 
 def _measured(found: Any) -> Interactions:

@@ -94,7 +94,10 @@ def shared_prompts(
     ours, theirs = _prompts(game), _prompts(held_out)
     if ours is not None and theirs is not None:
         return sum(prompt in ours for prompt in theirs) / len(theirs)
-    hashes = [d.get("tokens_sha256") for d in described]
+    # A game of tokens has one prompt, and tells it itself.
+    hashes = [
+        d["tokens"] if d.get("lens") == "tokens" else d.get("tokens_sha256") for d in described
+    ]
     if hashes[0] is not None and hashes[0] == hashes[1]:
         return 1.0
     if values is None:

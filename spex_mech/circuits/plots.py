@@ -12,7 +12,7 @@ import numpy as np
 
 from spex_mech.arguments import shown, whole
 from spex_mech.circuits.circuit import Circuit
-from spex_mech.circuits.curve import FaithfulnessCurve
+from spex_mech.circuits.curve import FaithfulnessCurve, on_prompts
 from spex_mech.circuits.explain import CircuitInteraction
 from spex_mech.plots.network import in_columns
 from spex_mech.plots.static import as_written, new_figure
@@ -167,8 +167,8 @@ def plot_curve(curves: FaithfulnessCurve | Mapping[str, FaithfulnessCurve]) -> "
     axes.legend(fontsize=8, frameon=False)
     first = next(iter(named.values()))
     axes.set_title(
-        f"Circuits among {len(first.labels):,} units, on {first.values.shape[1]} "
-        f"{first.about.get('measured_on', 'prompts')}",
+        f"Circuits among {len(first.labels):,} units, on "
+        + on_prompts(first.values.shape[1], first.about.get("measured_on", "prompts")),
         fontsize=10,
     )
     return figure

@@ -138,7 +138,7 @@ def positions_of(model: Any) -> int | None:
         if most and isinstance(padding, int) and isinstance(table, nn.Embedding):
             if table.padding_idx is not None:
                 return most - table.padding_idx - 1
-    return most
+    return most if most and most > 0 else None  # XLNet, which has no table, says -1
 
 
 def name_of(model: Any) -> str:

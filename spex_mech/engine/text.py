@@ -47,7 +47,7 @@ def head_of(model: Any) -> Head:
     Raises:
         ValueError: a head with outputs of unlike meaning, such as those for question answering.
     """
-    name, config = type(model).__name__, getattr(model, "config", None)
+    name, config = type(core_of(model)).__name__, getattr(model, "config", None)
     if is_hooked(model):
         return Head("causal", {})
     if any(word in name for word in _OWN_METRIC):

@@ -73,7 +73,7 @@ def spans_of(task: Task, spans: Any, tokenizer: Any, left_out: set[int]) -> list
         kind, spans = spans, [[p] for p in free]
         if kind is not None and free:
             spans = _parts(task, kind, free, tokenizer)
-    found = places_of("spans", spans, "a position")
+    found = [tuple(sorted(span)) for span in places_of("spans", spans, "a position")]
     used = [p for span in found for p in span]
     if not found or not all(found):
         raise ValueError("no units: every span needs at least one position")
@@ -166,15 +166,26 @@ def labels_of(task: Task, spans: Sequence[Sequence[int]], tokenizer: Any) -> lis
     for span in spans:
         text = tokenizer.decode(ids[list(span)].tolist()).strip()
         if source is not None:
-            whole, offsets = source
-            places = [offsets[p] for p in span if offsets[p][1] > offsets[p][0]]
-            given = whole[places[0][0] : places[-1][1]].strip() if places else text
+            given = _as_given(*source, span) or text
             if _bare(text) == _bare(given):
                 text = given  # with its own spaces: a tokenizer may write "3. 5"
             else:  # an uncased model reads small letters
                 text = given.lower() if _bare(text) == _bare(given.lower()) else given
         texts.append(printable(text))
     return [f"{span[0]}:{text}" for span, text in zip(spans, texts, strict=True)]
+
+
+def _as_given(text: str, offsets: Sequence[tuple[int, int]], span: Sequence[int]) -> str:
+    """The text of a unit; of neighbours with what stands between them."""
+    parts: list[tuple[int, int]] = []
+    last = 0
+    for p in (p for p in span if offsets[p][1] > offsets[p][0]):
+        begin, end = offsets[p]
+        if parts and all(between in span for between in range(last, p)):
+            begin = parts.pop()[0]
+        parts.append((begin, end))
+        last = p
+    return " ".join(text[begin:end].strip() for begin, end in parts).strip()
 
 
 def _bare(text: str) -> str:

@@ -25,9 +25,11 @@ from spex_mech.engine.device import (
     device_of,
     float_type_of,
     in_batches,
+    is_out_of_memory,
     narrowest,
     out_of_inference_mode,
 )
+from spex_mech.engine.examples import core_of
 from spex_mech.engine.facts import check_tokens, name_of, unwrapped, vocabulary_of
 from spex_mech.engine.measure import Measure
 from spex_mech.engine.metrics import METRICS, Metric
@@ -63,6 +65,7 @@ from spex_mech.units import Unit, Units
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")
 _EMBEDDED = ("mean", "zero")
+_SCORES_TEXT = ("log_prob", "loss", METRICS["log_prob"], METRICS["loss"])  # without answers
 _CPU_TOKENS = 2048
 _FLOOR_MASKS = 8  # on which values in half precision are compared with those in float32
 
@@ -78,7 +81,8 @@ class TokenGame(Game):
             tokens after ``target_mask``: a continuation under teacher forcing.
         spans: "words" or "sentences" (by the tokenizer), or the positions of each unit. Default:
             each token alone. Special tokens of the tokenizer and tokens that the metric scores are
-            in none of these. Positions in no span are always seen.
+            in none of these; in spans of your own a scored token is hidden from the model, and
+            still scored as what it is. Positions in no span are always seen.
         masking: "token" (replaced by ``mask_id``), "attention" (nothing attends to it; positions
             are kept where the model takes them, but those of ALiBi close up), "delete" (the rest
             closes up), "mean" or "zero" (of its embedding, which has gradients: the mean is that of
@@ -87,7 +91,7 @@ class TokenGame(Game):
             takes no embeddings. "attention" never hides the token at which the answer is read, so
             that it is in no unit by default, which a warning says; in spans of your own, effects
             of it are those of what other tokens see of it. Nor does "delete" a token whose own
-            class is asked for.
+            class is asked for, or any that is scored.
         mask_id: for "token"; default: the tokenizer's mask token.
         tokenizer: names the units, and knows special tokens. Default: that of the task, or the one
             that ``load_tokenizer(model)`` finds.
@@ -331,19 +335,23 @@ class TokenGame(Game):
 
     def _scored(self, prompts: Prompts, seen: Tensor | None) -> Float[Tensor, " mask"]:
         """The metric of rows; what is not seen is masked."""
-        embeddings, positions = None, None
+        embeddings, positions, read = None, None, prompts
         if self.masking in _EMBEDDED:
             assert seen is not None
             embeddings = self._embeddings(prompts, seen)
         elif self.masking == "token":
             assert seen is not None and self.mask_id is not None
-            prompts = prompts.replaced(tokens=prompts.tokens.masked_fill(~seen, self.mask_id))
+            # The metric has the tokens as they are: a masked one is scored as what it was.
+            read = prompts.replaced(tokens=prompts.tokens.masked_fill(~seen, self.mask_id))
         elif self.masking == "attention":
             assert seen is not None
             # The answer is read where it was, though a mask with holes does not say where.
-            prompts = prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
+            read = prompts.replaced(attention_mask=prompts.real & seen, answer_pos=prompts.last)
+            scored = read.real.clone()
+            scored[:, sorted(_scored_at(self))] = True  # also where nothing may attend to them
+            prompts = read.replaced(attention_mask=scored)
             positions = self._positions
-        output = _output(self.model, prompts, embeddings, positions, self._decoder)
+        output = _output(self.model, read, embeddings, positions, self._decoder)
         if self._change is not None:
             output = with_first(output, self._change)
         return self._measure(output, prompts)
@@ -392,6 +400,14 @@ def _metric_of(task: Task) -> Metric:
     return METRICS[task.metric]
 
 
+def _scored_at(game: "TokenGame") -> set[int]:
+    """The positions of the tokens that the metric scores, as far as that is known."""
+    prompt, metric = game.prompt, game.task.metric
+    if prompt.target_mask is None and prompt.answers is None and metric in _SCORES_TEXT:
+        return set(range(1, prompt.tokens.shape[1]))
+    return scored_positions(prompt)
+
+
 def _in_words(game: "TokenGame") -> dict[str, str]:
     task = game.task
     score = task.score if isinstance(task, TextTask) else task.metric_name
@@ -402,24 +418,27 @@ def _in_words(game: "TokenGame") -> dict[str, str]:
 
 def _kept_positions(game: "TokenGame") -> Int[Tensor, "1 pos"] | None:
     """Positions to hand over, where a model would work them out from the attention mask."""
-    if game.masking != "attention" or is_hooked(game.model):
+    if game.masking != "attention":
         return None
-    model = game.model
-    config = getattr(model, "config", None)
-    if getattr(config, "alibi", False) or "Bloom" in type(model).__name__:
+    model, takes = game.model, inspect.signature(core_of(game.model).forward).parameters
+    # What a bridge does not know it hands on to the model within; a HookedTransformer does not.
+    handed = "kwargs" if is_hooked(model) else "position_ids"
+    alibi = getattr(getattr(model, "config", None), "alibi", False)
+    alibi = alibi or any("Bloom" in type(part).__name__ for part in model.modules())
+    if alibi or (is_hooked(model) and handed not in takes):
         warn(
             f"{type(model).__name__} works out positions from the attention mask, so that "
             "masking='attention' closes up the text as masking='delete' does",
         )
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if handed not in takes:
         return None
     positions = torch.arange(game.prompt.tokens.shape[1], device=game.device)[None]
-    with torch.no_grad():
-        own, given = (
-            _output(game.model, game.prompt, None, p, game._decoder) for p in (None, positions)
-        )
-    # Some families begin to count elsewhere (RoBERTa), and not from the attention mask.
-    return positions if _same_output(own, given, 1e-3) else None
+    with torch.no_grad(), suppress(TypeError):  # a bridge of a model that takes none
+        own = _output(model, game.prompt, None, None, game._decoder)
+        given = _output(model, game.prompt, None, positions, game._decoder)
+        # Some families begin to count elsewhere (RoBERTa), and not from the attention mask.
+        return positions if _same_output(own, given, 1e-3) else None
+    return None
 
 
 def _same_output(own: Any, given: Any, near: float) -> bool:
@@ -435,7 +454,33 @@ def _check_values(game: "TokenGame") -> None:
     ValueError: values would not be those of the text as the model reads it, alone.
     """
     _check_embeddings(game)
+    _check_hidden(game)
     _check_rows_alone(game)
+
+
+def _check_hidden(game: "TokenGame") -> None:
+    """Warns:
+    UserWarning: what stands where nothing attends to it still changes what the model says.
+    """
+    if game.masking != "attention":
+        return
+    nothing = torch.zeros(1, len(game), dtype=torch.bool, device=game.device)
+    seen = spread(nothing, game._unit_of)
+    own = game.prompt.replaced(attention_mask=game.prompt.real & seen)
+    tokens = own.tokens.masked_scatter(~seen, own.tokens[~seen].roll(1))
+    with torch.no_grad():
+        first, second = (
+            first_tensor(_output(game.model, read, None, game._positions, game._decoder))
+            for read in (own, own.replaced(tokens=tokens))
+        )
+    if first.ndim == 3 and first.shape[1] == seen.shape[1]:
+        first, second = first[seen], second[seen]
+    if not _same_output(first, second, 1e-3 if _precision_of(game.model) is None else 0.05):
+        warn(
+            f"masking='attention' does not hide a token from this {type(game.model).__name__}: as "
+            "other parts than attention read it too, its effects are a part of what it does, or "
+            "nothing; masking='token', 'mean' or 'delete' hides it",
+        )
 
 
 def _check_embeddings(game: "TokenGame") -> None:
@@ -444,8 +489,17 @@ def _check_embeddings(game: "TokenGame") -> None:
     everything = torch.ones(1, len(game), device=game.device)
     with torch.no_grad():
         own = game._intact(game.prompt)
-        embeddings = game._embeddings(game.prompt, spread(everything, game._unit_of))
-        given = _output(game.model, game.prompt, embeddings, None, game._decoder)
+        try:
+            embeddings = game._embeddings(game.prompt, spread(everything, game._unit_of))
+            given = _output(game.model, game.prompt, embeddings, None, game._decoder)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"this {type(game.model).__name__} reads no embeddings in place of tokens "
+                f"({type(error).__name__}: {error}), as masking={game.masking!r} gives it; use "
+                "'token', 'attention' or 'delete'"
+            ) from error
         if _same_output(own, given, 1e-3 if _precision_of(game.model) is None else 0.05):
             return
         values = [game._measure(output, game.prompt).item() for output in (own, given)]
@@ -524,6 +578,12 @@ def check_masking(game: "TokenGame") -> None:
             "nothing is left to read once it is deleted; leave it out of spans, or use 'token', "
             "'mean' or 'zero'"
         )
+    if game.masking == "delete" and (lost := sorted(_scored_at(game) & covered)):
+        raise ValueError(
+            f"masking='delete' with the scored token at position {lost[0]} in a unit: other tokens "
+            "would be scored once it is gone; leave it out of spans, score a part by target_mask, "
+            "or use 'token', 'mean' or 'zero'"
+        )
     scored = scored_positions(game.prompt)
     if game.masking == "delete" and scored and covered.issuperset(range(min(scored))):
         raise ValueError(
@@ -589,10 +649,12 @@ def _output(
         given["token_type_ids"] = prompts.token_types
     if positions is not None:
         given["position_ids"] = positions.expand(len(prompts), -1)
+    if is_hooked(model):
+        return model(prompts.tokens, return_type="logits", **given)
     if decoder is not None:
         rows = torch.tensor([decoder], device=prompts.tokens.device)
         given["decoder_input_ids"] = rows.expand(len(prompts), -1)
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    if "use_cache" in inspect.signature(core_of(model).forward).parameters:
         given["use_cache"] = False
     given |= {"input_ids": prompts.tokens} if embeddings is None else {"inputs_embeds": embeddings}
     return output_of(model, model(**given))
@@ -672,13 +734,15 @@ def _rounded_otherwise(game: "TokenGame", masks: Tensor) -> Float[Tensor, "mask 
 def _pools_last(model: Any) -> bool:
     """Whether it classifies a text by its last token that is no padding, as decoders do: these
     call the layer on top ``score``."""
+    model = core_of(model)
     return "SequenceClassification" in type(model).__name__ and hasattr(model, "score")
 
 
 def _read_at(model: Any, task: Task) -> set[int]:
     """The positions at which the answer is read off, in models that read it at a token."""
     prompt = task.prompts
-    causal = is_hooked(model) or any(w in type(model).__name__ for w in ("CausalLM", "LMHeadModel"))
+    name = type(core_of(model)).__name__
+    causal = is_hooked(model) or any(word in name for word in ("CausalLM", "LMHeadModel"))
     if scored := scored_positions(prompt):
         return {min(scored) - 1}
     return (

@@ -21,7 +21,8 @@ from spex_mech.units import Units
 
 # What two games of one result have in common, and what a description calls it.
 _SAME = {
-    "ablation": "ablation", "weights_sha256": "weights", "training_sha256": "training examples",
+    "ablation": "ablation", "masking": "masking", "mask_id": "mask token",
+    "weights_sha256": "weights", "training_sha256": "training examples",
 }  # fmt: skip
 _LOOKED_AT = 200  # strongest interactions
 _DISTINCT = 16  # values on a prompt, without which it may equal another by chance

@@ -1,7 +1,7 @@
 """One text as a task."""
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,8 @@ def text_task(
         answer: a class by its label's name or its number; for models of words a text (its first
             token counts in causal models) or a token's id, of any whole-number type.
         continuation: what should follow; all its tokens are scored, under teacher forcing.
-        second: the second text of a pair, for models that were trained on pairs.
+        second: the second text of a pair, for models that were trained on pairs, by a tokenizer
+            that knows them.
         at: of which token the class is asked: a word that stands once in the text, or a position.
             For masked words, which of several mask tokens: its position.
         reduce: "mean" or "sum" over several tokens.
@@ -172,6 +173,7 @@ class _Encoder:
         offsets = [tuple(pair) for pair in encoded["offset_mapping"]] if fast else None
         source = text
         if second is not None:
+            self._check_pair(text, second, ids)
             source = f"{text}\n{second}"
             if offsets is not None:
                 shift = len(text) + 1
@@ -190,6 +192,21 @@ class _Encoder:
             templated,
         )
 
+    def _check_pair(self, text: str, second: str, ids: Sequence[int]) -> None:
+        """Raises:
+        ValueError: the tokenizer leaves out of a pair what it puts around one text.
+        """
+        bare, other = (
+            len(self.tokenizer(part, add_special_tokens=False)["input_ids"])
+            for part in (text, second)
+        )
+        if len(ids) == bare + other and len(self.tokenizer(text)["input_ids"]) > bare:
+            raise ValueError(
+                "this tokenizer knows no pairs of texts: it puts special tokens around one, and "
+                "none around or between two, so that the model would not read them as it was "
+                "trained to; write both as one text, or give token ids"
+            )
+
     def following(self, read: _Read, answer: str) -> list[int]:
         """The tokens of an answer as it follows the text; a tokenizer may write it otherwise when
         it stands alone.
@@ -197,6 +214,8 @@ class _Encoder:
         Raises:
             ValueError: it merges with the end of the text.
         """
+        if not answer:
+            raise ValueError("the answer is empty, so that nothing could be scored; give a text")
         if read.source is None:
             return self.alone(answer)
         both = self._read(read.source + answer, None, read.templated).ids
