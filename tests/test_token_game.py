@@ -575,3 +575,19 @@ def test_a_wrapped_model_is_masked_as_the_one_within(whole: str) -> None:
     masks = some_masks(5)
     assert games[0].labels == games[1].labels
     torch.testing.assert_close(games[1](masks), games[0](masks))
+
+
+def test_other_weights_do_not_confirm() -> None:
+    model = sm.load_model("sentiment")
+    task = sm.text_task(model, "The film was not good.", "negative")
+    found = sm.discover(sm.TokenGame(model, task), progress=False)
+    assert found.about["model"] == "sentiment"
+    other = sm.load_model("sentiment")
+    game = sm.TokenGame(other, task)
+    before = game.provenance()["weights_sha256"]
+    assert before == found.about["weights_sha256"]
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.01)
+    assert game.provenance()["weights_sha256"] != before  # of the same game, changed in place
+    with pytest.warns(UserWarning, match="the model of this game has other weights"):
+        sm.confirm(found, game)

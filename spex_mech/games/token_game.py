@@ -168,6 +168,7 @@ class TokenGame(Game):
             )
 
     _change: Change | None = None  # of the output, to see what its rounding does
+    _hashed: tuple[Watch, str] | None = None  # the weights, as long as they are so
 
     def __reduce__(self) -> Any:
         """A copy, or what another process is sent, is made anew from what was asked."""
@@ -260,6 +261,8 @@ class TokenGame(Game):
         """What fixes the game's values: recorded with every result."""
         return {
             "lens": "tokens",
+            "model": name_of(self.model),
+            "weights_sha256": self._weights_sha256(),
             "task": self.task.name,
             **self.task.metric_told(),
             **({"score": self.task.score} if isinstance(self.task, TextTask) else {}),
@@ -272,8 +275,6 @@ class TokenGame(Game):
     def identity(self) -> dict[str, Any]:
         """What else fixes its values: with ``provenance()``, what a store tells games apart by."""
         return {
-            "model": name_of(self.model),
-            "weights_sha256": weights_sha256(self.model),
             "config_sha256": config_sha256(self.model),
             "prompts_sha256": prompts_sha256(self.prompt),
             "metric_sha256": metric_sha256(self.task.metric),
@@ -313,6 +314,13 @@ class TokenGame(Game):
 
     def _intact(self, prompts: Prompts) -> Any:
         return _output(self.model, prompts, None, None, self._decoder)
+
+    def _weights_sha256(self) -> str:
+        with self._as_it_is():
+            watch = self._watched.watch
+            if self._hashed is None or self._hashed[0] is not watch:
+                self._hashed = watch, weights_sha256(self.model)
+            return self._hashed[1]
 
     def _measured(
         self, keep: Bool[Tensor, "mask unit"] | Float[Tensor, "mask unit"]
