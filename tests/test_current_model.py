@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import spex_mech as sm
 from spex_mech.report.page import page_of
+from spex_mech.runs.store import identity_of
 from tests.families import D_VOCAB, build
 from tests.test_engine import all_units, some_masks, some_prompts
 
@@ -552,13 +553,13 @@ def without_embeddings(model: Any, masks: Tensor) -> Tensor:
 def test_a_token_game_answers_for_the_model_as_it_is(change: str) -> None:
     model, masks = build("gpt2"), some_masks(4, 5, 0.4)
     game = a_text_game(model)
-    before, identity = game(masks), game.identity()
+    before, identity = game(masks), identity_of(game)
     CHANGES[change](model)
     want = without_embeddings(model, masks)
     torch.testing.assert_close(game(masks), want, rtol=1e-4, atol=1e-5)
     if change not in ("eager attention", "float64"):
         assert (want - before).abs().max() > 1e-4
-        assert game.identity() != identity and a_text_game(model).identity() != identity
+        assert identity_of(game) != identity and identity_of(a_text_game(model)) != identity
     assert len(game.changes()) == 1
 
 

@@ -60,7 +60,7 @@ def test_it_is_asked_of_the_hub_by_its_own_name(
 
     def fetched(name: str, *args: Any, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
         asked.append(name)
-        return nn.Linear(1, 1), {"missing_keys": []}
+        return nn.Linear(1, 1), {"missing_keys": [], "unexpected_keys": []}
 
     monkeypatch.setattr(models, "_or_explain", fetched)
     sm.load_model("smollm2")

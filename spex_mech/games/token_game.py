@@ -139,7 +139,7 @@ class TokenGame(Game):
         _check_pair(model, self.prompt, tokenizer)
         own = getattr(tokenizer, "mask_token_id", None)
         self.mask_id = own if mask_id is None else _token_id(model, mask_id)
-        self.masking = masking or self._default_masking()
+        self.masking = masking or _default_masking(self)
         unhidden = _read_at(model, task) if self.masking == "attention" else set()
         asked = _asked_for(self.prompt, tokenizer) if self.masking == "delete" else set()
         self.spans = spans_of(task, spans, tokenizer, unhidden | asked)
@@ -262,7 +262,7 @@ class TokenGame(Game):
         return {
             "lens": "tokens",
             "model": name_of(self.model),
-            "weights_sha256": self._weights_sha256(),
+            "weights_sha256": _weights_of(self),
             "task": self.task.name,
             **self.task.metric_told(),
             **({"score": self.task.score} if isinstance(self.task, TextTask) else {}),
@@ -315,13 +315,6 @@ class TokenGame(Game):
     def _intact(self, prompts: Prompts) -> Any:
         return _output(self.model, prompts, None, None, self._decoder)
 
-    def _weights_sha256(self) -> str:
-        with self._as_it_is():
-            watch = self._watched.watch
-            if self._hashed is None or self._hashed[0] is not watch:
-                self._hashed = watch, weights_sha256(self.model)
-            return self._hashed[1]
-
     def _measured(
         self, keep: Bool[Tensor, "mask unit"] | Float[Tensor, "mask unit"]
     ) -> Float[Tensor, " mask"]:
@@ -372,11 +365,21 @@ class TokenGame(Game):
             self._fill = _mean_embedding(table, own) if self.masking == "mean" else zeros
         return self._fill + seen.to(own)[:, :, None] * (own - self._fill)
 
-    def _default_masking(self) -> str:
-        if self.mask_id is not None:
-            return "token"
-        embeds = not is_hooked(self.model) and hasattr(self.model, "get_input_embeddings")
-        return "mean" if embeds else "attention"
+
+def _default_masking(game: "TokenGame") -> str:
+    if game.mask_id is not None:
+        return "token"
+    embeds = not is_hooked(game.model) and hasattr(game.model, "get_input_embeddings")
+    return "mean" if embeds else "attention"
+
+
+def _weights_of(game: "TokenGame") -> str:
+    """The weights as they are now, hashed once for as long as they are so."""
+    with game._as_it_is():
+        watch = game._watched.watch
+        if game._hashed is None or game._hashed[0] is not watch:
+            game._hashed = watch, weights_sha256(game.model)
+        return game._hashed[1]
 
 
 def _tokenizer_for(model: Any, task: Task) -> Any:
