@@ -161,28 +161,27 @@ def mixed_units(game: sm.ModelGame) -> sm.Components:
 
 
 def circuit(options: Options) -> Iterator[Row]:
-    """The heads and neurons that do a task, scored on other prompts; against as many units of the
-    largest single effects."""
-    for task, whole in games(options):
-        units = mixed_units(whole)
-        model = whole.model
-        on = {kind: sm.ModelGame(model, map_task(task, model, kind), units) for kind in KINDS}
-        game = on["searched"]
-        found = sm.discover(game, budget=2 * len(game), seed=0, progress=False)
-        ours = sm.find_circuit(
-            game, found, held_out=on["same"], budget=CIRCUIT_BUDGET, seed=0, progress=False
-        )
-        by_size = np.argsort(-abs(found.main_effects), kind="stable")
-        rival = [game.labels[unit] for unit in by_size[: len(ours)]]
-        row: Row = {"task": task, "what": "circuit", "units": len(game), "size": len(ours)}
-        kind_of = dict(zip(game.labels, game.units.kinds, strict=True))
-        row |= {kind: sum(kind_of[unit] == kind for unit in ours.units) for kind in ROLES}
-        row["evaluations"] = found.cost["evaluations"] + ours.cost["evaluations"]
-        row["not_among_largest_singles"] = len(set(ours.units) - set(rival))
-        yield row | {"members": ours.units}
-        for name, named in (("ours", ours.units), ("largest single effects", rival)):
-            row = {"task": task, "what": "faithfulness", "of": name}
-            yield row | {kind: kept_by(on[kind], named) for kind in KINDS}
+    """The heads and neurons that do the first task, scored on other prompts; against as many units
+    of the largest single effects."""
+    task, whole = next(games(options))
+    units, model = mixed_units(whole), whole.model
+    on = {kind: sm.ModelGame(model, map_task(task, model, kind), units) for kind in KINDS}
+    game = on["searched"]
+    found = sm.discover(game, budget=2 * len(game), seed=0, progress=False)
+    ours = sm.find_circuit(
+        game, found, held_out=on["same"], budget=CIRCUIT_BUDGET, seed=0, progress=False
+    )
+    mains = np.nan_to_num(abs(found.main_effects))  # of units whose ablation was not asked for
+    rival = [game.labels[unit] for unit in np.argsort(-mains, kind="stable")[: len(ours)]]
+    row: Row = {"task": task, "what": "circuit", "units": len(game), "size": len(ours)}
+    kind_of = dict(zip(game.labels, game.units.kinds, strict=True))
+    row |= {kind: sum(kind_of[unit] == kind for unit in ours.units) for kind in ROLES}
+    row["evaluations"] = found.cost["evaluations"] + ours.cost["evaluations"]
+    row["not_among_largest_singles"] = len(set(ours.units) - set(rival))
+    yield row | {"members": ours.units}
+    for name, named in (("ours", ours.units), ("largest single effects", rival)):
+        row = {"task": task, "what": "faithfulness", "of": name}
+        yield row | {kind: kept_by(on[kind], named) for kind in KINDS}
 
 
 def kept_by(game: sm.ModelGame, units: Sequence[str]) -> float:
