@@ -320,7 +320,7 @@ def stated() -> Stated:
     benchmarks = (
         recovery, recovery_ioi, robustness, throughput, store_size, cluster, growth,
         of_smollm2.smollm2, of_smollm2.smollm2_heads, of_smollm2.smollm2_units,
-        of_smollm2.smollm2_more, of_smollm2.smollm2_backups,
+        of_smollm2.smollm2_more, of_smollm2.smollm2_backups, of_smollm2.smollm2_text,
         of_models.lenses, of_models.circuits, of_models.pruning, of_models.families,
     )  # fmt: skip
     return {

@@ -42,7 +42,56 @@ def smollm2_units(rows: Rows) -> Stated:
         "drawn.largest": f"{max(row['size_of_1th'] for row in drawn):.3f}",
         "drawn.as_strong": _none_or(sum(row["as_strong"] for row in searches)),
         "size_of_100th": span(row["size_of_100th"] for row in searches),
+        **(of_mixed_circuits(whole) if (whole := rows.where(part="circuit")) else {}),
     }
+
+
+def of_mixed_circuits(rows: Rows) -> Stated:
+    """Of the heads and neurons that do a task."""
+    kinds = ("searched", "same", "other")
+    return {
+        "circuit.units": f"{rows.where(what='circuit')[0]['units']}",
+        "circuits": [
+            [row["task"], *(f"{row[key]:,}" for key in OF_CIRCUIT)]
+            for row in rows.where(what="circuit")
+        ],
+        "circuit.faithfulness": [
+            [row["task"], row["of"].replace("ours", "the circuit"), *(text(row[k]) for k in kinds)]
+            for row in rows.where(what="faithfulness")
+        ],
+    }
+
+
+OF_CIRCUIT = ("size", "head", "neuron", "group", "not_among_largest_singles", "evaluations")
+
+
+def smollm2_text(rows: Rows) -> Stated:
+    words, sentences = rows.where(part="words"), rows.where(part="sentences")
+    found: Stated = {"words": f"{words.where(what='map')[0]['units']}"}
+    for name, part in (("words", words), ("sentences", sentences)):
+        whole = part.where(what="map")
+        found[f"{name}.intact"] = text(whole[0]["intact"], 1)
+        for masking in (row["masking"] for row in whole):
+            found[f"{name}.{masking}"] = [
+                [row["units"], f"{row['value']:+.2f}", row["reading"], signed(row["alone"])]
+                for row in part.where(what="set", masking=masking)
+            ]
+    return found | {"words.searches": of_word_searches(words.where(game="words"))}
+
+
+def signed(values: list[float]) -> str:
+    return ", ".join(f"{value:+.2f}" for value in values)
+
+
+def of_word_searches(ran: Rows) -> Table:
+    """The shares of the strongest 20 and 50 pairs that each finds, by its evaluations."""
+    budgets = sorted({row["budget"] for row in ran})
+    table: Table = []
+    for method in dict.fromkeys(row["method"] for row in ran):
+        mine = ran.where(method=method)
+        shares = [[mine.mean(f"recall@{k}", budget=b) for b in budgets] for k in (20, 50)]
+        table.append([method, *map(text, (*shares[0], *shares[1]))])
+    return table
 
 
 def _two(rows: Rows, key: str) -> str:
