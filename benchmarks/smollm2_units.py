@@ -42,7 +42,7 @@ N_SINGLES = 5000
 DRAWN = "drawn"
 BUDGETS = (600, 1200, 2400)
 KS = (50, 100)
-LAYERS, WIDE_BUDGETS = (10, 11), (300, 600, 1200, 2400)  # of the units between
+LAYERS, WIDE_BUDGETS = (10, 11), (300, 600, 1200)  # of the units between
 ROLES = ("head", "neuron", "group")
 N_NEURONS, CIRCUIT_BUDGET = 480, 4800  # neurons that are a unit each; evaluations to select
 
@@ -128,7 +128,7 @@ def searches(options: Options) -> Iterator[Row]:
 
 
 def growth(options: Options) -> Iterator[Row]:
-    """All heads and the neurons of two layers: SPEX at four budgets, judged by all pairs among the
+    """All heads and the neurons of two layers: SPEX at three budgets, judged by all pairs among the
     150 units of the largest attribution."""
     options.must_be_full()
     model = sm.load_model(sm.models.SMOLLM2)
