@@ -42,6 +42,10 @@ def smollm2_units(rows: Rows) -> Stated:
         "drawn.largest": f"{max(row['size_of_1th'] for row in drawn):.3f}",
         "drawn.as_strong": _none_or(sum(row["as_strong"] for row in searches)),
         "size_of_100th": span(row["size_of_100th"] for row in searches),
+        "growth": [
+            [f"{row['budget']:,}", text(row["recall@50"]), text(row["recall@100"])]
+            for row in rows.where(part="growth")
+        ],
         **(of_mixed_circuits(whole) if (whole := rows.where(part="circuit")) else {}),
     }
 
