@@ -3,7 +3,7 @@
     python -m benchmarks.smollm2_units --only sets       # the truth, two hours, once
     python -m benchmarks.smollm2_units --only searches   # 40 minutes on one core
     python -m benchmarks.smollm2_units --only growth     # half an hour
-    python -m benchmarks.smollm2_units --only circuit    # half an hour
+    python -m benchmarks.smollm2_units --only circuit    # an hour; not run to its end yet
 
 Nobody can measure 1.07 billion pairs here. ``sets`` measures all pairs among the 150 units of the
 largest attribution (the slope of the gate) at the intact model, among the 80 of the largest mean
