@@ -45,9 +45,8 @@ SEARCHED, KS = "mean", (20, 50)  # it has slopes
 SHARES = (0.15, 0.25, 0.5)  # of the evaluations that all pairs take
 
 
-def game_of(text: str, answer: str, wrong: str, **how: Any) -> sm.TokenGame:
+def game_of(model: Any, text: str, answer: str, wrong: str, **how: Any) -> sm.TokenGame:
     """The logit of the answer minus that of a wrong one."""
-    model = sm.load_model(sm.models.SMOLLM2)
     rows = [{"prompt": text, "answer": answer, "distractor": wrong}]
     return sm.TokenGame(model, sm.load_task(rows, model), **how)
 
@@ -55,8 +54,9 @@ def game_of(text: str, answer: str, wrong: str, **how: Any) -> sm.TokenGame:
 def words(options: Options) -> Iterator[Row]:
     """All pairs of a paragraph's words, with both maskings; and who finds the strongest."""
     options.must_be_full()
+    model = sm.load_model(sm.models.SMOLLM2)
     for masking in MASKINGS:
-        game = game_of(PARAGRAPH, " Paris", " London", spans="words", masking=masking)
+        game = game_of(model, PARAGRAPH, " Paris", " London", spans="words", masking=masking)
         found = sm.discover(game, method="exhaustive", progress=False)
         row: Row = {"what": "map", "masking": masking, "units": len(game), "pairs": len(found)}
         sizes = np.sort(abs(found.mean))[::-1]
@@ -90,7 +90,7 @@ def sentences(options: Options) -> Iterator[Row]:
     """All pairs and triples of the retrieved sentences, with two maskings."""
     options.must_be_full()
     text = " ".join((*RETRIEVED, QUESTION))
-    asked = (text, " Vienna", " Prague")
+    asked = (sm.load_model(sm.models.SMOLLM2), text, " Vienna", " Prague")
     spans = game_of(*asked, spans="sentences", masking="mean").spans[: len(RETRIEVED)]
     for masking in ("delete", "attention"):  # the question is always seen
         game = game_of(*asked, spans=spans, masking=masking, labels=RETRIEVED)

@@ -69,12 +69,17 @@ def groups_of(chosen: str, game: sm.ModelGame) -> np.ndarray:
     masks = torch.ones(1, len(game), dtype=torch.bool)
     if chosen == "half":
         masks = torch.from_numpy(rng.random((N_HALVES, len(game))) < 0.5)
-    sizes = np.abs(game.gradient(masks).double().numpy()).mean(0)
+    sizes = slopes_at(game, masks)
     if chosen == "effects":
         some = np.argsort(-sizes, kind="stable")[:N_SINGLES]
         sizes[:] = 0
         sizes[some] = np.abs(effects_of(game, some))
     return np.sort(np.argsort(-sizes, kind="stable")[: SETS[chosen]])[None]
+
+
+def slopes_at(game: sm.ModelGame, masks: torch.Tensor) -> np.ndarray:
+    """The size of each unit's slope, over these masks: ``[unit]``."""
+    return np.abs(game.gradient(masks).double().numpy()).mean(0)
 
 
 def effects_of(game: sm.ModelGame, units: np.ndarray) -> np.ndarray:
@@ -149,7 +154,7 @@ def mixed_units(game: sm.ModelGame) -> sm.Components:
     rng = np.random.default_rng(0)
     masks = torch.from_numpy(rng.random((N_HALVES, len(game))) < 0.5)
     masks[0] = True  # the intact model, and half-ablated ones
-    sizes = np.abs(game.gradient(masks).double().numpy()).mean(0) * neurons
+    sizes = slopes_at(game, masks) * neurons
     alone = np.zeros(len(game), dtype=bool)
     alone[np.argsort(-sizes, kind="stable")[:N_NEURONS]] = True
     layers = game.units.layers

@@ -46,27 +46,7 @@ def smollm2_units(rows: Rows) -> Stated:
             [f"{row['budget']:,}", text(row["recall@50"]), text(row["recall@100"])]
             for row in rows.where(part="growth")
         ],
-        **(of_mixed_circuits(whole) if (whole := rows.where(part="circuit")) else {}),
     }
-
-
-def of_mixed_circuits(rows: Rows) -> Stated:
-    """Of the heads and neurons that do a task."""
-    kinds = ("searched", "same", "other")
-    return {
-        "circuit.units": f"{rows.where(what='circuit')[0]['units']}",
-        "circuits": [
-            [row["task"], *(f"{row[key]:,}" for key in OF_CIRCUIT)]
-            for row in rows.where(what="circuit")
-        ],
-        "circuit.faithfulness": [
-            [row["task"], row["of"].replace("ours", "the circuit"), *(text(row[k]) for k in kinds)]
-            for row in rows.where(what="faithfulness")
-        ],
-    }
-
-
-OF_CIRCUIT = ("size", "head", "neuron", "group", "not_among_largest_singles", "evaluations")
 
 
 def smollm2_text(rows: Rows) -> Stated:

@@ -32,8 +32,7 @@ from spex_mech.circuits.files import graph_of, load_circuit, save_circuit
 from spex_mech.circuits.mib import mib_json, mib_members, read_mib
 from spex_mech.circuits.scores import NOT_SCORED, Score, SubsetScore
 from spex_mech.circuits.span import Span
-from spex_mech.notices import warn
-from spex_mech.results.cautions import other_groups
+from spex_mech.results.cautions import warn_of_other_groups
 from spex_mech.results.graphs import write_graphml
 from spex_mech.results.printed import html_table
 from spex_mech.results.stability import compare
@@ -380,8 +379,7 @@ def _overlap(found_a: Circuit, found_b: Circuit, k: int = 20) -> Overlap:
         raise ValueError(
             f"the two circuits share no unit: {found_a.labels[:3]}... and {found_b.labels[:3]}..."
         )
-    if groups := other_groups(found_a.unit_table, found_b.unit_table):
-        warn(f"{groups}, and is compared by its name alone; group the same, or name it otherwise")
+    warn_of_other_groups(found_a.unit_table, found_b.unit_table)
     a, b = found_a.units, found_b.units
     both = tuple(unit for unit in a if unit in b)
     return Overlap(

@@ -341,20 +341,19 @@ class Components(Sequence[Component | Group]):
             return self.units[int(key)]
         if isinstance(key, slice):
             return Components(self.units[key], self.architecture)
-        if isinstance(key, str):
-            key = [key]
-        named = str | Component | Group
-        known = {name: n for n, unit in enumerate(self.units) for name in (unit, unit.label)}
+        asked, named = [key] if isinstance(key, str) else list(key), str | Component | Group
+        known: dict[Any, int] = {}
+        if any(isinstance(k, named) for k in asked):
+            known = {name: n for n, unit in enumerate(self.units) for name in (unit, unit.label)}
         chosen = [
             int(k) if not isinstance(k, named) else known[k] if k in known else self.index(k)
-            for k in key
+            for k in asked
         ]
         return Components(tuple(self.units[i] for i in chosen), self.architecture)
 
     def __add__(self, other: "Components") -> "Components":
         _check_components(self, "+", other)
-        known = self if self.architecture.d_mlp else other
-        return Components(self.units + other.units, known.architecture)
+        return joined([self, other])
 
     def __sub__(self, other: "Components") -> "Components":
         """These without those of the other, of which one at least must be among them."""
@@ -478,6 +477,12 @@ def _calls(unit: Component, architecture: Architecture) -> list[int]:
     kind = "head" if unit.kind == "kv_group" else unit.kind
     name = architecture.name(kind, unit.layer)
     return [layer for layer, other in enumerate(architecture.names(kind)) if other == name]
+
+
+def joined(parts: Sequence[Components]) -> Components:
+    """The sum of components, looked at once."""
+    sized = next((part for part in parts if part.architecture.d_mlp), parts[-1])
+    return Components(tuple(u for part in parts for u in part.units), sized.architecture)
 
 
 def _check_components(mine: Components, sign: str, other: Any) -> None:

@@ -65,7 +65,7 @@ from spex_mech.units import Unit, Units
 
 MASKINGS = ("token", "attention", "delete", "mean", "zero")
 _EMBEDDED = ("mean", "zero")
-_SCORES_TEXT = ("log_prob", "loss", METRICS["log_prob"], METRICS["loss"])  # without answers
+_SCORES_TEXT = (METRICS["log_prob"], METRICS["loss"])  # without answers
 _CPU_TOKENS = 2048
 _FLOOR_MASKS = 8  # on which values in half precision are compared with those in float32
 
@@ -413,7 +413,7 @@ def _metric_of(task: Task) -> Metric:
 
 def _scored_at(game: "TokenGame") -> set[int]:
     """The positions of the tokens that the metric scores, as far as that is known."""
-    prompt, metric = game.prompt, game.task.metric
+    prompt, metric = game.prompt, _metric_of(game.task)
     if prompt.target_mask is None and prompt.answers is None and metric in _SCORES_TEXT:
         return set(range(1, prompt.tokens.shape[1]))
     return scored_positions(prompt)

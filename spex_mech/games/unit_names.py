@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from spex_mech.arguments import shown
-from spex_mech.engine.components import Component, Components, Group
+from spex_mech.engine.components import Component, Components, Group, joined
 
 _OF_LETTERS = {"N": "neurons", "G": "kv_groups", "E": "experts"}
 _KINDS = {
@@ -71,10 +71,7 @@ def units_named(model: Any, text: str) -> Components:
             parts.append(_KINDS[kinds](model).select(word))
         else:
             parts.append(_named(model, word))
-    # Not one by one: each sum looks at all that is in it.
-    sized = next((part.architecture for part in parts if part.architecture.d_mlp), None)
-    units = tuple(unit for part in parts for unit in part.units)
-    return Components(units, sized or parts[0].architecture)
+    return joined(parts)
 
 
 def _named(model: Any, word: str) -> Components:

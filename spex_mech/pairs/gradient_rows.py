@@ -100,11 +100,11 @@ class GradientRows:
         of the roots: a sign that knows nothing of a unit, as the slope of one that is saturated,
         then takes less from it than it would from a product, and one alone gives less than to a
         plain sum."""
-        every, slopes = np.arange(self.n), self.magnitude(self.intact)
-        told = [(self._promise, every, 1.0), (slopes, every, _SLOPES)]
+        slopes = self.magnitude(self.intact)
+        score = _roots(self._promise, self._promise) + _SLOPES * _roots(slopes, slopes)
         if self.asked:
-            told.append((self.column_rms(), np.array(self.asked), 1.0))
-        score = np.sum([weight * _roots(sizes, among) for sizes, among, weight in told], axis=0)
+            columns = self.column_rms()
+            score += _roots(columns, columns[self.asked])
         score[self.asked] = -np.inf
         best = np.argsort(-score, kind="stable")[:count]
         return [int(u) for u in best if score[u] > -np.inf]
@@ -161,7 +161,7 @@ class GradientRows:
 
 
 def _roots(
-    sizes: Float[np.ndarray, " unit"], among: Int[np.ndarray, " one"]
+    sizes: Float[np.ndarray, " unit"], usual: Float[np.ndarray, " one"]
 ) -> Float[np.ndarray, " unit"]:
-    """The roots of sizes over their mean among some units."""
-    return np.sqrt(sizes / (float(sizes[among].mean()) or 1.0))
+    """The roots of sizes over the mean of those that are usual, whatever the scale."""
+    return np.sqrt(sizes / (float(usual.mean()) or 1.0))

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spex_mech.arguments import counted
+from spex_mech.notices import warn
 from spex_mech.results.measured import Measured
 from spex_mech.results.statistics import (
     FEW,
@@ -148,6 +149,12 @@ def other_groups(before: Units, now: Units) -> str:
         return ""
     named = ", ".join(map(repr, labels[:4])) + (", ..." if len(labels) > 4 else "")
     return f"{named} {'holds' if len(labels) == 1 else 'hold'} other components in each of the two"
+
+
+def warn_of_other_groups(before: Units, now: Units) -> None:
+    """For what compares units by their names."""
+    if groups := other_groups(before, now):
+        warn(f"{groups}, and is compared by its name alone; group the same, or name it otherwise")
 
 
 def differ_in(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from spex_mech.arguments import whole
 from spex_mech.notices import warn
-from spex_mech.results.cautions import other_groups, other_metric
+from spex_mech.results.cautions import other_metric, warn_of_other_groups
 from spex_mech.results.interactions import Interactions, as_result
 from spex_mech.results.statistics import n_independent, q_values
 from spex_mech.results.verdicts import SIGNIFICANT, floors_of
@@ -275,8 +275,7 @@ def _compare(found_a: Interactions, found_b: Any, k: int = 20) -> Comparison:
             f"the two results measure {differ}: where their values are of two metrics, differences "
             "of them and their q-values mean nothing"
         )
-    if groups := other_groups(found_a.unit_table, found_b.unit_table):
-        warn(f"{groups}, and is compared by its name alone; group the same, or name it otherwise")
+    warn_of_other_groups(found_a.unit_table, found_b.unit_table)
     rows_a, rows_b = _rows(found_a), _rows(found_b)
     shared = [units for units in rows_a if units in rows_b]
     at_a = np.array([rows_a[units] for units in shared], dtype=np.int64)
